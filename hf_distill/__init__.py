@@ -1,0 +1,42 @@
+"""Knowledge distillation for Hugging Face Transformers text models."""
+
+from hf_distill import objectives, students, teachers
+from hf_distill.activations import Activations
+from hf_distill.errors import (
+    BrokenCheckpoint,
+    CacheMismatch,
+    DataError,
+    DistillationError,
+    HubError,
+    IncompatiblePair,
+    NonFiniteLoss,
+    RecipeError,
+)
+from hf_distill.layer_map import LayerMap
+from hf_distill.objectives import HiddenCosine, HiddenMSE, Labels, SoftTargets
+from hf_distill.recipe import Recipe
+from hf_distill.trainer import DistillationTrainer
+from hf_distill.version import __version__
+
+__all__ = [
+    "Activations",
+    "BrokenCheckpoint",
+    "CacheMismatch",
+    "DataError",
+    "DistillationError",
+    "DistillationTrainer",
+    "HiddenCosine",
+    "HiddenMSE",
+    "HubError",
+    "IncompatiblePair",
+    "Labels",
+    "LayerMap",
+    "NonFiniteLoss",
+    "Recipe",
+    "RecipeError",
+    "SoftTargets",
+    "__version__",
+    "objectives",
+    "students",
+    "teachers",
+]

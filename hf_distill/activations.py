@@ -1,0 +1,153 @@
+"""What a forward pass shows, and what an objective asks to be shown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from hf_distill.errors import DistillationError
+
+LAYERED = ("hidden", "queries", "keys", "values", "scores")
+"""Fields kept per layer. `hidden[0]` is the embedding output, `hidden[i]` the raw output of block i; the others start at 1."""
+
+PLAIN = ("logits", "start_logits", "end_logits", "final", "embeddings", "pooled", "input_gradient")
+"""Fields kept once per pass. `final` is the state after the last norm, which the head reads."""
+
+
+class Pass(NamedTuple):
+    """One run over the batch. `main` is the batch as it came; another name says what changes (rows, noise, distortion)."""
+
+    name: str = "main"
+    gradient: bool = True
+
+
+MAIN = Pass()
+
+
+class Signal(NamedTuple):
+    """One tensor of one pass: a field, its layer if it has one, and its stack in an encoder-decoder."""
+
+    field: str
+    layer: int | None = None
+    stack: str = ""
+    source: Pass = MAIN
+
+    def __str__(self) -> str:
+        place = f"{self.stack}." if self.stack else ""
+        return f"{place}{self.field}" + ("" if self.layer is None else f"[{self.layer}]")
+
+
+@dataclass(frozen=True)
+class Needs:
+    """Which signals an objective reads from the student and from its teacher. `a | b` is the union."""
+
+    student: frozenset[Signal] = frozenset()
+    teacher: frozenset[Signal] = frozenset()
+
+    def __or__(self, other: Needs) -> Needs:
+        return Needs(self.student | other.student, self.teacher | other.teacher)
+
+    @staticmethod
+    def of(student: Iterable[Signal] = (), teacher: Iterable[Signal] = ()) -> Needs:
+        return Needs(frozenset(student), frozenset(teacher))
+
+
+class Activations:
+    """What one forward pass of one model showed.
+
+    Fields of `LAYERED` are mappings from layer to tensor; fields of `PLAIN` are tensors; `mask` is `[batch, length]`, 1 on
+    real tokens. Shapes: `hidden[i]`, `final` `[batch, length, width]`; `queries[i]`, `keys[i]`, `values[i]`
+    `[batch, length, heads * head_size]`, before any rotation and, with grouped heads, not repeated; `scores[i]`
+    `[batch, heads, length, length]`, before the softmax and unmasked; `pooled` `[batch, width]`.
+
+    A field that nobody asked for is absent; reading it raises `DistillationError`, naming the objective that reads.
+    """
+
+    def __init__(self, mask: Tensor | None = None, reader: str = "", **tensors: Any) -> None:
+        unknown = sorted(set(tensors) - set(LAYERED) - set(PLAIN) - {"encoder", "decoder"})
+        if unknown:
+            raise DistillationError(f"Activations has no field {unknown[0]!r}; the fields are {', '.join(LAYERED + PLAIN)}.")
+        self.mask = mask
+        self.reader = reader
+        self.tensors = {name: value for name, value in tensors.items() if value is not None}
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_") or name in ("tensors", "mask", "reader"):
+            raise AttributeError(name)
+        if name in LAYERED:
+            return _Layers(name, self.tensors.get(name, {}), self.reader)
+        if name in self.tensors:
+            value = self.tensors[name]
+            return value.read_by(self.reader) if isinstance(value, Activations) else value
+        raise DistillationError(_absent(name, self.reader, self.tensors))
+
+    def stack(self, name: str) -> Activations:
+        """The activations of one stack: `encoder` or `decoder` of an encoder-decoder, or itself when `name` is empty."""
+        stacked: Activations = getattr(self, name) if name else self
+        return stacked
+
+    def read_by(self, objective: str) -> Activations:
+        """The same activations; errors about absent fields name `objective`."""
+        view = Activations.__new__(Activations)
+        view.mask, view.tensors, view.reader = self.mask, self.tensors, objective
+        return view
+
+    def cloned(self) -> Activations:
+        """The same values in tensors of their own."""
+        copies: dict[str, Any] = {}
+        for name, value in self.tensors.items():
+            if isinstance(value, Activations):
+                copies[name] = value.cloned()
+            elif name in LAYERED:
+                copies[name] = {layer: tensor.clone() for layer, tensor in value.items()}
+            else:
+                copies[name] = value.clone()
+        return Activations(self.mask, self.reader, **copies)
+
+    def signals(self, stack: str = "") -> set[Signal]:
+        """Every signal that is present."""
+        found: set[Signal] = set()
+        for name, value in self.tensors.items():
+            if isinstance(value, Activations):
+                found |= value.signals(name)
+            elif name in LAYERED:
+                found |= {Signal(name, layer, stack) for layer in value}
+            else:
+                found.add(Signal(name, None, stack))
+        return found
+
+
+class _Layers(Mapping[int, Tensor]):
+    """The layers of one field; a missing layer is an error that says who asked for it."""
+
+    def __init__(self, name: str, layers: Mapping[int, Tensor], reader: str) -> None:
+        self._name, self._layers, self._reader = name, layers, reader
+
+    def __getitem__(self, layer: int) -> Tensor:
+        if layer not in self._layers:
+            raise DistillationError(_absent(f"{self._name}[{layer}]", self._reader, {self._name: self._layers}))
+        return self._layers[layer]
+
+    def __iter__(self) -> Any:
+        return iter(self._layers)
+
+    def __len__(self) -> int:
+        return len(self._layers)
+
+    def __contains__(self, layer: object) -> bool:
+        return layer in self._layers
+
+
+def _absent(name: str, reader: str, tensors: Mapping[str, Any]) -> str:
+    who = f"objective {reader!r}" if reader else "a reader"
+    present = ", ".join(str(s) for s in sorted(_present(tensors), key=str)) or "nothing"
+    return f"{who} reads {name}, which was not captured (present: {present}). Declare it in the objective's needs()."
+
+
+def _present(tensors: Mapping[str, Any]) -> set[Signal]:
+    view = Activations.__new__(Activations)
+    view.mask, view.tensors, view.reader = None, dict(tensors), ""
+    return view.signals()

@@ -1,0 +1,707 @@
+"""Where a model family keeps its blocks, projections, scores and head.
+
+This is the one module that knows family names. A family is one row of `FAMILIES`; everything else is read from the model
+and its config. A model of a family without a row still serves its logits.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from hf_distill.activations import LAYERED, PLAIN, Signal
+from hf_distill.errors import DistillationError, IncompatiblePair
+
+Batch = Mapping[str, Tensor]
+Read = Callable[[tuple[Any, ...], dict[str, Any], Any], Any]
+Head = Callable[[PreTrainedModel, Tensor, Batch], Tensor]
+
+LOGITS = ("logits", "start_logits", "end_logits")
+"""Fields that the model's output carries."""
+
+
+@dataclass(frozen=True)
+class StackShape:
+    """The sizes of one stack of blocks. `hidden_size` is the width of `hidden[i]`, `head_size` that of one query."""
+
+    num_hidden_layers: int
+    hidden_size: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_size: int
+    causal: bool
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The sizes of a model.
+
+    `stacks` has one entry `""`, or `"encoder"` and `"decoder"`; it is empty for a family without a row. `num_logits` is the
+    width of the logits, 0 without a head (question answering: 2). `max_length` is the longest input that the position
+    table takes, None where there is no such table.
+    """
+
+    family: str
+    stacks: Mapping[str, StackShape]
+    num_logits: int
+    vocab_size: int
+    max_length: int | None
+
+    def stack(self, name: str = "") -> StackShape:
+        """The shape of one stack; raises `IncompatiblePair` when the model has no such stack."""
+        if name not in self.stacks:
+            raise IncompatiblePair(_no_stack(self.family, name, self.stacks))
+        return self.stacks[name]
+
+
+@dataclass(frozen=True, eq=False)
+class Point:
+    """A hook on `module`, what it reads, how often the module runs in one pass, and which of those runs is meant."""
+
+    module: nn.Module
+    read: Read
+    runs: int = 1
+
+
+@dataclass(frozen=True, eq=False)
+class Tap:
+    """How to get the tensor of one signal: an entry of the model's output, or the values of `points`, combined."""
+
+    points: tuple[Point, ...] = ()
+    combine: Callable[..., Tensor] = lambda value: value
+    output: str = ""
+
+
+class Anatomy:
+    """Where one model keeps what objectives read, resolved once.
+
+    `model` is the model as given, `base` the plain `PreTrainedModel` below an adapter; `shape` its sizes; `accepts` the names
+    of the explicit parameters of its `forward`. Modules are looked up below the adapter, so that hooks reach the wrapped
+    projections and the adapter counts.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.base = _plain(model)
+        config = self.base.config
+        self.row = FAMILIES.get(config.model_type)
+        self.roots = _roots(self.base, self.row) if self.row else {}
+        self.shape = Shape(
+            family=config.model_type,
+            stacks={name: _stack_shape(self.row, root) for name, root in self.roots.items() if self.row},
+            num_logits=_num_logits(self.base),
+            vocab_size=int(getattr(config, "vocab_size", 0) or 0),
+            max_length=self.row.max_length(config) if self.row else None,
+        )
+        parameters = inspect.signature(self.base.forward).parameters.values()
+        self.accepts = frozenset(p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY))
+
+    @classmethod
+    def of(cls, model: nn.Module) -> Anatomy:
+        """The anatomy of a `PreTrainedModel` or `PeftModel`.
+
+        Raises: `IncompatiblePair` for another kind of object, or for an adapter that lengthens the input.
+        """
+        return cls(model)
+
+    def blocks(self, stack: str = "") -> list[nn.Module]:
+        """The blocks of one stack, first to last."""
+        self.shape.stack(stack)
+        return _blocks(self._row(), self.roots[stack])
+
+    def head(self, hidden: Tensor, batch: Batch | None = None) -> Tensor:
+        """The model's logits from `final` (of the decoder in an encoder-decoder); question answering gives `[..., 2]`.
+
+        `batch` is read by sequence classifiers that pick a token or average over the text: decoders, and ModernBERT with
+        `classifier_pooling="mean"`. Raises: `IncompatiblePair` for a head, or a family, that has no row.
+        """
+        heads = self._row().heads
+        for cls in type(self.base).__mro__:
+            for ending, head in heads.items():
+                if cls.__name__.endswith(ending):
+                    return head(self.base, hidden, {} if batch is None else batch)
+        raise IncompatiblePair(
+            f"{type(self.base).__name__}: the head of this class is not known; for {self.shape.family!r} the class names "
+            f"that are known end in {', '.join(heads)}."
+        )
+
+    def tap(self, signal: Signal) -> Tap:
+        """What to hook for a signal, and how to read its tensor.
+
+        Raises: `IncompatiblePair` where the model has no such signal; `DistillationError` for a malformed one.
+        """
+        if signal.field not in LAYERED + PLAIN or signal.field == "input_gradient":
+            raise DistillationError(f"{signal}: {signal.field!r} is not read from a forward pass.")
+        if (signal.layer is not None) != (signal.field in LAYERED):
+            kind = "needs a layer" if signal.field in LAYERED else "has no layers"
+            raise DistillationError(f"{signal}: {signal.field!r} {kind}.")
+        if signal.field in LOGITS:
+            return self._logits(signal)
+        if signal.field == "pooled":
+            return self._pooled(signal)
+        shape = self.shape.stack(signal.stack)
+        first = 0 if signal.field == "hidden" else 1
+        if signal.layer is not None and not first <= signal.layer <= shape.num_hidden_layers:
+            raise IncompatiblePair(
+                f"{signal}: layer {signal.layer} does not exist; the model ({self.shape.family!r}) has layers "
+                f"{first} to {shape.num_hidden_layers}."
+            )
+        return self._stacked(signal, shape)
+
+    def unreached(self, signals: Iterable[Signal]) -> list[tuple[str, nn.Parameter]]:
+        """The trainable parameters that none of these signals depends on, by their names in `model`.
+
+        Found by one forward and backward pass over a few tokens in eval mode; gradients are left as they were.
+        """
+        parameters = [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
+        held = [p.grad for _, p in parameters]
+        modes = [(module, module.training) for module in self.model.modules()]
+        for _, parameter in parameters:
+            parameter.grad = None
+        try:
+            self.model.eval()
+            _backward(self, signals)
+            return [(name, p) for name, p in parameters if p.grad is None]
+        finally:
+            for module, training in modes:
+                module.training = training
+            for (_, parameter), grad in zip(parameters, held, strict=True):
+                parameter.grad = grad
+
+    def _row(self) -> Family:
+        if self.row is None:
+            raise IncompatiblePair(_no_stack(self.shape.family, "", {}))
+        return self.row
+
+    def _logits(self, signal: Signal) -> Tap:
+        spans = type(self.base).__name__.endswith("ForQuestionAnswering")
+        if not self.shape.num_logits or spans != (signal.field != "logits"):
+            gives = "start_logits and end_logits" if spans else "logits" if self.shape.num_logits else "no logits"
+            raise IncompatiblePair(
+                f"{signal}: {type(self.base).__name__} gives {gives}; load the model with the task's head."
+            )
+        pretraining = self.row is not None and signal.field == "logits" and self._class_ends("ForPreTraining")
+        return Tap(output="prediction_logits" if pretraining and self.shape.family != "electra" else signal.field)
+
+    def _class_ends(self, ending: str) -> bool:
+        return any(cls.__name__.endswith(ending) for cls in type(self.base).__mro__)
+
+    def _pooled(self, signal: Signal) -> Tap:
+        for owner in (self.base.base_model, self.base):
+            pooler = getattr(owner, "pooler", None)
+            if self.row is not None and isinstance(pooler, nn.Module):
+                return Tap((Point(pooler, _output),))
+        raise IncompatiblePair(f"{signal}: {type(self.base).__name__} ({self.shape.family!r}) has no pooler.")
+
+    def _stacked(self, signal: Signal, shape: StackShape) -> Tap:
+        root, row = self.roots[signal.stack], self._row()
+        if signal.field == "final":
+            # An adapter calls base.forward, not base, so a hook on the base itself would not fire.
+            return Tap(output="last_hidden_state") if root is self.base else Tap((Point(root, _output),))
+        blocks = _blocks(row, root)
+        if signal.field == "embeddings" or signal.layer == 0:
+            return Tap((Point(blocks[0], _input),))
+        assert signal.layer is not None
+        block = blocks[signal.layer - 1]
+        if signal.field == "hidden":
+            return Tap((Point(_block_end(row, root, block, signal.layer), _output),))
+        attention = block.get_submodule(row.attention)
+        if signal.field == "scores":
+            return row.scores(row, attention, shape, blocks[0].get_submodule(row.attention), signal)
+        return _projection(row, attention, signal.field)
+
+
+# --- recording --------------------------------------------------------------------------------------------------------
+
+
+class Taps:
+    """The hooks of a set of signals. They record only while `recording` is true; `read` empties what was recorded."""
+
+    def __init__(self, anatomy: Anatomy, signals: Iterable[Signal], owner: str) -> None:
+        self.taps = {signal: anatomy.tap(signal) for signal in sorted(set(signals), key=str)}
+        self.owner = owner
+        self.recording = False
+        self._seen: dict[tuple[int, Read], list[Any]] = {}
+        self._handles: list[torch.utils.hooks.RemovableHandle] = []
+        for tap in self.taps.values():
+            for point in tap.points:
+                self._hook(point)
+
+    def _hook(self, point: Point) -> None:
+        key = (id(point.module), point.read)
+        if key in self._seen:
+            return
+        seen = self._seen[key] = []
+        read = point.read
+
+        def record(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+            if self.recording:
+                seen.append(read(args, kwargs, output))
+
+        self._handles.append(point.module.register_forward_hook(record, with_kwargs=True))
+
+    def read(self, output: Any) -> dict[Signal, Tensor]:
+        """The tensors of the pass that gave `output`; raises `DistillationError` when a hooked module did not run."""
+        try:
+            return {signal: self._value(signal, tap, output) for signal, tap in self.taps.items()}
+        finally:
+            self.clear()
+
+    def clear(self) -> None:
+        """Forgets what was recorded."""
+        for seen in self._seen.values():
+            seen.clear()
+
+    def close(self) -> None:
+        """Removes the hooks."""
+        for handle in self._handles:
+            handle.remove()
+
+    def _value(self, signal: Signal, tap: Tap, output: Any) -> Tensor:
+        if tap.output:
+            return tap.combine(output[tap.output])
+        return tap.combine(*[self._seen_at(signal, point) for point in tap.points])
+
+    def _seen_at(self, signal: Signal, point: Point) -> Any:
+        seen = self._seen[id(point.module), point.read]
+        if len(seen) != point.runs:
+            raise DistillationError(
+                f"{self.owner}: {signal} is read from a {type(point.module).__name__} that ran {len(seen)} times in this "
+                f"forward pass instead of {point.runs}. A hook sees nothing when it was added after torch.compile compiled "
+                "the model, when another copy of the model runs, or when the layer was dropped. Capture before compiling, "
+                "run the model that is captured, set layerdrop to 0."
+            )
+        return seen[0]
+
+
+def _output(args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+    return output if isinstance(output, Tensor) else output[0]
+
+
+def _input(args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+    return args[0] if args else kwargs["hidden_states"]
+
+
+def _rotation(args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+    return kwargs["position_embeddings"]
+
+
+def _backward(anatomy: Anatomy, signals: Iterable[Signal]) -> None:
+    taps = Taps(anatomy, signals, "unreached parameters")
+    try:
+        with torch.enable_grad():
+            taps.recording = True
+            output = anatomy.model(**_few_tokens(anatomy), return_dict=True)
+            taps.recording = False
+            values = [value.float().sum() for value in taps.read(output).values() if value.requires_grad]
+            if values:
+                torch.autograd.backward(values)
+    finally:
+        taps.close()
+
+
+def _few_tokens(anatomy: Anatomy) -> dict[str, Tensor]:
+    """A batch of one short text, without padding and ending in the end token, which some heads look for."""
+    config = anatomy.base.config
+    pad, begin, end = (getattr(config, f"{name}_token_id", None) for name in ("pad", "bos", "eos"))
+    ends = end if isinstance(end, list) else [end]
+    special = {pad, begin, *ends}
+    word = next(token for token in range(anatomy.shape.vocab_size) if token not in special)
+    ids = torch.full((1, 4), word, device=anatomy.base.device)
+    if ends[0] is not None:
+        ids[0, -1] = ends[0]
+    names = {"input_ids", "decoder_input_ids"} & anatomy.accepts
+    return dict.fromkeys(names, ids)
+
+
+# --- projections and scores -------------------------------------------------------------------------------------------
+
+
+def _projection(row: Family, attention: nn.Module, field_name: str) -> Tap:
+    """Queries, keys or values `[batch, length, heads * head_size]`."""
+    position = ("queries", "keys", "values").index(field_name)
+    module = attention.get_submodule((row.queries, row.keys, row.values)[position])
+    point = Point(module, _output, 1 if field_name == "values" else row.runs(attention))
+    if row.queries == row.values:
+        return Tap((point,), lambda fused: fused.chunk(3, dim=-1)[position])
+    return Tap((point,), lambda value: value.flatten(2))
+
+
+def _split(value: Tensor, heads: int) -> Tensor:
+    """`[batch, length, heads * size]` to `[batch, heads, length, size]`."""
+    return value.view(*value.shape[:2], heads, -1).transpose(1, 2)
+
+
+def _rotate(value: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary position embedding of the halves of each head (Su et al., 2021, arXiv:2104.09864)."""
+    first, second = value.chunk(2, dim=-1)
+    return value * cos.unsqueeze(1) + torch.cat((-second, first), dim=-1) * sin.unsqueeze(1)
+
+
+def _scores(row: Family, attention: nn.Module, shape: StackShape, first_attention: nn.Module, signal: Signal) -> Tap:
+    """Scores before mask and softmax, recomputed from queries and keys (and from the rotation, where there is one)."""
+    queries, keys = (_projection(row, attention, name) for name in ("queries", "keys"))
+    rotation = (Point(attention, _rotation),) if row.rotary else ()
+    scale = float(getattr(attention, "scaling", shape.head_size**-0.5))
+    groups = shape.num_attention_heads // shape.num_key_value_heads
+
+    def combine(query: Tensor, key: Tensor, *angles: tuple[Tensor, Tensor]) -> Tensor:
+        query = _split(queries.combine(query), shape.num_attention_heads)
+        key = _split(keys.combine(key), shape.num_key_value_heads)
+        for cos, sin in angles:
+            query, key = _rotate(query, cos, sin), _rotate(key, cos, sin)
+        if groups > 1:
+            key = key.repeat_interleave(groups, dim=1)
+        scores = torch.matmul(query, key.transpose(2, 3)) * scale
+        return scores if row.bias is None else scores + row.bias(first_attention, scores)
+
+    return Tap(queries.points + keys.points + rotation, combine)
+
+
+def _no_scores(
+    row: Family, attention: nn.Module, shape: StackShape, first_attention: nn.Module, signal: Signal
+) -> Tap:
+    raise IncompatiblePair(
+        f"{signal}: {type(attention).__name__} adds position terms to its scores, so they cannot be recomputed exactly from "
+        "queries and keys; read queries, keys or values instead."
+    )
+
+
+def _relative_bias(first_attention: Any, scores: Tensor) -> Tensor:
+    """T5's position bias, which its first block holds for all."""
+    bias: Tensor = first_attention.compute_bias(scores.shape[2], scores.shape[3], device=scores.device)
+    return bias.to(scores.dtype)
+
+
+# --- heads ------------------------------------------------------------------------------------------------------------
+
+
+def _chain(*paths: str) -> Head:
+    """The named modules, one after the other."""
+
+    def head(model: PreTrainedModel, hidden: Tensor, batch: Batch) -> Tensor:
+        for path in paths:
+            hidden = model.get_submodule(path)(hidden)
+        return hidden
+
+    return head
+
+
+def _first_then(*paths: str) -> Head:
+    """The first token's state, then the named modules with a ReLU after the first (DistilBERT's classifier)."""
+
+    def head(model: PreTrainedModel, hidden: Tensor, batch: Batch) -> Tensor:
+        hidden = torch.relu(model.get_submodule(paths[0])(hidden[:, 0]))
+        return _chain(*paths[1:])(model, hidden, batch)
+
+    return head
+
+
+def _pooled_modernbert(model: PreTrainedModel, hidden: Tensor, batch: Batch) -> Tensor:
+    if model.config.classifier_pooling == "cls":
+        pooled = hidden[:, 0]
+    else:
+        mask = _read(model, batch, "attention_mask")
+        pooled = (hidden * mask.unsqueeze(-1)).sum(dim=1) / mask.sum(dim=1, keepdim=True)
+    return _chain("head", "drop", "classifier")(model, pooled, batch)
+
+
+def _word_embeddings_head(model: PreTrainedModel, hidden: Tensor, batch: Batch) -> Tensor:
+    """DeBERTa-v2: the old head has a decoder of its own, the new one multiplies with the word embeddings."""
+    if model.config.legacy:
+        return _chain("cls")(model, hidden, batch)
+    words = model.get_submodule("deberta.embeddings.word_embeddings")
+    logits: Tensor = model.get_submodule("lm_predictions")(hidden, words)
+    return logits
+
+
+def _last_token(model: PreTrainedModel, hidden: Tensor, batch: Batch) -> Tensor:
+    """Scores at the last token that is no padding, as decoders classify."""
+    logits: Tensor = model.get_submodule("score")(hidden)
+    pad = model.config.get_text_config().pad_token_id
+    if pad is None:
+        return logits[:, -1]
+    return _at_last(logits, _read(model, batch, "input_ids") != pad)
+
+
+def _end_token(model: PreTrainedModel, hidden: Tensor, batch: Batch) -> Tensor:
+    """Classification from the state at the last end token (T5, BART)."""
+    ends = _read(model, batch, "input_ids") == model.config.eos_token_id
+    return _chain("classification_head")(model, _at_last(hidden, ends), batch)
+
+
+def _at_last(states: Tensor, where: Tensor) -> Tensor:
+    positions = torch.arange(where.shape[1], device=where.device)
+    last = (positions * where).argmax(-1)
+    return states[torch.arange(len(states), device=states.device), last]
+
+
+def _scaled(model: PreTrainedModel, hidden: Tensor, batch: Batch) -> Tensor:
+    """T5: the state is scaled down where the output layer is tied to the embeddings."""
+    if model.config.scale_decoder_outputs:
+        hidden = hidden * model.config.d_model**-0.5
+    return _chain("lm_head")(model, hidden, batch)
+
+
+def _biased(model: PreTrainedModel, hidden: Tensor, batch: Batch) -> Tensor:
+    logits = _chain("lm_head")(model, hidden, batch)
+    return logits + model.get_buffer("final_logits_bias").to(logits.device)
+
+
+def _read(model: PreTrainedModel, batch: Batch, name: str) -> Tensor:
+    if name not in batch:
+        raise DistillationError(f"the head of {type(model).__name__} needs {name}; call head(hidden, batch).")
+    return batch[name]
+
+
+# --- the table --------------------------------------------------------------------------------------------------------
+
+Scores = Callable[["Family", nn.Module, StackShape, nn.Module, Signal], Tap]
+
+
+@dataclass(frozen=True)
+class Family:
+    """One row: `blocks` below the stack, `attention` below a block, `queries`, `keys`, `values` below the attention.
+
+    Equal paths for queries and values mean one fused projection [q | k | v]. `two_stacks`: an encoder and a decoder.
+    `per_layer`: config entries with one value a block. `depth`: config entry with the number of blocks of each stack.
+    """
+
+    blocks: str
+    attention: str
+    queries: str
+    keys: str
+    values: str
+    heads: Mapping[str, Head]
+    max_length: Callable[[Any], int | None] = lambda config: int(config.max_position_embeddings)
+    scores: Scores = _scores
+    rotary: bool = False
+    bias: Callable[[Any, Tensor], Tensor] | None = None
+    runs: Callable[[Any], int] = lambda attention: 1
+    first_block_end: str = ""
+    two_stacks: bool = False
+    depth: Mapping[str, str] = field(default_factory=lambda: {"": "num_hidden_layers"})
+    per_layer: tuple[str, ...] = ()
+
+
+_SPANS: Head = _chain("qa_outputs")
+_TOKENS: Head = _chain("dropout", "classifier")
+_BERT_HEADS: Mapping[str, Head] = {
+    "ForMaskedLM": _chain("cls"),
+    "LMHeadModel": _chain("cls"),
+    "ForPreTraining": _chain("cls.predictions"),
+    "ForTokenClassification": _TOKENS,
+    "ForQuestionAnswering": _SPANS,
+}
+_DECODER_HEADS: Mapping[str, Head] = {
+    "ForCausalLM": _chain("lm_head"),
+    "LMHeadModel": _chain("lm_head"),
+    "ForSequenceClassification": _last_token,
+    "ForTokenClassification": _chain("dropout", "score"),
+    "ForQuestionAnswering": _SPANS,
+}
+
+
+def _no_table(config: Any) -> int | None:
+    return None
+
+
+def _bert(name: str, **changes: Any) -> Family:
+    """A row laid out as BERT's, whose backbone is `name`."""
+    classifier = _chain(f"{name}.pooler", "dropout", "classifier")
+    row: dict[str, Any] = {"heads": {**_BERT_HEADS, "ForSequenceClassification": classifier}, **changes}
+    return Family("encoder.layer", "attention.self", "query", "key", "value", **row)
+
+
+def _llama(attention_queries: str, attention_keys: str, **changes: Any) -> Family:
+    """A row laid out as Llama's."""
+    return Family(
+        "layers", "self_attn", attention_queries, attention_keys, "v_proj",
+        heads=_DECODER_HEADS, max_length=_no_table, rotary=True, per_layer=("layer_types",), **changes,
+    )  # fmt: skip
+
+
+FAMILIES: dict[str, Family] = {
+    "bert": _bert("bert"),
+    "roberta": _bert(
+        "roberta",
+        heads={
+            "ForMaskedLM": _chain("lm_head"),
+            "ForCausalLM": _chain("lm_head"),
+            "ForSequenceClassification": _chain("classifier"),
+            "ForTokenClassification": _TOKENS,
+            "ForQuestionAnswering": _SPANS,
+        },
+        max_length=lambda config: config.max_position_embeddings - config.pad_token_id - 1,
+    ),
+    "distilbert": Family(
+        "transformer.layer", "attention", "q_lin", "k_lin", "v_lin",
+        heads={
+            "ForMaskedLM": _chain("vocab_transform", "activation", "vocab_layer_norm", "vocab_projector"),
+            "ForSequenceClassification": _first_then("pre_classifier", "dropout", "classifier"),
+            "ForTokenClassification": _TOKENS,
+            "ForQuestionAnswering": _chain("dropout", "qa_outputs"),
+        },
+        depth={"": "n_layers"},
+    ),
+    "electra": _bert(
+        "electra",
+        heads={
+            "ForMaskedLM": _chain("generator_predictions", "generator_lm_head"),
+            "ForCausalLM": _chain("generator_predictions", "generator_lm_head"),
+            "ForPreTraining": _chain("discriminator_predictions"),
+            "ForSequenceClassification": _chain("classifier"),
+            "ForTokenClassification": _TOKENS,
+            "ForQuestionAnswering": _SPANS,
+        },
+    ),
+    "mobilebert": _bert("mobilebert"),
+    "modernbert": Family(
+        "layers", "attn", "Wqkv", "Wqkv", "Wqkv",
+        heads={
+            "ForMaskedLM": _chain("head", "decoder"),
+            "ForSequenceClassification": _pooled_modernbert,
+            "ForTokenClassification": _chain("head", "drop", "classifier"),
+            "ForQuestionAnswering": _chain("head", "drop", "classifier"),
+        },
+        max_length=_no_table, rotary=True, per_layer=("layer_types",),
+    ),
+    "deberta-v2": Family(
+        "encoder.layer", "attention.self", "query_proj", "key_proj", "value_proj",
+        heads={
+            "ForMaskedLM": _word_embeddings_head,
+            "ForSequenceClassification": _chain("pooler", "dropout", "classifier"),
+            "ForTokenClassification": _TOKENS,
+            "ForQuestionAnswering": _SPANS,
+        },
+        max_length=lambda config: int(config.max_position_embeddings) if config.position_biased_input else None,
+        scores=_no_scores,
+        # With share_att_key the content projections run a second time, for the position embeddings.
+        runs=lambda attention: 2 if attention.relative_attention and attention.share_att_key else 1,
+        first_block_end="encoder.conv",
+    ),
+    "gpt2": Family(
+        "h", "attn", "c_attn", "c_attn", "c_attn",
+        heads={**_DECODER_HEADS, "ForTokenClassification": _TOKENS, "DoubleHeadsModel": _chain("lm_head")},
+        depth={"": "n_layer"},
+    ),
+    "llama": _llama("q_proj", "k_proj"),
+    "qwen3": _llama("q_norm", "k_norm"),
+    "t5": Family(
+        "block", "layer.0.SelfAttention", "q", "k", "v",
+        heads={
+            "ForConditionalGeneration": _scaled,
+            "ForSequenceClassification": _end_token,
+            "ForTokenClassification": _TOKENS,
+            "ForQuestionAnswering": _SPANS,
+        },
+        max_length=_no_table, bias=_relative_bias, two_stacks=True,
+        depth={"": "num_layers", "encoder": "num_layers", "decoder": "num_decoder_layers"},
+    ),
+    "bart": Family(
+        "layers", "self_attn", "q_proj", "k_proj", "v_proj",
+        heads={
+            "ForConditionalGeneration": _biased,
+            "ForCausalLM": _chain("lm_head"),
+            "ForSequenceClassification": _end_token,
+            "ForQuestionAnswering": _SPANS,
+        },
+        two_stacks=True,
+        depth={"": "decoder_layers", "encoder": "encoder_layers", "decoder": "decoder_layers"},
+    ),
+}  # fmt: skip
+"""Rows by `config.model_type`."""
+
+_VOCABULARY_HEADS = (
+    "ForMaskedLM",
+    "ForCausalLM",
+    "LMHeadModel",
+    "DoubleHeadsModel",
+    "ForPreTraining",
+    "ForConditionalGeneration",
+)
+_LABEL_HEADS = ("ForSequenceClassification", "ForTokenClassification")
+
+
+# --- reading a model --------------------------------------------------------------------------------------------------
+
+
+def _plain(model: Any) -> PreTrainedModel:
+    base = model.get_base_model() if hasattr(model, "peft_config") and hasattr(model, "get_base_model") else model
+    if not isinstance(base, PreTrainedModel):
+        raise IncompatiblePair(
+            f"{type(model).__name__} is neither a transformers PreTrainedModel nor a PEFT model; give the model itself, not a "
+            "wrapper (torch.compile, DistributedDataParallel) around it."
+        )
+    if base is not model and any(adapter.is_prompt_learning for adapter in model.peft_config.values()):
+        raise IncompatiblePair(
+            "prompt-learning adapters lengthen the input, so tokens of the two models do not line up."
+        )
+    return base
+
+
+def _roots(base: PreTrainedModel, row: Family) -> dict[str, nn.Module]:
+    backbone: nn.Module = base.base_model
+    if row.two_stacks:
+        parts = {name: getattr(backbone, name) for name in ("encoder", "decoder") if hasattr(backbone, name)}
+        if len(parts) == 2:
+            return parts
+        return {"": next(iter(parts.values()), backbone)}
+    return {"": backbone}
+
+
+def _blocks(row: Family, root: nn.Module) -> list[nn.Module]:
+    blocks: Any = root.get_submodule(row.blocks)
+    return list(blocks)
+
+
+def _block_end(row: Family, root: nn.Module, block: nn.Module, layer: int) -> nn.Module:
+    """The module whose output leaves the block: the block, or what follows the first block (DeBERTa-v2's convolution)."""
+    path, _, name = row.first_block_end.rpartition(".")
+    last = getattr(root.get_submodule(path), name, None) if name and layer == 1 else None
+    return block if last is None else last
+
+
+def _stack_shape(row: Family, root: Any) -> StackShape:
+    blocks, config = _blocks(row, root), root.config
+    attention: Any = blocks[0].get_submodule(row.attention)
+    heads = int(_first(attention, "num_attention_heads", "num_heads", "n_heads") or config.num_attention_heads)
+    return StackShape(
+        num_hidden_layers=len(blocks),
+        hidden_size=int(config.hidden_size),
+        num_attention_heads=heads,
+        num_key_value_heads=int(getattr(config, "num_key_value_heads", None) or heads),
+        head_size=int(_first(attention, "attention_head_size", "head_dim", "key_value_proj_dim") or 0),
+        causal=bool(getattr(attention, "is_causal", False)),
+    )
+
+
+def _first(owner: Any, *names: str) -> Any:
+    return next((getattr(owner, name) for name in names if hasattr(owner, name)), None)
+
+
+def _num_logits(base: PreTrainedModel) -> int:
+    name, config = type(base).__name__, base.config
+    if name.endswith("ForQuestionAnswering"):
+        return 2
+    if name.endswith(_LABEL_HEADS):
+        return int(config.num_labels)
+    if name.endswith("ForPreTraining") and config.model_type == "electra":
+        return 1
+    if name.endswith(_VOCABULARY_HEADS) or base.get_output_embeddings() is not None:
+        return int(config.get_text_config().vocab_size)
+    return 0 if base.base_model is base else int(config.num_labels)
+
+
+def _no_stack(family: str, name: str, stacks: Mapping[str, Any]) -> str:
+    if not stacks:
+        return f"{family!r} has no row in the family table ({', '.join(FAMILIES)}), so only its logits can be read."
+    wanted = f"stack {name!r}" if name else "single stack of blocks"
+    found = " and ".join(repr(stack) for stack in stacks)
+    return f"{family!r} has no {wanted}, but {found}; say which one the objective reads."

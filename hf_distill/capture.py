@@ -1,0 +1,133 @@
+"""Runs a model over a batch and shows exactly the signals that were asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hf_distill.activations import Activations, Signal
+from hf_distill.anatomy import Anatomy, Taps
+from hf_distill.errors import DistillationError
+from hf_distill.tasks import IGNORED
+
+LABELS = frozenset({"labels", "label", "label_ids", "start_positions", "end_positions", "next_sentence_label"})
+"""Columns that are kept from the model: it would compute a loss of its own."""
+
+
+class Capture:
+    """One model, run for one set of signals.
+
+    Hooks are registered here, once, on the modules that are read and on no other; make the capture before the model is
+    compiled or wrapped. `role` ("student", "teacher") is named in messages; what is captured of a student must carry
+    gradients while it trains.
+
+    Raises: `IncompatiblePair` for a signal that the model does not have.
+    """
+
+    def __init__(self, anatomy: Anatomy, signals: Iterable[Signal], role: str) -> None:
+        self.anatomy = anatomy
+        self.role = role
+        self.taps = Taps(anatomy, signals, role)
+        self._names = tuple(sorted(anatomy.accepts - LABELS))
+        self._options = {"return_dict": True} | ({"use_cache": False} if "use_cache" in anatomy.accepts else {})
+        self._two_stacks = len(anatomy.shape.stacks) == 2 or "decoder_input_ids" in anatomy.accepts
+        self._shift = getattr(anatomy.base, "prepare_decoder_input_ids_from_labels", None)
+
+    def __call__(
+        self, batch: Mapping[str, Tensor], forward: Callable[..., Any] | None = None
+    ) -> tuple[Any, Activations]:
+        """The model's output and its activations. `forward` is called in place of the model: a wrapper around it.
+
+        Raises: `DistillationError` when a hooked module did not run once, or when a training student's tensor has no
+        gradient.
+        """
+        inputs = {name: batch[name] for name in self._names if name in batch}
+        if self._two_stacks and self._shift is not None:
+            self._make_decoder_inputs(inputs, batch)
+        taps = self.taps
+        taps.recording = True
+        try:
+            output = (forward or self.anatomy.model)(**inputs, **self._options)
+            taps.recording = False
+            tensors = taps.read(output)
+        finally:
+            taps.recording = False
+            taps.clear()
+        if self.role == "student" and self.anatomy.base.training and torch.is_grad_enabled():
+            self._check_gradients(tensors)
+        return output, self._activations(tensors, inputs, batch)
+
+    def close(self) -> None:
+        """Removes the hooks."""
+        self.taps.close()
+
+    def _make_decoder_inputs(self, inputs: dict[str, Tensor], batch: Mapping[str, Tensor]) -> None:
+        if "labels" in batch and "decoder_input_ids" not in inputs and "decoder_inputs_embeds" not in inputs:
+            assert self._shift is not None
+            inputs["decoder_input_ids"] = self._shift(labels=batch["labels"])
+
+    def _activations(
+        self, tensors: Mapping[Signal, Tensor], inputs: Mapping[str, Tensor], batch: Mapping[str, Tensor]
+    ) -> Activations:
+        fields: dict[str, dict[str, Any]] = {"": {}, "encoder": {}, "decoder": {}}
+        for signal, tensor in tensors.items():
+            place = fields[signal.stack]
+            if signal.layer is None:
+                place[signal.field] = tensor
+            else:
+                place.setdefault(signal.field, {})[signal.layer] = tensor
+        mask = _mask(inputs, "attention_mask", "input_ids", "inputs_embeds")
+        if not self._two_stacks:
+            return Activations(mask=mask, **fields[""])
+        decoder_mask = _decoder_mask(inputs, batch, mask)
+        return Activations(
+            mask=decoder_mask,
+            encoder=Activations(mask=mask, **fields["encoder"]),
+            decoder=Activations(mask=decoder_mask, **fields["decoder"]),
+            **fields[""],
+        )
+
+    def _check_gradients(self, tensors: Mapping[Signal, Tensor]) -> None:
+        """A tensor below frozen parameters has no gradient and needs none; one cut off by checkpointing is an error."""
+        bare = [signal for signal, tensor in tensors.items() if not tensor.requires_grad]
+        if not bare or not any(parameter.requires_grad for parameter in self.anatomy.model.parameters()):
+            return
+        if any(_is_reentrant(module) for module in self.anatomy.base.modules()):
+            raise DistillationError(
+                f"{self.role}: {bare[0]} carries no gradient, because reentrant activation checkpointing hides it; pass "
+                "use_reentrant=False in the training arguments' checkpointing settings."
+            )
+        if len(bare) == len(tensors):
+            raise DistillationError(
+                f"{self.role}: {', '.join(map(str, bare))} carry no gradient, so nothing would train. Unfreeze parameters "
+                "that they depend on, or use an objective that reads what the trainable parameters give."
+            )
+
+
+def _mask(inputs: Mapping[str, Tensor], given: str, ids: str, embeddings: str) -> Tensor | None:
+    """The mask `[batch, length]` that came with the batch, or ones."""
+    if given in inputs:
+        return inputs[given]
+    if ids in inputs:
+        return torch.ones_like(inputs[ids])
+    return inputs[embeddings].new_ones(inputs[embeddings].shape[:2]) if embeddings in inputs else None
+
+
+def _decoder_mask(
+    inputs: Mapping[str, Tensor], batch: Mapping[str, Tensor], encoder_mask: Tensor | None
+) -> Tensor | None:
+    """The decoder's mask; labelled positions without one; the encoder's where the model shifts its input ids itself."""
+    if "decoder_attention_mask" not in inputs and "labels" in batch and batch["labels"].dim() == 2:
+        return batch["labels"] != IGNORED
+    mask = _mask(inputs, "decoder_attention_mask", "decoder_input_ids", "decoder_inputs_embeds")
+    return encoder_mask if mask is None else mask
+
+
+def _is_reentrant(module: Any) -> bool:
+    if not getattr(module, "gradient_checkpointing", False):
+        return False
+    settings = getattr(getattr(module, "_gradient_checkpointing_func", None), "keywords", {})
+    return settings.get("use_reentrant") is not False

@@ -1,0 +1,96 @@
+"""What lies beside the student in a checkpoint, and which checkpoint is whole."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import safetensors
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers.trainer import TRAINING_ARGS_NAME
+
+from hf_distill.errors import BrokenCheckpoint
+
+logger = logging.getLogger(__name__)
+
+OBJECTIVES = "distillation.safetensors"
+"""What the objectives learned: tensors named `<term>.<parameter>`."""
+
+ARGUMENTS = "training_arguments.json"
+
+WEIGHTS = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "adapter_model.safetensors",
+    "pytorch_model_fsdp_0",
+)
+
+
+def write_objectives(folder: Path, objectives: nn.ModuleDict) -> None:
+    """Writes what the objectives learned, if they learned anything."""
+    state = {name: tensor.contiguous().cpu() for name, tensor in objectives.state_dict().items()}
+    if state:
+        save_file(state, folder / OBJECTIVES)
+
+
+def read_objectives(folder: Path, objectives: nn.ModuleDict) -> None:
+    """Gives the objectives back what `write_objectives` wrote.
+
+    Raises: `BrokenCheckpoint` if the file is missing, damaged, or of other objectives.
+    """
+    wanted = objectives.state_dict()
+    path = folder / OBJECTIVES
+    if not wanted:
+        return
+    if not path.is_file():
+        raise BrokenCheckpoint(f"{path} is missing; the objectives learn {', '.join(wanted)} and cannot go on without it.")
+    try:
+        found = load_file(path)
+    except (safetensors.SafetensorError, OSError) as error:
+        raise BrokenCheckpoint(f"{path} cannot be read: {error}. Resume from an earlier checkpoint.") from error
+    shapes = {name: tuple(tensor.shape) for name, tensor in found.items()}
+    expected = {name: tuple(tensor.shape) for name, tensor in wanted.items()}
+    if shapes != expected:
+        raise BrokenCheckpoint(f"{path} holds {shapes}, the objectives of this run learn {expected}; it is of another run.")
+    objectives.load_state_dict(found)
+
+
+def replace_pickled_arguments(folder: Path, args: Any) -> None:
+    """Puts the arguments down as JSON with tokens masked; the pickle that the Trainer writes would hold tokens in clear."""
+    (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)
+    text = json.dumps(args.to_sanitized_dict(), indent=2, default=str, sort_keys=True)
+    (folder / ARGUMENTS).write_text(text + "\n", encoding="utf-8")
+
+
+def last_whole(output_dir: Path) -> Path | None:
+    """The newest `checkpoint-<step>` from which a run can go on; torn ones are skipped with a message.
+
+    The Trainer writes `trainer_state.json` last, so a readable one that names the folder's own step marks the end of a save.
+    """
+    steps = [path for path in output_dir.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit()]
+    for path in sorted(steps, key=lambda each: int(each.name.removeprefix("checkpoint-")), reverse=True):
+        fault = _fault(path)
+        if fault is None:
+            return path
+        logger.warning("%s is not whole (%s) and is skipped", path, fault)
+    return None
+
+
+def _fault(path: Path) -> str | None:
+    try:
+        state = json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        return f"trainer_state.json: {error}"
+    if not isinstance(state, dict) or state.get("global_step") != int(path.name.removeprefix("checkpoint-")):
+        return "trainer_state.json is of another step"
+    if not any((path / name).exists() for name in WEIGHTS):
+        return "no weights"
+    for name in ("optimizer.pt", "scheduler.pt"):
+        if not (path / name).exists() and not any(path.glob("global_step*")) and not any(path.glob("optimizer_*")):
+            return f"{name} is missing"
+    if not any(path.glob("rng_state*.pth")):
+        return "rng_state.pth is missing"
+    return None

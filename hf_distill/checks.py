@@ -1,0 +1,105 @@
+"""What a trainer refuses before the first step: set-ups that would train quietly wrong."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from accelerate.utils import DistributedType
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from hf_distill.activations import Needs
+from hf_distill.errors import DistillationError, IncompatiblePair
+from hf_distill.loading import load_tokenizer
+from hf_distill.teachers import Frozen, Teacher
+
+if TYPE_CHECKING:
+    from hf_distill.trainer import DistillationTrainer
+
+
+def before_training(trainer: DistillationTrainer) -> None:
+    """Refuses DataParallel, losses that would be ignored, float16 without a GPU, and a launch that is not what it seems."""
+    args, accelerator = trainer.args, trainer.accelerator
+    if args.n_gpu > 1:
+        raise DistillationError(
+            f"{args.n_gpu} GPUs in one process would run DataParallel, which sees neither the counts nor the captures. Start "
+            "one process a GPU (accelerate launch --multi_gpu, torchrun), or set CUDA_VISIBLE_DEVICES to one."
+        )
+    if trainer.compute_loss_func is not None:
+        raise DistillationError("compute_loss_func is given, and objectives make the loss here; write it as an Objective.")
+    if accelerator.mixed_precision == "fp16" and accelerator.device.type == "cpu":
+        raise DistillationError("fp16 mixed precision needs a GPU (there is no loss scaler on a CPU); use bf16, or none.")
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    if launched != args.world_size:
+        raise DistillationError(
+            f"WORLD_SIZE is {launched}, but this process counts {args.world_size}: every process would train alone. On a CPU "
+            "pass --use_cpu (use_cpu=True) to torchrun."
+        )
+    if launched > 1 and accelerator.distributed_type == DistributedType.NO:
+        raise DistillationError(
+            f"{launched} processes were launched, but nothing would exchange their gradients. On a CPU pass --use_cpu "
+            "(use_cpu=True)."
+        )
+
+
+def fits_arguments(args: Any, needs: Needs) -> None:
+    """Refuses training arguments that would falsify what the objectives read."""
+    read = {signal.field for signal in needs.student}
+    if args.use_liger_kernel and read & {"logits", "start_logits", "end_logits"}:
+        raise DistillationError("use_liger_kernel hides the logits that the objectives read; leave it off.")
+    embeddings = any(signal.field == "embeddings" or signal.layer == 0 for signal in needs.student)
+    if args.neftune_noise_alpha is not None and embeddings:
+        raise DistillationError(
+            "neftune_noise_alpha adds noise to the student's embeddings, which an objective compares with the teacher's; "
+            "leave one of them out."
+        )
+
+
+def apart(student: nn.Module, teacher: Teacher) -> None:
+    """Refuses a teacher that shares parameters with the student: it would be trained with it."""
+    if not isinstance(teacher, Frozen):
+        return
+    ours = {id(parameter): name for name, parameter in student.named_parameters()}
+    shared = [name for name, parameter in teacher.model.named_parameters() if id(parameter) in ours]
+    if shared:
+        raise IncompatiblePair(
+            f"teacher and student share the parameter {shared[0]!r} ({len(shared)} in all); the teacher would be trained too. "
+            "Load it a second time, or use copy.deepcopy."
+        )
+
+
+def same_tokenizer(processing_class: Any, teacher: str) -> None:
+    """Refuses a teacher (folder or Hub id) whose tokenizer gives other ids than the trainer's."""
+    if not isinstance(processing_class, PreTrainedTokenizerBase):
+        return
+    theirs = load_tokenizer(teacher, role="teacher")
+    equal_tokenizers(processing_class, theirs, teacher)
+
+
+def equal_tokenizers(student: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBase, name: str) -> None:
+    """Compares vocabularies entry by entry.
+
+    Raises: `IncompatiblePair` with the first entry that differs.
+    """
+    ours, theirs = student.get_vocab(), teacher.get_vocab()
+    if ours == theirs:
+        return
+    differing = sorted(token for token in ours.keys() | theirs.keys() if ours.get(token) != theirs.get(token))
+    token = differing[0]
+    raise IncompatiblePair(
+        f"the tokenizers differ: {token!r} is {ours.get(token)} for the student and {theirs.get(token)} for the teacher {name!r} "
+        f"({len(differing)} such entries, {len(ours)} and {len(theirs)} in all). Both must read the same ids: take the teacher's "
+        "tokenizer and a student built on its vocabulary."
+    )
+
+
+def engine_is_active(trainer: DistillationTrainer) -> None:
+    """Asserts, with several processes, that gradients will be exchanged."""
+    if trainer.accelerator.num_processes > 1 and trainer.model_wrapped is trainer.distillation:
+        sharded = getattr(trainer.model, "is_distributed_loading_by_transformers", False)
+        if not sharded and trainer.accelerator.distributed_type != DistributedType.FSDP:
+            raise DistillationError(
+                f"{trainer.accelerator.num_processes} processes, but the model is not wrapped for them "
+                f"({trainer.accelerator.distributed_type}); their gradients would never be exchanged."
+            )

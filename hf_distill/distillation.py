@@ -1,0 +1,146 @@
+"""The module that the training engine wraps: the student and what the objectives learn."""
+
+from __future__ import annotations
+
+import copy
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from transformers.utils import ModelOutput
+
+from hf_distill.activations import Activations, Needs, Signal
+from hf_distill.anatomy import Anatomy
+from hf_distill.capture import Capture
+from hf_distill.objectives.base import Objective
+from hf_distill.objectives.pair import Pair
+from hf_distill.objectives.response.labels import Labels
+from hf_distill.objectives.terms import Terms
+from hf_distill.tasks import Batch
+
+
+class Counts(NamedTuple):
+    """What each term's sum is divided by: the units of the whole accumulation window over all processes, at least 1."""
+
+    divisors: tuple[Tensor | float, ...]
+
+
+class Losses(NamedTuple):
+    """The weighted total, with gradient, and every term's unweighted value `[terms]`, without."""
+
+    total: Tensor
+    values: Tensor
+
+
+class Evaluation(NamedTuple):
+    """The student's whole output and, where the batch has labels, the task's loss summed and counted in each example."""
+
+    outputs: ModelOutput
+    sums: Tensor | None
+    counts: Tensor | None
+
+
+class Distillation(nn.Module):
+    """The student, the bound terms, and one forward pass through both.
+
+    The student is a submodule and so is every objective, so that an engine reduces, clips, casts and shards what they learn
+    together with the student; what is published is `student` alone. The teacher is none.
+    """
+
+    def __init__(self, student: nn.Module, terms: Terms, pair: Pair) -> None:
+        super().__init__()
+        self.student = student
+        self.objectives = nn.ModuleDict({term.name: term.objective for term in terms})
+        self.weights = tuple(term.weight for term in terms)
+        for objective in self.terms():
+            objective.bind(pair)
+        self.objectives.to(next(student.parameters()).device)
+        self._task_loss = (Labels(label_smoothing=0.0),)  # in a tuple: it learns nothing and is no part of the module
+        self._task_loss[0].bind(pair)
+        self.pair = pair
+        needs = self.needs()
+        anatomy = Anatomy.of(student)
+        self._capture = Capture(anatomy, needs.student, role="student")
+        self._evaluation_capture = Capture(anatomy, self._task_loss[0].needs().student, role="evaluation")
+        self.unreached = anatomy.unreached(needs.student)
+
+    @property
+    def config(self) -> object:
+        """The student's, which engines ask for."""
+        return self.student.config
+
+    @property
+    def _no_split_modules(self) -> object:
+        return getattr(self.student, "_no_split_modules", None)
+
+    def terms(self) -> list[Objective]:
+        """The bound objectives, in order."""
+        return list(self.objectives.values())  # type: ignore[arg-type]
+
+    def needs(self) -> Needs:
+        """The union of what the terms read."""
+        union = Needs()
+        for objective in self.terms():
+            union = union | objective.needs()
+        return union
+
+    def count(self, batch: Batch) -> list[Tensor | int]:
+        """The units of one batch that each term counts."""
+        return [objective.count(batch, self.pair.task) for objective in self.terms()]
+
+    def renewed(self) -> Distillation:
+        """The same module without the marks and the patched forward of an engine that wrapped it before."""
+        fresh = copy.copy(self)
+        for mark in ("forward", "_original_forward", "_is_accelerate_prepared"):
+            fresh.__dict__.pop(mark, None)
+        return fresh
+
+    def close(self) -> None:
+        """Take the hooks off the student."""
+        self._capture.close()
+        self._evaluation_capture.close()
+
+    def forward(
+        self, batch: Batch, teacher: Activations | None = None, counts: Counts | None = None
+    ) -> Losses | Evaluation:
+        """The losses of a batch; without `counts`, the evaluation of it."""
+        if counts is None:
+            return self._evaluate(batch)
+        activations = self._capture(batch)[1]
+        device = activations_device(batch)
+        if torch.is_autocast_enabled(device):
+            with torch.autocast(device, enabled=False):
+                return self._losses(activations, teacher, batch, counts)
+        return self._losses(activations, teacher, batch, counts)
+
+    def _losses(self, student: Activations, teacher: Activations | None, batch: Batch, counts: Counts) -> Losses:
+        values: list[Tensor] = []
+        total: Tensor | None = None
+        for (name, objective), weight, divisor in zip(self.objectives.items(), self.weights, counts.divisors, strict=True):
+            view = None if teacher is None else teacher.read_by(name)
+            value = objective(student.read_by(name), view, batch) / divisor
+            values.append(value)
+            weighted = value if weight == 1.0 else value * weight
+            total = weighted if total is None else total + weighted
+        with torch.no_grad():
+            stacked = torch.stack(values)
+        return Losses(total, stacked)  # type: ignore[arg-type]
+
+    def _evaluate(self, batch: Batch) -> Evaluation:
+        outputs, activations = self._evaluation_capture(batch)
+        task = self.pair.task
+        if any(name not in batch for name in task.label_names):
+            return Evaluation(outputs, None, None)
+        with torch.autocast(activations_device(batch), enabled=False):
+            values = self._task_loss[0].values(activations, None, batch)
+        mask = task.label_mask(batch)
+        examples = task.num_examples(batch)
+        kept = torch.where(mask, values, values.new_zeros(()))
+        return Evaluation(outputs, kept.reshape(examples, -1).sum(1), mask.reshape(examples, -1).sum(1))
+
+
+def activations_device(batch: Batch) -> str:
+    """The type of device that the batch is on."""
+    return next(iter(batch.values())).device.type
+
+

@@ -1,0 +1,109 @@
+"""Which student layer learns from which teacher layer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+
+from hf_distill.errors import IncompatiblePair
+
+Pairs = tuple[tuple[int, int], ...]
+
+
+def _uniform(student: int, teacher: int) -> Pairs:
+    if teacher % student:
+        raise IncompatiblePair(
+            f"layer_map 'uniform': {teacher} teacher layers are not a multiple of {student} student layers; "
+            "use 'spread' or give the pairs."
+        )
+    return tuple((i, i * teacher // student) for i in range(student + 1))
+
+
+def _spread(student: int, teacher: int) -> Pairs:
+    return tuple((i, math.floor(i * teacher / student + 0.5)) for i in range(student + 1))
+
+
+def _pkd_skip(student: int, teacher: int) -> Pairs:
+    return tuple((j, j * (teacher // student)) for j in range(1, student))
+
+
+def _pkd_last(student: int, teacher: int) -> Pairs:
+    return tuple((j, teacher - student + j) for j in range(1, student))
+
+
+NAMES: dict[str, Callable[[int, int], Pairs]] = {
+    "uniform": _uniform,
+    "spread": _spread,
+    "first": lambda student, teacher: tuple((i, i) for i in range(1, student + 1)),
+    "last": lambda student, teacher: tuple((i, teacher - student + i) for i in range(1, student + 1)),
+    "final": lambda student, teacher: ((student, teacher),),
+    "pkd_skip": _pkd_skip,
+    "pkd_last": _pkd_last,
+}
+"""Named maps. `uniform` and `spread` pair the embedding outputs (0, 0) too; `pkd_*` leave out the last student block."""
+
+
+class LayerMap(Sequence[tuple[int, int]]):
+    """Pairs (student layer, teacher layer); 0 is the embedding output, i the output of block i.
+
+    With M student and N teacher blocks: `uniform` (i, i N/M), N a multiple of M; `spread` (i, floor(i N/M + 1/2));
+    `first` (i, i); `last` (i, N - M + i); `final` (M, N); `pkd_skip` (j, j N/M) and `pkd_last` (j, N - M + j) for j < M
+    (Sun et al., 2019, arXiv:1908.09355); or an explicit list of pairs.
+
+    Raises: `IncompatiblePair` for an unknown name, a layer out of range, or a teacher shallower than the map needs.
+    """
+
+    def __init__(self, pairs: Sequence[tuple[int, int]]) -> None:
+        self.pairs: Pairs = tuple((int(student), int(teacher)) for student, teacher in pairs)
+
+    @classmethod
+    def resolve(cls, layer_map: str | Sequence[Sequence[int]], num_student_layers: int, num_teacher_layers: int) -> LayerMap:
+        """The pairs of a name or of an explicit list, checked against both depths."""
+        if isinstance(layer_map, str):
+            if layer_map not in NAMES:
+                raise IncompatiblePair(f"unknown layer_map {layer_map!r}; the names are {', '.join(NAMES)}, or give pairs.")
+            found = cls(NAMES[layer_map](num_student_layers, num_teacher_layers))
+        else:
+            found = cls(_explicit(layer_map))
+        found._check(layer_map, num_student_layers, num_teacher_layers)
+        return found
+
+    def _check(self, layer_map: object, num_student_layers: int, num_teacher_layers: int) -> None:
+        if not self.pairs:
+            raise IncompatiblePair(f"layer_map {layer_map!r} pairs no layers of a student with {num_student_layers}.")
+        for student, teacher in self.pairs:
+            if not (0 <= student <= num_student_layers and 0 <= teacher <= num_teacher_layers):
+                raise IncompatiblePair(
+                    f"layer_map {layer_map!r} pairs student layer {student} with teacher layer {teacher}, but the student "
+                    f"has layers 0 to {num_student_layers} and the teacher 0 to {num_teacher_layers}."
+                )
+        students = [student for student, _ in self.pairs]
+        if len(set(self.pairs)) != len(self.pairs) or students != sorted(students):
+            raise IncompatiblePair(f"layer_map {layer_map!r}: pairs must be distinct and ordered by student layer.")
+
+    def __getitem__(self, index):  # type: ignore[no-untyped-def, override]
+        return self.pairs[index]
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        return iter(self.pairs)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, LayerMap) and self.pairs == other.pairs
+
+    def __hash__(self) -> int:
+        return hash(self.pairs)
+
+    def __repr__(self) -> str:
+        return f"LayerMap({list(self.pairs)})"
+
+
+def _explicit(layer_map: Sequence[Sequence[int]]) -> list[tuple[int, int]]:
+    pairs: list[tuple[int, int]] = []
+    for pair in layer_map:
+        if len(pair) != 2 or not all(isinstance(layer, int) and not isinstance(layer, bool) for layer in pair):
+            raise IncompatiblePair(f"layer_map: {pair!r} is not a pair of whole numbers (student layer, teacher layer).")
+        pairs.append((pair[0], pair[1]))
+    return pairs

@@ -1,0 +1,71 @@
+"""Models and tokenizers from a folder or the Hub, with errors a reader understands."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import transformers
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from hf_distill.errors import DistillationError, IncompatiblePair
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def load_model(
+    name_or_path: str,
+    auto_class: str,
+    *,
+    role: str,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    dtype: torch.dtype = torch.float32,
+    fresh_head: bool = False,
+    **config: Any,
+) -> PreTrainedModel:
+    """The model of a folder or Hub id under one of the `AutoModelFor…` classes.
+
+    The dtype is the one asked for, whatever the file holds: a student trained in a bfloat16 file's own dtype would lose most
+    of its small updates. `role` names the model in errors.
+
+    Raises: `DistillationError` if nothing can be loaded; `IncompatiblePair` if weights are missing from the checkpoint and
+    would be random, unless a `fresh_head` is wanted.
+    """
+    try:
+        model, report = getattr(transformers, auto_class).from_pretrained(
+            name_or_path,
+            revision=revision,
+            trust_remote_code=trust_remote_code,
+            dtype=dtype,
+            output_loading_info=True,
+            **config,
+        )
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise DistillationError(f"the {role} {name_or_path!r} cannot be loaded as {auto_class}: {reason}") from error
+    missing = sorted(report["missing_keys"])
+    if missing and not fresh_head:
+        raise IncompatiblePair(
+            f"the {role} {name_or_path!r} has no weights for {', '.join(missing[:4])}{' …' if len(missing) > 4 else ''}: as "
+            f"{auto_class} they would be random. Give a checkpoint that was trained for this task."
+        )
+    loaded: PreTrainedModel = model
+    return loaded
+
+
+def load_tokenizer(
+    name_or_path: str, *, role: str, revision: str | None = None, trust_remote_code: bool = False
+) -> PreTrainedTokenizerBase:
+    """The tokenizer of a folder or Hub id.
+
+    Raises: `DistillationError` if there is none.
+    """
+    try:
+        tokenizer: PreTrainedTokenizerBase = transformers.AutoTokenizer.from_pretrained(
+            name_or_path, revision=revision, trust_remote_code=trust_remote_code
+        )
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise DistillationError(f"the tokenizer of the {role} {name_or_path!r} cannot be loaded: {reason}") from error
+    return tokenizer

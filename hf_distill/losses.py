@@ -1,0 +1,117 @@
+"""Tensors in, tensors out: divergences between laws, distances between states, and the one masked sum.
+
+Every function returns one value a row and leaves the reduction to its caller. Classes are last. Callers hand over at least
+float32 (`at_least_float32`); float64 stays float64. Directions are written out: teacher law p, student law q.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+def at_least_float32(tensor: Tensor) -> Tensor:
+    """The tensor itself if it is float32 or float64, else its float32 copy."""
+    return tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.float()
+
+
+def masked_sum(values: Tensor, mask: Tensor | None) -> Tensor:
+    """The sum of the values that count; `mask` is 1 or True on them, `None` counts all.
+
+    Values that do not count may be NaN: they are replaced, not multiplied. An empty sum is 0 and still attached to the graph.
+    """
+    return values.sum() if mask is None else torch.where(mask.bool(), values, values.new_zeros(())).sum()
+
+
+def blank(tensor: Tensor, mask: Tensor | None) -> Tensor:
+    """`tensor` [..., features] with zeros in the rows that do not count, so that no gradient can reach them, not even NaN."""
+    return tensor if mask is None else torch.where(mask.bool().unsqueeze(-1), tensor, tensor.new_zeros(()))
+
+
+def example_means(values: Tensor, mask: Tensor) -> Tensor:
+    """Mean over the counted positions of each example: `[batch, ...]` to `[batch]`, 0 where an example has none."""
+    counted = mask.bool().flatten(1)
+    kept = torch.where(counted, values.flatten(1), values.new_zeros(()))
+    return kept.sum(1) / counted.sum(1).clamp(min=1)
+
+
+def _log_laws(student_logits: Tensor, teacher_logits: Tensor) -> tuple[Tensor, Tensor]:
+    """log q and log p. A class that the teacher rules out (logit -inf) has a finite log p, so that 0 log 0 = 0."""
+    log_p = functional.log_softmax(teacher_logits, -1)
+    return functional.log_softmax(student_logits, -1), log_p.clamp(min=torch.finfo(log_p.dtype).min)
+
+
+def forward_kl(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
+    """KL(p || q) = sum_c p_c (log p_c - log q_c), teacher first. `[..., classes]` to `[...]`."""
+    log_q, log_p = _log_laws(student_logits, teacher_logits)
+    return (log_p.exp() * (log_p - log_q)).sum(-1)
+
+
+def reverse_kl(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
+    """KL(q || p) = sum_c q_c (log q_c - log p_c), student first."""
+    log_q, log_p = _log_laws(student_logits, teacher_logits)
+    return (log_q.exp() * (log_q - log_p)).sum(-1)
+
+
+def cross_entropy(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
+    """-sum_c p_c log q_c: the forward KL plus the teacher's entropy; the gradient is the same."""
+    return -(functional.softmax(teacher_logits, -1) * functional.log_softmax(student_logits, -1)).sum(-1)
+
+
+def generalized_jsd(student_logits: Tensor, teacher_logits: Tensor, beta: float) -> Tensor:
+    """beta KL(p || m) + (1 - beta) KL(q || m) with m = beta p + (1 - beta) q (Agarwal et al., 2024, arXiv:2306.13649).
+
+    At the ends the formula itself is 0; `beta` = 0 is taken as KL(p || q) and `beta` = 1 as KL(q || p), its scaled limits.
+    """
+    if beta in (0.0, 1.0):
+        return (forward_kl if beta == 0.0 else reverse_kl)(student_logits, teacher_logits)
+    log_q, log_p = _log_laws(student_logits, teacher_logits)
+    log_m = torch.logaddexp(log_p + math.log(beta), log_q + math.log1p(-beta))
+    to_teacher = (log_p.exp() * (log_p - log_m)).sum(-1)
+    to_student = (log_q.exp() * (log_q - log_m)).sum(-1)
+    return beta * to_teacher + (1.0 - beta) * to_student
+
+
+def skew_kl(student_logits: Tensor, teacher_logits: Tensor, alpha: float) -> Tensor:
+    """KL(p || alpha p + (1 - alpha) q) (Ko et al., 2024, arXiv:2402.03898)."""
+    log_q, log_p = _log_laws(student_logits, teacher_logits)
+    log_m = torch.logaddexp(log_p + math.log(alpha), log_q + math.log1p(-alpha))
+    return (log_p.exp() * (log_p - log_m)).sum(-1)
+
+
+def skew_reverse_kl(student_logits: Tensor, teacher_logits: Tensor, alpha: float) -> Tensor:
+    """KL(q || (1 - alpha) p + alpha q) (Ko et al., 2024, arXiv:2402.03898)."""
+    log_q, log_p = _log_laws(student_logits, teacher_logits)
+    log_m = torch.logaddexp(log_p + math.log1p(-alpha), log_q + math.log(alpha))
+    return (log_q.exp() * (log_q - log_m)).sum(-1)
+
+
+def logit_mse(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
+    """(1/C) sum_c (student_c - teacher_c)^2 on raw logits."""
+    return (student_logits - teacher_logits).square().mean(-1)
+
+
+def bernoulli_cross_entropy(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
+    """-r log s - (1 - r) log(1 - s), r and s the sigmoids of teacher and student; elementwise."""
+    return functional.binary_cross_entropy_with_logits(student_logits, teacher_logits.sigmoid(), reduction="none")
+
+
+def bernoulli_kl(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
+    """KL between two Bernoulli laws given by logits, r log(r/s) + (1 - r) log((1 - r)/(1 - s)); elementwise."""
+    r = teacher_logits.sigmoid()
+    on = functional.logsigmoid(teacher_logits) - functional.logsigmoid(student_logits)
+    off = functional.logsigmoid(-teacher_logits) - functional.logsigmoid(-student_logits)
+    return r * on + (1.0 - r) * off
+
+
+def cosine_distance(student: Tensor, teacher: Tensor) -> Tensor:
+    """1 - cos(student, teacher) over the last axis; 1 for a zero vector (norms are at least 1e-8)."""
+    return 1.0 - functional.cosine_similarity(student, teacher, dim=-1, eps=1e-8)
+
+
+def mean_squared_difference(student: Tensor, teacher: Tensor) -> Tensor:
+    """(1/D) sum_d (student_d - teacher_d)^2 over the last axis."""
+    return (student - teacher).square().mean(-1)

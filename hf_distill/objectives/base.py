@@ -1,0 +1,191 @@
+"""What an objective is, and the registry of all of them."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from hf_distill.activations import Activations, Needs, Signal
+from hf_distill.errors import DistillationError, IncompatiblePair
+from hf_distill.losses import at_least_float32, blank, masked_sum
+from hf_distill.objectives.pair import Pair
+from hf_distill.tasks import Batch, Task
+
+
+class Objective(nn.Module):
+    """One loss term.
+
+    A subclass takes keyword settings and keeps each under its own name, declares in `needs()` what it reads, says in
+    `count()` what its sum is divided by, and returns from `forward()` the loss summed over what it counts. It never calls a
+    model. What it learns are its own parameters, made in `bind()`.
+    """
+
+    name: ClassVar[str] = ""
+    needs_teacher: ClassVar[bool] = True
+    citation: ClassVar[str] = ""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._pair: Pair | None = None
+
+    def settings(self) -> dict[str, Any]:
+        """The keyword settings, as they would be written in a recipe."""
+        return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
+
+    @property
+    def pair(self) -> Pair:
+        """What the objective is bound to."""
+        if self._pair is None:
+            raise DistillationError(f"objective {self.name!r} is used before bind(pair).")
+        return self._pair
+
+    def bind(self, pair: Pair) -> None:
+        """Take the pair to work on, check that it fits, and make what is learned.
+
+        Raises: `IncompatiblePair` naming both sides and the remedy.
+        """
+        if self.needs_teacher and pair.teacher is None:
+            raise IncompatiblePair(f"objective {self.name!r} compares with a teacher and there is none; pass teacher=….")
+        self._pair = pair
+
+    def needs(self) -> Needs:
+        """The signals read from the student and from the teacher; asked after `bind`."""
+        raise NotImplementedError
+
+    def count(self, batch: Batch, task: Task) -> Tensor | int:
+        """How many units of the batch the sum runs over; known before the forward pass."""
+        raise NotImplementedError
+
+    def forward(self, student: Activations, teacher: Activations | None, batch: Batch) -> Tensor:
+        """The loss, summed over the units that `count` counts, in at least float32."""
+        raise NotImplementedError
+
+    def __mul__(self, weight: float) -> Any:
+        from hf_distill.objectives.terms import Term
+
+        return Term(self, weight)
+
+    __rmul__ = __mul__
+
+    def __add__(self, other: Any) -> Any:
+        from hf_distill.objectives.terms import Terms
+
+        return Terms.of(self) + other
+
+
+class RowWise(Objective):
+    """An objective that is a sum over rows of logits: it writes `rows(...)` and inherits the rest."""
+
+    def rows(self, student_logits: Tensor, teacher_rows: Tensor | None, labels: Tensor | None) -> Tensor:
+        """One value a row. `student_logits`, `teacher_rows` `[rows..., classes]`, `labels` `[rows...]` or None."""
+        raise NotImplementedError
+
+    def mask(self, batch: Batch) -> Tensor | None:
+        """Which rows count; None for all."""
+        raise NotImplementedError
+
+    @property
+    def tokens_read(self) -> str:
+        """The choice of rows that is asked of the task; empty for its default."""
+        return ""
+
+    def needs(self) -> Needs:
+        signals = [Signal(field) for field in self.pair.task.logit_fields]
+        return Needs.of(signals, signals if self.needs_teacher else ())
+
+    def count(self, batch: Batch, task: Task) -> Tensor | int:
+        mask = self.mask(batch)
+        return task.num_examples(batch) if mask is None else mask.sum()
+
+    def values(self, student: Activations, teacher: Activations | None, batch: Batch) -> Tensor:
+        """The value of every row, those that do not count included (their gradient is cut by `mask`)."""
+        task, mask = self.pair.task, self.mask(batch)
+        tokens = self.tokens_read or next(iter(task.tokens), "")
+        student_rows = task.rows(student, batch, tokens)
+        teacher_rows = task.rows(teacher, batch, tokens) if teacher is not None and self.needs_teacher else None
+        targets = task.targets(batch) if not self.needs_teacher else None
+        total: Tensor | None = None
+        for i, logits in enumerate(student_rows):
+            if teacher_rows is not None:
+                logits, against = self.pair.align(logits, teacher_rows[i])
+                against = at_least_float32(against)
+            else:
+                against = None
+            # Padded positions may hold anything; rows that are examples or single labels hold finite logits.
+            row_mask = mask if mask is not None and 1 < mask.dim() < logits.dim() else None
+            value = self.rows(blank(at_least_float32(logits), row_mask), against, targets[i] if targets else None)
+            total = value if total is None else total + value
+        return total if len(student_rows) == 1 else total / len(student_rows)  # type: ignore[return-value, operator]
+
+    def forward(self, student: Activations, teacher: Activations | None, batch: Batch) -> Tensor:
+        return masked_sum(self.values(student, teacher, batch), self.mask(batch))
+
+
+ObjectiveClass = TypeVar("ObjectiveClass", bound=type[Objective])
+
+_registry: dict[str, type[Objective]] = {}
+
+
+def register(name: str) -> Callable[[ObjectiveClass], ObjectiveClass]:
+    """Class decorator: enter an objective into the registry under the literature's name, in snake_case."""
+
+    def enter(objective: ObjectiveClass) -> ObjectiveClass:
+        if name in _registry or not name.isidentifier() or name != name.lower():
+            raise DistillationError(f"objective name {name!r} is taken or not snake_case.")
+        objective.name = name
+        _registry[name] = objective
+        return objective
+
+    return enter
+
+
+def names() -> list[str]:
+    """The registered names, sorted."""
+    return sorted(_registry)
+
+
+def get(name: str) -> type[Objective]:
+    """The class of a registered name; an unknown name is an error that lists the nearest."""
+    if name not in _registry:
+        raise DistillationError(f"unknown objective {name!r}{_nearest(name, names())}; the objectives are {', '.join(names())}.")
+    return _registry[name]
+
+
+def make(name: str, settings: Mapping[str, Any]) -> Objective:
+    """The objective of a name with its settings; an unknown setting is an error that names the nearest."""
+    objective = get(name)
+    known = list(inspect.signature(objective).parameters)
+    for setting in settings:
+        if setting not in known:
+            listed = ", ".join(known) or "none"
+            raise DistillationError(
+                f"objective {name!r} has no setting {setting!r}{_nearest(str(setting), known)}; its settings are {listed}."
+            )
+    return objective(**settings)
+
+
+def _nearest(word: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(word, known, n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def check_choice(objective: str, setting: str, value: object, choices: tuple[str, ...]) -> None:
+    """Refuse a setting that is none of `choices`, naming the nearest."""
+    if value not in choices:
+        near = _nearest(str(value), list(choices))
+        raise DistillationError(f"{objective}: {setting} is {value!r}{near}; it may be {', '.join(choices)}.")
+
+
+def check_number(objective: str, setting: str, value: object, low: float, high: float, *, open_low: bool = False) -> None:
+    """Refuse a setting that is no number between `low` and `high` (NaN, booleans and strings are none)."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not (low < value <= high if open_low else low <= value <= high):  # type: ignore[operator]
+        bracket = "above" if open_low else "at least"
+        raise DistillationError(f"{objective}: {setting} is {value!r}; it must be a number {bracket} {low:g} and at most {high:g}.")
+
+

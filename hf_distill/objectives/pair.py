@@ -1,0 +1,155 @@
+"""What objectives are bound to: the shapes of both models, the task, and how their labels or vocabularies line up."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hf_distill.anatomy import Anatomy, Shape
+from hf_distill.errors import IncompatiblePair
+from hf_distill.tasks import Task
+
+logger = logging.getLogger(__name__)
+
+GENERIC = re.compile(r"LABEL_\d+$")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Student and teacher shape, the task, and the alignment of their logits.
+
+    `teacher_columns[c]` is the teacher's column of the student's class c, `None` for the identity. `vocabulary` is the number
+    of columns both sides share, `None` for all. `label_smoothing` is what the training arguments ask of hard labels.
+    """
+
+    student: Shape
+    teacher: Shape | None
+    task: Task
+    teacher_columns: tuple[int, ...] | None = None
+    vocabulary: int | None = None
+    label_smoothing: float = 0.0
+
+    @classmethod
+    def from_shapes(cls, student: Shape, teacher: Shape | None, task: Task, **alignment: Any) -> Pair:
+        """A pair without models, for tests and for reading an objective's needs."""
+        return cls(student, teacher, task, **alignment)
+
+    @classmethod
+    def of(
+        cls,
+        student: Anatomy,
+        teacher: Anatomy | None,
+        task: Task,
+        *,
+        tokenizer_size: int | None = None,
+        label_map: Mapping[str, str] | None = None,
+        label_smoothing: float = 0.0,
+    ) -> Pair:
+        """The pair of two models, checked.
+
+        Raises: `IncompatiblePair` where vocabularies, labels, problem types or lengths do not fit, naming both sides.
+        """
+        if teacher is None:
+            return cls(student.shape, None, task, label_smoothing=label_smoothing)
+        _check_problem(student, teacher, task)
+        _check_inputs(student.shape, teacher.shape, tokenizer_size)
+        columns = vocabulary = None
+        if task.vocabulary_sized:
+            vocabulary = _shared_vocabulary(student.shape, teacher.shape, tokenizer_size)
+        elif task.form in ("softmax", "sigmoid") and len(task.logit_fields) == 1:
+            columns = _teacher_columns(student.base.config, teacher.base.config, label_map)
+        return cls(student.shape, teacher.shape, task, columns, vocabulary, label_smoothing)
+
+    def align(self, student_logits: Tensor, teacher_logits: Tensor) -> tuple[Tensor, Tensor]:
+        """Both logits with the same classes in the student's order, cut before any softmax."""
+        if self.teacher_columns is not None:
+            teacher_logits = teacher_logits.index_select(-1, _index(self.teacher_columns, teacher_logits.device))
+        if self.vocabulary is not None:
+            student_logits, teacher_logits = student_logits[..., : self.vocabulary], teacher_logits[..., : self.vocabulary]
+        if student_logits.shape != teacher_logits.shape:
+            raise IncompatiblePair(
+                f"logits of shape {tuple(student_logits.shape)} (student) and {tuple(teacher_logits.shape)} (teacher) do not "
+                "pair up; both models must see the same tokens and have the same classes."
+            )
+        return student_logits, teacher_logits
+
+
+@lru_cache(maxsize=64)
+def _index(columns: tuple[int, ...], device: torch.device) -> Tensor:
+    """An index tensor, made once for each device: making it anew would wait for the device at every step."""
+    return torch.tensor(columns, device=device)
+
+
+def _check_problem(student: Anatomy, teacher: Anatomy, task: Task) -> None:
+    theirs = Task.of(teacher.base)
+    if theirs.name != task.name:
+        raise IncompatiblePair(
+            f"the student ({type(student.base).__name__}) solves {task.name}, the teacher ({type(teacher.base).__name__}) "
+            f"{theirs.name}; load both with the same head, and set the same config.problem_type."
+        )
+    if task.form == "identity" and student.shape.num_logits != teacher.shape.num_logits:
+        raise IncompatiblePair(
+            f"the student predicts {student.shape.num_logits} scores, the teacher {teacher.shape.num_logits}; "
+            "num_labels must be equal."
+        )
+
+
+def _check_inputs(student: Shape, teacher: Shape, tokenizer_size: int | None) -> None:
+    """Both models read the same input ids: what one can read and the other cannot must not be padding of the table alone."""
+    smaller, larger = sorted((student.vocab_size, teacher.vocab_size))
+    if smaller != larger and (tokenizer_size is None or tokenizer_size > smaller):
+        raise IncompatiblePair(
+            f"the student's vocabulary has {student.vocab_size} entries, the teacher's {teacher.vocab_size}, and the tokenizer "
+            f"{tokenizer_size if tokenizer_size is not None else 'is not given (pass processing_class)'}; both models must "
+            "read the same tokens. Take a teacher of the same tokenizer."
+        )
+
+
+def _shared_vocabulary(student: Shape, teacher: Shape, tokenizer_size: int | None) -> int | None:
+    if student.num_logits == teacher.num_logits:
+        return None
+    smaller = min(student.num_logits, teacher.num_logits)
+    if tokenizer_size is None or tokenizer_size > smaller:
+        raise IncompatiblePair(
+            f"the student has {student.num_logits} output tokens, the teacher {teacher.num_logits}, the tokenizer "
+            f"{tokenizer_size}; only columns beyond the tokenizer may be cut."
+        )
+    logger.info("vocabularies of %d and %d are cut to %d shared columns", student.num_logits, teacher.num_logits, smaller)
+    return smaller
+
+
+def _teacher_columns(student: Any, teacher: Any, label_map: Mapping[str, str] | None) -> tuple[int, ...] | None:
+    """The teacher's column of each student class, by exact names; `label_map` maps student names to teacher names."""
+    if student.num_labels != teacher.num_labels:
+        raise IncompatiblePair(f"the student has {student.num_labels} labels, the teacher {teacher.num_labels}; they must agree.")
+    ours = [str(student.id2label[i]) for i in range(student.num_labels)]
+    theirs = [str(teacher.id2label[i]) for i in range(teacher.num_labels)]
+    generic = [all(GENERIC.match(name) for name in side) for side in (ours, theirs)]
+    if label_map is not None:
+        ours = [label_map.get(name, name) for name in ours]
+    elif all(generic):
+        if ours == theirs:
+            logger.info("labels of student and teacher have no names; equal order is assumed")
+            return None
+    elif any(generic):
+        raise IncompatiblePair(
+            f"the student's labels are {ours}, the teacher's {theirs}: one side has no names. Set id2label and label2id of "
+            "both configs, or pass label_map={student name: teacher name}."
+        )
+    if sorted(ours) != sorted(theirs) or len(set(theirs)) != len(theirs):
+        raise IncompatiblePair(
+            f"the student's labels are {ours}, the teacher's {theirs}; they must be the same names. "
+            "Pass label_map={student name: teacher name} if they mean the same."
+        )
+    columns = tuple(theirs.index(name) for name in ours)
+    if columns == tuple(range(len(ours))):
+        return None
+    logger.warning("the teacher's labels %s are reordered to the student's order %s", theirs, ours)
+    return columns

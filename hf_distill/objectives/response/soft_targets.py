@@ -1,0 +1,145 @@
+"""The teacher's answers as targets."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from torch import Tensor
+
+from hf_distill import losses
+from hf_distill.errors import DistillationError, IncompatiblePair
+from hf_distill.objectives.base import RowWise, check_choice, check_number, register
+from hf_distill.objectives.pair import Pair
+from hf_distill.tasks import Batch, Task
+
+KINDS = ("forward_kl", "reverse_kl", "cross_entropy", "jsd", "skew_kl", "skew_rkl", "logit_mse")
+
+
+@register("soft_targets")
+class SoftTargets(RowWise):
+    """Soft targets (Hinton, Vinyals & Dean, 2015, arXiv:1503.02531).
+
+    With p = softmax(teacher / T), q = softmax(student / T), a row's loss by `kind` is `forward_kl` KL(p||q), `reverse_kl`
+    KL(q||p), `cross_entropy` -sum p log q, `jsd` the generalised Jensen-Shannon divergence with `beta` (0: KL(p||q), 1:
+    KL(q||p); Agarwal et al., 2024, arXiv:2306.13649), `skew_kl`, `skew_rkl` with `alpha` (Ko et al., 2024,
+    arXiv:2402.03898), or `logit_mse`, the mean square of raw logits, which knows no temperature.
+    `scale="tau2"` multiplies by T^2, so that gradients keep their size over temperatures; `none` leaves it out.
+
+    By task: multi-label compares a Bernoulli law a label (`forward_kl`, `cross_entropy`, `logit_mse`), averaged over known
+    labels or, with `label_reduction="sum"`, summed in each example; regression is the squared difference of scores; a
+    question-answering loss is the mean of start and end; `tokens` picks the positions that count (`tasks.py`; default: the
+    task's own).
+
+    Reads: logits of both.  Counts: tokens or examples (`token_mean`), or examples after a mean inside each (`example_mean`).
+    `element_mean` divides by the number of classes too, as torch's `KLDivLoss(reduction="mean")` in several reference scripts.
+    Errors: `DistillationError` for a setting out of range; `IncompatiblePair` for a kind or rows that the task does not have.
+    """
+
+    citation = """@misc{hinton2015distilling,
+  title = {Distilling the Knowledge in a Neural Network},
+  author = {Hinton, Geoffrey and Vinyals, Oriol and Dean, Jeff},
+  year = {2015},
+  eprint = {1503.02531},
+  archivePrefix = {arXiv}
+}"""
+
+    def __init__(
+        self,
+        *,
+        kind: str = "forward_kl",
+        temperature: float = 2.0,
+        scale: str = "tau2",
+        reduction: str = "token_mean",
+        tokens: str | None = None,
+        label_reduction: str = "mean",
+        beta: float = 0.5,
+        alpha: float = 0.1,
+    ) -> None:
+        super().__init__()
+        check_choice("soft_targets", "kind", kind, KINDS)
+        check_number("soft_targets", "temperature", temperature, 0.0, 1e4, open_low=True)
+        check_choice("soft_targets", "scale", scale, ("tau2", "none"))
+        check_choice("soft_targets", "reduction", reduction, ("token_mean", "example_mean", "element_mean"))
+        check_choice("soft_targets", "label_reduction", label_reduction, ("mean", "sum"))
+        check_number("soft_targets", "beta", beta, 0.0, 1.0)
+        check_number("soft_targets", "alpha", alpha, 0.0, 1.0, open_low=True)
+        if alpha == 1.0:
+            raise DistillationError("soft_targets: alpha is 1; the mixture would be the teacher itself. Use a value below 1.")
+        self.kind, self.temperature, self.scale, self.reduction = kind, temperature, scale, reduction
+        self.tokens, self.label_reduction, self.beta, self.alpha = tokens, label_reduction, beta, alpha
+
+    @property
+    def tokens_read(self) -> str:
+        return self.tokens or ""
+
+    def bind(self, pair: Pair) -> None:
+        super().bind(pair)
+        task = pair.task
+        if self.tokens is not None and self.tokens not in task.tokens:
+            allowed = ", ".join(task.tokens) or "nothing: every example counts"
+            raise IncompatiblePair(f"soft_targets: tokens is {self.tokens!r}; a {task.name} task has {allowed}.")
+        if task.form == "sigmoid" and self.kind not in ("forward_kl", "cross_entropy", "logit_mse"):
+            raise IncompatiblePair(f"soft_targets: kind {self.kind!r} is not defined for a {task.name} task; use forward_kl.")
+        if task.form == "softmax" and len(task.logit_fields) == 1 and pair.student.num_logits == 1:
+            raise IncompatiblePair("soft_targets: the softmax of one logit is constant; set config.problem_type='regression'.")
+        if len(task.logit_fields) > 1 and (self.kind == "logit_mse" or self.reduction == "element_mean"):
+            raise IncompatiblePair(
+                f"soft_targets: kind {self.kind!r} with {self.reduction} would depend on padding on a {task.name} task, where "
+                "the positions are the classes. Use forward_kl with token_mean."
+            )
+        self._divergence = self._form(task)
+
+    def _form(self, task: Task) -> Any:
+        """The divergence of one row, before temperature and scale."""
+        if task.form == "identity" or (task.form == "sigmoid" and self.kind == "logit_mse"):
+            return lambda student, teacher: (student - teacher).square()
+        if task.form == "sigmoid":
+            return losses.bernoulli_kl if self.kind == "forward_kl" else losses.bernoulli_cross_entropy
+        return {
+            "forward_kl": losses.forward_kl,
+            "reverse_kl": losses.reverse_kl,
+            "cross_entropy": losses.cross_entropy,
+            "jsd": partial(losses.generalized_jsd, beta=self.beta),
+            "skew_kl": partial(losses.skew_kl, alpha=self.alpha),
+            "skew_rkl": partial(losses.skew_reverse_kl, alpha=self.alpha),
+            "logit_mse": losses.logit_mse,
+        }[self.kind]
+
+    def mask(self, batch: Batch) -> Tensor | None:
+        task = self.pair.task
+        return task.soft_mask(batch, self.tokens or next(iter(task.tokens), ""))
+
+    @property
+    def _per_example(self) -> bool:
+        return self.reduction == "example_mean" or (self.pair.task.form == "sigmoid" and self.label_reduction == "sum")
+
+    def count(self, batch: Batch, task: Task) -> Tensor | int:
+        mask = self.mask(batch)
+        if task.form in ("sigmoid", "identity") and mask is None:
+            return task.num_examples(batch) * (1 if self._per_example else self.pair.student.num_logits)
+        if mask is None:
+            return task.num_examples(batch)
+        return mask.flatten(1).any(1).sum() if self._per_example else mask.sum()
+
+    def rows(self, student_logits: Tensor, teacher_rows: Tensor | None, labels: Tensor | None) -> Tensor:
+        if teacher_rows is None:
+            raise DistillationError("soft_targets got no teacher logits.")
+        if self.kind == "logit_mse" or self.pair.task.form == "identity":
+            return self._divergence(student_logits, teacher_rows)  # type: ignore[no-any-return]
+        if self.temperature != 1.0:
+            student_logits, teacher_rows = student_logits / self.temperature, teacher_rows / self.temperature
+        value = self._divergence(student_logits, teacher_rows)
+        return value * self._factor if self._factor != 1.0 else value  # type: ignore[no-any-return]
+
+    @property
+    def _factor(self) -> float:
+        return self.temperature**2 if self.scale == "tau2" else 1.0
+
+    def forward(self, student: Any, teacher: Any, batch: Batch) -> Tensor:
+        values, mask = self.values(student, teacher, batch), self.mask(batch)
+        if self.reduction == "example_mean" and values.dim() > 1:
+            ones = values.new_ones(values.shape) if mask is None else mask
+            return losses.example_means(values, ones).sum()
+        total = losses.masked_sum(values, mask)
+        return total / self.pair.student.num_logits if self.reduction == "element_mean" else total

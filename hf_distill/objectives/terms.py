@@ -1,0 +1,105 @@
+"""Weighted objectives: `5.0 * SoftTargets(temperature=2.0) + 2.0 * Labels()`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from typing import overload
+
+from hf_distill.errors import DistillationError
+from hf_distill.objectives.base import Objective
+
+
+class Term:
+    """`weight * objective`, with a name of its own in logs, checkpoints and cards (`named(...)`)."""
+
+    def __init__(self, objective: Objective, weight: float = 1.0, name: str = "") -> None:
+        if not isinstance(objective, Objective):
+            raise DistillationError(f"a term weighs an objective, not {objective!r}.")
+        if isinstance(weight, bool) or not isinstance(weight, int | float) or not math.isfinite(weight) or weight < 0:
+            raise DistillationError(f"the weight of {objective.name!r} is {weight!r}; it must be a finite number, 0 or more.")
+        if name and not name.replace("-", "_").isidentifier():
+            raise DistillationError(f"{name!r} is no name for a term; use letters, digits, '_' and '-'.")
+        self.objective, self.weight, self.name = objective, float(weight), name
+
+    def named(self, name: str) -> Term:
+        """The same term under another name."""
+        return Term(self.objective, self.weight, name)
+
+    def __mul__(self, weight: float) -> Term:
+        return Term(self.objective, self.weight * weight, self.name)
+
+    __rmul__ = __mul__
+
+    def __add__(self, other: Objective | Term | Terms) -> Terms:
+        return Terms.of(self) + other
+
+    def __repr__(self) -> str:
+        return f"{self.weight:g} * {self.name or self.objective.name}"
+
+
+class Terms(Sequence[Term]):
+    """A list of terms with unique names: the objective's, with `_2`, `_3` … for repeats, unless given."""
+
+    def __init__(self, terms: Iterable[Term]) -> None:
+        self._terms: list[Term] = []
+        given = list(terms)
+        taken = [term.name for term in given if term.name]
+        for term in given:
+            name = term.name or _free_name(term.objective.name, taken)
+            if term.name and taken.count(name) > 1:
+                raise DistillationError(f"two terms are named {name!r}; names must be unique.")
+            if not term.name:
+                taken.append(name)
+            self._terms.append(Term(term.objective, term.weight, name))
+        objectives = [id(term.objective) for term in self._terms]
+        if len(set(objectives)) != len(objectives):
+            raise DistillationError("one objective object stands in two terms; make two objects of it.")
+
+    @classmethod
+    def of(cls, terms: Objective | Term | Terms | Iterable[Objective | Term]) -> Terms:
+        """Terms out of an objective (weight 1), a term, or a list of either."""
+        if isinstance(terms, Terms):
+            return terms
+        if isinstance(terms, Objective | Term):
+            terms = [terms]
+        return cls(term if isinstance(term, Term) else Term(term) for term in terms)
+
+    def __add__(self, other: Objective | Term | Terms) -> Terms:
+        # A name that was only made unique is made anew, so that a + b + c equals Terms.of([a, b, c]).
+        return Terms([_unnumbered(term) for term in (*self, *Terms.of(other))])
+
+    def __radd__(self, other: int) -> Terms:
+        if other != 0:
+            raise DistillationError(f"terms cannot be added to {other!r}.")
+        return self
+
+    @overload
+    def __getitem__(self, index: int) -> Term: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Term]: ...
+    def __getitem__(self, index: int | slice) -> Term | list[Term]:
+        return self._terms[index]
+
+    def __len__(self) -> int:
+        return len(self._terms)
+
+    def __iter__(self) -> Iterator[Term]:
+        return iter(self._terms)
+
+    def __repr__(self) -> str:
+        return " + ".join(map(repr, self._terms))
+
+
+def _free_name(name: str, taken: list[str]) -> str:
+    number = 2
+    free = name
+    while free in taken:
+        free, number = f"{name}_{number}", number + 1
+    return free
+
+
+def _unnumbered(term: Term) -> Term:
+    own = term.objective.name
+    made = term.name == own or (term.name.startswith(f"{own}_") and term.name[len(own) + 1 :].isdigit())
+    return Term(term.objective, term.weight, "" if made else term.name)

@@ -1,0 +1,239 @@
+"""What logits and labels mean. The one place that knows about shifting, -100, start and end, sigmoid and softmax.
+
+A task turns activations into *rows* (logits with the classes last, aligned with their targets) and says which rows count.
+Objectives see rows alone. Questions about counts are answered from the batch, before any forward pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from hf_distill.activations import Activations
+from hf_distill.errors import IncompatiblePair
+
+Batch = Mapping[str, Tensor]
+Form = Literal["softmax", "sigmoid", "identity"]
+
+IGNORED = -100
+"""The label that marks a position without a target."""
+
+
+class Task:
+    """How one kind of head is read.
+
+    `form`: what makes a law of the logits. `label_names`: the batch's target columns. `logit_fields`: the activations read.
+    `tokens`: which positions soft targets may count, the default first; empty where every row is an example.
+    """
+
+    name: ClassVar[str]
+    form: ClassVar[Form] = "softmax"
+    label_names: ClassVar[tuple[str, ...]] = ("labels",)
+    logit_fields: ClassVar[tuple[str, ...]] = ("logits",)
+    tokens: ClassVar[tuple[str, ...]] = ()
+    auto_class: ClassVar[str]
+    pipeline_tag: ClassVar[str]
+    vocabulary_sized: ClassVar[bool] = False
+
+    def rows(self, activations: Activations, batch: Batch, tokens: str = "") -> tuple[Tensor, ...]:
+        """Logits `[rows..., classes]`, one tensor for each of `logit_fields`; the loss is the mean over the tensors."""
+        return tuple(getattr(activations, field) for field in self.logit_fields)
+
+    def targets(self, batch: Batch) -> tuple[Tensor, ...]:
+        """Labels aligned with `rows(...)` at the default `tokens`."""
+        return tuple(batch[name] for name in self.label_names)
+
+    def soft_mask(self, batch: Batch, tokens: str = "") -> Tensor | None:
+        """Which rows count for soft targets: a boolean tensor of the rows' shape, or `None` for all."""
+        return None
+
+    def label_mask(self, batch: Batch) -> Tensor:
+        """Which rows carry a label."""
+        return self.targets(batch)[0] != IGNORED
+
+    @staticmethod
+    def num_examples(batch: Batch) -> int:
+        """Examples in the batch."""
+        return next(iter(batch.values())).shape[0]
+
+    @staticmethod
+    def of(model: nn.Module) -> Task:
+        """The task of a transformers model, by its class and its configuration.
+
+        Raises: `IncompatiblePair` for a head that no task describes.
+        """
+        return _task_of(model)
+
+
+class SingleLabel(Task):
+    """One class an example: `logits` `[batch, classes]`, `labels` `[batch]`."""
+
+    name = "single_label"
+    auto_class = "AutoModelForSequenceClassification"
+    pipeline_tag = "text-classification"
+
+
+class MultiLabel(Task):
+    """Any number of classes an example: `labels` `[batch, classes]` of 0, 1, or -100 for unknown; each element is a row."""
+
+    name = "multi_label"
+    form = "sigmoid"
+    auto_class = "AutoModelForSequenceClassification"
+    pipeline_tag = "text-classification"
+
+    def soft_mask(self, batch: Batch, tokens: str = "") -> Tensor | None:
+        return self.label_mask(batch) if "labels" in batch else None
+
+
+class Regression(Task):
+    """Real scores: `logits` `[batch, outputs]`, `labels` `[batch]` or `[batch, outputs]`; each element is a row."""
+
+    name = "regression"
+    form = "identity"
+    auto_class = "AutoModelForSequenceClassification"
+    pipeline_tag = "text-classification"
+
+    def targets(self, batch: Batch) -> tuple[Tensor, ...]:
+        labels = batch["labels"]
+        return (labels.unsqueeze(-1) if labels.dim() == 1 else labels,)
+
+
+class TokenClassification(Task):
+    """One class a token: `labels` `[batch, length]`, -100 on special tokens and later word pieces."""
+
+    name = "token_classification"
+    tokens = ("labeled", "all")
+    auto_class = "AutoModelForTokenClassification"
+    pipeline_tag = "token-classification"
+
+    def soft_mask(self, batch: Batch, tokens: str = "labeled") -> Tensor | None:
+        if tokens == "labeled":
+            return self.label_mask(batch)
+        real = real_tokens(batch)
+        return real & ~batch["special_tokens_mask"].bool() if "special_tokens_mask" in batch else real
+
+
+class QuestionAnswering(Task):
+    """A span: `start_logits`, `end_logits` `[batch, length]`; the classes are the positions of the example.
+
+    Padding is no possible answer and leaves both softmaxes, unless `tokens` is `all` (the reference SQuAD script's form).
+    A target outside the text (the answer was cut away) does not count.
+    """
+
+    name = "question_answering"
+    label_names = ("start_positions", "end_positions")
+    logit_fields = ("start_logits", "end_logits")
+    tokens = ("valid", "all")
+    auto_class = "AutoModelForQuestionAnswering"
+    pipeline_tag = "question-answering"
+
+    def rows(self, activations: Activations, batch: Batch, tokens: str = "valid") -> tuple[Tensor, ...]:
+        logits = super().rows(activations, batch)
+        if tokens == "all":
+            return logits
+        padding = ~real_tokens(batch)
+        return tuple(each.masked_fill(padding, -1e30 if each.dtype != torch.float16 else -6e4) for each in logits)
+
+    def targets(self, batch: Batch) -> tuple[Tensor, ...]:
+        valid = self.label_mask(batch)
+        return tuple(batch[name].masked_fill(~valid, IGNORED) for name in self.label_names)
+
+    def label_mask(self, batch: Batch) -> Tensor:
+        length = batch["input_ids"].shape[1]
+        inside = [(batch[name] >= 0) & (batch[name] < length) for name in self.label_names]
+        return inside[0] & inside[1]
+
+
+class MaskedLM(Task):
+    """A word at each masked position: `labels` `[batch, length]`, -100 elsewhere. Soft targets: `all` real tokens or `masked`."""
+
+    name = "masked_lm"
+    tokens = ("all", "masked")
+    auto_class = "AutoModelForMaskedLM"
+    pipeline_tag = "fill-mask"
+    vocabulary_sized = True
+
+    def soft_mask(self, batch: Batch, tokens: str = "all") -> Tensor | None:
+        return real_tokens(batch) if tokens == "all" else self.label_mask(batch)
+
+
+class CausalLM(Task):
+    """The next word: `logits[:, i]` predicts `labels[:, i + 1]`; labels come unshifted and are shifted here, once.
+
+    Soft targets count the positions whose next label is not -100 (`labeled`), or, as the original DistilGPT2 code did, every
+    position of the attention mask, the last one included (`attention`).
+    """
+
+    name = "causal_lm"
+    tokens = ("labeled", "attention")
+    auto_class = "AutoModelForCausalLM"
+    pipeline_tag = "text-generation"
+    vocabulary_sized = True
+
+    def rows(self, activations: Activations, batch: Batch, tokens: str = "labeled") -> tuple[Tensor, ...]:
+        return (activations.logits if tokens == "attention" else activations.logits[:, :-1],)
+
+    def targets(self, batch: Batch) -> tuple[Tensor, ...]:
+        return (batch["labels"][:, 1:],)
+
+    def soft_mask(self, batch: Batch, tokens: str = "labeled") -> Tensor | None:
+        return real_tokens(batch) if tokens == "attention" else self.label_mask(batch)
+
+
+class Seq2SeqLM(Task):
+    """The words of the target text: decoder logits align with `labels` `[batch, length]`, no shift."""
+
+    name = "seq2seq_lm"
+    tokens = ("labeled",)
+    auto_class = "AutoModelForSeq2SeqLM"
+    pipeline_tag = "text2text-generation"
+    vocabulary_sized = True
+
+    def soft_mask(self, batch: Batch, tokens: str = "labeled") -> Tensor | None:
+        return self.label_mask(batch)
+
+
+TASKS: dict[str, Task] = {
+    task.name: task()
+    for task in (SingleLabel, MultiLabel, Regression, TokenClassification, QuestionAnswering, MaskedLM, CausalLM, Seq2SeqLM)
+}
+
+HEADS = {
+    "ForTokenClassification": "token_classification",
+    "ForQuestionAnswering": "question_answering",
+    "ForMaskedLM": "masked_lm",
+    "ForCausalLM": "causal_lm",
+    "LMHeadModel": "causal_lm",
+    "ForConditionalGeneration": "seq2seq_lm",
+}
+"""Ends of class names of transformers models, and the task each stands for."""
+
+PROBLEM_TYPES = {
+    "single_label_classification": "single_label",
+    "multi_label_classification": "multi_label",
+    "regression": "regression",
+}
+
+
+def real_tokens(batch: Batch) -> Tensor:
+    """Where the text is: the attention mask, or every position if the batch has none. Boolean `[batch, length]`."""
+    mask = batch.get("attention_mask")
+    return torch.ones_like(batch["input_ids"], dtype=torch.bool) if mask is None else mask.bool()
+
+
+def _task_of(model: nn.Module) -> Task:
+    plain = model.get_base_model() if hasattr(model, "get_base_model") else model
+    class_name, config = type(plain).__name__, plain.config
+    if class_name.endswith("ForSequenceClassification"):
+        by_width = "regression" if config.num_labels == 1 else "single_label"
+        return TASKS[PROBLEM_TYPES.get(config.problem_type or "", by_width)]
+    for ending, name in HEADS.items():
+        if class_name.endswith(ending):
+            return TASKS[name]
+    known = ", ".join(["ForSequenceClassification", *HEADS])
+    raise IncompatiblePair(
+        f"no task is known for {class_name}; the heads that are known end in {known}. Load the model with such a head."
+    )

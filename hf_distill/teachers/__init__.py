@@ -1,0 +1,6 @@
+"""What gives activations to learn from."""
+
+from hf_distill.teachers.base import Teacher
+from hf_distill.teachers.frozen import Frozen
+
+__all__ = ["Frozen", "Teacher"]

@@ -1,0 +1,82 @@
+"""A model that is only read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from transformers import PreTrainedModel
+
+from hf_distill.activations import Activations, Signal
+from hf_distill.anatomy import Anatomy
+from hf_distill.capture import Capture
+from hf_distill.errors import DistillationError
+from hf_distill.loading import load_model
+from hf_distill.tasks import Batch
+from hf_distill.teachers.base import Teacher
+
+
+class Frozen(Teacher):
+    """A transformers model in evaluation mode, without gradients; its parameters are not changed by a run.
+
+    It runs under the training's own mixed precision, unless `dtype` gives it weights of its own.
+    """
+
+    def __init__(self, model: PreTrainedModel, *, dtype: torch.dtype | None = None) -> None:
+        if not hasattr(model, "config"):
+            raise DistillationError(f"a teacher is a transformers model, a path, a Hub id or a Teacher, not {type(model).__name__}.")
+        self.model = model.to(dtype) if dtype is not None else model  # type: ignore[arg-type]
+        self.model.eval().requires_grad_(False)
+        if getattr(self.model.config, "use_cache", False):
+            self.model.config.use_cache = False  # a decoder would build a cache that nobody reads
+        self.anatomy = Anatomy.of(self.model)
+        self._own_dtype = dtype is not None
+        self._autocast: Callable[[], AbstractContextManager[None]] = nullcontext
+        self._capture: Capture | None = None
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str,
+        auto_class: str,
+        *,
+        revision: str | None = None,
+        trust_remote_code: bool = False,
+        dtype: torch.dtype | None = None,
+    ) -> Frozen:
+        """The teacher of a folder or a Hub id, in float32 unless `dtype` is given.
+
+        Raises: `IncompatiblePair` if its head is not in the checkpoint; `DistillationError` if it cannot be loaded.
+        """
+        model = load_model(
+            name_or_path,
+            auto_class,
+            role="teacher",
+            revision=revision,
+            trust_remote_code=trust_remote_code,
+            dtype=dtype or torch.float32,
+        )
+        return cls(model, dtype=dtype)
+
+    @property
+    def accepts(self) -> frozenset[str]:
+        return self.anatomy.accepts
+
+    def bind(self, signals: frozenset[Signal]) -> None:
+        if self._capture is not None:
+            self._capture.close()
+        self._capture = Capture(self.anatomy, signals, role="teacher")
+
+    def place(self, device: torch.device, autocast: Callable[[], AbstractContextManager[None]]) -> None:
+        self.model.to(device)  # type: ignore[arg-type]
+        self._autocast = nullcontext if self._own_dtype else autocast
+
+    def activations(self, batch: Batch) -> Activations:
+        if self._capture is None:
+            raise DistillationError("the teacher is asked for activations before bind(signals).")
+        if self.model.training:
+            self.model.eval()
+        with torch.inference_mode(), self._autocast():
+            shown = self._capture(batch)[1]
+        return shown.cloned()  # an inference tensor cannot be saved for the student's backward

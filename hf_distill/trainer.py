@@ -1,0 +1,311 @@
+"""The Trainer that distils."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel, Trainer
+from transformers.trainer_pt_utils import nested_detach
+
+from hf_distill import checks, checkpoints
+from hf_distill.anatomy import Anatomy
+from hf_distill.data.batching import LengthGroupedSampler
+from hf_distill.distillation import Counts, Distillation, Evaluation, Losses
+from hf_distill.errors import DistillationError
+from hf_distill.monitor import Monitor
+from hf_distill.objectives.base import Objective
+from hf_distill.objectives.pair import Pair
+from hf_distill.objectives.response.labels import Labels
+from hf_distill.objectives.response.soft_targets import SoftTargets
+from hf_distill.objectives.terms import Term, Terms
+from hf_distill.tasks import Task
+from hf_distill.teachers import Frozen, Teacher
+
+TermsLike = Objective | Term | Terms | Iterable[Objective | Term]
+
+
+class DistillationTrainer(Trainer):  # type: ignore[misc]
+    """A `transformers.Trainer` whose loss is a sum of objectives between the student and a teacher.
+
+    `model` is the student. `teacher` is a loaded model, a path or Hub id, or a `Teacher`. `objectives` are weighted terms,
+    `5.0 * SoftTargets(temperature=2.0) + 2.0 * Labels()`; left out, they are half soft targets at temperature 2 and half
+    labels, or the labels alone without a teacher. `label_map` pairs student label names with teacher label names where they
+    differ. Everything else is the Trainer's.
+
+    Every term's sum is divided by what it counts over the whole accumulation window and all processes, so results do not
+    depend on padding, on how a batch is cut into micro-batches, or on the number of processes. `eval_loss` is the task's own
+    loss over all labels. Logs hold `objective/<term>` and `weighted/<term>`. A NaN or infinite loss or gradient moves no
+    weight and stops the run with the term's name (`args.logging_nan_inf_filter` is switched off for that).
+
+    `trainer.model` stays the student: checkpoints load with plain `from_pretrained`, and what objectives learn lies beside
+    it in `distillation.safetensors`.
+
+    Raises: `DistillationError` and its kinds at construction for whatever does not fit.
+    """
+
+    loss_is_scaled_for_ga = True
+
+    def __init__(
+        self,
+        model: PreTrainedModel | nn.Module | None = None,
+        args: Any = None,
+        *trainer_args: Any,
+        teacher: PreTrainedModel | str | os.PathLike[str] | Teacher | None = None,
+        objectives: TermsLike | None = None,
+        label_map: Mapping[str, str] | None = None,
+        **trainer_kwargs: Any,
+    ) -> None:
+        self._distillation: Distillation | None = None
+        self._totals: Tensor | None = None
+        self._frozen: list[nn.Parameter] = []
+        super().__init__(model, args, *trainer_args, **trainer_kwargs)
+        checks.before_training(self)
+        self.args.logging_nan_inf_filter = False
+        self.label_map = label_map
+        self.teacher = self._as_teacher(teacher)
+        self.terms = Terms.of(objectives if objectives is not None else _default_objectives(self.teacher))
+        self._bind()
+
+    # ---- binding ----
+
+    def _as_teacher(self, teacher: Any) -> Teacher | None:
+        if isinstance(teacher, str | os.PathLike):
+            checks.same_tokenizer(self.processing_class, os.fspath(teacher))
+            return Frozen.from_pretrained(os.fspath(teacher), Task.of(self.model).auto_class)
+        if teacher is None or isinstance(teacher, Teacher):
+            return teacher
+        return Frozen(teacher)
+
+    @property
+    def distillation(self) -> Distillation:
+        """The student and the bound terms, for the model at hand (`model_init` makes a new one for each run)."""
+        if self._distillation is None or self._distillation.student is not self.model:
+            self._bind()
+        return self._distillation  # type: ignore[return-value]
+
+    def _bind(self) -> None:
+        if self._distillation is not None:
+            self._distillation.close()
+        student = Anatomy.of(self.model)
+        task = Task.of(self.model)
+        tokenizer_size = len(self.processing_class) if hasattr(self.processing_class, "__len__") else None
+        pair = Pair.of(
+            student,
+            self.teacher.anatomy if self.teacher is not None else None,
+            task,
+            tokenizer_size=tokenizer_size,
+            label_map=self.label_map,
+            label_smoothing=self.args.label_smoothing_factor,
+        )
+        self._distillation = Distillation(self.model, self.terms, pair)
+        needs = self._distillation.needs()
+        checks.fits_arguments(self.args, needs)
+        if self.teacher is not None:
+            checks.apart(self.model, self.teacher)
+            self.teacher.bind(needs.teacher)
+            mixed = self.accelerator.mixed_precision not in (None, "no")
+            self.teacher.place(self.args.device, self.accelerator.autocast if mixed else nullcontext)
+        self._reads_teacher = bool(needs.teacher)
+
+    def _set_signature_columns_if_needed(self) -> None:
+        super()._set_signature_columns_if_needed()
+        extra = {*(self.teacher.accepts if self.teacher is not None else ()), "special_tokens_mask"}
+        self._signature_columns += sorted(extra - set(self._signature_columns))
+
+    # ---- training ----
+
+    def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: Any) -> Any:
+        """Lets the engine wrap the `Distillation`, and shows the bare student to everything else afterwards."""
+        student, distillation = self.model, self.distillation.renewed()
+        self._distillation = distillation
+        self._frozen = [parameter for _, parameter in distillation.unreached if parameter.requires_grad]
+        for parameter in self._frozen:
+            parameter.requires_grad_(False)
+        self.model = self.model_wrapped = distillation
+        try:
+            prepared = super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
+        finally:
+            self.model = student
+        self.callback_handler.model = student
+        self._monitor = Monitor(
+            list(distillation.objectives),
+            distillation.weights,
+            self.args.device,
+            reduce_sum=self._sum_over_ranks,
+            reduce_max=self._max_over_ranks if self.accelerator.num_processes > 1 else None,
+        )
+        self._last_log = self.state.global_step
+        checks.engine_is_active(self)
+        return prepared
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Trains as the Trainer does. Student parameters that no term reaches are frozen for the time of it."""
+        try:
+            return super().train(*args, **kwargs)
+        finally:
+            for parameter in self._frozen:
+                parameter.requires_grad_(True)
+            self._frozen = []
+
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
+        """The units each term counts, over the accumulation window and all processes."""
+        counted = [self.distillation.count(batch) for batch in batch_samples]
+        sums = [sum(column[1:], column[0]) for column in zip(*counted, strict=True)]
+        if self.accelerator.num_processes == 1:
+            return Counts(tuple(s.clamp(min=1) if isinstance(s, Tensor) else float(max(s, 1)) for s in sums))
+        totals = [torch.as_tensor(s, device=device) for s in sums or [0] * len(self.distillation.weights)]
+        return Counts(tuple(self._sum_over_ranks(torch.stack(totals)).clamp(min=1).unbind()))
+
+    def compute_loss(
+        self, model: nn.Module, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """The weighted total of the terms. A call without window counts divides by the batch's own."""
+        counts = num_items_in_batch
+        if not isinstance(counts, Counts):
+            counts = self._get_num_items_in_batch([inputs], self.args.device)
+        teacher = self.teacher.activations(inputs) if self.teacher is not None and self._reads_teacher else None
+        losses: Losses = model(inputs, teacher, counts)
+        if model.training:
+            self._monitor.add(losses.values)
+        # DDP and its kin average gradients over processes; the counts are sums over them.
+        total = losses.total * self.accelerator.num_processes if self.accelerator.num_processes > 1 else losses.total
+        return (total, {"loss": total}) if return_outputs else total
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        scaled = self.accelerator.scaler is not None  # a loss scaler meets infinite gradients by design, and skips them
+        held_back = self._monitor.watch(None if scaled else torch.as_tensor(norm, device=self.args.device))
+        optimizer = getattr(self.optimizer, "optimizer", self.optimizer)
+        if scaled:
+            return norm
+        if getattr(optimizer, "_step_supports_amp_scaling", False):
+            optimizer.found_inf = held_back
+        else:
+            self._monitor.read(self.state.global_step + 1)
+        return norm
+
+    def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
+        last = self.state.global_step >= self.state.max_steps
+        if last:
+            self.control.should_log = True  # the steps since the last log would never be seen
+        control = self.control
+        if last or control.should_log or control.should_save or control.should_evaluate or control.should_training_stop:
+            self._monitor.read(self.state.global_step)
+        super()._maybe_log_save_evaluate(*args, **kwargs)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds the terms' values to a training log."""
+        if self.is_in_train and "loss" in logs:
+            steps = self.state.global_step - self._last_log
+            logs.update(self._monitor.take(steps))
+            self._last_log = self.state.global_step
+        super().log(logs, start_time)
+
+    def _sum_over_ranks(self, values: Tensor) -> Tensor:
+        summed: Tensor = self.accelerator.reduce(values, "sum") if self.accelerator.num_processes > 1 else values
+        return summed
+
+    def _max_over_ranks(self, value: Tensor) -> Tensor:
+        largest: Tensor = self.accelerator.gather(value).max()
+        return largest
+
+    # ---- evaluation ----
+
+    def _wrap_model(self, model: nn.Module, training: bool = True, dataloader: Any = None) -> nn.Module:
+        """Evaluation runs through the `Distillation`, too, and is never marked as prepared: a later `train()` must wrap it."""
+        if training:
+            return super()._wrap_model(model, training=training, dataloader=dataloader)
+        engine_owns_weights = self.is_fsdp_enabled or self.is_deepspeed_enabled
+        return self.model_wrapped if engine_owns_weights and self.is_in_train else self.distillation
+
+    def evaluation_loop(self, dataloader: Any, description: str, *args: Any, **kwargs: Any) -> Any:
+        """The Trainer's loop; the loss is the sum over all labels divided by their number, whatever the batches."""
+        prefix = kwargs.get("metric_key_prefix") or (args[2] if len(args) > 2 else "eval")
+        self._totals = None
+        output = super().evaluation_loop(dataloader, description, *args, **kwargs)
+        if self._totals is not None:
+            total, count = self._totals.tolist()
+            if count:
+                output.metrics[f"{prefix}_loss"] = total / count
+        return output
+
+    def prediction_step(
+        self, model: nn.Module, inputs: Any, prediction_loss_only: bool, ignore_keys: list[str] | None = None
+    ) -> tuple[Tensor | None, Any, Any]:
+        """The task's own loss and the student's outputs for one batch; the teacher does not run."""
+        inputs = self._prepare_inputs(inputs)
+        with torch.no_grad(), self.accelerator.autocast():
+            evaluation: Evaluation = model(inputs)
+        loss = self._add_to_totals(evaluation)
+        if prediction_loss_only:
+            return loss, None, None
+        if ignore_keys is None:
+            ignore_keys = getattr(self.model.config, "keys_to_ignore_at_inference", ["cache"])
+        kept = tuple(value for key, value in evaluation.outputs.items() if key not in [*ignore_keys, "loss"])
+        logits = nested_detach(kept[0] if len(kept) == 1 else kept)
+        labels = None
+        if self.label_names and all(inputs.get(name) is not None for name in self.label_names):
+            found = nested_detach(tuple(inputs[name] for name in self.label_names))
+            labels = found[0] if len(found) == 1 else found
+        return loss, logits, labels
+
+    def _add_to_totals(self, evaluation: Evaluation) -> Tensor | None:
+        if evaluation.sums is None or evaluation.counts is None:
+            return None
+        rows = torch.stack([evaluation.sums.double(), evaluation.counts.double()], 1)
+        gathered = self.accelerator.gather_for_metrics(rows).sum(0)  # without the rows that fill the last batch
+        self._totals = gathered if self._totals is None else self._totals + gathered
+        return evaluation.sums.sum() / evaluation.counts.sum().clamp(min=1)
+
+    def _get_eval_sampler(self, eval_dataset: Any) -> Any:
+        """In the data set's own order, also where training groups by length: predictions are written row by row."""
+        strategy = self.args.train_sampling_strategy
+        self.args.train_sampling_strategy = "random"
+        try:
+            return super()._get_eval_sampler(eval_dataset)
+        finally:
+            self.args.train_sampling_strategy = strategy
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        """Length groups are drawn from seed and epoch alone, so that a resumed run sees the batches it would have seen."""
+        dataset = train_dataset if train_dataset is not None else self.train_dataset
+        if self.args.train_sampling_strategy != "group_by_length" or not hasattr(dataset, "__len__"):
+            return super()._get_train_sampler(train_dataset)
+        column = self.args.length_column_name
+        if column in getattr(dataset, "column_names", []):
+            lengths = list(dataset[column])
+        else:
+            lengths = [len(row["input_ids"]) for row in dataset]
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        return LengthGroupedSampler(lengths, self.args.train_batch_size * self.args.gradient_accumulation_steps, seed)
+
+    # ---- checkpoints ----
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        """The student, and beside it what the objectives learned; the arguments as JSON, never as a pickle."""
+        super()._save(output_dir, state_dict=state_dict)
+        if self.args.should_save:
+            folder = Path(output_dir if output_dir is not None else self.args.output_dir)
+            checkpoints.replace_pickled_arguments(folder, self.args)
+            checkpoints.write_objectives(folder, self.distillation.objectives)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        checkpoints.read_objectives(Path(resume_from_checkpoint), self.distillation.objectives)
+
+    def _load_best_model(self) -> None:
+        super()._load_best_model()
+        if self.state.best_model_checkpoint is not None:
+            checkpoints.read_objectives(Path(self.state.best_model_checkpoint), self.distillation.objectives)
+
+
+def _default_objectives(teacher: Teacher | None) -> Terms:
+    if teacher is None:
+        return Terms.of(Labels())
+    return Terms([Term(SoftTargets(temperature=2.0), 0.5), Term(Labels(), 0.5)])

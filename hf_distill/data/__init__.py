@@ -1,0 +1,1 @@
+"""Data sets: the GLUE tasks, own files, tokenisation, samplers."""

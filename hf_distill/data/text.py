@@ -1,0 +1,180 @@
+"""A user's own classification or regression task, from files."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
+
+from hf_distill.data.files import Table, check_text, choices, describe, read
+from hf_distill.data.labels import Labels, check_names
+from hf_distill.errors import DataError
+
+logger = logging.getLogger(__name__)
+
+SPLITS = ("train", "validation", "test")
+
+Where = Mapping[str, str | int | float | bool]
+
+
+@dataclass(frozen=True)
+class TextData:
+    """The splits of a task, checked.
+
+    Every split has `text_columns` (one, or two for pairs) and, unless it is unlabelled, `label`: the class id, whose
+    name is `label_names[id]`, or a float for a regression. `sources` maps each split to the SHA-256 of what it was
+    read from.
+    """
+
+    splits: DatasetDict
+    text_columns: tuple[str, ...]
+    label_names: tuple[str, ...]
+    is_regression: bool
+    sources: Mapping[str, str]
+
+
+def load_files(
+    files: Mapping[str, str | Path],
+    text_columns: Sequence[str],
+    label_column: str | None = None,
+    label_names: Sequence[str] | None = None,
+    where: Where | None = None,
+) -> TextData:
+    """Reads the splits `train`, `validation`, `test` from files of the formats of `hf_distill.data.files`.
+
+    Labels are text or numbers; what they are is read from `train` as `Labels.of` says, `label_names` fixes their
+    order. Without `label_column` nothing is labelled; a `test` that lacks the column, or has nothing in it, stays
+    unlabelled. `where` keeps the rows with these values. Other columns are dropped.
+
+    Errors: DataError, with file, line and column, for a text that is missing, not text, or holds a lone surrogate; for
+    labels that are missing, of mixed kinds, not finite or unknown; for an unknown split; where `where` matches
+    nothing.
+    """
+    _check_arguments(text_columns, label_column, label_names)
+    for split in files:
+        if split not in SPLITS:
+            raise DataError(f"data files: unknown split {split!r}; {choices(split, SPLITS)}.")
+    if "train" not in files and (not files or (label_column is not None and label_names is None)):
+        raise DataError(
+            f"data files: no train among {sorted(files)}; it says which labels there are, or label_names does."
+        )
+    tables = {}
+    for split, path in files.items():
+        labelled = [] if label_column is None else [label_column]
+        needed = [*text_columns, *(where or {}), *(labelled if split != "test" else [])]
+        tables[split] = _matching(read(path, needed, labelled if split == "test" else []), where or {})
+    return _text_data(tables, text_columns, label_column, label_names)
+
+
+def load_packaged(
+    package: str,
+    file: str,
+    sha256: str,
+    text_columns: Sequence[str],
+    label_column: str | None = None,
+    label_names: Sequence[str] | None = None,
+    where: Where | None = None,
+) -> TextData:
+    """Reads `train` from a data file that an installed Python package brings; no code of the package runs.
+
+    `file` is a path inside the package; its SHA-256 is compared before it is parsed. The rest is as in `load_files`.
+
+    Errors: as `load_files`; DataError where the package is not installed, or `file` is not inside it.
+    """
+    _check_arguments(text_columns, label_column, label_names)
+    if not re.fullmatch(r"[0-9a-f]{64}", sha256):
+        raise DataError(f"package {package!r}: sha256 {sha256!r} is not 64 lower-case hexadecimal digits.")
+    needed = [*text_columns, *([] if label_column is None else [label_column]), *(where or {})]
+    table = read(_packaged_file(package, file), needed, sha256=sha256)
+    return _text_data({"train": _matching(table, where or {})}, text_columns, label_column, label_names)
+
+
+def to_dataset(table: Table, text_columns: Sequence[str], label_column: str, labels: Labels) -> Dataset:
+    """The rows of a table: its text columns, checked, and `label` if it has `label_column`.
+
+    Errors: DataError, see `load_files`. Texts without a visible character are allowed, and counted in the log.
+    """
+    columns: dict[str, Any] = {}
+    features: dict[str, Any] = {}
+    for name in text_columns:
+        check_text(table, name)
+        columns[name], features[name] = table.columns[name], Value("string")
+        empty = sum(not text.strip() for text in table.columns[name])
+        if empty:
+            logger.warning("%s: %d of %d texts in column %r are empty.", table.path, empty, len(table), name)
+    if label_column in table.columns:
+        columns["label"] = labels.encode(table, label_column)
+        features["label"] = Value("float32") if labels.is_regression else ClassLabel(names=list(labels.names))
+    return Dataset.from_dict(columns, features=Features(features))
+
+
+def unlabelled(table: Table, column: str, blank: Collection[Any] = (None, "")) -> Table:
+    """The table without its label column, if that holds nothing but `blank` values."""
+    holds_none = column in table.columns and all(cell in blank for cell in table.columns[column])
+    return table.without(column) if holds_none else table
+
+
+def _check_arguments(text_columns: Sequence[str], label_column: str | None, label_names: Sequence[str] | None) -> None:
+    if isinstance(text_columns, str):
+        raise DataError(f"text columns {text_columns!r}: give a list of names, such as [{text_columns!r}].")
+    if not 1 <= len(text_columns) <= 2 or len({*text_columns, label_column}) <= len(text_columns):
+        raise DataError(
+            f"text columns {list(text_columns)}: give one column, or two for pairs, other than the label's."
+        )
+    if label_names is not None:
+        check_names(label_names)
+
+
+def _text_data(
+    tables: Mapping[str, Table], text_columns: Sequence[str], label_column: str | None, names: Sequence[str] | None
+) -> TextData:
+    column = label_column or ""
+    known = {split: unlabelled(table, column) if split == "test" else table for split, table in tables.items()}
+    labelled = [known[split] for split in SPLITS if split in known and column in known[split].columns]
+    labels = Labels.of(labelled[0], column, names) if labelled else Labels(tuple(names or ()), {})
+    if labelled and len(labels.names) == 1:
+        logger.warning("%s: there is one class only, %r.", labelled[0].path, labels.names[0])
+    splits = {split: to_dataset(table, text_columns, column, labels) for split, table in known.items()}
+    sources = {split: table.sha256 for split, table in tables.items()}
+    return TextData(DatasetDict(splits), tuple(text_columns), labels.names, labels.is_regression, sources)
+
+
+def _matching(table: Table, where: Where) -> Table:
+    """The rows whose cells equal those of `where`; in text formats, read as they are written there."""
+    rows = list(range(len(table)))
+    for column, value in where.items():
+        cells = table.columns[column]
+        wanted = str(value) if table.is_text else value
+        rows = [
+            row for row in rows if cells[row] == wanted and isinstance(cells[row], bool) == isinstance(wanted, bool)
+        ]
+        if not rows:
+            found = sorted({describe(cell) for cell in cells})
+            more = f" and {len(found) - 8} more" if len(found) > 8 else ""
+            raise DataError(
+                f"{table.path}: no row has {describe(wanted)} in column {column!r} beside the values before it; "
+                f"the column holds {', '.join(found[:8])}{more}."
+            )
+    return table.keep(rows) if where else table
+
+
+def _packaged_file(package: str, file: str) -> Path:
+    """Where a file of an installed package lies. The package itself is not imported."""
+    spec = importlib.util.find_spec(package) if package.isidentifier() and package != "__main__" else None
+    folders = list((spec.submodule_search_locations if spec else None) or [])
+    if not folders:
+        raise DataError(
+            f"data: the Python package {package!r} is not installed here. Install it; the quick start's packages "
+            'come with pip install "hf_distill[quickstart]"'
+        )
+    paths = [Path(folder, file) for folder in folders]
+    inside = [path for path in paths for folder in folders if path.resolve().is_relative_to(Path(folder).resolve())]
+    if not inside:
+        raise DataError(f"data: {file!r} leaves the package {package!r}; name a file inside it.")
+    return next((path for path in inside if path.is_file()), inside[0])

@@ -1,0 +1,161 @@
+"""How closely a student follows its teacher, how well it knows what it knows, and whether a gain is more than chance.
+
+Functions of numpy arrays: logits `[rows, classes]`, labels `[rows]`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import special, stats
+
+from hf_distill.errors import DataError
+
+Floats = NDArray[np.float64]
+
+
+class Interval(NamedTuple):
+    """An estimate and the ends of its confidence interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def agreement(student_logits: ArrayLike, teacher_logits: ArrayLike) -> float:
+    """The share of rows on which student and teacher prefer the same class (top-1 agreement, Stanton et al., 2021,
+    arXiv:2106.05945, section 3). For a regression (logits `[rows, 1]` or `[rows]`), Pearson's correlation of the two;
+    0.0 where it is not defined, as one of them is constant.
+
+    Errors: DataError for different shapes, no rows, or NaN.
+    """
+    student, teacher = _logits(student_logits), _logits(teacher_logits)
+    if student.shape != teacher.shape:
+        raise DataError(f"agreement: student logits {list(student.shape)}, teacher logits {list(teacher.shape)}.")
+    if student.shape[1] > 1:
+        return float((student.argmax(axis=1) == teacher.argmax(axis=1)).mean())
+    x, y = student[:, 0] - student.mean(), teacher[:, 0] - teacher.mean()
+    scale = np.sqrt((x @ x) * (y @ y))
+    return float(np.clip(x @ y / scale, -1.0, 1.0)) if scale > 0 else 0.0
+
+
+def expected_calibration_error(logits: ArrayLike, labels: ArrayLike, bins: int = 15) -> float:
+    """Σ_b n_b/n |accuracy_b - confidence_b| over bins of equal width (Guo et al., 2017, arXiv:1706.04599, equation 3).
+
+    The confidence of a row is its largest probability; bin b of B holds those in ((b-1)/B, b/B].
+
+    Errors: DataError for logits that are not `[rows, 2 or more]`, labels that are no class ids, or bins below 1.
+    """
+    if bins < 1:
+        raise DataError(f"expected_calibration_error: bins is {bins}; it must be at least 1.")
+    probabilities, classes = _probabilities(logits, labels)
+    confidence = probabilities.max(axis=1)
+    correct = probabilities.argmax(axis=1) == classes
+    index = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+    gaps = np.bincount(index, weights=correct - confidence, minlength=bins)
+    return float(np.abs(gaps).sum() / len(classes))
+
+
+def brier(logits: ArrayLike, labels: ArrayLike) -> float:
+    """Mean over rows of Σ_c (p_c - [c = label])², between 0 and 2 (Brier, 1950, Monthly Weather Review 78(1)).
+
+    Errors: as `expected_calibration_error`.
+    """
+    probabilities, classes = _probabilities(logits, labels)
+    truth = np.eye(probabilities.shape[1])[classes]
+    return float(np.square(probabilities - truth).sum(axis=1).mean())
+
+
+def wilson_interval(successes: int, n: int, level: float = 0.95) -> Interval:
+    """A proportion and its score interval (Wilson, 1927, JASA 22(158)); it stays inside [0, 1].
+
+    Errors: DataError for counts that are no proportion, or a level outside (0, 1).
+    """
+    if not 0 <= successes <= n or n < 1:
+        raise DataError(f"wilson_interval: {successes} successes of {n}; expected 0 <= successes <= n and n >= 1.")
+    _check_level(level)
+    interval = stats.binomtest(int(successes), int(n)).proportion_ci(level, method="wilson")
+    return Interval(successes / n, float(interval.low), float(interval.high))
+
+
+def mcnemar_p_value(student_correct: ArrayLike, control_correct: ArrayLike) -> float:
+    """The exact two-sided p value of McNemar's test (McNemar, 1947, Psychometrika 12): are the rows that only one of
+    two models gets right shared out between them as by a fair coin? 1.0 where there are no such rows.
+
+    Both are booleans `[rows]`, of the same rows. Errors: DataError for other values or shapes.
+    """
+    student, control = np.asarray(student_correct), np.asarray(control_correct)
+    if student.dtype != bool or control.dtype != bool or student.ndim != 1 or student.shape != control.shape:
+        raise DataError(
+            f"mcnemar_p_value: {_shape(student)} and {_shape(control)}; expected two lists of bool, equally long."
+        )
+    only_student = int((student & ~control).sum())
+    differing = only_student + int((control & ~student).sum())
+    return float(stats.binomtest(only_student, differing).pvalue) if differing else 1.0
+
+
+def paired_bootstrap(
+    metric: Callable[[NDArray[np.generic], NDArray[np.generic]], float],
+    student: ArrayLike,
+    control: ArrayLike,
+    labels: ArrayLike,
+    *,
+    level: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> Interval:
+    """metric(student, labels) - metric(control, labels), with its percentile interval over resampled rows; both models
+    see the same rows each time (Efron and Tibshirani, 1993, chapter 13).
+
+    For metrics that are no mean over rows, such as F1 or a correlation. Predictions and labels are `[rows]`.
+
+    Errors: DataError for different lengths, no rows, a level outside (0, 1), or fewer than 100 resamples.
+    """
+    arrays = [np.asarray(values) for values in (student, control, labels)]
+    if len({array.shape for array in arrays}) != 1 or arrays[0].ndim != 1 or not len(arrays[0]):
+        raise DataError(f"paired_bootstrap: {', '.join(map(_shape, arrays))}; expected three lists, equally long.")
+    _check_level(level)
+    if resamples < 100:
+        raise DataError(f"paired_bootstrap: {resamples} resamples are too few for an interval; take 100 or more.")
+
+    def difference(rows: NDArray[np.int64]) -> float:
+        a, b, truth = (array[rows] for array in arrays)
+        return metric(a, truth) - metric(b, truth)
+
+    n = len(arrays[0])
+    random = np.random.default_rng(seed)
+    sample = [difference(random.integers(0, n, size=n)) for _ in range(resamples)]
+    low, high = np.quantile(sample, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(float(difference(np.arange(n))), float(low), float(high))
+
+
+def _logits(values: ArrayLike) -> Floats:
+    logits = np.asarray(values, dtype=np.float64)
+    logits = logits[:, None] if logits.ndim == 1 else logits
+    if logits.ndim != 2 or not logits.size or np.isnan(logits).any():
+        raise DataError(f"logits {list(logits.shape)}: expected numbers [rows, classes], not empty and without NaN.")
+    return logits
+
+
+def _probabilities(values: ArrayLike, labels: ArrayLike) -> tuple[Floats, NDArray[np.int64]]:
+    logits, classes = _logits(values), np.asarray(labels)
+    width = logits.shape[1]
+    if width < 2 or classes.shape != logits.shape[:1] or not np.issubdtype(classes.dtype, np.integer):
+        raise DataError(
+            f"logits {list(logits.shape)}, labels {_shape(classes)}: expected [rows, 2 or more], class ids [rows]."
+        )
+    if classes.min() < 0 or classes.max() >= width:
+        raise DataError(f"labels from {classes.min()} to {classes.max()}, but the logits have {width} classes.")
+    return special.softmax(logits, axis=1), classes
+
+
+def _check_level(level: float) -> None:
+    if not 0 < level < 1:
+        raise DataError(f"confidence level {level}: expected a number between 0 and 1, such as 0.95.")
+
+
+def _shape(array: NDArray[np.generic]) -> str:
+    return f"{array.dtype} {list(array.shape)}"

@@ -1,0 +1,163 @@
+"""The metrics of GLUE and of a user's own tasks, without a network."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import datasets
+import evaluate
+import numpy as np
+from scipy import stats
+from sklearn.metrics import f1_score, matthews_corrcoef
+from transformers import EvalPrediction
+
+from hf_distill.data import glue
+from hf_distill.data.files import choices
+from hf_distill.errors import DataError, NonFiniteLoss
+
+logger = logging.getLogger(__name__)
+
+CONFIGURATIONS = {
+    **{name: task.metrics for name, task in glue.TASKS.items() if name != "ax"},
+    "mnli_matched": ("accuracy",),
+    "mnli_mismatched": ("accuracy",),
+    "hans": ("accuracy",),
+}
+"""The configurations of the metric "glue" of the library evaluate, and the values that each reports."""
+
+CITATION = """@inproceedings{wang2019glue,
+  title = {{GLUE}: A Multi-Task Benchmark and Analysis Platform for Natural Language Understanding},
+  author = {Wang, Alex and Singh, Amanpreet and Michael, Julian and Hill, Felix and Levy, Omer and Bowman, Samuel R.},
+  booktitle = {International Conference on Learning Representations},
+  year = {2019}
+}"""
+
+
+class GlueMetric(evaluate.Metric):  # type: ignore[misc]
+    """The metric "glue" of the library evaluate: same configurations, names and values, but it comes with this
+    package.
+
+    It keeps everything in memory and in one process: under several, each computes it from the gathered predictions, so
+    that nothing is written to the home folder and no two processes meet in one file. Where a correlation is not
+    defined (constant predictions), it is 0.0 with a warning in the log, as NaN would never compare as better or worse.
+
+    Errors: DataError for an unknown configuration.
+    """
+
+    def __init__(self, config_name: str) -> None:
+        if config_name not in CONFIGURATIONS:
+            raise DataError(f"GLUE has no metric {config_name!r}; {choices(config_name, CONFIGURATIONS)}.")
+        with tempfile.TemporaryDirectory() as folder:
+            super().__init__(config_name, keep_in_memory=True, cache_dir=folder)
+
+    def _info(self) -> evaluate.MetricInfo:
+        kind = datasets.Value("float32" if self.config_name == "stsb" else "int64")
+        return evaluate.MetricInfo(
+            description=f"Metrics of the GLUE task {self.config_name}.",
+            citation=CITATION,
+            inputs_description="predictions and references: class ids, or floats for stsb.",
+            features=datasets.Features({"predictions": kind, "references": kind}),
+            format="numpy",
+        )
+
+    def _compute(self, predictions: np.ndarray, references: np.ndarray) -> dict[str, float]:
+        return {name: _METRICS[name](predictions, references) for name in CONFIGURATIONS[self.config_name]}
+
+
+def compute_metrics_for(
+    task_name: str | None, is_regression: bool = False
+) -> Callable[[EvalPrediction], dict[str, float]]:
+    """What a `Trainer` takes as `compute_metrics`, for a GLUE task, or for a task of one's own (`task_name` None).
+
+    Logits `[rows, classes]` become class ids, those of a regression `[rows, 1]` floats; of several outputs the first
+    one is meant. A task of one's own gets `accuracy`, with two classes also `f1` (of class 1), or `pearson` and
+    `spearmanr`.
+
+    Errors: DataError for an unknown task. When called: DataError for labels that are no class ids, or logits of
+    another shape; NonFiniteLoss where predictions are NaN.
+    """
+    if task_name is None:
+        return lambda prediction: _own_metrics(*_decoded(prediction, is_regression))
+    metric = GlueMetric(task_name)
+
+    def glue_metrics(prediction: EvalPrediction) -> dict[str, float]:
+        predictions, labels, _ = _decoded(prediction, task_name == "stsb")
+        return dict(metric.compute(predictions=predictions, references=labels))
+
+    return glue_metrics
+
+
+def _own_metrics(predictions: np.ndarray, labels: np.ndarray, width: int) -> dict[str, float]:
+    names = {1: ("pearson", "spearmanr"), 2: ("accuracy", "f1")}.get(width, ("accuracy",))
+    return {name: _METRICS[name](predictions, labels) for name in names}
+
+
+def _decoded(prediction: EvalPrediction, is_regression: bool) -> tuple[np.ndarray, np.ndarray, int]:
+    """Predicted and true labels, `[rows]` each, and the width of the logits."""
+    outputs = prediction.predictions
+    logits = np.asarray(outputs[0] if isinstance(outputs, tuple | list) else outputs)
+    labels = np.asarray(prediction.label_ids)
+    if is_regression and logits.ndim == 1:
+        logits = logits[:, None]
+    if logits.ndim != 2 or (logits.shape[1] == 1) != is_regression or labels.shape != logits.shape[:1]:
+        expected = "[rows, 1]" if is_regression else "[rows, classes]"
+        raise DataError(
+            f"metrics: logits {list(logits.shape)} and labels {list(labels.shape)}; expected {expected} and [rows]."
+        )
+    broken = int(np.isnan(logits).any(axis=1).sum())
+    if broken:
+        raise NonFiniteLoss(f"metrics: the predictions of {broken} of {len(logits)} rows are NaN.")
+    if is_regression:
+        return logits[:, 0], labels, 1
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise DataError(f"metrics: the labels are {labels.dtype}, not class ids; is the task a regression?")
+    return logits.argmax(axis=1), labels, logits.shape[1]
+
+
+def _accuracy(predictions: np.ndarray, references: np.ndarray) -> float:
+    return float((predictions == references).mean())
+
+
+def _f1(predictions: np.ndarray, references: np.ndarray) -> float:
+    return float(f1_score(references, predictions, zero_division=0.0))
+
+
+def _matthews(predictions: np.ndarray, references: np.ndarray) -> float:
+    if len(np.union1d(predictions, references)) == 1:
+        return _undefined("matthews_correlation")
+    return float(matthews_corrcoef(references, predictions))
+
+
+def _pearson(predictions: np.ndarray, references: np.ndarray) -> float:
+    return _correlation("pearson", stats.pearsonr, predictions, references)
+
+
+def _spearman(predictions: np.ndarray, references: np.ndarray) -> float:
+    return _correlation("spearmanr", stats.spearmanr, predictions, references)
+
+
+def _correlation(name: str, correlate: Callable[..., Any], predictions: np.ndarray, references: np.ndarray) -> float:
+    if min(len(np.unique(predictions)), len(np.unique(references))) < 2:
+        return _undefined(name)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", stats.NearConstantInputWarning)
+        value = float(correlate(predictions, references)[0])
+    return value if np.isfinite(value) else _undefined(name)
+
+
+def _undefined(name: str) -> float:
+    logger.warning("%s is not defined for constant predictions or labels; reported as 0.0.", name)
+    return 0.0
+
+
+_METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
+    "accuracy": _accuracy,
+    "f1": _f1,
+    "matthews_correlation": _matthews,
+    "pearson": _pearson,
+    "spearmanr": _spearman,
+}

@@ -1,0 +1,170 @@
+"""Agreement, calibration and tests of a difference, against values worked out by hand."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+
+from hf_distill.errors import DataError
+from hf_distill.evaluation.fidelity import (
+    agreement,
+    brier,
+    expected_calibration_error,
+    mcnemar_p_value,
+    paired_bootstrap,
+    wilson_interval,
+)
+
+
+def logits_of(*probabilities: float) -> np.ndarray:
+    """Two-class logits whose second class has these probabilities."""
+    return np.array([[math.log(1 - p), math.log(p)] for p in probabilities])
+
+
+def test_agreement_is_the_share_of_equal_first_choices() -> None:
+    student = [[3.0, 1.0, 0.0], [0.0, 1.0, 0.5], [0.0, 1.0, 2.0], [1.0, 0.0, 0.0]]
+    teacher = [[0.2, 0.1, 0.0], [5.0, 1.0, 0.0], [-9.0, -8.0, -7.0], [9.0, 0.0, 8.0]]
+    assert agreement(student, teacher) == 0.75
+    assert agreement(teacher, teacher) == 1.0
+
+
+def test_agreement_of_a_regression_is_pearsons_correlation() -> None:
+    # Deviations (-1, 0, 1) and (-1, 1, 0): 1 / sqrt(2 * 2).
+    assert agreement([[1.0], [2.0], [3.0]], [[10.0], [30.0], [20.0]]) == pytest.approx(0.5, abs=1e-12)
+    assert agreement([1.0, 2.0, 4.0], [-1.0, -2.0, -4.0]) == pytest.approx(-1.0, abs=1e-12)
+    assert agreement([1.0, 1.0], [1.0, 2.0]) == 0.0
+
+
+def test_expected_calibration_error_by_hand() -> None:
+    # Confidences .6 .7 .9 .95 in bins (.5, .75] and (.75, 1] of 4: |1/2 - .65| * 2/4 + |1 - .925| * 2/4.
+    logits = logits_of(0.6, 0.3, 0.9, 0.05)
+    assert expected_calibration_error(logits, [1, 1, 1, 0], bins=4) == pytest.approx(0.075 + 0.0375, abs=1e-12)
+
+
+def test_expected_calibration_error_takes_the_difference_over_a_bin_not_a_row() -> None:
+    logits = logits_of(0.75, 0.75, 0.75, 0.75)
+    assert expected_calibration_error(logits, [1, 1, 1, 0], bins=10) == pytest.approx(0.0, abs=1e-12)
+    assert expected_calibration_error(logits, [1, 1, 1, 1], bins=10) == pytest.approx(0.25, abs=1e-12)
+
+
+def test_a_confidence_on_an_edge_belongs_to_the_bin_below() -> None:
+    # 0.5 is in (0, .5]; .75 in (.5, 1]: apart, so |0 - .5| / 2 + |1 - .75| / 2; together it would be |1/2 - .625|.
+    logits = np.array([[0.0, 0.0], [math.log(0.25), math.log(0.75)]])
+    assert expected_calibration_error(logits, [1, 1], bins=2) == pytest.approx(0.375, abs=1e-12)
+
+
+def test_certain_predictions_fall_into_the_last_bin() -> None:
+    logits = np.array([[1000.0, 0.0], [0.0, 1000.0]])
+    assert expected_calibration_error(logits, [0, 1]) == 0.0
+    assert expected_calibration_error(logits, [1, 0]) == 1.0
+    assert brier(logits, [1, 0]) == 2.0
+
+
+def test_expected_calibration_error_against_a_loop() -> None:
+    random = np.random.default_rng(3)
+    logits, labels = random.normal(size=(500, 4)) * 2, random.integers(0, 4, size=500)
+    rows = []
+    for row, label in zip(logits, labels, strict=True):
+        weights = [math.exp(value) for value in row]
+        rows.append((max(weights) / sum(weights), int(row.argmax() == label)))
+    expected = 0.0
+    for b in range(15):
+        inside = [(p, hit) for p, hit in rows if b / 15 < p <= (b + 1) / 15]
+        expected += abs(sum(hit - p for p, hit in inside)) / len(rows)
+    assert expected_calibration_error(logits, labels) == pytest.approx(expected, abs=1e-12)
+
+
+def test_brier_by_hand() -> None:
+    # (.2² + .2²) for .8 on the right class, (.7² + .7²) for .3 on it.
+    assert brier(logits_of(0.8, 0.7), [1, 0]) == pytest.approx((0.08 + 0.98) / 2, abs=1e-12)
+    # Uniform over three: (2/3)² + 2 (1/3)².
+    assert brier(np.zeros((5, 3)), [0, 1, 2, 0, 1]) == pytest.approx(2 / 3, abs=1e-12)
+
+
+@pytest.mark.parametrize(("successes", "n"), [(0, 10), (10, 10), (780, 872), (1, 2)])
+@pytest.mark.parametrize(("level", "z"), [(0.95, 1.959963984540054), (0.99, 2.5758293035489004)])
+def test_wilson_interval_from_its_formula(successes: int, n: int, level: float, z: float) -> None:
+    p = successes / n
+    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    found = wilson_interval(successes, n, level)
+    assert found == pytest.approx((p, max(centre - half, 0.0), min(centre + half, 1.0)), abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("only_student", "only_control", "expected"),
+    [
+        (0, 0, 1.0),
+        (5, 0, 2 / 32),
+        (0, 5, 2 / 32),
+        (3, 3, 1.0),
+        (4, 1, 2 * (1 + 5) / 32),
+        (9, 2, 2 * (1 + 11 + 55) / 2048),
+    ],
+)
+def test_mcnemar_counts_coin_throws(only_student: int, only_control: int, expected: float) -> None:
+    student = np.array([True] * only_student + [False] * only_control + [True] * 20 + [False] * 7)
+    control = np.array([False] * only_student + [True] * only_control + [True] * 20 + [False] * 7)
+    assert mcnemar_p_value(student, control) == pytest.approx(expected, abs=1e-12)
+
+
+def accuracy(predictions: Any, labels: Any) -> float:
+    return float((predictions == labels).mean())
+
+
+def test_paired_bootstrap_of_an_accuracy_is_as_wide_as_theory_says() -> None:
+    # 400 rows: 60 right for the student alone, 20 for the control alone. Difference .1, variance (.2 - .1²) / 400.
+    labels = np.ones(400, dtype=int)
+    student = np.array([1] * 60 + [0] * 20 + [1] * 320)
+    control = np.array([0] * 60 + [1] * 20 + [1] * 320)
+    found = paired_bootstrap(accuracy, student, control, labels, resamples=4000, seed=1)
+    error = math.sqrt((0.2 - 0.01) / 400)
+    assert found.value == pytest.approx(0.1, abs=1e-12)
+    assert found.low == pytest.approx(0.1 - 1.96 * error, abs=0.004)
+    assert found.high == pytest.approx(0.1 + 1.96 * error, abs=0.004)
+    narrow = paired_bootstrap(accuracy, student, control, labels, resamples=4000, seed=1, level=0.5)
+    assert found.low < narrow.low < found.value < narrow.high < found.high
+
+
+def test_paired_bootstrap_sees_the_same_rows_and_follows_the_seed() -> None:
+    labels = np.array([0, 1] * 50)
+    same = paired_bootstrap(accuracy, labels, labels, labels)
+    assert same == (0.0, 0.0, 0.0)
+    wrong = np.where(np.arange(100) % 3, labels, 1 - labels)
+    first, again, other = (paired_bootstrap(accuracy, labels, wrong, labels, seed=seed) for seed in (1, 1, 2))
+    assert first == again != other
+
+
+LABELS = [0, 1]
+FINE = [[0.0, 1.0], [1.0, 0.0]]
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: agreement(FINE, [[1.0, 0.0]]), r"student logits \[2, 2\], teacher logits \[1, 2\]"),
+        (lambda: agreement([], []), "not empty"),
+        (lambda: agreement([[float("nan"), 1.0]], [[0.0, 1.0]]), "without NaN"),
+        (lambda: expected_calibration_error(FINE, LABELS, bins=0), "bins is 0"),
+        (lambda: expected_calibration_error(FINE, [0]), r"labels int64 \[1\]"),
+        (lambda: expected_calibration_error(FINE, [0, 2]), "labels from 0 to 2, but the logits have 2 classes"),
+        (lambda: brier(FINE, [-1, 0]), "labels from -1"),
+        (lambda: brier(FINE, [0.0, 1.0]), r"labels float64 \[2\]"),
+        (lambda: brier([[1.0], [2.0]], LABELS), r"logits \[2, 1\]"),
+        (lambda: wilson_interval(3, 2), "3 successes of 2"),
+        (lambda: wilson_interval(0, 0), "0 successes of 0"),
+        (lambda: wilson_interval(1, 2, 95), "confidence level 95"),
+        (lambda: mcnemar_p_value([1, 0], [True, False]), r"int64 \[2\] and bool \[2\]"),
+        (lambda: mcnemar_p_value([True], [True, False]), r"bool \[1\] and bool \[2\]"),
+        (lambda: paired_bootstrap(accuracy, [0], [0, 1], [0, 1]), r"int64 \[1\], int64 \[2\]"),
+        (lambda: paired_bootstrap(accuracy, [], [], []), "equally long"),
+        (lambda: paired_bootstrap(accuracy, [0], [0], [0], resamples=10), "10 resamples"),
+        (lambda: paired_bootstrap(accuracy, [0], [0], [0], level=1.0), "confidence level 1.0"),
+    ],
+)
+def test_wrong_arguments_are_named(call: Any, words: str) -> None:
+    with pytest.raises(DataError, match=words):
+        call()

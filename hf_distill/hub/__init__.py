@@ -1,0 +1,1 @@
+"""What a run leaves on the Hub: the record it can be repeated from, the card, and the publishing of both."""

@@ -1,0 +1,146 @@
+"""Which files of a run are published, and whether they are fit to be."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import stat
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from hf_distill.errors import HubError
+from hf_distill.hub.front_matter import check
+from hf_distill.hub.record import FILE_NAME as RECORD
+from hf_distill.hub.record import Record
+from hf_distill.hub.redaction import secrets_in
+
+WEIGHTS = (
+    "model.safetensors",
+    "model-*-of-*.safetensors",
+    "model.safetensors.index.json",
+    "adapter_config.json",
+    "adapter_model.safetensors",
+    "adapter_model-*-of-*.safetensors",
+    "adapter_model.safetensors.index.json",
+)
+VOCABULARIES = (
+    "added_tokens.json",
+    "merges.txt",
+    "sentencepiece.bpe.model",
+    "spiece.model",
+    "spm.model",
+    "tokenizer.json",
+    "tokenizer.model",
+    "vocab.json",
+    "vocab.txt",
+)
+PUBLISHED = (
+    "config.json",
+    "generation_config.json",
+    *WEIGHTS,
+    *VOCABULARIES,
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+    "README.md",
+    RECORD,
+)
+"""What is published of a run's folder: files directly in it whose names match. None of these is ever a pickle."""
+
+OBJECTIVE_STATE = "distillation.safetensors"
+"""Projections and banks of the objectives; published only when asked for."""
+
+_CHUNK = 1 << 20
+
+
+def is_published(name: str, patterns: tuple[str, ...] = PUBLISHED) -> bool:
+    """Whether a file of this name is on the list."""
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+@dataclass(frozen=True)
+class LocalFile:
+    """One file to publish. The Hub knows a plain file by its `git_oid`, a large one by its `sha256`."""
+
+    path: Path
+    size: int
+    sha256: str
+    git_oid: str
+
+    @classmethod
+    def of(cls, path: Path) -> LocalFile:
+        """Read `path` once and sum it in both ways."""
+        size = path.stat().st_size
+        sha256, git = hashlib.sha256(), hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
+        with path.open("rb") as file:
+            while chunk := file.read(_CHUNK):
+                sha256.update(chunk)
+                git.update(chunk)
+        return cls(path, size, sha256.hexdigest(), git.hexdigest())
+
+
+def select(folder: Path, *, include_objective_state: bool = False) -> dict[str, LocalFile]:
+    """The files of `folder` that are published, by name, checked.
+
+    Raises:
+        HubError: no such folder; no model in it, or shards missing; a link on the list that leaves the folder; a token
+            or a path of this machine inside a file; a card or a record that is not valid.
+    """
+    if not folder.is_dir():
+        raise HubError(f"{folder} is not a folder; publish wants the folder that a model was saved in.")
+    patterns = (*PUBLISHED, OBJECTIVE_STATE) if include_objective_state else PUBLISHED
+    paths = sorted(path for path in folder.iterdir() if is_published(path.name, patterns))
+    files = {path.name: LocalFile.of(_plain(path, folder)) for path in paths}
+    _check_model(folder, files)
+    _check_secrets(folder, files)
+    if "README.md" in files:
+        check(files["README.md"].path.read_text(encoding="utf-8", errors="replace"))
+    if RECORD in files:
+        Record.read(folder)
+    return files
+
+
+def _plain(path: Path, folder: Path) -> Path:
+    """`path` itself, or what its link points to inside the folder."""
+    target = path.resolve()
+    if not target.is_relative_to(folder.resolve()):
+        raise HubError(f"{path} is a link that leaves the folder (to {target}); put the file itself there.")
+    if not target.exists() or not stat.S_ISREG(target.stat().st_mode):
+        raise HubError(f"{path} is not a plain file, so it cannot be published; remove it or put the file there.")
+    return target
+
+
+def _check_model(folder: Path, files: dict[str, LocalFile]) -> None:
+    if "adapter_config.json" not in files and "config.json" not in files:
+        raise HubError(f"{folder} holds neither config.json nor adapter_config.json; save the model there first.")
+    if not any(name.endswith(".safetensors") and is_published(name, WEIGHTS) for name in files):
+        raise HubError(f"{folder} holds no weights in safetensors; save the model with save_pretrained first.")
+    for index in (name for name in files if name.endswith(".safetensors.index.json")):
+        missing = _shards(files[index].path) - set(files)
+        if missing:
+            raise HubError(f"{folder}: {index} names shards that are not there: {', '.join(sorted(missing)[:5])}.")
+
+
+def _shards(index: Path) -> set[str]:
+    try:
+        return {str(shard) for shard in json.loads(index.read_bytes())["weight_map"].values()}
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise HubError(f"{index} is not an index of shards: it needs a 'weight_map' of names.") from error
+
+
+def _check_secrets(folder: Path, files: dict[str, LocalFile]) -> None:
+    problems = []
+    for name, file in files.items():
+        found = secrets_in(_text_of(file.path), folder, paths=not is_published(name, VOCABULARIES))
+        problems += [f"{name} holds {what}" for what in found]
+    if problems:
+        raise HubError(f"Nothing was published from {folder}: {'; '.join(problems)}. Remove it and publish again.")
+
+
+def _text_of(path: Path) -> bytes:
+    """What can hold text: the whole file, or the header of a safetensors file."""
+    with path.open("rb") as file:
+        if path.suffix != ".safetensors":
+            return file.read()
+        return file.read(min(int.from_bytes(file.read(8), "little"), 100 * _CHUNK))

@@ -1,0 +1,312 @@
+"""`distillation.json`: the facts of one run, from which it can be understood and made again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+import os
+import platform
+import re
+import stat
+from collections.abc import Iterable, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
+
+import torch
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    JsonValue,
+    ValidationError,
+)
+
+from hf_distill.errors import HubError
+from hf_distill.hub.redaction import redacted, redacted_command, redacted_text
+from hf_distill.version import __version__
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+logger = logging.getLogger(__name__)
+
+FILE_NAME = "distillation.json"
+MAX_BYTES = 4 * 1024 * 1024
+WEIGHT_FILES = (
+    "config.json",
+    "adapter_config.json",
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "pytorch_model*.bin",
+)
+_HUB_ID = re.compile(r"(?=.{1,96}\Z)(?!.*(?:--|\.\.|\.git\Z))(?:\w[\w.-]*/)?\w(?:[\w.-]*\w)?", re.ASCII)
+PACKAGES = ("torch", "transformers", "datasets", "accelerate", "peft", "huggingface_hub")
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether `name` has the form of a repository on the Hub (`name` or `owner/name`)."""
+    return _HUB_ID.fullmatch(name) is not None
+
+
+def _hub_id(name: str) -> str:
+    if not is_hub_id(name):
+        raise ValueError(f"{name!r} is not the name of a repository on the Hub")
+    return name
+
+
+Text = Annotated[str, AfterValidator(redacted_text)]
+HubId = Annotated[str, AfterValidator(_hub_id)]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Count = Annotated[int, Field(ge=0, lt=2**63)]
+Facts = Annotated[dict[str, JsonValue], BeforeValidator(redacted)]
+Command = Annotated[list[str], AfterValidator(redacted_command)]
+Metrics = dict[str, FiniteFloat]
+Interval = tuple[FiniteFloat, FiniteFloat]
+Side = Literal["student", "teacher", "control"]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, protected_namespaces=())
+
+
+class ModelFacts(_Strict):
+    """Which model it was. A model from the Hub has `id` and `revision`, one from a folder the sums of its `files`."""
+
+    id: HubId | None = None
+    revision: Text | None = None
+    files: dict[Text, Sha256] = {}
+    class_name: Text
+    model_type: Text
+    num_parameters: Count
+    num_bytes: Count
+    num_hidden_layers: Count | None = None
+
+    @classmethod
+    def of(cls, model: PreTrainedModel, name_or_path: str | Path | None = None) -> ModelFacts:
+        """Facts of `model`, which was loaded from `name_or_path` (None: made here).
+
+        Parameters that are tied count once; `num_bytes` is what they take in their present dtypes. A parameter that
+        DeepSpeed has partitioned counts in full.
+        """
+        folder = None if name_or_path is None else Path(name_or_path)
+        is_local = folder is not None and folder.is_dir()
+        hub_id = None if name_or_path is None or is_local or not is_hub_id(str(name_or_path)) else str(name_or_path)
+        sizes = [(getattr(p, "ds_numel", p.numel()), p.element_size()) for p in model.parameters()]
+        return cls(
+            id=hub_id,
+            revision=getattr(model.config, "_commit_hash", None) if hub_id else None,
+            files=sha256_of_files(folder, WEIGHT_FILES) if folder is not None and is_local else {},
+            class_name=type(model).__name__,
+            model_type=str(model.config.model_type),
+            num_parameters=sum(count for count, _ in sizes),
+            num_bytes=sum(count * size for count, size in sizes),
+            num_hidden_layers=getattr(model.config, "num_hidden_layers", None),
+        )
+
+
+class ObjectiveFacts(_Strict):
+    """One term of the loss: its `name` in the logs, the registered `objective`, its weight and settings.
+
+    `weight` is a number, or the text of a schedule or of a learned weight; `citation` is BibTeX or empty.
+    """
+
+    name: Text
+    objective: Text
+    weight: FiniteFloat | Text
+    settings: Facts = {}
+    citation: str = ""
+
+
+class SourceFacts(_Strict):
+    """One data file by its name and the sum of its bytes."""
+
+    name: Text
+    sha256: Sha256 | None = None
+
+
+class DataFacts(_Strict):
+    """The data. `id`, `config`, `revision` name a data set of the Hub; `sources` and `sizes` go by split."""
+
+    name: Text
+    id: HubId | None = None
+    config: Text | None = None
+    revision: Text | None = None
+    sources: dict[Text, SourceFacts] = {}
+    sizes: dict[Text, Count] = {}
+    fingerprint: Text | None = None
+
+
+class Hardware(_Strict):
+    """What the run was on: `machine` is the architecture (`x86_64`), never a host name."""
+
+    machine: Text
+    processor: Text
+    cores: Count
+    accelerators: list[Text] = []
+
+
+class Record(_Strict):
+    """Everything the card tells and a repetition needs, without anything private.
+
+    Paths outside the working tree are cut to their names, and tokens and host names removed, whenever a record is made
+    or read; see `hf_distill.hub.redaction`. Metrics must be finite: `finite_metrics` leaves the others out.
+    """
+
+    file_name: ClassVar[str] = FILE_NAME
+
+    schema_version: Literal[1] = 1
+    command: Command = []
+    teacher: ModelFacts | None = None
+    student: ModelFacts
+    task: Text
+    objectives: list[ObjectiveFacts] = []
+    layer_maps: dict[Text, list[tuple[Count, Count]]] = {}
+    recipe: Facts | None = None
+    training_arguments: Facts = {}
+    data: DataFacts
+    seeds: dict[Text, int] = {}
+    versions: dict[Text, Text]
+    hardware: Hardware
+    steps: Count = 0
+    epochs: FiniteFloat = 0.0
+    metrics: Metrics = {}
+    control_metrics: Metrics = {}
+    teacher_metrics: Metrics = {}
+    intervals: dict[Side, dict[str, Interval]] = {}
+
+    @property
+    def toolkit_version(self) -> str:
+        """The version of hf_distill that made the run."""
+        return self.versions.get("hf_distill", "unknown")
+
+    def write(self, folder: str | Path) -> Path:
+        """Write `distillation.json` into `folder`, whole or not at all. Raises `HubError` when the disk refuses."""
+        text = json.dumps(self.model_dump(mode="json"), indent=2, ensure_ascii=False, allow_nan=False)
+        return write_whole(Path(folder) / FILE_NAME, text + "\n")
+
+    @classmethod
+    def read(cls, folder: str | Path) -> Record:
+        """Read `distillation.json` from `folder`, which may come from anybody.
+
+        Raises:
+            HubError: no such file, not a plain file, too large, not JSON, or fields that are unknown, missing or of
+                the wrong kind; the message names each of them.
+        """
+        path = Path(folder) / FILE_NAME
+        try:
+            return cls.model_validate_json(_read_bounded(path))
+        except ValidationError as error:
+            raise HubError(f"{path} is not a valid record:\n{_problems(error)}") from error
+
+
+def _problems(error: ValidationError, limit: int = 20) -> str:
+    lines = []
+    for problem in error.errors(include_url=False, include_context=False)[:limit]:
+        place = ".".join(str(part)[:60] for part in problem["loc"]) or "the file"
+        given = "" if problem["type"] == "missing" else f" (found {redacted_text(str(problem['input'])[:200])[:60]!r})"
+        lines.append(f"- {place}: {problem['msg']}{given}")
+    if error.error_count() > limit:
+        lines.append(f"- and {error.error_count() - limit} more")
+    return "\n".join(lines)
+
+
+def _read_bounded(path: Path) -> bytes:
+    try:
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):
+            raise HubError(f"{path} is not a plain file.")
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise HubError(f"Cannot read {path}: {error.strerror}.") from error
+    if len(content) > MAX_BYTES:
+        raise HubError(f"{path} has {found.st_size} bytes; a record has at most {MAX_BYTES}.")
+    return content
+
+
+def write_whole(path: Path, text: str) -> Path:
+    """Write `text` so that `path` holds either its old content or all of the new one, also after a crash."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with part.open("w", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise HubError(f"Cannot write {path}: {error.strerror}.") from error
+    return path
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 sum of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256_of_files(folder: Path, patterns: Iterable[str]) -> dict[str, str]:
+    """Sums of the files directly in `folder` whose names match one of `patterns`, by name."""
+    paths = {path for pattern in patterns for path in folder.glob(pattern) if path.is_file()}
+    return {path.name: sha256_of(path) for path in sorted(paths)}
+
+
+def finite_metrics(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """The entries that are finite numbers, as floats. What is left out is named in a warning."""
+    numbers = {key: float(value) for key, value in metrics.items() if isinstance(value, int | float)}
+    finite = {key: value for key, value in numbers.items() if math.isfinite(value)}
+    if len(finite) < len(metrics):
+        logger.warning("Not recorded, because not finite numbers: %s", ", ".join(sorted(set(metrics) - set(finite))))
+    return finite
+
+
+class Environment(NamedTuple):
+    """What a record says of the software and the machine."""
+
+    versions: dict[str, str]
+    hardware: Hardware
+
+
+def environment() -> Environment:
+    """Versions of Python and the installed libraries, and the machine that this process runs on."""
+    versions = {"python": platform.python_version()}
+    versions["hf_distill"] = __version__
+    for package in PACKAGES:
+        version = _version(package)
+        if version:
+            versions[package] = version
+    hardware = Hardware(
+        machine=platform.machine(), processor=_processor(), cores=os.cpu_count() or 0, accelerators=_accelerators()
+    )
+    return Environment(versions, hardware)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or "unknown"
+
+
+def _accelerators() -> list[str]:
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    if accelerator is None:
+        return []
+    module = torch.get_device_module(accelerator)
+    name_of = getattr(module, "get_device_name", lambda index: accelerator.type)
+    return [str(name_of(index)) for index in range(torch.accelerator.device_count())]

@@ -1,0 +1,137 @@
+"""What must not leave this machine: tokens, absolute paths, host names."""
+
+from __future__ import annotations
+
+import json
+import math
+import numbers
+import re
+import socket
+import tempfile
+from collections.abc import Iterator, Mapping
+from enum import Enum
+from pathlib import Path, PurePath, PureWindowsPath
+from typing import TypeAlias
+
+from huggingface_hub import get_token
+from pydantic import JsonValue
+
+Plain: TypeAlias = JsonValue
+
+TOKEN = re.compile(r"(?:hf_(?:oauth_|jwt_)?|api_org_)[A-Za-z0-9]{20,}")
+"""A Hub token: user or fine-grained (`hf_`), OAuth, and the organisation tokens of old."""
+
+_SECRET_KEY = re.compile(r"(?:token|password|secret|api_?key)$", re.IGNORECASE)
+_HOST_KEYS = frozenset({"logging_dir"})
+_WINDOWS = re.compile(r"[A-Za-z]:[\\/]|\\\\")
+_PATH = re.compile(
+    r"""
+      file:/+ [^\s"',;|<>()\[\]{}]+                                  # file URL
+    | (?<![A-Za-z0-9]) [A-Za-z]:[\\/] (?!/) [^\s"',;|<>()\[\]{}]+    # drive letter
+    | (?<!\S) \\\\ [^\s"',;|<>()\[\]{}]+                             # network share
+    | (?<![\w./\\-]) ~[\w.-]*/ [^\s"',;|<>()\[\]{}]*                 # home
+    | (?<![\w./\\-]) (?:\.\./)+ [^\s"',;|<>()\[\]{}]*                # above the working tree
+    | (?<![\w./~\\-]) /(?!/) [^\s"',;:|<>()\[\]{}]+                  # absolute
+    """,
+    re.VERBOSE,
+)
+
+
+def _is_outside(text: str) -> bool:
+    return text.startswith(("/", "~", "../")) or text == ".." or _WINDOWS.match(text) is not None
+
+
+def _inside_name(path: str) -> str:
+    """Relative to the working tree when inside it, else the last component."""
+    if _WINDOWS.match(path):
+        return PureWindowsPath(path).name or "path"
+    path = re.sub(r"^file:/+", "/", path)
+    tree = Path.cwd()
+    if tree != Path(tree.anchor) and PurePath(path).is_relative_to(tree) and ".." not in PurePath(path).parts:
+        return PurePath(path).relative_to(tree).as_posix()
+    return PurePath(path).name or "path"
+
+
+def redacted_text(text: str) -> str:
+    """`text` with tokens removed, paths outside the working tree cut to their names, and the host name replaced.
+
+    A text that is one path as a whole may hold blanks; paths inside a longer text end at a blank or a quote. Lone
+    surrogates, which no file can hold, become question marks.
+    """
+    text = TOKEN.sub("[token removed]", text.encode("utf-8", "replace").decode())
+    text = _inside_name(text) if _is_outside(text) else _PATH.sub(lambda match: _inside_name(match.group()), text)
+    host = re.escape(socket.gethostname())
+    return re.sub(rf"^{host}$|(?<=[_@]){host}(?![A-Za-z0-9-])", "host", text) if host else text
+
+
+def _is_secret(key: str, value: object) -> bool:
+    return key in _HOST_KEYS or (isinstance(value, str) and _SECRET_KEY.search(key) is not None)
+
+
+def redacted(value: object) -> Plain:
+    """`value` as plain JSON without tokens, absolute paths or host names; entries under token-like keys are left out.
+
+    Infinite and undefined numbers become the texts `inf`, `-inf`, `nan`; objects that JSON lacks become their text.
+    """
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    if isinstance(value, numbers.Real):
+        return float(value) if math.isfinite(value) else str(float(value))
+    if isinstance(value, Enum):
+        return redacted(value.value)
+    if isinstance(value, Mapping):
+        return {
+            redacted_text(str(key)): redacted(item) for key, item in value.items() if not _is_secret(str(key), item)
+        }
+    if isinstance(value, list | tuple | set | frozenset):
+        return [redacted(item) for item in (sorted(value, key=str) if isinstance(value, set | frozenset) else value)]
+    if type(value).__str__ is object.__str__ and type(value).__repr__ is object.__repr__:
+        return type(value).__name__
+    return redacted_text(str(value))
+
+
+def redacted_command(argv: list[str]) -> list[str]:
+    """A command line fit to be shown: as `redacted_text` for each word, and the values of token-like flags removed."""
+    shown: list[str] = []
+    hides_next = False
+    for word in argv:
+        flag, equals, value = word.partition("=")
+        is_secret = flag.startswith("-") and _SECRET_KEY.search(flag) is not None
+        if hides_next and not word.startswith("-"):
+            shown.append("[token removed]")
+        elif is_secret and equals:
+            shown.append(f"{flag}=[token removed]")
+        elif flag.startswith("-") and equals:
+            shown.append(f"{flag}={redacted_text(value)}")
+        else:
+            shown.append(redacted_text(word))
+        hides_next = is_secret and not equals
+    return shown
+
+
+def _needles(folder: Path) -> Iterator[str]:
+    """Spellings of the folders of this machine that a published text should not name."""
+    for place in {folder.absolute(), folder.resolve(), Path.cwd(), Path.home(), Path(tempfile.gettempdir())}:
+        if place != Path(place.anchor):
+            yield from {str(place), place.as_posix(), json.dumps(str(place))[1:-1]}
+
+
+def secrets_in(content: bytes, folder: Path, *, paths: bool = True) -> list[str]:
+    """What `content`, about to leave `folder`, would give away; never the token itself.
+
+    Args:
+        paths: also look for paths of this machine. Off for vocabularies, where any piece of text is legitimate.
+    """
+    text = content.decode("utf-8", errors="replace")
+    token = get_token()
+    found = []
+    if TOKEN.search(text) or (token and token in text):
+        found.append("a Hub token")
+    if paths:
+        for needle in sorted(_needles(folder), key=len, reverse=True):
+            if re.search(rf"(?<![\w.-]){re.escape(needle)}(?![\w-])", text):
+                found.append(f"the path {needle!r} of this machine")
+                break
+    return found

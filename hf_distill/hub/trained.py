@@ -1,0 +1,58 @@
+"""The record of what one trainer did."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+from hf_distill.hub.record import DataFacts, ModelFacts, Record, environment, finite_metrics
+from hf_distill.hub.terms import layer_maps, objective_facts
+from hf_distill.teachers import Frozen
+
+if TYPE_CHECKING:
+    from hf_distill.trainer import DistillationTrainer
+
+
+def record_of(trainer: DistillationTrainer) -> Record:
+    """Student, teacher, terms, arguments, data sizes, versions, and the last evaluation of a trainer's run."""
+    versions, hardware = environment()
+    args, state, teacher = trainer.args, trainer.state, trainer.teacher
+    data = {"train": trainer.train_dataset, "validation": trainer.eval_dataset}
+    return Record(
+        command=list(sys.argv),
+        teacher=ModelFacts.of(teacher.model, teacher.model.name_or_path or None)
+        if isinstance(teacher, Frozen)
+        else None,
+        student=ModelFacts.of(trainer.model),
+        task=trainer.distillation.pair.task.name,
+        objectives=objective_facts(trainer.distillation),
+        layer_maps=layer_maps(trainer.distillation),
+        training_arguments=args.to_sanitized_dict(),
+        data=DataFacts(
+            name=_name(trainer.train_dataset),
+            sizes={split: len(rows) for split, rows in data.items() if hasattr(rows, "__len__")},
+            fingerprint=getattr(trainer.train_dataset, "_fingerprint", None),
+        ),
+        seeds={"training": args.seed},
+        versions=versions,
+        hardware=hardware,
+        steps=state.global_step,
+        epochs=float(state.epoch or 0.0),
+        metrics=finite_metrics(_last_evaluation(state.log_history)),
+    )
+
+
+def _name(dataset: Any) -> str:
+    info = getattr(dataset, "info", None)
+    return getattr(info, "dataset_name", None) or "a data set of your own"
+
+
+def _last_evaluation(history: list[dict[str, float]]) -> dict[str, float]:
+    """The newest row of evaluation results, without times and without what a training row says."""
+    rows = [row for row in history if any(key.startswith("eval_") for key in row)]
+    times = ("_runtime", "_per_second")
+    return {
+        key: value
+        for key, value in (rows[-1] if rows else {}).items()
+        if key.startswith("eval_") and not key.endswith(times)
+    }

@@ -1,0 +1,178 @@
+"""Which files are published, and which folders are refused."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from hf_distill.errors import HubError
+from hf_distill.hub.folder import PUBLISHED, LocalFile, is_published, select
+
+
+@pytest.fixture
+def folder(student_folder: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(student_folder, tmp_path / "student", symlinks=True)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "config.json",
+        "model.safetensors",
+        "model-00001-of-00002.safetensors",
+        "model.safetensors.index.json",
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "tokenizer.json",
+        "vocab.txt",
+        "spiece.model",
+        "README.md",
+        "distillation.json",
+    ],
+)
+def test_published(name: str) -> None:
+    assert is_published(name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "pytorch_model.bin",
+        "training_args.bin",
+        "optimizer.pt",
+        "rng_state.pth",
+        "scheduler.pt",
+        "model.pkl",
+        "trainer_state.json",
+        "all_results.json",
+        "distillation.safetensors",
+        "cache.safetensors",
+        "Model.safetensors",
+        ".env",
+        "config.json.bak",
+        "modeling.py",
+    ],
+)
+def test_not_published(name: str) -> None:
+    assert not is_published(name)
+
+
+def test_files_are_summed_as_git_and_the_hub_do(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(b"hello\n")
+    file = LocalFile.of(path)
+    assert file.git_oid == "ce013625030ba8dba906f756967f9e9ca394464a"  # git hash-object
+    assert file.sha256 == hashlib.sha256(b"hello\n").hexdigest()
+    assert file.size == 6
+
+
+def test_the_selection_is_the_list(folder: Path) -> None:
+    chosen = select(folder)
+    assert set(chosen) == {name for name in os.listdir(folder) if name in PUBLISHED}
+    assert set(select(folder, include_objective_state=True)) - set(chosen) == {"distillation.safetensors"}
+
+
+def test_a_link_inside_the_folder_is_followed(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "weights")
+    (folder / "model.safetensors").symlink_to("weights")
+    assert select(folder)["model.safetensors"].path == (folder / "weights").resolve()
+
+
+@pytest.mark.parametrize("target", ["/etc/passwd", "../outside", "/no/such/file"])
+def test_a_link_that_leaves_the_folder_is_refused(folder: Path, target: str) -> None:
+    (folder.parent / "outside").write_text("secret")
+    (folder / "vocab.txt").symlink_to(target)
+    with pytest.raises(HubError, match=r"vocab\.txt is a link that leaves the folder"):
+        select(folder)
+
+
+def test_what_is_no_plain_file_is_refused(folder: Path) -> None:
+    os.mkfifo(folder / "merges.txt")
+    with pytest.raises(HubError, match=r"merges\.txt is not a plain file"):
+        select(folder)
+
+
+@pytest.mark.parametrize(
+    ("missing", "words"),
+    [("config.json", "neither config.json nor"), ("model.safetensors", "no weights in safetensors")],
+)
+def test_a_folder_without_a_model_is_refused(folder: Path, missing: str, words: str) -> None:
+    (folder / missing).unlink()
+    with pytest.raises(HubError, match=words):
+        select(folder)
+
+
+def test_a_missing_folder_is_told(tmp_path: Path) -> None:
+    with pytest.raises(HubError, match="is not a folder"):
+        select(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize(
+    ("index", "words"),
+    [
+        ({"weight_map": {"a": "model-00001-of-00002.safetensors"}}, "model-00001-of-00002.safetensors"),
+        ({"weight_map": {"a": "../model.safetensors"}}, "../model.safetensors"),
+        ({"weight_map": 3}, "not an index"),
+        ([], "not an index"),
+    ],
+)
+def test_an_index_must_fit_the_shards(folder: Path, index: object, words: str) -> None:
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(HubError) as raised:
+        select(folder)
+    assert words in str(raised.value)
+
+
+def test_tokens_and_paths_are_all_named_and_the_token_is_not_shown(folder: Path) -> None:
+    token = "hf_" + "z" * 34
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "note": token}))
+    with (folder / "README.md").open("a") as file:
+        file.write(f"\nSee {folder}/train.csv.\n")
+    with pytest.raises(HubError) as raised:
+        select(folder)
+    text = str(raised.value)
+    assert "config.json holds a Hub token" in text
+    assert "README.md holds the path" in text
+    assert token not in text
+
+
+def test_the_header_of_the_weights_is_read_too(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt", "from": "hf_" + "z" * 34})
+    with pytest.raises(HubError, match=r"model\.safetensors holds a Hub token"):
+        select(folder)
+
+
+def test_a_vocabulary_may_hold_pieces_of_paths(folder: Path) -> None:
+    (folder / "vocab.txt").write_text(f"[PAD]\n{Path.home()}\n{folder}\n")
+    assert "vocab.txt" in select(folder)
+
+
+def test_a_broken_record_or_card_is_not_published(folder: Path) -> None:
+    text = (folder / "README.md").read_text()
+    (folder / "README.md").write_text("# no metadata\n")
+    with pytest.raises(HubError, match=r"README\.md has no metadata"):
+        select(folder)
+    (folder / "README.md").write_text(text)
+    (folder / "distillation.json").write_text("{}")
+    with pytest.raises(HubError, match="not a valid record"):
+        select(folder)
+
+
+def test_the_sums_are_those_of_git(folder: Path) -> None:
+    git = shutil.which("git")
+    if git is None:
+        pytest.skip("needs git")
+    for name, file in select(folder).items():
+        ran = subprocess.run(
+            [git, "hash-object", "--no-filters", str(folder / name)], capture_output=True, text=True, check=True
+        )
+        assert file.git_oid == ran.stdout.strip()

@@ -1,7 +1,7 @@
 """Where a model family keeps its blocks, projections, scores and head.
 
-This is the one module that knows family names. A family is one row of `FAMILIES`; everything else is read from the model
-and its config. A model of a family without a row still serves its logits.
+This is the one module that knows family names. A family is one row of `FAMILIES`; everything else is read from the
+model and its config. A model of a family without a row still serves its logits.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ class StackShape:
 class Shape:
     """The sizes of a model.
 
-    `stacks` has one entry `""`, or `"encoder"` and `"decoder"`; it is empty for a family without a row. `num_logits` is the
-    width of the logits, 0 without a head (question answering: 2). `max_length` is the longest input that the position
-    table takes, None where there is no such table.
+    `stacks` has one entry `""`, or `"encoder"` and `"decoder"`; it is empty for a family without a row. `num_logits`
+    is the width of the logits, 0 without a head (question answering: 2). `max_length` is the longest input that the
+    position table takes, None where there is no such table.
     """
 
     family: str
@@ -62,7 +62,7 @@ class Shape:
 
 @dataclass(frozen=True, eq=False)
 class Point:
-    """A hook on `module`, what it reads, how often the module runs in one pass, and which of those runs is meant."""
+    """A hook on `module`, what it reads, and how often the module runs in one pass; the first run is meant."""
 
     module: nn.Module
     read: Read
@@ -81,9 +81,9 @@ class Tap:
 class Anatomy:
     """Where one model keeps what objectives read, resolved once.
 
-    `model` is the model as given, `base` the plain `PreTrainedModel` below an adapter; `shape` its sizes; `accepts` the names
-    of the explicit parameters of its `forward`. Modules are looked up below the adapter, so that hooks reach the wrapped
-    projections and the adapter counts.
+    `model` is the model as given, `base` the plain `PreTrainedModel` below an adapter; `shape` its sizes; `accepts`
+    the names of the explicit parameters of its `forward`. Modules are looked up below the adapter, so that hooks
+    reach the wrapped projections and the adapter counts.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -115,21 +115,29 @@ class Anatomy:
         self.shape.stack(stack)
         return _blocks(self._row(), self.roots[stack])
 
+    def blocks_path(self, stack: str = "") -> str:
+        """The name of the blocks of one stack in `base`, with a dot behind it, as names of weights begin."""
+        self.shape.stack(stack)
+        root = next(name for name, module in self.base.named_modules() if module is self.roots[stack])
+        return ".".join(part for part in (root, self._row().blocks) if part) + "."
+
     def head(self, hidden: Tensor, batch: Batch | None = None) -> Tensor:
         """The model's logits from `final` (of the decoder in an encoder-decoder); question answering gives `[..., 2]`.
 
-        `batch` is read by sequence classifiers that pick a token or average over the text: decoders, and ModernBERT with
-        `classifier_pooling="mean"`. Raises: `IncompatiblePair` for a head, or a family, that has no row.
+        `batch` is read by sequence classifiers that pick a token or average over the text: those of decoders and of
+        encoder-decoders, and ModernBERT's with `classifier_pooling="mean"`.
+
+        Raises: `IncompatiblePair` for a head, or a family, that has no row; `DistillationError` without a needed
+        batch.
         """
         heads = self._row().heads
-        for cls in type(self.base).__mro__:
-            for ending, head in heads.items():
-                if cls.__name__.endswith(ending):
-                    return head(self.base, hidden, {} if batch is None else batch)
-        raise IncompatiblePair(
-            f"{type(self.base).__name__}: the head of this class is not known; for {self.shape.family!r} the class names "
-            f"that are known end in {', '.join(heads)}."
-        )
+        ending = _ending(self.base, heads)
+        if ending is None:
+            raise IncompatiblePair(
+                f"{type(self.base).__name__}: the head of this class is not known; for {self.shape.family!r} the "
+                f"class names that are known end in {', '.join(heads)}."
+            )
+        return heads[ending](self.base, hidden, {} if batch is None else batch)
 
     def tap(self, signal: Signal) -> Tap:
         """What to hook for a signal, and how to read its tensor.
@@ -180,17 +188,14 @@ class Anatomy:
         return self.row
 
     def _logits(self, signal: Signal) -> Tap:
-        spans = type(self.base).__name__.endswith("ForQuestionAnswering")
+        spans = _ending(self.base, ("ForQuestionAnswering",)) is not None
         if not self.shape.num_logits or spans != (signal.field != "logits"):
             gives = "start_logits and end_logits" if spans else "logits" if self.shape.num_logits else "no logits"
             raise IncompatiblePair(
                 f"{signal}: {type(self.base).__name__} gives {gives}; load the model with the task's head."
             )
-        pretraining = self.row is not None and signal.field == "logits" and self._class_ends("ForPreTraining")
-        return Tap(output="prediction_logits" if pretraining and self.shape.family != "electra" else signal.field)
-
-    def _class_ends(self, ending: str) -> bool:
-        return any(cls.__name__.endswith(ending) for cls in type(self.base).__mro__)
+        pretraining = self.shape.family != "electra" and _ending(self.base, ("ForPreTraining",))
+        return Tap(output="prediction_logits" if pretraining else signal.field)
 
     def _pooled(self, signal: Signal) -> Tap:
         for owner in (self.base.base_model, self.base):
@@ -213,15 +218,15 @@ class Anatomy:
             return Tap((Point(_block_end(row, root, block, signal.layer), _output),))
         attention = block.get_submodule(row.attention)
         if signal.field == "scores":
-            return row.scores(row, attention, shape, blocks[0].get_submodule(row.attention), signal)
+            return _scores(row, attention, shape, signal)
         return _projection(row, attention, signal.field)
 
 
-# --- recording --------------------------------------------------------------------------------------------------------
+# --- recording ------------------------------------------------------------------------------------
 
 
 class Taps:
-    """The hooks of a set of signals. They record only while `recording` is true; `read` empties what was recorded."""
+    """The hooks of a set of signals. They record only while `recording` is true; `clear` empties what was recorded."""
 
     def __init__(self, anatomy: Anatomy, signals: Iterable[Signal], owner: str) -> None:
         self.taps = {signal: anatomy.tap(signal) for signal in sorted(set(signals), key=str)}
@@ -248,10 +253,7 @@ class Taps:
 
     def read(self, output: Any) -> dict[Signal, Tensor]:
         """The tensors of the pass that gave `output`; raises `DistillationError` when a hooked module did not run."""
-        try:
-            return {signal: self._value(signal, tap, output) for signal, tap in self.taps.items()}
-        finally:
-            self.clear()
+        return {signal: self._value(signal, tap, output) for signal, tap in self.taps.items()}
 
     def clear(self) -> None:
         """Forgets what was recorded."""
@@ -272,10 +274,10 @@ class Taps:
         seen = self._seen[id(point.module), point.read]
         if len(seen) != point.runs:
             raise DistillationError(
-                f"{self.owner}: {signal} is read from a {type(point.module).__name__} that ran {len(seen)} times in this "
-                f"forward pass instead of {point.runs}. A hook sees nothing when it was added after torch.compile compiled "
-                "the model, when another copy of the model runs, or when the layer was dropped. Capture before compiling, "
-                "run the model that is captured, set layerdrop to 0."
+                f"{self.owner}: {signal} is read from a {type(point.module).__name__} that ran {len(seen)} times in "
+                f"this forward pass instead of {point.runs}. A hook sees nothing when it was added after "
+                "torch.compile compiled the model, when another copy of the model runs, or when the layer was "
+                "dropped. Capture before compiling, run the model that is captured, set layerdrop to 0."
             )
         return seen[0]
 
@@ -292,13 +294,16 @@ def _rotation(args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any
     return kwargs["position_embeddings"]
 
 
+def _position_bias(args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+    return output[1]
+
+
 def _backward(anatomy: Anatomy, signals: Iterable[Signal]) -> None:
     taps = Taps(anatomy, signals, "unreached parameters")
     try:
         with torch.enable_grad():
             taps.recording = True
             output = anatomy.model(**_few_tokens(anatomy), return_dict=True)
-            taps.recording = False
             values = [value.float().sum() for value in taps.read(output).values() if value.requires_grad]
             if values:
                 torch.autograd.backward(values)
@@ -309,6 +314,8 @@ def _backward(anatomy: Anatomy, signals: Iterable[Signal]) -> None:
 def _few_tokens(anatomy: Anatomy) -> dict[str, Tensor]:
     """A batch of one short text, without padding and ending in the end token, which some heads look for."""
     config = anatomy.base.config
+    if "input_ids" not in anatomy.accepts:
+        raise IncompatiblePair(f"{type(anatomy.base).__name__} reads no input_ids; it is no text model.")
     pad, begin, end = (getattr(config, f"{name}_token_id", None) for name in ("pad", "bos", "eos"))
     ends = end if isinstance(end, list) else [end]
     special = {pad, begin, *ends}
@@ -320,7 +327,7 @@ def _few_tokens(anatomy: Anatomy) -> dict[str, Tensor]:
     return dict.fromkeys(names, ids)
 
 
-# --- projections and scores -------------------------------------------------------------------------------------------
+# --- projections and scores -----------------------------------------------------------------------
 
 
 def _projection(row: Family, attention: nn.Module, field_name: str) -> Tap:
@@ -344,42 +351,39 @@ def _rotate(value: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return value * cos.unsqueeze(1) + torch.cat((-second, first), dim=-1) * sin.unsqueeze(1)
 
 
-def _scores(row: Family, attention: nn.Module, shape: StackShape, first_attention: nn.Module, signal: Signal) -> Tap:
-    """Scores before mask and softmax, recomputed from queries and keys (and from the rotation, where there is one)."""
+def _scores(row: Family, attention: nn.Module, shape: StackShape, signal: Signal) -> Tap:
+    """Scores before mask and softmax, recomputed from queries and keys as the family does."""
+    if not row.scores:
+        raise IncompatiblePair(
+            f"{signal}: {type(attention).__name__} adds position terms to its scores, so they cannot be recomputed "
+            "exactly from queries and keys; read queries, keys or values instead."
+        )
     queries, keys = (_projection(row, attention, name) for name in ("queries", "keys"))
-    rotation = (Point(attention, _rotation),) if row.rotary else ()
     scale = float(getattr(attention, "scaling", shape.head_size**-0.5))
     groups = shape.num_attention_heads // shape.num_key_value_heads
 
-    def combine(query: Tensor, key: Tensor, *angles: tuple[Tensor, Tensor]) -> Tensor:
+    def plain(query: Tensor, key: Tensor) -> Tensor:
+        return torch.matmul(query, key.transpose(2, 3)) * scale
+
+    def rotary(query: Tensor, key: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
+        return plain(_rotate(query, *rotation), _rotate(key, *rotation))
+
+    def biased(query: Tensor, key: Tensor, bias: Tensor) -> Tensor:
+        return plain(query, key) + bias
+
+    def combine(query: Tensor, key: Tensor, *position: Any) -> Tensor:
         query = _split(queries.combine(query), shape.num_attention_heads)
         key = _split(keys.combine(key), shape.num_key_value_heads)
-        for cos, sin in angles:
-            query, key = _rotate(query, cos, sin), _rotate(key, cos, sin)
         if groups > 1:
             key = key.repeat_interleave(groups, dim=1)
-        scores = torch.matmul(query, key.transpose(2, 3)) * scale
-        return scores if row.bias is None else scores + row.bias(first_attention, scores)
+        return forms[row.scores](query, key, *position)
 
-    return Tap(queries.points + keys.points + rotation, combine)
-
-
-def _no_scores(
-    row: Family, attention: nn.Module, shape: StackShape, first_attention: nn.Module, signal: Signal
-) -> Tap:
-    raise IncompatiblePair(
-        f"{signal}: {type(attention).__name__} adds position terms to its scores, so they cannot be recomputed exactly from "
-        "queries and keys; read queries, keys or values instead."
-    )
+    forms: dict[str, Callable[..., Tensor]] = {"plain": plain, "rotary": rotary, "biased": biased}
+    position = {"rotary": (Point(attention, _rotation),), "biased": (Point(attention, _position_bias),)}
+    return Tap(queries.points + keys.points + position.get(row.scores, ()), combine)
 
 
-def _relative_bias(first_attention: Any, scores: Tensor) -> Tensor:
-    """T5's position bias, which its first block holds for all."""
-    bias: Tensor = first_attention.compute_bias(scores.shape[2], scores.shape[3], device=scores.device)
-    return bias.to(scores.dtype)
-
-
-# --- heads ------------------------------------------------------------------------------------------------------------
+# --- heads ----------------------------------------------------------------------------------------
 
 
 def _chain(*paths: str) -> Head:
@@ -451,7 +455,8 @@ def _scaled(model: PreTrainedModel, hidden: Tensor, batch: Batch) -> Tensor:
 
 def _biased(model: PreTrainedModel, hidden: Tensor, batch: Batch) -> Tensor:
     logits = _chain("lm_head")(model, hidden, batch)
-    return logits + model.get_buffer("final_logits_bias").to(logits.device)
+    bias: Tensor = model.get_buffer("final_logits_bias")
+    return logits + bias.to(logits.device)
 
 
 def _read(model: PreTrainedModel, batch: Batch, name: str) -> Tensor:
@@ -460,17 +465,18 @@ def _read(model: PreTrainedModel, batch: Batch, name: str) -> Tensor:
     return batch[name]
 
 
-# --- the table --------------------------------------------------------------------------------------------------------
-
-Scores = Callable[["Family", nn.Module, StackShape, nn.Module, Signal], Tap]
+# --- the table ------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Family:
     """One row: `blocks` below the stack, `attention` below a block, `queries`, `keys`, `values` below the attention.
 
-    Equal paths for queries and values mean one fused projection [q | k | v]. `two_stacks`: an encoder and a decoder.
-    `per_layer`: config entries with one value a block. `depth`: config entry with the number of blocks of each stack.
+    Equal paths for queries and values mean one fused projection [q | k | v]. `scores`: `plain` q k^T, `rotary`,
+    `biased` by what the attention returns second, or empty where they cannot be recomputed. `runs`: how often the
+    projections of queries and keys run in one pass, their content first. `first_block_end`: what the first block's
+    output still passes. `two_stacks`: an encoder and a decoder. `depth`: config entry with the number of blocks of
+    each stack. `per_layer`: config entries with one value a block.
     """
 
     blocks: str
@@ -480,9 +486,7 @@ class Family:
     values: str
     heads: Mapping[str, Head]
     max_length: Callable[[Any], int | None] = lambda config: int(config.max_position_embeddings)
-    scores: Scores = _scores
-    rotary: bool = False
-    bias: Callable[[Any, Tensor], Tensor] | None = None
+    scores: str = "plain"
     runs: Callable[[Any], int] = lambda attention: 1
     first_block_end: str = ""
     two_stacks: bool = False
@@ -523,7 +527,7 @@ def _llama(attention_queries: str, attention_keys: str, **changes: Any) -> Famil
     """A row laid out as Llama's."""
     return Family(
         "layers", "self_attn", attention_queries, attention_keys, "v_proj",
-        heads=_DECODER_HEADS, max_length=_no_table, rotary=True, per_layer=("layer_types",), **changes,
+        heads=_DECODER_HEADS, max_length=_no_table, scores="rotary", per_layer=("layer_types",), **changes,
     )  # fmt: skip
 
 
@@ -570,7 +574,7 @@ FAMILIES: dict[str, Family] = {
             "ForTokenClassification": _chain("head", "drop", "classifier"),
             "ForQuestionAnswering": _chain("head", "drop", "classifier"),
         },
-        max_length=_no_table, rotary=True, per_layer=("layer_types",),
+        max_length=_no_table, scores="rotary", per_layer=("layer_types",),
     ),
     "deberta-v2": Family(
         "encoder.layer", "attention.self", "query_proj", "key_proj", "value_proj",
@@ -581,7 +585,7 @@ FAMILIES: dict[str, Family] = {
             "ForQuestionAnswering": _SPANS,
         },
         max_length=lambda config: int(config.max_position_embeddings) if config.position_biased_input else None,
-        scores=_no_scores,
+        scores="",
         # With share_att_key the content projections run a second time, for the position embeddings.
         runs=lambda attention: 2 if attention.relative_attention and attention.share_att_key else 1,
         first_block_end="encoder.conv",
@@ -601,7 +605,7 @@ FAMILIES: dict[str, Family] = {
             "ForTokenClassification": _TOKENS,
             "ForQuestionAnswering": _SPANS,
         },
-        max_length=_no_table, bias=_relative_bias, two_stacks=True,
+        max_length=_no_table, scores="biased", two_stacks=True,
         depth={"": "num_layers", "encoder": "num_layers", "decoder": "num_decoder_layers"},
     ),
     "bart": Family(
@@ -618,26 +622,15 @@ FAMILIES: dict[str, Family] = {
 }  # fmt: skip
 """Rows by `config.model_type`."""
 
-_VOCABULARY_HEADS = (
-    "ForMaskedLM",
-    "ForCausalLM",
-    "LMHeadModel",
-    "DoubleHeadsModel",
-    "ForPreTraining",
-    "ForConditionalGeneration",
-)
-_LABEL_HEADS = ("ForSequenceClassification", "ForTokenClassification")
-
-
-# --- reading a model --------------------------------------------------------------------------------------------------
+# --- reading a model ------------------------------------------------------------------------------
 
 
 def _plain(model: Any) -> PreTrainedModel:
     base = model.get_base_model() if hasattr(model, "peft_config") and hasattr(model, "get_base_model") else model
     if not isinstance(base, PreTrainedModel):
         raise IncompatiblePair(
-            f"{type(model).__name__} is neither a transformers PreTrainedModel nor a PEFT model; give the model itself, not a "
-            "wrapper (torch.compile, DistributedDataParallel) around it."
+            f"{type(model).__name__} is neither a transformers PreTrainedModel nor a PEFT model; give the model "
+            "itself, not a wrapper (torch.compile, DistributedDataParallel) around it."
         )
     if base is not model and any(adapter.is_prompt_learning for adapter in model.peft_config.values()):
         raise IncompatiblePair(
@@ -662,7 +655,7 @@ def _blocks(row: Family, root: nn.Module) -> list[nn.Module]:
 
 
 def _block_end(row: Family, root: nn.Module, block: nn.Module, layer: int) -> nn.Module:
-    """The module whose output leaves the block: the block, or what follows the first block (DeBERTa-v2's convolution)."""
+    """The module whose output leaves the block: the block, or what follows the first one in the family."""
     path, _, name = row.first_block_end.rpartition(".")
     last = getattr(root.get_submodule(path), name, None) if name and layer == 1 else None
     return block if last is None else last
@@ -686,15 +679,21 @@ def _first(owner: Any, *names: str) -> Any:
     return next((getattr(owner, name) for name in names if hasattr(owner, name)), None)
 
 
+def _ending(base: PreTrainedModel, endings: Iterable[str]) -> str | None:
+    """The one of `endings` that the name of the model's class, or of a class it derives from, has."""
+    names = [cls.__name__ for cls in type(base).__mro__]
+    return next((ending for name in names for ending in endings if name.endswith(ending)), None)
+
+
 def _num_logits(base: PreTrainedModel) -> int:
-    name, config = type(base).__name__, base.config
-    if name.endswith("ForQuestionAnswering"):
+    config = base.config
+    if _ending(base, ("ForQuestionAnswering",)):
         return 2
-    if name.endswith(_LABEL_HEADS):
+    if _ending(base, ("ForSequenceClassification", "ForTokenClassification")):
         return int(config.num_labels)
-    if name.endswith("ForPreTraining") and config.model_type == "electra":
+    if _ending(base, ("ForPreTraining",)) and config.model_type == "electra":
         return 1
-    if name.endswith(_VOCABULARY_HEADS) or base.get_output_embeddings() is not None:
+    if _ending(base, ("ForMaskedLM", "ForPreTraining")) or base.get_output_embeddings() is not None:
         return int(config.get_text_config().vocab_size)
     return 0 if base.base_model is base else int(config.num_labels)
 

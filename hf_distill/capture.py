@@ -32,7 +32,9 @@ class Capture:
         self.role = role
         self.taps = Taps(anatomy, signals, role)
         self._names = tuple(sorted(anatomy.accepts - LABELS))
-        self._options = {"return_dict": True} | ({"use_cache": False} if "use_cache" in anatomy.accepts else {})
+        self._options: dict[str, bool] = {"return_dict": True}
+        if role == "teacher" and "use_cache" in anatomy.accepts:
+            self._options["use_cache"] = False  # the student's is the Trainer's business
         self._two_stacks = len(anatomy.shape.stacks) == 2 or "decoder_input_ids" in anatomy.accepts
         self._shift = getattr(anatomy.base, "prepare_decoder_input_ids_from_labels", None)
 
@@ -91,19 +93,20 @@ class Capture:
         )
 
     def _check_gradients(self, tensors: Mapping[Signal, Tensor]) -> None:
-        """A tensor below frozen parameters has no gradient and needs none; one cut off by checkpointing is an error."""
+        """A tensor below frozen parameters has no gradient and needs none; one cut off by checkpointing is an
+        error."""
         bare = [signal for signal, tensor in tensors.items() if not tensor.requires_grad]
         if not bare or not any(parameter.requires_grad for parameter in self.anatomy.model.parameters()):
             return
         if any(_is_reentrant(module) for module in self.anatomy.base.modules()):
             raise DistillationError(
-                f"{self.role}: {bare[0]} carries no gradient, because reentrant activation checkpointing hides it; pass "
-                "use_reentrant=False in the training arguments' checkpointing settings."
+                f"{self.role}: {bare[0]} carries no gradient, because reentrant activation checkpointing hides it; "
+                "pass use_reentrant=False in the training arguments' checkpointing settings."
             )
         if len(bare) == len(tensors):
             raise DistillationError(
-                f"{self.role}: {', '.join(map(str, bare))} carry no gradient, so nothing would train. Unfreeze parameters "
-                "that they depend on, or use an objective that reads what the trainable parameters give."
+                f"{self.role}: {', '.join(map(str, bare))} carry no gradient, so nothing would train. Unfreeze "
+                "parameters that they depend on, or use an objective that reads what the trainable parameters give."
             )
 
 
@@ -119,7 +122,8 @@ def _mask(inputs: Mapping[str, Tensor], given: str, ids: str, embeddings: str) -
 def _decoder_mask(
     inputs: Mapping[str, Tensor], batch: Mapping[str, Tensor], encoder_mask: Tensor | None
 ) -> Tensor | None:
-    """The decoder's mask; labelled positions without one; the encoder's where the model shifts its input ids itself."""
+    """The decoder's mask; labelled positions without one; the encoder's where the model shifts its input ids
+    itself."""
     if "decoder_attention_mask" not in inputs and "labels" in batch and batch["labels"].dim() == 2:
         return batch["labels"] != IGNORED
     mask = _mask(inputs, "decoder_attention_mask", "decoder_input_ids", "decoder_inputs_embeds")

@@ -15,6 +15,7 @@ from hf_distill.errors import (
 from hf_distill.layer_map import LayerMap
 from hf_distill.objectives import HiddenCosine, HiddenMSE, Labels, SoftTargets
 from hf_distill.recipe import Recipe
+from hf_distill.run import run
 from hf_distill.trainer import DistillationTrainer
 from hf_distill.version import __version__
 
@@ -37,6 +38,7 @@ __all__ = [
     "SoftTargets",
     "__version__",
     "objectives",
+    "run",
     "students",
     "teachers",
 ]

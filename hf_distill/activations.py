@@ -11,14 +11,18 @@ from torch import Tensor
 from hf_distill.errors import DistillationError
 
 LAYERED = ("hidden", "queries", "keys", "values", "scores")
-"""Fields kept per layer. `hidden[0]` is the embedding output, `hidden[i]` the raw output of block i; the others start at 1."""
+"""Fields kept per layer. `hidden[0]` is the embedding output, `hidden[i]` the raw output of block i; the others start
+at 1.
+"""
 
 PLAIN = ("logits", "start_logits", "end_logits", "final", "embeddings", "pooled", "input_gradient")
 """Fields kept once per pass. `final` is the state after the last norm, which the head reads."""
 
 
 class Pass(NamedTuple):
-    """One run over the batch. `main` is the batch as it came; another name says what changes (rows, noise, distortion)."""
+    """One run over the batch. `main` is the batch as it came; another name says what changes (rows, noise,
+    distortion).
+    """
 
     name: str = "main"
     gradient: bool = True
@@ -58,8 +62,8 @@ class Needs:
 class Activations:
     """What one forward pass of one model showed.
 
-    Fields of `LAYERED` are mappings from layer to tensor; fields of `PLAIN` are tensors; `mask` is `[batch, length]`, 1 on
-    real tokens. Shapes: `hidden[i]`, `final` `[batch, length, width]`; `queries[i]`, `keys[i]`, `values[i]`
+    Fields of `LAYERED` are mappings from layer to tensor; fields of `PLAIN` are tensors; `mask` is `[batch, length]`,
+    1 on real tokens. Shapes: `hidden[i]`, `final` `[batch, length, width]`; `queries[i]`, `keys[i]`, `values[i]`
     `[batch, length, heads * head_size]`, before any rotation and, with grouped heads, not repeated; `scores[i]`
     `[batch, heads, length, length]`, before the softmax and unmasked; `pooled` `[batch, width]`.
 
@@ -69,7 +73,9 @@ class Activations:
     def __init__(self, mask: Tensor | None = None, reader: str = "", **tensors: Any) -> None:
         unknown = sorted(set(tensors) - set(LAYERED) - set(PLAIN) - {"encoder", "decoder"})
         if unknown:
-            raise DistillationError(f"Activations has no field {unknown[0]!r}; the fields are {', '.join(LAYERED + PLAIN)}.")
+            raise DistillationError(
+                f"Activations has no field {unknown[0]!r}; the fields are {', '.join(LAYERED + PLAIN)}."
+            )
         self.mask = mask
         self.reader = reader
         self.tensors = {name: value for name, value in tensors.items() if value is not None}
@@ -85,7 +91,9 @@ class Activations:
         raise DistillationError(_absent(name, self.reader, self.tensors))
 
     def stack(self, name: str) -> Activations:
-        """The activations of one stack: `encoder` or `decoder` of an encoder-decoder, or itself when `name` is empty."""
+        """The activations of one stack: `encoder` or `decoder` of an encoder-decoder, or itself when `name` is
+        empty.
+        """
         stacked: Activations = getattr(self, name) if name else self
         return stacked
 

@@ -46,7 +46,9 @@ def read_objectives(folder: Path, objectives: nn.ModuleDict) -> None:
     if not wanted:
         return
     if not path.is_file():
-        raise BrokenCheckpoint(f"{path} is missing; the objectives learn {', '.join(wanted)} and cannot go on without it.")
+        raise BrokenCheckpoint(
+            f"{path} is missing; the objectives learn {', '.join(wanted)} and cannot go on without it."
+        )
     try:
         found = load_file(path)
     except (safetensors.SafetensorError, OSError) as error:
@@ -54,12 +56,16 @@ def read_objectives(folder: Path, objectives: nn.ModuleDict) -> None:
     shapes = {name: tuple(tensor.shape) for name, tensor in found.items()}
     expected = {name: tuple(tensor.shape) for name, tensor in wanted.items()}
     if shapes != expected:
-        raise BrokenCheckpoint(f"{path} holds {shapes}, the objectives of this run learn {expected}; it is of another run.")
+        raise BrokenCheckpoint(
+            f"{path} holds {shapes}, the objectives of this run learn {expected}; it is of another run."
+        )
     objectives.load_state_dict(found)
 
 
 def replace_pickled_arguments(folder: Path, args: Any) -> None:
-    """Puts the arguments down as JSON with tokens masked; the pickle that the Trainer writes would hold tokens in clear."""
+    """Puts the arguments down as JSON with tokens masked; the pickle that the Trainer writes would hold tokens in
+    clear.
+    """
     (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)
     text = json.dumps(args.to_sanitized_dict(), indent=2, default=str, sort_keys=True)
     (folder / ARGUMENTS).write_text(text + "\n", encoding="utf-8")
@@ -68,7 +74,8 @@ def replace_pickled_arguments(folder: Path, args: Any) -> None:
 def last_whole(output_dir: Path) -> Path | None:
     """The newest `checkpoint-<step>` from which a run can go on; torn ones are skipped with a message.
 
-    The Trainer writes `trainer_state.json` last, so a readable one that names the folder's own step marks the end of a save.
+    The Trainer writes `trainer_state.json` last, so a readable one that names the folder's own step marks the end of a
+    save.
     """
     steps = [path for path in output_dir.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit()]
     for path in sorted(steps, key=lambda each: int(each.name.removeprefix("checkpoint-")), reverse=True):

@@ -19,22 +19,28 @@ if TYPE_CHECKING:
 
 
 def before_training(trainer: DistillationTrainer) -> None:
-    """Refuses DataParallel, losses that would be ignored, float16 without a GPU, and a launch that is not what it seems."""
+    """Refuses DataParallel, losses that would be ignored, float16 without a GPU, and a launch that is not what it
+    seems.
+    """
     args, accelerator = trainer.args, trainer.accelerator
     if args.n_gpu > 1:
         raise DistillationError(
-            f"{args.n_gpu} GPUs in one process would run DataParallel, which sees neither the counts nor the captures. Start "
-            "one process a GPU (accelerate launch --multi_gpu, torchrun), or set CUDA_VISIBLE_DEVICES to one."
+            f"{args.n_gpu} GPUs in one process would run DataParallel, which sees neither counts nor captures. "
+            "Start one process a GPU (accelerate launch --multi_gpu, torchrun), or set CUDA_VISIBLE_DEVICES to one."
         )
     if trainer.compute_loss_func is not None:
-        raise DistillationError("compute_loss_func is given, and objectives make the loss here; write it as an Objective.")
+        raise DistillationError(
+            "compute_loss_func is given, and objectives make the loss here; write it as an Objective."
+        )
     if accelerator.mixed_precision == "fp16" and accelerator.device.type == "cpu":
-        raise DistillationError("fp16 mixed precision needs a GPU (there is no loss scaler on a CPU); use bf16, or none.")
+        raise DistillationError(
+            "fp16 mixed precision needs a GPU (there is no loss scaler on a CPU); use bf16, or none."
+        )
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     if launched != args.world_size:
         raise DistillationError(
-            f"WORLD_SIZE is {launched}, but this process counts {args.world_size}: every process would train alone. On a CPU "
-            "pass --use_cpu (use_cpu=True) to torchrun."
+            f"WORLD_SIZE is {launched}, but this process counts {args.world_size}: each would train alone. On "
+            "a CPU pass --use_cpu (use_cpu=True) to torchrun."
         )
     if launched > 1 and accelerator.distributed_type == DistributedType.NO:
         raise DistillationError(
@@ -51,8 +57,8 @@ def fits_arguments(args: Any, needs: Needs) -> None:
     embeddings = any(signal.field == "embeddings" or signal.layer == 0 for signal in needs.student)
     if args.neftune_noise_alpha is not None and embeddings:
         raise DistillationError(
-            "neftune_noise_alpha adds noise to the student's embeddings, which an objective compares with the teacher's; "
-            "leave one of them out."
+            "neftune_noise_alpha adds noise to the student's embeddings, which an objective compares with the "
+            "teacher's; leave one of them out."
         )
 
 
@@ -64,8 +70,8 @@ def apart(student: nn.Module, teacher: Teacher) -> None:
     shared = [name for name, parameter in teacher.model.named_parameters() if id(parameter) in ours]
     if shared:
         raise IncompatiblePair(
-            f"teacher and student share the parameter {shared[0]!r} ({len(shared)} in all); the teacher would be trained too. "
-            "Load it a second time, or use copy.deepcopy."
+            f"teacher and student share the parameter {shared[0]!r} ({len(shared)} in all); the teacher would be "
+            "trained too. Load it a second time, or use copy.deepcopy."
         )
 
 
@@ -88,9 +94,9 @@ def equal_tokenizers(student: PreTrainedTokenizerBase, teacher: PreTrainedTokeni
     differing = sorted(token for token in ours.keys() | theirs.keys() if ours.get(token) != theirs.get(token))
     token = differing[0]
     raise IncompatiblePair(
-        f"the tokenizers differ: {token!r} is {ours.get(token)} for the student and {theirs.get(token)} for the teacher {name!r} "
-        f"({len(differing)} such entries, {len(ours)} and {len(theirs)} in all). Both must read the same ids: take the teacher's "
-        "tokenizer and a student built on its vocabulary."
+        f"the tokenizers differ: {token!r} is {ours.get(token)} for the student and {theirs.get(token)} for the "
+        f"teacher {name!r} ({len(differing)} such entries, {len(ours)} and {len(theirs)} in all). Both must read the "
+        "same ids: take the teacher's tokenizer and a student built on its vocabulary."
     )
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers.utils import ModelOutput
 
-from hf_distill.activations import Activations, Needs, Signal
+from hf_distill.activations import Activations, Needs
 from hf_distill.anatomy import Anatomy
 from hf_distill.capture import Capture
 from hf_distill.objectives.base import Objective
@@ -20,7 +20,9 @@ from hf_distill.tasks import Batch
 
 
 class Counts(NamedTuple):
-    """What each term's sum is divided by: the units of the whole accumulation window over all processes, at least 1."""
+    """What each term's sum is divided by: the units of the whole accumulation window over all processes, at least
+    1.
+    """
 
     divisors: tuple[Tensor | float, ...]
 
@@ -33,7 +35,9 @@ class Losses(NamedTuple):
 
 
 class Evaluation(NamedTuple):
-    """The student's whole output and, where the batch has labels, the task's loss summed and counted in each example."""
+    """The student's whole output and, where the batch has labels, the task's loss summed and counted in each
+    example.
+    """
 
     outputs: ModelOutput
     sums: Tensor | None
@@ -43,8 +47,8 @@ class Evaluation(NamedTuple):
 class Distillation(nn.Module):
     """The student, the bound terms, and one forward pass through both.
 
-    The student is a submodule and so is every objective, so that an engine reduces, clips, casts and shards what they learn
-    together with the student; what is published is `student` alone. The teacher is none.
+    The student is a submodule and so is every objective, so that an engine reduces, clips, casts and shards what they
+    learn together with the student; what is published is `student` alone. The teacher is none.
     """
 
     def __init__(self, student: nn.Module, terms: Terms, pair: Pair) -> None:
@@ -62,7 +66,6 @@ class Distillation(nn.Module):
         anatomy = Anatomy.of(student)
         self._capture = Capture(anatomy, needs.student, role="student")
         self._evaluation_capture = Capture(anatomy, self._task_loss[0].needs().student, role="evaluation")
-        self.unreached = anatomy.unreached(needs.student)
 
     @property
     def config(self) -> object:
@@ -83,6 +86,13 @@ class Distillation(nn.Module):
         for objective in self.terms():
             union = union | objective.needs()
         return union
+
+    def unreached(self) -> list[nn.Parameter]:
+        """The student's trainable parameters that no term depends on; asked before an engine wraps the module."""
+        signals = self.needs().student
+        if any(signal.field in self.pair.task.logit_fields for signal in signals):
+            return []
+        return [parameter for _, parameter in Anatomy.of(self.student).unreached(signals)]
 
     def count(self, batch: Batch) -> list[Tensor | int]:
         """The units of one batch that each term counts."""
@@ -116,7 +126,9 @@ class Distillation(nn.Module):
     def _losses(self, student: Activations, teacher: Activations | None, batch: Batch, counts: Counts) -> Losses:
         values: list[Tensor] = []
         total: Tensor | None = None
-        for (name, objective), weight, divisor in zip(self.objectives.items(), self.weights, counts.divisors, strict=True):
+        for (name, objective), weight, divisor in zip(
+            self.objectives.items(), self.weights, counts.divisors, strict=True
+        ):
             view = None if teacher is None else teacher.read_by(name)
             value = objective(student.read_by(name), view, batch) / divisor
             values.append(value)
@@ -142,5 +154,3 @@ class Distillation(nn.Module):
 def activations_device(batch: Batch) -> str:
     """The type of device that the batch is on."""
     return next(iter(batch.values())).device.type
-
-

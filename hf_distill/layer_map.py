@@ -4,10 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from typing import overload
 
 from hf_distill.errors import IncompatiblePair
 
 Pairs = tuple[tuple[int, int], ...]
+
+
+def _deep_enough(name: str, student: int, teacher: int) -> None:
+    if teacher < student:
+        raise IncompatiblePair(
+            f"layer_map {name!r}: the teacher has {teacher} layers, fewer than the student's {student}; use 'spread' "
+            "or give the pairs."
+        )
 
 
 def _uniform(student: int, teacher: int) -> Pairs:
@@ -23,32 +32,44 @@ def _spread(student: int, teacher: int) -> Pairs:
     return tuple((i, math.floor(i * teacher / student + 0.5)) for i in range(student + 1))
 
 
+def _first(student: int, teacher: int) -> Pairs:
+    _deep_enough("first", student, teacher)
+    return tuple((i, i) for i in range(1, student + 1))
+
+
+def _last(student: int, teacher: int) -> Pairs:
+    _deep_enough("last", student, teacher)
+    return tuple((i, teacher - student + i) for i in range(1, student + 1))
+
+
 def _pkd_skip(student: int, teacher: int) -> Pairs:
+    _deep_enough("pkd_skip", student, teacher)
     return tuple((j, j * (teacher // student)) for j in range(1, student))
 
 
 def _pkd_last(student: int, teacher: int) -> Pairs:
+    _deep_enough("pkd_last", student, teacher)
     return tuple((j, teacher - student + j) for j in range(1, student))
 
 
 NAMES: dict[str, Callable[[int, int], Pairs]] = {
     "uniform": _uniform,
     "spread": _spread,
-    "first": lambda student, teacher: tuple((i, i) for i in range(1, student + 1)),
-    "last": lambda student, teacher: tuple((i, teacher - student + i) for i in range(1, student + 1)),
+    "first": _first,
+    "last": _last,
     "final": lambda student, teacher: ((student, teacher),),
     "pkd_skip": _pkd_skip,
     "pkd_last": _pkd_last,
 }
-"""Named maps. `uniform` and `spread` pair the embedding outputs (0, 0) too; `pkd_*` leave out the last student block."""
+"""Named maps. `uniform`, `spread` pair the embedding outputs (0, 0) too; `pkd_*` leave out the last student block."""
 
 
 class LayerMap(Sequence[tuple[int, int]]):
     """Pairs (student layer, teacher layer); 0 is the embedding output, i the output of block i.
 
     With M student and N teacher blocks: `uniform` (i, i N/M), N a multiple of M; `spread` (i, floor(i N/M + 1/2));
-    `first` (i, i); `last` (i, N - M + i); `final` (M, N); `pkd_skip` (j, j N/M) and `pkd_last` (j, N - M + j) for j < M
-    (Sun et al., 2019, arXiv:1908.09355); or an explicit list of pairs.
+    `first` (i, i); `last` (i, N - M + i); `final` (M, N); `pkd_skip` (j, j floor(N/M)) and `pkd_last`
+    (j, N - M + j) for j < M (Sun et al., 2019, arXiv:1908.09355); or an explicit list of pairs.
 
     Raises: `IncompatiblePair` for an unknown name, a layer out of range, or a teacher shallower than the map needs.
     """
@@ -57,14 +78,23 @@ class LayerMap(Sequence[tuple[int, int]]):
         self.pairs: Pairs = tuple((int(student), int(teacher)) for student, teacher in pairs)
 
     @classmethod
-    def resolve(cls, layer_map: str | Sequence[Sequence[int]], num_student_layers: int, num_teacher_layers: int) -> LayerMap:
+    def resolve(
+        cls, layer_map: str | Sequence[Sequence[int]], num_student_layers: int, num_teacher_layers: int
+    ) -> LayerMap:
         """The pairs of a name or of an explicit list, checked against both depths."""
         if isinstance(layer_map, str):
             if layer_map not in NAMES:
-                raise IncompatiblePair(f"unknown layer_map {layer_map!r}; the names are {', '.join(NAMES)}, or give pairs.")
+                raise IncompatiblePair(
+                    f"unknown layer_map {layer_map!r}; the names are {', '.join(NAMES)}, or give pairs."
+                )
+            if num_student_layers < 1 or num_teacher_layers < 1:
+                raise IncompatiblePair(
+                    f"layer_map {layer_map!r} needs layers on both sides; the student has {num_student_layers}, the "
+                    f"teacher {num_teacher_layers}."
+                )
             found = cls(NAMES[layer_map](num_student_layers, num_teacher_layers))
         else:
-            found = cls(_explicit(layer_map))
+            found = cls(explicit_pairs(layer_map))
         found._check(layer_map, num_student_layers, num_teacher_layers)
         return found
 
@@ -74,14 +104,18 @@ class LayerMap(Sequence[tuple[int, int]]):
         for student, teacher in self.pairs:
             if not (0 <= student <= num_student_layers and 0 <= teacher <= num_teacher_layers):
                 raise IncompatiblePair(
-                    f"layer_map {layer_map!r} pairs student layer {student} with teacher layer {teacher}, but the student "
-                    f"has layers 0 to {num_student_layers} and the teacher 0 to {num_teacher_layers}."
+                    f"layer_map {layer_map!r} pairs student layer {student} with teacher layer {teacher}, but the "
+                    f"student has layers 0 to {num_student_layers} and the teacher 0 to {num_teacher_layers}."
                 )
         students = [student for student, _ in self.pairs]
         if len(set(self.pairs)) != len(self.pairs) or students != sorted(students):
             raise IncompatiblePair(f"layer_map {layer_map!r}: pairs must be distinct and ordered by student layer.")
 
-    def __getitem__(self, index):  # type: ignore[no-untyped-def, override]
+    @overload
+    def __getitem__(self, index: int) -> tuple[int, int]: ...
+    @overload
+    def __getitem__(self, index: slice) -> Pairs: ...
+    def __getitem__(self, index: int | slice) -> tuple[int, int] | Pairs:
         return self.pairs[index]
 
     def __len__(self) -> int:
@@ -100,10 +134,22 @@ class LayerMap(Sequence[tuple[int, int]]):
         return f"LayerMap({list(self.pairs)})"
 
 
-def _explicit(layer_map: Sequence[Sequence[int]]) -> list[tuple[int, int]]:
-    pairs: list[tuple[int, int]] = []
+def explicit_pairs(layer_map: object) -> list[tuple[int, int]]:
+    """The pairs of an explicit list, not yet checked against any depth.
+
+    Raises: `IncompatiblePair` for anything but a list of pairs of whole numbers.
+    """
+    if not isinstance(layer_map, Sequence) or isinstance(layer_map, str | bytes):
+        raise IncompatiblePair(f"layer_map is {layer_map!r}; it may be {', '.join(NAMES)}, or a list of pairs.")
     for pair in layer_map:
-        if len(pair) != 2 or not all(isinstance(layer, int) and not isinstance(layer, bool) for layer in pair):
-            raise IncompatiblePair(f"layer_map: {pair!r} is not a pair of whole numbers (student layer, teacher layer).")
-        pairs.append((pair[0], pair[1]))
-    return pairs
+        if not _is_pair(pair):
+            raise IncompatiblePair(
+                f"layer_map: {pair!r} is not a pair of whole numbers (student layer, teacher layer)."
+            )
+    return [(pair[0], pair[1]) for pair in layer_map]
+
+
+def _is_pair(pair: object) -> bool:
+    if not isinstance(pair, Sequence) or len(pair) != 2:
+        return False
+    return all(isinstance(layer, int) and not isinstance(layer, bool) for layer in pair)

@@ -26,11 +26,11 @@ def load_model(
 ) -> PreTrainedModel:
     """The model of a folder or Hub id under one of the `AutoModelFor…` classes.
 
-    The dtype is the one asked for, whatever the file holds: a student trained in a bfloat16 file's own dtype would lose most
-    of its small updates. `role` names the model in errors.
+    The dtype is the one asked for, whatever the file holds: a student trained in a bfloat16 file's own dtype would
+    lose most of its small updates. `role` names the model in errors.
 
-    Raises: `DistillationError` if nothing can be loaded; `IncompatiblePair` if weights are missing from the checkpoint and
-    would be random, unless a `fresh_head` is wanted.
+    Raises: `DistillationError` if nothing can be loaded; `IncompatiblePair` if weights are missing from the checkpoint
+    and would be random, unless a `fresh_head` is wanted.
     """
     try:
         model, report = getattr(transformers, auto_class).from_pretrained(
@@ -47,8 +47,9 @@ def load_model(
     missing = sorted(report["missing_keys"])
     if missing and not fresh_head:
         raise IncompatiblePair(
-            f"the {role} {name_or_path!r} has no weights for {', '.join(missing[:4])}{' …' if len(missing) > 4 else ''}: as "
-            f"{auto_class} they would be random. Give a checkpoint that was trained for this task."
+            f"the {role} {name_or_path!r} has no weights for "
+            f"{', '.join(missing[:4])}{' …' if len(missing) > 4 else ''}: as {auto_class} they are random. Give a "
+            "checkpoint that was trained for this task."
         )
     loaded: PreTrainedModel = model
     return loaded

@@ -11,10 +11,11 @@ from hf_distill.errors import NonFiniteLoss
 
 
 class Monitor:
-    """Adds up the terms' values, and keeps a sticky flag that holds back an optimizer step which would carry NaN or infinity.
+    """Adds up the terms' values, and keeps a sticky flag that holds back an optimizer step which would carry NaN or
+    infinity.
 
-    Nothing here waits for the device before `read()`. Several processes add the sums up by `reduce_sum` and agree on the flag
-    by `reduce_max`, which is None in one process.
+    Nothing here waits for the device before `read()`. Several processes add the sums up by `reduce_sum` and agree on
+    the flag by `reduce_max`, which is None in one process.
     """
 
     def __init__(
@@ -61,10 +62,13 @@ class Monitor:
             return
         finite = torch.isfinite(self._reduce_sum(self.sums)).tolist()
         guilty = [repr(name) for name, fine in zip(self.names, finite, strict=True) if not fine]
-        what = f"the value of {' and '.join(guilty)}" if guilty else "the gradient norm (every term's value was finite)"
+        what = (
+            f"the value of {' and '.join(guilty)}" if guilty else "the gradient norm (every term's value was finite)"
+        )
         raise NonFiniteLoss(
-            f"step {global_step - steps + 1}: {what} is NaN or infinite. The weights are those of step {global_step - steps}. "
-            "Look at the batch of that step and at the learning rate; in bf16 or fp16, try float32."
+            f"step {global_step - steps + 1}: {what} is NaN or infinite. The weights are those of step "
+            f"{global_step - steps}. Look at the batch of that step and at the learning rate; in bf16 or fp16, try "
+            "float32."
         )
 
     def take(self, steps: int) -> dict[str, float]:
@@ -73,6 +77,9 @@ class Monitor:
         self._watched.zero_()
         values = {f"objective/{name}": mean for name, mean in zip(self.names, means, strict=True)}
         values.update(
-            {f"weighted/{name}": mean * weight for name, mean, weight in zip(self.names, means, self.weights, strict=True)}
+            {
+                f"weighted/{name}": mean * weight
+                for name, mean, weight in zip(self.names, means, self.weights, strict=True)
+            }
         )
         return values

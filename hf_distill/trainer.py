@@ -10,14 +10,18 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel, Trainer
+from transformers import PreTrainedModel, Trainer, TrainerCallback
 from transformers.trainer_pt_utils import nested_detach
+from transformers.trainer_utils import HubStrategy
 
-from hf_distill import checks, checkpoints
+from hf_distill import checkpoints, checks
 from hf_distill.anatomy import Anatomy
 from hf_distill.data.batching import LengthGroupedSampler
 from hf_distill.distillation import Counts, Distillation, Evaluation, Losses
-from hf_distill.errors import DistillationError
+from hf_distill.errors import HubError
+from hf_distill.hub.card import Card
+from hf_distill.hub.publish import Published, prepare_repository, publish
+from hf_distill.hub.trained import record_of
 from hf_distill.monitor import Monitor
 from hf_distill.objectives.base import Objective
 from hf_distill.objectives.pair import Pair
@@ -33,23 +37,27 @@ TermsLike = Objective | Term | Terms | Iterable[Objective | Term]
 class DistillationTrainer(Trainer):  # type: ignore[misc]
     """A `transformers.Trainer` whose loss is a sum of objectives between the student and a teacher.
 
-    `model` is the student. `teacher` is a loaded model, a path or Hub id, or a `Teacher`. `objectives` are weighted terms,
-    `5.0 * SoftTargets(temperature=2.0) + 2.0 * Labels()`; left out, they are half soft targets at temperature 2 and half
-    labels, or the labels alone without a teacher. `label_map` pairs student label names with teacher label names where they
-    differ. Everything else is the Trainer's.
+    `model` is the student. `teacher` is a loaded model, a path or Hub id, or a `Teacher`. `objectives` are weighted
+    terms,
+    `5.0 * SoftTargets(temperature=2.0) + 2.0 * Labels()`; left out, they are half soft targets at temperature 2 and
+    half labels, or the labels alone without a teacher. `label_map` pairs student label names with teacher label names
+    where they differ. Everything else is the Trainer's.
 
-    Every term's sum is divided by what it counts over the whole accumulation window and all processes, so results do not
-    depend on padding, on how a batch is cut into micro-batches, or on the number of processes. `eval_loss` is the task's own
-    loss over all labels. Logs hold `objective/<term>` and `weighted/<term>`. A NaN or infinite loss or gradient moves no
-    weight and stops the run with the term's name (`args.logging_nan_inf_filter` is switched off for that).
+    Every term's sum is divided by what it counts over the whole accumulation window and all processes, so results do
+    not depend on padding, on how a batch is cut into micro-batches, or on the number of processes. `eval_loss` is the
+    task's own loss over all labels. Logs hold `objective/<term>` and `weighted/<term>`. A NaN or infinite loss or
+    gradient moves no weight and stops the run with the term's name (`args.logging_nan_inf_filter` is switched off for
+    that).
 
-    `trainer.model` stays the student: checkpoints load with plain `from_pretrained`, and what objectives learn lies beside
-    it in `distillation.safetensors`.
+    `trainer.model` stays the student: checkpoints load with plain `from_pretrained`, and what objectives learn lies
+    beside it in `distillation.safetensors`.
 
     Raises: `DistillationError` and its kinds at construction for whatever does not fit.
     """
 
     loss_is_scaled_for_ga = True
+    model: PreTrainedModel
+    model_wrapped: nn.Module
 
     def __init__(
         self,
@@ -64,12 +72,14 @@ class DistillationTrainer(Trainer):  # type: ignore[misc]
         self._distillation: Distillation | None = None
         self._totals: Tensor | None = None
         self._frozen: list[nn.Parameter] = []
+        self._length_groups: LengthGroupedSampler | None = None
         super().__init__(model, args, *trainer_args, **trainer_kwargs)
         checks.before_training(self)
         self.args.logging_nan_inf_filter = False
         self.label_map = label_map
         self.teacher = self._as_teacher(teacher)
         self.terms = Terms.of(objectives if objectives is not None else _default_objectives(self.teacher))
+        self.add_callback(_EpochOrder(self))
         self._bind()
 
     # ---- binding ----
@@ -124,7 +134,7 @@ class DistillationTrainer(Trainer):  # type: ignore[misc]
         """Lets the engine wrap the `Distillation`, and shows the bare student to everything else afterwards."""
         student, distillation = self.model, self.distillation.renewed()
         self._distillation = distillation
-        self._frozen = [parameter for _, parameter in distillation.unreached if parameter.requires_grad]
+        self._frozen = distillation.unreached()
         for parameter in self._frozen:
             parameter.requires_grad_(False)
         self.model = self.model_wrapped = distillation
@@ -179,9 +189,11 @@ class DistillationTrainer(Trainer):  # type: ignore[misc]
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)
-        scaled = self.accelerator.scaler is not None  # a loss scaler meets infinite gradients by design, and skips them
+        scaled = (
+            self.accelerator.scaler is not None
+        )  # a loss scaler meets infinite gradients by design, and skips them
         held_back = self._monitor.watch(None if scaled else torch.as_tensor(norm, device=self.args.device))
-        optimizer = getattr(self.optimizer, "optimizer", self.optimizer)
+        optimizer: Any = getattr(self.optimizer, "optimizer", self.optimizer)
         if scaled:
             return norm
         if getattr(optimizer, "_step_supports_amp_scaling", False):
@@ -195,7 +207,13 @@ class DistillationTrainer(Trainer):  # type: ignore[misc]
         if last:
             self.control.should_log = True  # the steps since the last log would never be seen
         control = self.control
-        if last or control.should_log or control.should_save or control.should_evaluate or control.should_training_stop:
+        if (
+            last
+            or control.should_log
+            or control.should_save
+            or control.should_evaluate
+            or control.should_training_stop
+        ):
             self._monitor.read(self.state.global_step)
         super()._maybe_log_save_evaluate(*args, **kwargs)
 
@@ -218,9 +236,12 @@ class DistillationTrainer(Trainer):  # type: ignore[misc]
     # ---- evaluation ----
 
     def _wrap_model(self, model: nn.Module, training: bool = True, dataloader: Any = None) -> nn.Module:
-        """Evaluation runs through the `Distillation`, too, and is never marked as prepared: a later `train()` must wrap it."""
+        """Evaluation runs through the `Distillation`, too, and is never marked as prepared: a later `train()` must
+        wrap it.
+        """
         if training:
-            return super()._wrap_model(model, training=training, dataloader=dataloader)
+            wrapped: nn.Module = super()._wrap_model(model, training=training, dataloader=dataloader)
+            return wrapped
         engine_owns_weights = self.is_fsdp_enabled or self.is_deepspeed_enabled
         return self.model_wrapped if engine_owns_weights and self.is_in_train else self.distillation
 
@@ -273,17 +294,21 @@ class DistillationTrainer(Trainer):  # type: ignore[misc]
             self.args.train_sampling_strategy = strategy
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        """Length groups are drawn from seed and epoch alone, so that a resumed run sees the batches it would have seen."""
+        """Length groups are drawn from seed and epoch alone, so that a resumed run sees the batches it would have
+        seen.
+        """
         dataset = train_dataset if train_dataset is not None else self.train_dataset
         if self.args.train_sampling_strategy != "group_by_length" or not hasattr(dataset, "__len__"):
             return super()._get_train_sampler(train_dataset)
         column = self.args.length_column_name
         if column in getattr(dataset, "column_names", []):
-            lengths = list(dataset[column])
+            lengths = list(dataset[column][:])
         else:
             lengths = [len(row["input_ids"]) for row in dataset]
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        return LengthGroupedSampler(lengths, self.args.train_batch_size * self.args.gradient_accumulation_steps, seed)
+        window = self.args.train_batch_size * self.args.gradient_accumulation_steps
+        self._length_groups = LengthGroupedSampler(lengths, window, seed)
+        return self._length_groups
 
     # ---- checkpoints ----
 
@@ -303,6 +328,91 @@ class DistillationTrainer(Trainer):  # type: ignore[misc]
         super()._load_best_model()
         if self.state.best_model_checkpoint is not None:
             checkpoints.read_objectives(Path(self.state.best_model_checkpoint), self.distillation.objectives)
+
+    # ---- the Hub ----
+
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+        """Finds out before training whether the student can be published, and makes the repository (private by
+        default).
+        """
+        if token is not None or self.args.hub_token is not None:
+            raise HubError(
+                "a token is taken from `hf auth login` or HF_TOKEN alone, where it cannot be written down by accident."
+            )
+        self.hub_model_id = self.args.hub_model_id or Path(self.args.output_dir).resolve().name
+        if self.is_world_process_zero():
+            self.hub_model_id = prepare_repository(
+                self.hub_model_id, private=self._is_private(private), revision=self.args.hub_revision
+            )
+
+    def _is_private(self, private: bool | None = None) -> bool:
+        asked = self.args.hub_private_repo if private is None else private
+        return True if asked is None else asked
+
+    def create_model_card(self, language: str | list[str] | None = None, license: str | None = None, **_: Any) -> None:
+        """Writes the record and the card of this run into the output folder."""
+        if self.is_world_process_zero():
+            record = record_of(self)
+            record.write(self.args.output_dir)
+            card = Card.from_record(record, repo_id=self.hub_model_id, language=language or "en", license=license)
+            card.write(self.args.output_dir)
+
+    def push_to_hub(
+        self,
+        commit_message: str | None = "End of training",
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+        **kwargs: Any,
+    ) -> Published | None:
+        """Saves and publishes student, tokenizer, card and record; all processes call it, the first one returns the
+        result.
+
+        The upload is compared with the folder before it returns, so it always blocks. `create_pr=True` opens a pull
+        request; further arguments go to the card (`language`, `license`).
+
+        Raises: `HubError` with the repository, the status and the remedy.
+        """
+        if not blocking:
+            raise HubError("push_to_hub(blocking=False) could not report a failure; leave it out.")
+        create_pr = bool(kwargs.pop("create_pr", False))
+        if self.hub_model_id is None or token is not None:
+            self.init_hf_repo(token=token, private=private)
+        self.save_model(_internal_call=True)
+        if not self.is_world_process_zero():
+            return None
+        self.create_model_card(**kwargs)
+        return publish(
+            self.args.output_dir,
+            self.hub_model_id,
+            private=self._is_private(private),
+            revision=revision or self.args.hub_revision,
+            commit_message=commit_message or "End of training",
+            create_pr=create_pr,
+        )
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """Publishes the student of a checkpoint, without optimizer, random state or any pickle."""
+        if self.args.hub_strategy != HubStrategy.END and self.is_world_process_zero():
+            publish(
+                checkpoint_folder,
+                self.hub_model_id,
+                private=self._is_private(),
+                revision=self.args.hub_revision,
+                commit_message=f"Training in progress, step {self.state.global_step}",
+            )
+
+
+class _EpochOrder(TrainerCallback):  # type: ignore[misc]
+    """Tells the length groups their epoch: on a resume within an epoch, with several processes, nobody else does."""
+
+    def __init__(self, trainer: DistillationTrainer) -> None:
+        self._trainer = trainer
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self._trainer._length_groups is not None:
+            self._trainer._length_groups.set_epoch(int(state.epoch or 0))
 
 
 def _default_objectives(teacher: Teacher | None) -> Terms:

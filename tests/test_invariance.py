@@ -46,7 +46,9 @@ def every_objective():
 @pytest.mark.parametrize("task", TASKS)
 def test_micro_batches_and_padding_do_not_matter(task: str) -> None:
     whole = trained(task)
-    assert tiny.distance(whole.model, tiny.model(task, layers=2, hidden=32, seed=1)) > 1e-3, "the run must move the weights"
+    assert tiny.distance(whole.model, tiny.model(task, layers=2, hidden=32, seed=1)) > 1e-3, (
+        "the run must move the weights"
+    )
     for name, other in {
         "1 x 8": trained(task, per_device_train_batch_size=1, gradient_accumulation_steps=8),
         "2 x 4": trained(task, per_device_train_batch_size=2, gradient_accumulation_steps=4),
@@ -66,7 +68,9 @@ def test_an_uneven_last_window() -> None:
             model=tiny.model("masked_lm", seed=1),
             teacher=tiny.model("masked_lm", layers=4, seed=2),
             objectives=SoftTargets() + Labels() + HiddenCosine(),
-            args=tiny.arguments(per_device_train_batch_size=batch, gradient_accumulation_steps=accumulation, **settings),
+            args=tiny.arguments(
+                per_device_train_batch_size=batch, gradient_accumulation_steps=accumulation, **settings
+            ),
             train_dataset=tiny.rows("masked_lm", 44),
             data_collator=tiny.Pad(),
         )
@@ -89,7 +93,9 @@ def test_two_ranks_equal_one_process(tmp_path: Path) -> None:
         for rank in (0, 1):
             state = load_file(tmp_path / f"{task}-{rank}.safetensors")
             other = copy.deepcopy(single.distillation.objectives), tiny.model(task, layers=2, hidden=32, seed=1)
-            other[0].load_state_dict({k.removeprefix("objectives."): v for k, v in state.items() if k.startswith("objectives.")})
+            other[0].load_state_dict(
+                {k.removeprefix("objectives."): v for k, v in state.items() if k.startswith("objectives.")}
+            )
             other[1].load_state_dict(
                 {k.removeprefix("student."): v for k, v in state.items() if k.startswith("student.")}, strict=False
             )

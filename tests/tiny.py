@@ -80,7 +80,7 @@ def model(task: str, layers: int = 2, hidden: int = 32, seed: int = 0, dropout: 
         hidden_dropout_prob=dropout,
         attention_probs_dropout_prob=dropout,
         initializer_range=0.2,
-        num_labels=1 if task == "regression" else 3,
+        num_labels={"regression": 1, "question_answering": 2}.get(task, 3),
     )
     if task == "multi_label":
         config.problem_type = "multi_label_classification"
@@ -116,7 +116,11 @@ def _labels(task: str, length: int, integers: Any) -> dict[str, Any]:
     kinds = 3 if task == "token_classification" else VOCABULARY
     labels = integers(0, kinds, length)
     ignored = integers(0, 4, length)
-    return {"labels": [-100 if skip == 0 and i else label for i, (label, skip) in enumerate(zip(labels, ignored, strict=True))]}
+    return {
+        "labels": [
+            -100 if skip == 0 and i else label for i, (label, skip) in enumerate(zip(labels, ignored, strict=True))
+        ]
+    }
 
 
 class Pad:
@@ -126,14 +130,14 @@ class Pad:
         self.extra = extra
 
     def __call__(self, items: list[dict[str, Any]]) -> dict[str, Tensor]:
-        fills = {"labels": -100}
+        per_token = self._per_token(items)
         batch = {}
         for name in items[0]:
             values = [item[name] for item in items]
-            if isinstance(values[0], list) and name != "labels" or self._per_token(items):
-                if isinstance(values[0], list):
-                    length = max(map(len, values)) + self.extra
-                    values = [value + [fills.get(name, 0)] * (length - len(value)) for value in values]
+            if isinstance(values[0], list) and (name != "labels" or per_token):
+                length = max(map(len, values)) + self.extra
+                fill = -100 if name == "labels" else 0
+                values = [value + [fill] * (length - len(value)) for value in values]
             batch[name] = torch.tensor(values)
         return batch
 

@@ -25,8 +25,10 @@ class Frozen(Teacher):
 
     def __init__(self, model: PreTrainedModel, *, dtype: torch.dtype | None = None) -> None:
         if not hasattr(model, "config"):
-            raise DistillationError(f"a teacher is a transformers model, a path, a Hub id or a Teacher, not {type(model).__name__}.")
-        self.model = model.to(dtype) if dtype is not None else model  # type: ignore[arg-type]
+            raise DistillationError(
+                f"a teacher is a transformers model, a path, a Hub id or a Teacher, not {type(model).__name__}."
+            )
+        self.model = model.to(dtype) if dtype is not None else model
         self.model.eval().requires_grad_(False)
         if getattr(self.model.config, "use_cache", False):
             self.model.config.use_cache = False  # a decoder would build a cache that nobody reads
@@ -69,7 +71,7 @@ class Frozen(Teacher):
         self._capture = Capture(self.anatomy, signals, role="teacher")
 
     def place(self, device: torch.device, autocast: Callable[[], AbstractContextManager[None]]) -> None:
-        self.model.to(device)  # type: ignore[arg-type]
+        self.model.to(device)
         self._autocast = nullcontext if self._own_dtype else autocast
 
     def activations(self, batch: Batch) -> Activations:

@@ -1,12 +1,14 @@
-"""What one training step costs: hf_distill against a bare loop and against the plain Trainer with the loss written by hand.
+"""What one training step costs: hf_distill against a bare loop and against the plain Trainer with the loss written by
+hand.
 
-    python scripts/benchmarks/step_cost.py host            # arithmetic vanishes: Python and dispatch are left (1 thread)
-    python scripts/benchmarks/step_cost.py task            # 32 x 64 tokens, 6-layer teacher, 3-layer student (2 threads)
+    python scripts/benchmarks/step_cost.py host            # arithmetic vanishes: Python and dispatch are left (1
+    thread) python scripts/benchmarks/step_cost.py task            # 32 x 64 tokens, 6-layer teacher, 3-layer student
+    (2 threads)
 
-All implementations train the same student on the same batches with 0.5 CE + 0.5 T^2 KL at T = 2 and fused AdamW; the first
-gradient of each is compared with the loop's. A step lies between two requests for a batch. Rounds are interleaved with
-rotated order; figures are CPU seconds of the process (all threads), ratios are medians over rounds with their range, and
-a bootstrap interval of the median.
+All implementations train the same student on the same batches with 0.5 CE + 0.5 T^2 KL at T = 2 and fused AdamW; the
+first gradient of each is compared with the loop's. A step lies between two requests for a batch. Rounds are
+interleaved with rotated order; figures are CPU seconds of the process (all threads), ratios are medians over rounds
+with their range, and a bootstrap interval of the median.
 """
 
 from __future__ import annotations
@@ -35,6 +37,8 @@ from hf_distill import DistillationTrainer, Labels, SoftTargets
 
 TEMPERATURE = 2.0
 
+Runner = Callable[[nn.Module, nn.Module, "Batches"], list[Tensor]]
+
 
 @dataclass(frozen=True)
 class Workload:
@@ -60,7 +64,9 @@ class OperatorCount(TorchDispatchMode):
         super().__init__()
         self.number = 0
 
-    def __torch_dispatch__(self, func: Callable, types: object, args: tuple = (), kwargs: dict | None = None) -> object:
+    def __torch_dispatch__(
+        self, func: Callable, types: object, args: tuple = (), kwargs: dict | None = None
+    ) -> object:
         self.number += 1
         return func(*args, **(kwargs or {}))
 
@@ -182,7 +188,7 @@ class HandWritten(Trainer):
 
     teacher: nn.Module
 
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):  # type: ignore[no-untyped-def]
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         labels = inputs.pop("labels")
         with torch.no_grad():
             teacher_logits = self.teacher(**inputs).logits
@@ -210,7 +216,7 @@ def arguments(folder: str, steps: int) -> TrainingArguments:
     )
 
 
-def by_trainer(kind: str) -> Callable[[nn.Module, nn.Module, Batches], list[Tensor]]:
+def by_trainer(kind: str) -> Runner:
     """A runner over the plain Trainer without a teacher, with a hand-written loss, or over hf_distill."""
 
     def run(teacher: nn.Module, student: nn.Module, data: Batches) -> list[Tensor]:
@@ -319,11 +325,10 @@ def main() -> None:
     print(header)
     for name, row in rows.items():
         ratios = [row["against_loop"], row["against_hf_kd"]]
-        shown = " ".join(
-            f"{r['median']:8.3f} [{r['interval'][0]:.3f}, {r['interval'][1]:.3f}]" for r in ratios
-        )
+        shown = " ".join(f"{r['median']:8.3f} [{r['interval'][0]:.3f}, {r['interval'][1]:.3f}]" for r in ratios)
         print(
-            f"{name:12} {row['milliseconds']:8.2f} {row['operators']:9d} {shown}  {row['cosine']:.8f} {row['norm_ratio']:.6f}"
+            f"{name:12} {row['milliseconds']:8.2f} {row['operators']:9d} {shown}  {row['cosine']:.8f} "
+            f"{row['norm_ratio']:.6f}"
         )
     if given.output:
         with open(given.output, "w", encoding="utf-8") as file:

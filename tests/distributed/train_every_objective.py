@@ -21,7 +21,8 @@ def main() -> None:
         ):
             raise SystemExit("not two processes under DDP")
         state = {
-            name: parameter.detach().clone() for name, parameter in trainer.distillation.named_parameters(remove_duplicate=False)
+            name: parameter.detach().clone()
+            for name, parameter in trainer.distillation.named_parameters(remove_duplicate=False)
         }
         save_file(state, folder / f"{task}-{trainer.args.process_index}.safetensors")
         evaluated = trainer.evaluate(tiny.rows(task, 21))["eval_loss"]

@@ -1,0 +1,112 @@
+"""What one training step may cost in operators, and that it never waits for the device."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+import torch
+from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import BertConfig, BertForSequenceClassification, Trainer
+
+from hf_distill import DistillationTrainer, HiddenCosine, HiddenMSE, Labels, SoftTargets
+from tests import tiny
+
+
+class Operators(TorchDispatchMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names[str(func)] += 1
+        return func(*args, **(kwargs or {}))
+
+
+class Rows(torch.utils.data.Dataset):
+    """Ready batches of one size; from the third to the fourth request, operators are counted."""
+
+    def __init__(self) -> None:
+        self.requests = 0
+        self.operators = Operators()
+
+    def __len__(self) -> int:
+        return 6
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        self.requests += 1
+        if self.requests == 3:
+            self.operators.__enter__()
+        if self.requests == 4:
+            self.operators.__exit__(None, None, None)
+        ids = torch.randint(4, 96, (4, 8), generator=torch.Generator().manual_seed(index))
+        return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids[:, 0] % 2}
+
+
+class HandWritten(Trainer):
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        labels = inputs.pop("labels")
+        with torch.no_grad():
+            teacher_logits = self.teacher(**inputs).logits
+        outputs = model(**inputs)
+        kl = functional.kl_div(
+            functional.log_softmax(outputs.logits / 2, -1),
+            functional.softmax(teacher_logits / 2, -1),
+            reduction="batchmean",
+        )
+        return 0.5 * functional.cross_entropy(outputs.logits, labels) + 0.5 * 4 * kl
+
+
+def model(layers: int) -> BertForSequenceClassification:
+    torch.manual_seed(layers)
+    return BertForSequenceClassification(
+        BertConfig(
+            vocab_size=96,
+            hidden_size=24,
+            num_hidden_layers=layers,
+            num_attention_heads=2,
+            intermediate_size=48,
+            hidden_dropout_prob=0.0,
+            attention_probs_dropout_prob=0.0,
+        )
+    )
+
+
+def counted(kind: type[Trainer], **given) -> Counter[str]:
+    student, rows = model(3), Rows()
+    trainer = kind(
+        model=student,
+        args=tiny.arguments(
+            max_steps=6, logging_strategy="no", logging_nan_inf_filter=False, per_device_train_batch_size=1
+        ),
+        train_dataset=rows,
+        data_collator=lambda items: items[0],
+        optimizers=(torch.optim.AdamW(student.parameters(), lr=1e-4, fused=True), None),
+        **given,
+    )
+    if kind is HandWritten:
+        trainer.teacher = model(6).eval().requires_grad_(False)
+    trainer.train()
+    return rows.operators.names
+
+
+@pytest.fixture(scope="module")
+def hand_written() -> Counter[str]:
+    return counted(HandWritten)
+
+
+def test_a_step_takes_no_more_operators_than_a_hand_written_loss(hand_written: Counter[str]) -> None:
+    ours = counted(
+        DistillationTrainer, teacher=model(6), objectives=0.5 * SoftTargets(temperature=2.0) + 0.5 * Labels()
+    )
+    assert hand_written.total() > 600
+    assert ours.total() <= 1.01 * hand_written.total(), ours - hand_written
+
+
+def test_no_term_waits_for_the_device(hand_written: Counter[str]) -> None:
+    """The stock models ask once a forward pass whether the mask is all ones; nothing of ours asks anything."""
+    waits = ("aten._local_scalar_dense.default", "aten.is_nonzero.default", "aten.nonzero.default")
+    terms = SoftTargets() + Labels() + HiddenCosine(layer_map="last") + HiddenMSE()
+    ours = counted(DistillationTrainer, teacher=model(6), objectives=terms)
+    assert sum(ours[name] for name in waits) <= sum(hand_written[name] for name in waits) == 2

@@ -1,0 +1,663 @@
+"""DistillationTrainer as a Trainer: what it keeps of it, what it saves, and what it refuses."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file
+from torch import nn
+from transformers import (
+    AutoModelForSequenceClassification,
+    BertForSequenceClassification,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
+
+from hf_distill import (
+    BrokenCheckpoint,
+    DistillationError,
+    DistillationTrainer,
+    HiddenCosine,
+    HiddenMSE,
+    IncompatiblePair,
+    Labels,
+    NonFiniteLoss,
+    SoftTargets,
+    checks,
+)
+from hf_distill.activations import Needs, Signal
+from hf_distill.objectives import Objective
+from hf_distill.teachers import Frozen
+from tests import tiny
+
+PLAIN_HEADS = (
+    "single_label",
+    "multi_label",
+    "regression",
+    "token_classification",
+    "masked_lm",
+    "causal_lm",
+    "seq2seq_lm",
+)
+
+
+def trainer_for(task: str = "single_label", **given):
+    settings = {
+        "model": tiny.model(task, seed=1),
+        "teacher": tiny.model(task, layers=4, seed=2),
+        "args": tiny.arguments(),
+        "train_dataset": tiny.rows(task),
+        "data_collator": tiny.Pad(),
+    }
+    return DistillationTrainer(**{**settings, **given})
+
+
+def losses(trainer: Trainer) -> list[float]:
+    return [row["loss"] for row in trainer.state.log_history if "loss" in row]
+
+
+def fingerprint(model: nn.Module) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        digest.update(name.encode() + tensor.detach().numpy().tobytes())
+    return digest.hexdigest()
+
+
+# ---- what a Trainer does, it does ----
+
+
+@pytest.mark.parametrize(
+    ("task", "optimizer"), [(task, "sgd") for task in PLAIN_HEADS] + [("single_label", "adamw_torch_fused")]
+)
+def test_labels_alone_train_bit_for_bit_like_the_trainer(task: str, optimizer: str) -> None:
+    rate = 0.1 if optimizer == "sgd" else 1e-3
+    arguments = {"optim": optimizer, "learning_rate": rate, "max_grad_norm": 1.0, "train_sampling_strategy": "random"}
+    runs = []
+    for kind, given in ((Trainer, {}), (DistillationTrainer, {"objectives": Labels()})):
+        trainer = kind(
+            model=tiny.model(task, seed=1, dropout=0.1),
+            args=tiny.arguments(**arguments),
+            train_dataset=tiny.rows(task),
+            data_collator=tiny.Pad(),
+            **given,
+        )
+        trainer.train()
+        runs.append(trainer)
+    stock, ours = runs
+    assert tiny.distance(stock.model, tiny.model(task, seed=1)) > 1e-4
+    if task == "multi_label":  # torch divides the mean's gradient where the sum's is multiplied: the last bit differs
+        assert tiny.distance(stock.model, ours.model) < 2e-6
+        return
+    for (name, expected), parameter in zip(stock.model.named_parameters(), ours.model.parameters(), strict=True):
+        assert torch.equal(expected, parameter), name
+    assert losses(ours) == pytest.approx(losses(stock), rel=1e-6)
+
+
+@pytest.mark.parametrize("task", tiny.TASK_NAMES)
+def test_every_task_trains_evaluates_and_predicts(task: str) -> None:
+    trainer = trainer_for(task, eval_dataset=tiny.rows(task, 10, seed=3))
+    before = trainer.evaluate()["eval_loss"]
+    trainer.train()
+    assert np.isfinite(losses(trainer)).all()
+    assert trainer.evaluate()["eval_loss"] != before
+    prediction = trainer.predict(tiny.rows(task, 10, seed=3))
+    shown = prediction.predictions[0] if isinstance(prediction.predictions, tuple) else prediction.predictions
+    assert len(shown) == 10
+    assert prediction.metrics["test_loss"] == pytest.approx(trainer.evaluate()["eval_loss"])
+
+
+def test_the_default_objectives() -> None:
+    with_teacher, alone = trainer_for(), trainer_for(teacher=None)
+    assert [(t.name, t.weight, t.objective.settings().get("temperature")) for t in with_teacher.terms] == [
+        ("soft_targets", 0.5, 2.0),
+        ("labels", 0.5, None),
+    ]
+    assert [(t.name, t.weight) for t in alone.terms] == [("labels", 1.0)]
+
+
+def test_eval_loss_does_not_depend_on_the_batch_size() -> None:
+    data = tiny.rows("token_classification", 21)
+    found = [
+        trainer_for("token_classification", args=tiny.arguments(per_device_eval_batch_size=size)).evaluate(data)[
+            "eval_loss"
+        ]
+        for size in (1, 4, 21)
+    ]
+    model = tiny.model("token_classification", seed=1).eval()
+    batch = tiny.Pad()(data)
+    with torch.no_grad():
+        logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+    expected = nn.functional.cross_entropy(logits.flatten(0, 1).double(), batch["labels"].flatten())
+    assert found == pytest.approx([float(expected)] * 3, rel=1e-6)
+
+
+def test_weighted_terms_add_up_to_the_logged_loss() -> None:
+    terms = 0.5 * SoftTargets() + 0.25 * Labels() + 2.0 * HiddenCosine().__mul__(1.0)
+    trainer = trainer_for(
+        objectives=terms, args=tiny.arguments(max_steps=5, logging_steps=2, gradient_accumulation_steps=2)
+    )
+    trainer.train()
+    rows = [row for row in trainer.state.log_history if "loss" in row]
+    assert [row["step"] for row in rows] == [2, 4, 5], "the last steps are logged, too"
+    for row in rows:
+        assert sum(value for key, value in row.items() if key.startswith("weighted/")) == pytest.approx(
+            row["loss"], rel=1e-5
+        )
+        assert row["weighted/soft_targets"] == pytest.approx(0.5 * row["objective/soft_targets"])
+        assert set(row) >= {"objective/soft_targets", "objective/labels", "objective/hidden_cosine"}
+
+
+def test_predictions_keep_the_order_of_the_data_set_under_length_grouping() -> None:
+    data = Dataset.from_list(tiny.rows("single_label", 20, seed=5))
+    grouped = trainer_for(args=tiny.arguments(train_sampling_strategy="group_by_length", per_device_eval_batch_size=4))
+    plain = trainer_for(args=tiny.arguments(per_device_eval_batch_size=4))
+    np.testing.assert_allclose(grouped.predict(data).predictions, plain.predict(data).predictions, atol=1e-6)
+    assert grouped.predict(data).label_ids.tolist() == data["labels"]
+
+
+def test_data_without_labels_are_predicted_without_a_loss() -> None:
+    data = [{k: v for k, v in row.items() if k != "labels"} for row in tiny.rows("single_label", 6)]
+    prediction = trainer_for().predict(data)
+    assert prediction.label_ids is None
+    assert "test_loss" not in prediction.metrics
+    assert prediction.predictions.shape == (6, 3)
+
+
+def test_label_smoothing_factor_reaches_the_labels() -> None:
+    trainer = trainer_for(teacher=None, args=tiny.arguments(label_smoothing_factor=0.2, max_steps=1))
+    trainer.train()
+    batch = tiny.Pad()(tiny.rows("single_label")[:8])
+    with torch.no_grad():
+        logits = tiny.model("single_label", seed=1)(batch["input_ids"], batch["attention_mask"]).logits
+    log_q = logits.log_softmax(-1)
+    picked = -log_q.gather(1, batch["labels"][:, None]).squeeze(1)
+    expected = (0.8 * picked - 0.2 * log_q.mean(-1)).mean()
+    assert losses(trainer)[0] == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_the_teacher_sees_columns_that_the_student_does_not_know() -> None:
+    from transformers import DistilBertConfig, DistilBertForSequenceClassification
+
+    config = DistilBertConfig(
+        vocab_size=tiny.VOCABULARY,
+        dim=32,
+        n_layers=2,
+        n_heads=2,
+        hidden_dim=64,
+        max_position_embeddings=128,
+        num_labels=3,
+    )
+    rows = [{**row, "token_type_ids": [0, 0] + [1] * (len(row["input_ids"]) - 2)} for row in tiny.rows("single_label")]
+    teacher = tiny.model("single_label", layers=4, seed=2)
+    seen = []
+    teacher.bert.embeddings.token_type_embeddings.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0]))
+    trainer = trainer_for(
+        model=DistilBertForSequenceClassification(config),
+        teacher=teacher,
+        train_dataset=Dataset.from_list(rows),
+        args=tiny.arguments(max_steps=1),
+    )
+    trainer.train()
+    assert seen
+    assert seen[0].sum() > 0
+
+
+# ---- the teacher ----
+
+
+def test_the_teacher_is_unchanged_and_never_saved(tmp_path: Path) -> None:
+    teacher = tiny.model("single_label", layers=4, hidden=48, seed=2, dropout=0.1).train()
+    before = fingerprint(teacher)
+    trainer = trainer_for(
+        teacher=teacher,
+        objectives=SoftTargets() + Labels() + HiddenMSE(),
+        args=tiny.arguments(
+            output_dir=str(tmp_path), save_strategy="steps", save_steps=2, optim="adamw_torch", weight_decay=0.1
+        ),
+    )
+    trainer.train()
+    trainer.save_model(str(tmp_path / "final"))
+    assert fingerprint(teacher) == before
+    assert not teacher.training
+    assert all(not parameter.requires_grad and parameter.grad is None for parameter in teacher.parameters())
+    own = set(tiny.model("single_label", seed=1).state_dict())
+    for folder in (tmp_path / "checkpoint-4", tmp_path / "final"):
+        assert set(load_file(folder / "model.safetensors")) == own
+        learned = set(load_file(folder / "distillation.safetensors"))
+        assert learned == {f"hidden_mse.projections.{i}.{part}" for i in range(3) for part in ("weight", "bias")}
+        assert not [path.name for path in folder.iterdir() if path.suffix == ".bin"]
+
+
+def test_a_teacher_by_path_is_loaded_in_float32_with_its_head(tmp_path: Path) -> None:
+    tiny.model("single_label", layers=4, seed=2).half().save_pretrained(tmp_path / "teacher")
+    trainer = trainer_for(teacher=str(tmp_path / "teacher"))
+    assert isinstance(trainer.teacher, Frozen)
+    assert next(trainer.teacher.model.parameters()).dtype == torch.float32
+    tiny.model("masked_lm", layers=4, seed=2).save_pretrained(tmp_path / "headless")
+    with pytest.raises(IncompatiblePair, match=r"classifier\.bias.*are random"):
+        trainer_for(teacher=str(tmp_path / "headless"))
+    with pytest.raises(DistillationError, match=r"teacher '.*nowhere' cannot be loaded"):
+        trainer_for(teacher=str(tmp_path / "nowhere"))
+
+
+def test_a_teacher_that_shares_parameters_is_refused() -> None:
+    student = tiny.model("single_label", seed=1)
+    teacher = tiny.model("single_label", seed=1)
+    teacher.bert.embeddings = student.bert.embeddings
+    with pytest.raises(IncompatiblePair, match=r"share the parameter 'bert\.embeddings"):
+        trainer_for(model=student, teacher=teacher)
+
+
+# ---- precision, engines, memory ----
+
+
+def test_bf16_reaches_student_and_teacher_and_losses_stay_float32() -> None:
+    seen: dict[str, torch.dtype] = {}
+    student, teacher = tiny.model("single_label", seed=1), tiny.model("single_label", layers=4, seed=2)
+    for name, model in (("student", student), ("teacher", teacher)):
+        query = model.bert.encoder.layer[0].attention.self.query
+        query.register_forward_hook(lambda _, __, output, name=name: seen.update({name: output.dtype}))
+    trainer = trainer_for(
+        model=student, teacher=teacher, args=tiny.arguments(bf16=True), objectives=SoftTargets() + HiddenCosine()
+    )
+    values = []
+    trainer.distillation.objectives["soft_targets"].register_forward_hook(
+        lambda _, __, output: values.append(output.dtype)
+    )
+    trainer.train()
+    assert seen == {"student": torch.bfloat16, "teacher": torch.bfloat16}
+    assert set(values) == {torch.float32}
+    assert next(trainer.model.parameters()).dtype == torch.float32
+
+
+def test_a_teacher_keeps_a_dtype_of_its_own() -> None:
+    teacher = Frozen(tiny.model("single_label", layers=4, seed=2), dtype=torch.bfloat16)
+    trainer = trainer_for(teacher=teacher)
+    trainer.train()
+    assert next(teacher.model.parameters()).dtype == torch.bfloat16
+    assert np.isfinite(losses(trainer)).all()
+
+
+def test_fp16_without_a_gpu_is_refused() -> None:
+    with pytest.raises(DistillationError, match="needs a GPU"):
+        trainer_for(args=tiny.arguments(fp16=True))
+
+
+def test_activation_checkpointing_changes_nothing() -> None:
+    name = (
+        "activation_checkpointing"
+        if hasattr(TrainingArguments, "activation_checkpointing")
+        else "gradient_checkpointing"
+    )
+    runs = []
+    for checkpointing in (False, True):
+        trainer = trainer_for(objectives=SoftTargets() + HiddenMSE(), args=tiny.arguments(**{name: checkpointing}))
+        trainer.train()
+        runs.append(trainer.model)
+    assert tiny.distance(*runs) < 1e-7
+
+
+def test_compiled_training_equals_eager() -> None:
+    runs = []
+    for settings in ({}, {"torch_compile": True, "torch_compile_backend": "eager"}):
+        trainer = trainer_for(objectives=SoftTargets() + Labels() + HiddenMSE(), args=tiny.arguments(**settings))
+        trainer.train()
+        runs.append(trainer.distillation)
+    assert tiny.distance(*runs) < 1e-6
+
+
+def test_student_parameters_that_no_term_reaches_are_left_alone() -> None:
+    student = tiny.model("single_label", seed=1)
+    before = copy.deepcopy(student.classifier.weight)
+    trainer = trainer_for(
+        model=student,
+        objectives=HiddenMSE(layer_map=[[1, 2]]),
+        args=tiny.arguments(optim="adamw_torch", weight_decay=0.5, learning_rate=0.01),
+    )
+    trainer.train()
+    assert torch.equal(student.classifier.weight, before), "weight decay must not move a head that is not trained"
+    assert all(parameter.requires_grad for parameter in student.parameters()), "and it can be trained afterwards"
+
+
+def test_training_twice_and_evaluating_first_is_safe() -> None:
+    trainer = trainer_for(args=tiny.arguments(bf16=True), eval_dataset=tiny.rows("single_label", 6))
+    trainer.evaluate()
+    trainer.train()
+    first = losses(trainer)
+    trainer.train()
+    assert losses(trainer)[0] < first[0]
+    assert trainer.model_wrapped is trainer.distillation
+
+
+# ---- NaN ----
+
+
+class Poison(Objective):
+    """NaN, infinity or a NaN gradient from a given call on."""
+
+    name = "poison"
+    needs_teacher = False
+
+    def __init__(self, *, at: int = 3, kind: str = "nan") -> None:
+        super().__init__()
+        self.at, self.kind, self.calls = at, kind, 0
+
+    def needs(self) -> Needs:
+        return Needs.of([Signal("logits")])
+
+    def count(self, batch, task):
+        return task.num_examples(batch)
+
+    def forward(self, student, teacher, batch):
+        self.calls += 1
+        value = student.logits.square().sum()
+        if self.calls != self.at:
+            return value
+        if self.kind == "gradient":
+            return torch.sqrt(value * 0.0)  # 0, and its derivative is infinity times 0
+        return value * float(self.kind)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw_torch_fused"])
+@pytest.mark.parametrize("kind", ["nan", "inf", "gradient"])
+def test_a_loss_that_is_not_finite_moves_nothing_and_names_term_and_step(kind: str, optimizer: str) -> None:
+    given = {"optim": optimizer, "learning_rate": 1e-3}
+    healthy = trainer_for(objectives=Labels() + Poison(at=0), args=tiny.arguments(max_steps=2, **given))
+    healthy.train()
+    trainer = trainer_for(
+        objectives=Labels() + Poison(at=3, kind=kind), args=tiny.arguments(max_steps=8, logging_steps=5, **given)
+    )
+    with pytest.raises(NonFiniteLoss) as caught:
+        trainer.train()
+    assert "step 3:" in str(caught.value)
+    assert ("gradient norm" if kind == "gradient" else "'poison'") in str(caught.value)
+    assert "'labels'" not in str(caught.value)
+    assert tiny.distance(trainer.model, healthy.model) == 0.0, "the weights are those of step 2"
+
+
+def test_no_checkpoint_is_written_after_a_loss_that_is_not_finite(tmp_path: Path) -> None:
+    settings = {
+        "max_steps": 8,
+        "logging_steps": 100,
+        "save_strategy": "steps",
+        "save_steps": 2,
+        "optim": "adamw_torch_fused",
+    }
+    trainer = trainer_for(objectives=Poison(at=3), args=tiny.arguments(output_dir=str(tmp_path), **settings))
+    with pytest.raises(NonFiniteLoss):
+        trainer.train()
+    assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-2"]
+
+
+# ---- checkpoints ----
+
+
+def test_a_checkpoint_loads_where_the_package_is_not_installed(tmp_path: Path) -> None:
+    trainer = trainer_for(objectives=SoftTargets() + HiddenMSE(layer_map="last"), args=tiny.arguments(max_steps=1))
+    trainer.train()
+    trainer.save_model(str(tmp_path / "student"))
+    code = (
+        "import sys; sys.modules['hf_distill'] = None\n"
+        "from transformers import AutoModelForSequenceClassification as A\n"
+        "m, info = A.from_pretrained(sys.argv[1], output_loading_info=True)\n"
+        "assert not info['missing_keys'] and not info['unexpected_keys'], info\n"
+        "print(type(m).__name__)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", code, str(tmp_path / "student")],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"},
+    )
+    assert done.stdout.strip() == "BertForSequenceClassification", done.stderr
+
+
+def resumable(folder: Path, steps: int = 8, **settings):
+    arguments = {
+        "output_dir": str(folder),
+        "max_steps": steps,
+        "save_strategy": "steps",
+        "save_steps": 3,
+        "optim": "adamw_torch_fused",
+        "learning_rate": 1e-3,
+        "lr_scheduler_type": "linear",
+        "per_device_train_batch_size": 4,
+        "gradient_accumulation_steps": 2,
+        "train_sampling_strategy": "group_by_length",
+    }
+    return trainer_for(
+        model=tiny.model("single_label", seed=1, dropout=0.1),
+        teacher=tiny.model("single_label", layers=4, hidden=48, seed=2),
+        objectives=SoftTargets() + Labels() + HiddenMSE(),
+        train_dataset=Dataset.from_list(tiny.rows("single_label")),
+        eval_dataset=tiny.rows("single_label", 10, seed=9),
+        args=tiny.arguments(**{**arguments, **settings}),
+    )
+
+
+def test_a_resumed_run_is_bitwise_the_uninterrupted_one(tmp_path: Path) -> None:
+    """Dropout, accumulation, length groups, the second epoch (8 steps of 4), and the projections."""
+    whole = resumable(tmp_path / "whole")
+    whole.train()
+    for step in (3, 6):
+        again = resumable(tmp_path / "whole")
+        again.train(resume_from_checkpoint=str(tmp_path / "whole" / f"checkpoint-{step}"))
+        assert tiny.distance(whole.distillation, again.distillation) == 0.0, step
+        assert losses(again)[-1] == losses(whole)[-1]
+
+
+def test_a_checkpoint_without_the_learned_projections_is_refused(tmp_path: Path) -> None:
+    resumable(tmp_path).train()
+    (tmp_path / "checkpoint-6" / "distillation.safetensors").unlink()
+    with pytest.raises(BrokenCheckpoint, match=r"distillation\.safetensors is missing"):
+        resumable(tmp_path).train(resume_from_checkpoint=str(tmp_path / "checkpoint-6"))
+
+
+def test_the_best_model_comes_back_with_its_projections(tmp_path: Path) -> None:
+    trainer = resumable(
+        tmp_path,
+        steps=9,
+        load_best_model_at_end=True,
+        metric_for_best_model="eval_loss",
+        eval_strategy="steps",
+        eval_steps=3,
+        learning_rate=0.05,
+    )
+    trainer.train()
+    best = Path(trainer.state.best_model_checkpoint)
+    assert best.name != "checkpoint-9", "this run is made to get worse"
+    for name, tensor in load_file(best / "model.safetensors").items():
+        assert torch.equal(trainer.model.state_dict()[name], tensor), name
+    for name, tensor in load_file(best / "distillation.safetensors").items():
+        assert torch.equal(trainer.distillation.objectives.state_dict()[name], tensor), name
+
+
+def test_no_token_is_written(tmp_path: Path) -> None:
+    secret = "hf_" + "A1b2C3d4E5" * 3
+    trainer = trainer_for(args=tiny.arguments(output_dir=str(tmp_path), hub_token=secret, max_steps=1))
+    trainer.train()
+    trainer.save_model()
+    assert json.loads((tmp_path / "training_arguments.json").read_text())["learning_rate"] == 0.1
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and secret.encode() in path.read_bytes()]
+
+
+# ---- other ways in ----
+
+
+def test_a_peft_student_trains_its_adapter_alone(tmp_path: Path) -> None:
+    base = tiny.model("single_label", seed=1)
+    before = fingerprint(base)
+    student = get_peft_model(
+        base, LoraConfig(task_type="SEQ_CLS", r=4, target_modules=["query", "value"], lora_dropout=0.0)
+    )
+    trainer = trainer_for(
+        model=student, objectives=SoftTargets() + Labels() + HiddenMSE(), args=tiny.arguments(learning_rate=0.5)
+    )
+    trainer.train()
+    trainer.save_model(str(tmp_path))
+    assert {path.name for path in tmp_path.iterdir()} >= {"adapter_model.safetensors", "adapter_config.json"}
+    assert not (tmp_path / "model.safetensors").exists()
+    fresh = tiny.model("single_label", seed=1)
+    for name, parameter in fresh.named_parameters():
+        if "query.weight" in name:
+            kept = student.get_parameter("base_model.model." + name.replace("query.weight", "query.base_layer.weight"))
+            assert torch.equal(parameter, kept)
+    moved = [name for name, p in student.named_parameters() if "lora_B" in name and p.abs().max() > 0]
+    assert len(moved) == 4
+    assert before == fingerprint(fresh)
+
+
+def test_model_init_binds_anew() -> None:
+    made = []
+
+    def model_init() -> BertForSequenceClassification:
+        made.append(tiny.model("single_label", seed=1))
+        return made[-1]
+
+    trainer = trainer_for(model=None, model_init=model_init, objectives=SoftTargets() + HiddenMSE(projection="shared"))
+    trainer.train()
+    assert trainer.model is made[-1]
+    assert trainer.distillation.student is made[-1]
+    assert len(made) >= 2
+    assert tiny.distance(made[0], tiny.model("single_label", seed=1)) == 0.0, "the first model was not trained"
+    assert tiny.distance(made[-1], tiny.model("single_label", seed=1)) > 1e-3
+
+
+def test_hyperparameter_search(tmp_path: Path) -> None:
+    pytest.importorskip("optuna", reason="needs optuna")
+    trainer = trainer_for(
+        model=None,
+        model_init=lambda: tiny.model("single_label", seed=1),
+        args=tiny.arguments(output_dir=str(tmp_path), max_steps=2, eval_strategy="steps", eval_steps=2),
+        eval_dataset=tiny.rows("single_label", 8, seed=3),
+    )
+    best = trainer.hyperparameter_search(
+        hp_space=lambda trial: {"learning_rate": trial.suggest_categorical("learning_rate", [1e-6, 0.3])},
+        n_trials=3,
+        direction="minimize",
+        backend="optuna",
+    )
+    assert best.hyperparameters["learning_rate"] in (1e-6, 0.3)
+    assert np.isfinite(best.objective)
+
+
+def test_callbacks_see_the_student() -> None:
+    seen = []
+
+    class Look(TrainerCallback):
+        def on_step_end(self, args, state, control, model=None, **kwargs):
+            seen.append(model)
+
+    trainer = trainer_for(callbacks=[Look()])
+    trainer.train()
+    assert all(model is trainer.model for model in seen)
+    assert len(seen) == 4
+
+
+def test_compute_loss_can_be_called_on_its_own() -> None:
+    trainer = trainer_for(objectives=SoftTargets() + Labels())
+    batch = tiny.Pad()(tiny.rows("single_label", 6))
+    loss = trainer.compute_loss(trainer.distillation.eval(), batch)
+    loss.backward()
+    assert trainer.model.classifier.weight.grad is not None
+
+
+# ---- refusals ----
+
+
+def test_data_parallel_is_refused_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    args = tiny.arguments()
+    monkeypatch.setattr(type(args), "n_gpu", property(lambda self: 2))
+    monkeypatch.setattr(args, "_n_gpu", 2)
+    with pytest.raises(DistillationError, match="one process a GPU"):
+        trainer_for(args=args)
+
+
+def test_a_loss_function_beside_objectives_is_refused() -> None:
+    with pytest.raises(DistillationError, match="compute_loss_func"):
+        trainer_for(compute_loss_func=lambda *a, **k: None)
+
+
+def test_a_launch_that_would_train_ranks_apart_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = trainer_for()
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(DistillationError, match="WORLD_SIZE is 2"):
+        checks.before_training(trainer)
+
+
+def test_neftune_noise_beside_an_embedding_loss_is_refused() -> None:
+    with pytest.raises(DistillationError, match="neftune"):
+        trainer_for(objectives=HiddenMSE(layer_map="spread"), args=tiny.arguments(neftune_noise_alpha=5.0))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"teacher": ("single_label", {"vocab_size": 97})}, "vocabulary has 96 entries, the teacher's 97"),
+        ({"teacher": ("single_label", {"num_labels": 4})}, "the student has 3 labels, the teacher 4"),
+        ({"teacher": ("token_classification", {})}, "solves single_label, the teacher .* token_classification"),
+        ({"teacher": ("multi_label", {})}, "solves single_label, the teacher .* multi_label"),
+        ({"objectives": lambda: HiddenCosine()}, "states are 32 wide, the teacher's 48"),
+        ({"objectives": lambda: HiddenMSE(layer_map=[[1, 9]])}, "teacher layer 9"),
+        ({"objectives": lambda: HiddenMSE(stack="encoder")}, "no stack 'encoder'"),
+    ],
+)
+def test_what_does_not_fit_is_refused_at_construction(change, words: str) -> None:
+    task, settings = change.get("teacher", ("single_label", {}))
+    teacher = tiny.model(task, layers=4, hidden=48, seed=2)
+    config = copy.deepcopy(teacher.config)
+    for name, value in settings.items():
+        setattr(config, name, value)
+    teacher = type(teacher)(config)
+    objectives = change["objectives"]() if "objectives" in change else SoftTargets()
+    with pytest.raises(IncompatiblePair, match=words):
+        trainer_for(teacher=teacher, objectives=objectives)
+
+
+def test_labels_are_reordered_by_name_and_refused_when_they_differ(caplog: pytest.LogCaptureFixture) -> None:
+    def named(model, names):
+        model.config.id2label = dict(enumerate(names))
+        model.config.label2id = {name: i for i, name in enumerate(names)}
+        return model
+
+    student = named(tiny.model("single_label", seed=1), ["a", "b", "c"])
+    permuted = [2, 0, 1]  # the teacher's class i is the student's class permuted[i]
+    straight = tiny.model("single_label", layers=4, seed=2)
+    teacher = copy.deepcopy(straight)
+    with torch.no_grad():
+        teacher.classifier.weight.copy_(straight.classifier.weight[permuted])
+        teacher.classifier.bias.copy_(straight.classifier.bias[permuted])
+    runs = []
+    for pair_teacher in (named(straight, ["a", "b", "c"]), named(teacher, ["c", "a", "b"])):
+        trainer = trainer_for(model=copy.deepcopy(student), teacher=pair_teacher, objectives=SoftTargets())
+        trainer.train()
+        runs.append(trainer.model)
+    assert tiny.distance(*runs) < 1e-7
+    assert "reordered" in caplog.text
+    with pytest.raises(IncompatiblePair, match=r"\['a', 'b', 'c'\].*\['x', 'y', 'z'\]"):
+        trainer_for(model=student, teacher=named(copy.deepcopy(straight), ["x", "y", "z"]))
+    with pytest.raises(IncompatiblePair, match="one side has no names"):
+        trainer_for(model=student, teacher=tiny.model("single_label", layers=4, seed=2))
+    mapped = {"a": "x", "b": "y", "c": "z"}
+    trainer_for(model=student, teacher=named(copy.deepcopy(straight), ["x", "y", "z"]), label_map=mapped)
+
+
+def test_auto_model_reads_the_saved_student(tmp_path: Path) -> None:
+    trainer = trainer_for()
+    trainer.train()
+    trainer.save_model(str(tmp_path))
+    loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path)
+    assert tiny.distance(loaded, trainer.model) == 0.0

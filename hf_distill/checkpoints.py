@@ -86,12 +86,31 @@ def last_whole(output_dir: Path) -> Path | None:
     return None
 
 
+def to_resume_from(asked: str | bool | None, output_dir: Path) -> str | None:
+    """The checkpoint that `train(resume_from_checkpoint=…)` means: True is the newest whole one.
+
+    Raises: `BrokenCheckpoint` for one that is named and not whole, or if there is none.
+    """
+    if not asked:
+        return None
+    if asked is True:
+        newest = last_whole(output_dir)
+        if newest is None:
+            raise BrokenCheckpoint(f"{output_dir} has no whole checkpoint to resume from; train without resuming.")
+        return str(newest)
+    fault = _fault(Path(asked))
+    if fault is not None:
+        raise BrokenCheckpoint(f"{asked} is not whole ({fault}); resume from an earlier checkpoint.")
+    return asked
+
+
 def _fault(path: Path) -> str | None:
     try:
         state = json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         return f"trainer_state.json: {error}"
-    if not isinstance(state, dict) or state.get("global_step") != int(path.name.removeprefix("checkpoint-")):
+    step = path.name.removeprefix("checkpoint-")
+    if not isinstance(state, dict) or (step.isdigit() and state.get("global_step") != int(step)):
         return "trainer_state.json is of another step"
     if not any((path / name).exists() for name in WEIGHTS):
         return "no weights"

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from typing import TYPE_CHECKING, Any
 
+import torch
 from accelerate.utils import DistributedType
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from hf_distill.activations import Needs
-from hf_distill.errors import DistillationError, IncompatiblePair
+from hf_distill.errors import DataError, DistillationError, IncompatiblePair
 from hf_distill.loading import load_tokenizer
+from hf_distill.objectives.pair import Pair
 from hf_distill.teachers import Frozen, Teacher
 
 if TYPE_CHECKING:
     from hf_distill.trainer import DistillationTrainer
+
+logger = logging.getLogger(__name__)
 
 
 def before_training(trainer: DistillationTrainer) -> None:
@@ -59,6 +64,45 @@ def fits_arguments(args: Any, needs: Needs) -> None:
         raise DistillationError(
             "neftune_noise_alpha adds noise to the student's embeddings, which an objective compares with the "
             "teacher's; leave one of them out."
+        )
+
+
+def fits_data(trainer: DistillationTrainer, needs_labels: bool) -> None:
+    """Refuses a data set without the labels that the terms read, or with rows longer than a model's position table."""
+    columns = getattr(trainer.train_dataset, "column_names", None)
+    if columns is None:
+        return
+    names = trainer.distillation.pair.task.label_names
+    given = {"labels", *columns} if {"label", "label_ids"} & set(columns) else set(columns)
+    missing = [name for name in names if name not in given]
+    if needs_labels and missing:
+        raise DataError(
+            f"the training data have no column {missing[0]!r}, which the objectives read (columns: "
+            f"{', '.join(columns)}). Add labels, or train on soft targets alone: objectives=SoftTargets()."
+        )
+    if trainer.args.length_column_name in columns and hasattr(trainer.train_dataset, "__len__"):
+        longest = max(trainer.train_dataset[trainer.args.length_column_name][:], default=0)
+        fits_positions(trainer.distillation.pair, longest)
+
+
+def fits_positions(pair: Pair, length: int) -> None:
+    """Refuses an input that is longer than the position table of either model."""
+    for role, shape in (("student", pair.student), ("teacher", pair.teacher)):
+        if shape is not None and shape.max_length is not None and length > shape.max_length:
+            raise DataError(
+                f"a row has {length} tokens, and the {role} ({shape.family}) reads {shape.max_length} at most. "
+                f"Truncate the texts: tokenizer(…, truncation=True, max_length={shape.max_length})."
+            )
+
+
+def half_precision_student(student: nn.Module) -> None:
+    """Warns of trained weights in half precision: most updates of a usual learning rate are lost in rounding."""
+    halves = {p.dtype for p in student.parameters() if p.requires_grad and p.dtype in (torch.float16, torch.bfloat16)}
+    if halves:
+        logger.warning(
+            "the student's trained weights are %s: small updates are lost in rounding. Load it with "
+            "dtype=torch.float32 and use bf16=True for mixed precision.",
+            " and ".join(sorted(map(str, halves))),
         )
 
 

@@ -122,6 +122,8 @@ class DistillationTrainer(Trainer):  # type: ignore[misc]
             mixed = self.accelerator.mixed_precision not in (None, "no")
             self.teacher.place(self.args.device, self.accelerator.autocast if mixed else nullcontext)
         self._reads_teacher = bool(needs.teacher)
+        checks.half_precision_student(self.model)
+        checks.fits_data(self, any(isinstance(objective, Labels) for objective in self._distillation.terms()))
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
@@ -154,10 +156,16 @@ class DistillationTrainer(Trainer):  # type: ignore[misc]
         checks.engine_is_active(self)
         return prepared
 
-    def train(self, *args: Any, **kwargs: Any) -> Any:
-        """Trains as the Trainer does. Student parameters that no term reaches are frozen for the time of it."""
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
+        """Trains as the Trainer does. Student parameters that no term reaches are frozen for the time of it.
+
+        `resume_from_checkpoint=True` takes the newest whole checkpoint of the output folder.
+
+        Raises: `BrokenCheckpoint` for a checkpoint that is not whole; `NonFiniteLoss`.
+        """
+        folder = checkpoints.to_resume_from(resume_from_checkpoint, Path(self.args.output_dir))
         try:
-            return super().train(*args, **kwargs)
+            return super().train(folder, *args, **kwargs)
         finally:
             for parameter in self._frozen:
                 parameter.requires_grad_(True)
@@ -165,6 +173,8 @@ class DistillationTrainer(Trainer):  # type: ignore[misc]
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
         """The units each term counts, over the accumulation window and all processes."""
+        for batch in batch_samples:
+            checks.fits_positions(self.distillation.pair, batch["input_ids"].shape[1] if "input_ids" in batch else 0)
         counted = [self.distillation.count(batch) for batch in batch_samples]
         sums = [sum(column[1:], column[0]) for column in zip(*counted, strict=True)]
         if self.accelerator.num_processes == 1:

@@ -27,6 +27,7 @@ from transformers import (
 
 from hf_distill import (
     BrokenCheckpoint,
+    DataError,
     DistillationError,
     DistillationTrainer,
     HiddenCosine,
@@ -35,6 +36,7 @@ from hf_distill import (
     Labels,
     NonFiniteLoss,
     SoftTargets,
+    checkpoints,
     checks,
 )
 from hf_distill.activations import Needs, Signal
@@ -466,6 +468,22 @@ def test_a_checkpoint_without_the_learned_projections_is_refused(tmp_path: Path)
         resumable(tmp_path).train(resume_from_checkpoint=str(tmp_path / "checkpoint-6"))
 
 
+@pytest.mark.parametrize(
+    "lost", ["optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json", "model.safetensors"]
+)
+def test_a_torn_checkpoint_is_skipped_and_refused_by_name(tmp_path: Path, lost: str) -> None:
+    resumable(tmp_path, steps=6).train()
+    (tmp_path / "checkpoint-6" / lost).unlink()
+    assert checkpoints.last_whole(tmp_path) == tmp_path / "checkpoint-3"
+    with pytest.raises(BrokenCheckpoint, match="is not whole"):
+        resumable(tmp_path).train(resume_from_checkpoint=str(tmp_path / "checkpoint-6"))
+    trainer = resumable(tmp_path, steps=4)
+    trainer.train(resume_from_checkpoint=True)
+    assert trainer.state.global_step == 4
+    with pytest.raises(BrokenCheckpoint, match="no whole checkpoint"):
+        resumable(tmp_path / "empty").train(resume_from_checkpoint=True)
+
+
 def test_the_best_model_comes_back_with_its_projections(tmp_path: Path) -> None:
     trainer = resumable(
         tmp_path,
@@ -625,6 +643,26 @@ def test_what_does_not_fit_is_refused_at_construction(change, words: str) -> Non
     objectives = change["objectives"]() if "objectives" in change else SoftTargets()
     with pytest.raises(IncompatiblePair, match=words):
         trainer_for(teacher=teacher, objectives=objectives)
+
+
+def test_data_without_the_labels_that_are_read_are_refused() -> None:
+    rows = Dataset.from_list([{"input_ids": [5, 6], "attention_mask": [1, 1]}] * 8)
+    with pytest.raises(DataError, match=r"no column 'labels'.*input_ids, attention_mask"):
+        trainer_for(train_dataset=rows)
+    trainer_for(train_dataset=rows, objectives=SoftTargets()).train()
+
+
+@pytest.mark.parametrize("with_lengths", [True, False])
+def test_rows_longer_than_a_position_table_are_refused(with_lengths: bool) -> None:
+    row = {"input_ids": [5] * 130, "attention_mask": [1] * 130, "labels": 1}
+    rows = Dataset.from_list([{**row, "length": 130} if with_lengths else row] * 8)
+    with pytest.raises(DataError, match=r"130 tokens, and the student \(bert\) reads 128"):
+        trainer_for(train_dataset=rows).train()
+
+
+def test_a_half_precision_student_is_warned_about(caplog: pytest.LogCaptureFixture) -> None:
+    trainer_for(model=tiny.model("single_label", seed=1).bfloat16())
+    assert "lost in rounding" in caplog.text
 
 
 def test_labels_are_reordered_by_name_and_refused_when_they_differ(caplog: pytest.LogCaptureFixture) -> None:

@@ -124,8 +124,9 @@ def _decoder_mask(
 ) -> Tensor | None:
     """The decoder's mask; labelled positions without one; the encoder's where the model shifts its input ids
     itself."""
-    if "decoder_attention_mask" not in inputs and "labels" in batch and batch["labels"].dim() == 2:
-        return batch["labels"] != IGNORED
+    labels, ids = batch.get("labels"), inputs.get("decoder_input_ids")
+    if "decoder_attention_mask" not in inputs and labels is not None and ids is not None and labels.shape == ids.shape:
+        return labels != IGNORED
     mask = _mask(inputs, "decoder_attention_mask", "decoder_input_ids", "decoder_inputs_embeds")
     return encoder_mask if mask is None else mask
 

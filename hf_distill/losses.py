@@ -1,7 +1,7 @@
 """Tensors in, tensors out: divergences between laws, distances between states, and the one masked sum.
 
-Every function returns one value a row and leaves the reduction to its caller. Classes are last. Callers hand over at least
-float32 (`at_least_float32`); float64 stays float64. Directions are written out: teacher law p, student law q.
+Every function returns one value a row and leaves the reduction to its caller. Classes are last. Callers hand over at
+least float32 (`at_least_float32`); float64 stays float64. Directions are written out: teacher law p, student law q.
 """
 
 from __future__ import annotations
@@ -21,13 +21,14 @@ def at_least_float32(tensor: Tensor) -> Tensor:
 def masked_sum(values: Tensor, mask: Tensor | None) -> Tensor:
     """The sum of the values that count; `mask` is 1 or True on them, `None` counts all.
 
-    Values that do not count may be NaN: they are replaced, not multiplied. An empty sum is 0 and still attached to the graph.
+    Values that do not count may be NaN: they are replaced, not multiplied. An empty sum is 0 and still attached to the
+    graph.
     """
     return values.sum() if mask is None else torch.where(mask.bool(), values, values.new_zeros(())).sum()
 
 
 def blank(tensor: Tensor, mask: Tensor | None) -> Tensor:
-    """`tensor` [..., features] with zeros in the rows that do not count, so that no gradient can reach them, not even NaN."""
+    """`tensor` [..., features], zeros in the rows that do not count: no gradient can reach these, not even NaN."""
     return tensor if mask is None else torch.where(mask.bool().unsqueeze(-1), tensor, tensor.new_zeros(()))
 
 
@@ -51,8 +52,8 @@ def forward_kl(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
 
 
 def reverse_kl(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
-    """KL(q || p) = sum_c q_c (log q_c - log p_c), student first."""
-    log_q, log_p = _log_laws(student_logits, teacher_logits)
+    """KL(q || p) = sum_c q_c (log q_c - log p_c), student first. Not finite where the teacher rules a class out."""
+    log_q, log_p = functional.log_softmax(student_logits, -1), functional.log_softmax(teacher_logits, -1)
     return (log_q.exp() * (log_q - log_p)).sum(-1)
 
 
@@ -64,7 +65,8 @@ def cross_entropy(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
 def generalized_jsd(student_logits: Tensor, teacher_logits: Tensor, beta: float) -> Tensor:
     """beta KL(p || m) + (1 - beta) KL(q || m) with m = beta p + (1 - beta) q (Agarwal et al., 2024, arXiv:2306.13649).
 
-    At the ends the formula itself is 0; `beta` = 0 is taken as KL(p || q) and `beta` = 1 as KL(q || p), its scaled limits.
+    At the ends the formula itself is 0; `beta` = 0 is taken as KL(p || q) and `beta` = 1 as KL(q || p), its scaled
+    limits.
     """
     if beta in (0.0, 1.0):
         return (forward_kl if beta == 0.0 else reverse_kl)(student_logits, teacher_logits)
@@ -110,6 +112,11 @@ def bernoulli_kl(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
 def cosine_distance(student: Tensor, teacher: Tensor) -> Tensor:
     """1 - cos(student, teacher) over the last axis; 1 for a zero vector (norms are at least 1e-8)."""
     return 1.0 - functional.cosine_similarity(student, teacher, dim=-1, eps=1e-8)
+
+
+def squared_difference(student: Tensor, teacher: Tensor) -> Tensor:
+    """(student - teacher)^2; elementwise."""
+    return (student - teacher).square()
 
 
 def mean_squared_difference(student: Tensor, teacher: Tensor) -> Tensor:

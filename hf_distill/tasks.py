@@ -1,19 +1,20 @@
 """What logits and labels mean. The one place that knows about shifting, -100, start and end, sigmoid and softmax.
 
-A task turns activations into *rows* (logits with the classes last, aligned with their targets) and says which rows count.
-Objectives see rows alone. Questions about counts are answered from the batch, before any forward pass.
+A task turns activations into *rows* (logits with the classes last, aligned with their targets) and says which rows
+count. Objectives see rows alone. Questions about counts are answered from the batch, before any forward pass.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from hf_distill.activations import Activations
-from hf_distill.errors import IncompatiblePair
+from hf_distill.errors import DataError, IncompatiblePair
+from hf_distill.losses import at_least_float32
 
 Batch = Mapping[str, Tensor]
 Form = Literal["softmax", "sigmoid", "identity"]
@@ -25,7 +26,8 @@ IGNORED = -100
 class Task:
     """How one kind of head is read.
 
-    `form`: what makes a law of the logits. `label_names`: the batch's target columns. `logit_fields`: the activations read.
+    `form`: what makes a law of the logits. `label_names`: the batch's target columns. `logit_fields`: the activations
+    read.
     `tokens`: which positions soft targets may count, the default first; empty where every row is an example.
     """
 
@@ -39,12 +41,25 @@ class Task:
     vocabulary_sized: ClassVar[bool] = False
 
     def rows(self, activations: Activations, batch: Batch, tokens: str = "") -> tuple[Tensor, ...]:
-        """Logits `[rows..., classes]`, one tensor for each of `logit_fields`; the loss is the mean over the tensors."""
+        """Logits `[rows..., classes]`, a tensor for each of `logit_fields`; the loss is the mean over the tensors."""
         return tuple(getattr(activations, field) for field in self.logit_fields)
+
+    def labels(self, batch: Batch) -> tuple[Tensor, ...]:
+        """The columns of `label_names`, as they came.
+
+        Raises: `DataError` naming the column that the batch lacks.
+        """
+        missing = [name for name in self.label_names if name not in batch]
+        if missing:
+            raise DataError(
+                f"{self.name}: the column {missing[0]!r} says what counts, and the batch has only {', '.join(batch)}. "
+                "Keep the labels in the data set, or use an objective that does not need them."
+            )
+        return tuple(batch[name] for name in self.label_names)
 
     def targets(self, batch: Batch) -> tuple[Tensor, ...]:
         """Labels aligned with `rows(...)` at the default `tokens`."""
-        return tuple(batch[name] for name in self.label_names)
+        return self.labels(batch)
 
     def soft_mask(self, batch: Batch, tokens: str = "") -> Tensor | None:
         """Which rows count for soft targets: a boolean tensor of the rows' shape, or `None` for all."""
@@ -53,6 +68,14 @@ class Task:
     def label_mask(self, batch: Batch) -> Tensor:
         """Which rows carry a label."""
         return self.targets(batch)[0] != IGNORED
+
+    def decoder_tokens(self, batch: Batch) -> Tensor:
+        """Where the text of a decoder beside an encoder is, boolean `[batch, length]`.
+
+        A head that is no language model reads the encoder's text there once more, shifted.
+        """
+        given = batch.get("decoder_attention_mask")
+        return real_tokens(batch) if given is None else given.bool()
 
     @staticmethod
     def num_examples(batch: Batch) -> int:
@@ -77,19 +100,31 @@ class SingleLabel(Task):
 
 
 class MultiLabel(Task):
-    """Any number of classes an example: `labels` `[batch, classes]` of 0, 1, or -100 for unknown; each element is a row."""
+    """Any number of classes an example: `labels` `[batch, classes]` of 0, 1, or -100 (unknown); elements are rows."""
 
     name = "multi_label"
     form = "sigmoid"
     auto_class = "AutoModelForSequenceClassification"
     pipeline_tag = "text-classification"
 
+    def targets(self, batch: Batch) -> tuple[Tensor, ...]:
+        labels = self.labels(batch)
+        if labels[0].dim() != 2:
+            raise DataError(
+                f"multi_label: labels have the shape {tuple(labels[0].shape)}; they must be [batch, classes] of 0, 1 "
+                f"or {IGNORED}. For one class an example, set config.problem_type='single_label_classification'."
+            )
+        return labels
+
     def soft_mask(self, batch: Batch, tokens: str = "") -> Tensor | None:
         return self.label_mask(batch) if "labels" in batch else None
 
 
 class Regression(Task):
-    """Real scores: `logits` `[batch, outputs]`, `labels` `[batch]` or `[batch, outputs]`; each element is a row."""
+    """Real scores: `logits` and `labels` `[batch, outputs]`, or labels `[batch]` for one output; elements are rows.
+
+    Soft targets count every example, labelled or not.
+    """
 
     name = "regression"
     form = "identity"
@@ -97,12 +132,16 @@ class Regression(Task):
     pipeline_tag = "text-classification"
 
     def targets(self, batch: Batch) -> tuple[Tensor, ...]:
-        labels = batch["labels"]
+        labels = self.labels(batch)[0]
         return (labels.unsqueeze(-1) if labels.dim() == 1 else labels,)
 
 
 class TokenClassification(Task):
-    """One class a token: `labels` `[batch, length]`, -100 on special tokens and later word pieces."""
+    """One class a token: `labels` `[batch, length]`, -100 on special tokens and later word pieces.
+
+    Soft targets count the `labeled` tokens, or `all` real ones without the special tokens, which a column
+    `special_tokens_mask` marks; where the batch has none they count as any other.
+    """
 
     name = "token_classification"
     tokens = ("labeled", "all")
@@ -119,8 +158,8 @@ class TokenClassification(Task):
 class QuestionAnswering(Task):
     """A span: `start_logits`, `end_logits` `[batch, length]`; the classes are the positions of the example.
 
-    Padding is no possible answer and leaves both softmaxes, unless `tokens` is `all` (the reference SQuAD script's form).
-    A target outside the text (the answer was cut away) does not count.
+    Padding is no possible answer and leaves both softmaxes, unless `tokens` is `all` (the reference SQuAD script's
+    form). A target outside the text or in its padding (the answer was cut away) does not count.
     """
 
     name = "question_answering"
@@ -135,20 +174,23 @@ class QuestionAnswering(Task):
         if tokens == "all":
             return logits
         padding = ~real_tokens(batch)
-        return tuple(each.masked_fill(padding, -1e30 if each.dtype != torch.float16 else -6e4) for each in logits)
+        return tuple(at_least_float32(each).masked_fill(padding, -1e30) for each in logits)
 
     def targets(self, batch: Batch) -> tuple[Tensor, ...]:
         valid = self.label_mask(batch)
-        return tuple(batch[name].masked_fill(~valid, IGNORED) for name in self.label_names)
+        return tuple(positions.masked_fill(~valid, IGNORED) for positions in self.labels(batch))
 
     def label_mask(self, batch: Batch) -> Tensor:
-        length = batch["input_ids"].shape[1]
-        inside = [(batch[name] >= 0) & (batch[name] < length) for name in self.label_names]
-        return inside[0] & inside[1]
+        real = real_tokens(batch)
+        start, end = (_on_text(positions, real) for positions in self.labels(batch))
+        return start & end
 
 
 class MaskedLM(Task):
-    """A word at each masked position: `labels` `[batch, length]`, -100 elsewhere. Soft targets: `all` real tokens or `masked`."""
+    """A word at each masked position: `labels` `[batch, length]`, -100 elsewhere.
+
+    Soft targets count `all` real tokens, or the `masked` positions.
+    """
 
     name = "masked_lm"
     tokens = ("all", "masked")
@@ -163,8 +205,9 @@ class MaskedLM(Task):
 class CausalLM(Task):
     """The next word: `logits[:, i]` predicts `labels[:, i + 1]`; labels come unshifted and are shifted here, once.
 
-    Soft targets count the positions whose next label is not -100 (`labeled`), or, as the original DistilGPT2 code did, every
-    position of the attention mask, the last one included (`attention`).
+    A position counts whose next label is not -100 and which is real itself: padding on the left predicts nothing. Soft
+    targets count these (`labeled`), or, as the original DistilGPT2 code did, every position of the attention mask, the
+    last one included (`attention`).
     """
 
     name = "causal_lm"
@@ -177,7 +220,11 @@ class CausalLM(Task):
         return (activations.logits if tokens == "attention" else activations.logits[:, :-1],)
 
     def targets(self, batch: Batch) -> tuple[Tensor, ...]:
-        return (batch["labels"][:, 1:],)
+        return (self.labels(batch)[0][:, 1:],)
+
+    def label_mask(self, batch: Batch) -> Tensor:
+        labeled = super().label_mask(batch)
+        return labeled & real_tokens(batch)[:, :-1] if "attention_mask" in batch else labeled
 
     def soft_mask(self, batch: Batch, tokens: str = "labeled") -> Tensor | None:
         return real_tokens(batch) if tokens == "attention" else self.label_mask(batch)
@@ -195,10 +242,26 @@ class Seq2SeqLM(Task):
     def soft_mask(self, batch: Batch, tokens: str = "labeled") -> Tensor | None:
         return self.label_mask(batch)
 
+    def decoder_tokens(self, batch: Batch) -> Tensor:
+        if "decoder_attention_mask" in batch:
+            return super().decoder_tokens(batch)
+        if "labels" in batch or "decoder_input_ids" not in batch:
+            return self.label_mask(batch)
+        return torch.ones_like(batch["decoder_input_ids"], dtype=torch.bool)
+
 
 TASKS: dict[str, Task] = {
     task.name: task()
-    for task in (SingleLabel, MultiLabel, Regression, TokenClassification, QuestionAnswering, MaskedLM, CausalLM, Seq2SeqLM)
+    for task in (
+        SingleLabel,
+        MultiLabel,
+        Regression,
+        TokenClassification,
+        QuestionAnswering,
+        MaskedLM,
+        CausalLM,
+        Seq2SeqLM,
+    )
 }
 
 HEADS = {
@@ -224,7 +287,14 @@ def real_tokens(batch: Batch) -> Tensor:
     return torch.ones_like(batch["input_ids"], dtype=torch.bool) if mask is None else mask.bool()
 
 
-def _task_of(model: nn.Module) -> Task:
+def _on_text(positions: Tensor, real: Tensor) -> Tensor:
+    """Which positions `[batch]` lie on a real token of `[batch, length]`."""
+    length = real.shape[1]
+    inside = (positions >= 0) & (positions < length)
+    return inside & real.gather(1, positions.clamp(0, length - 1).unsqueeze(1)).squeeze(1)
+
+
+def _task_of(model: Any) -> Task:
     plain = model.get_base_model() if hasattr(model, "get_base_model") else model
     class_name, config = type(plain).__name__, plain.config
     if class_name.endswith("ForSequenceClassification"):

@@ -7,25 +7,24 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, TypeVar
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from hf_distill.activations import Activations, Needs, Signal
 from hf_distill.errors import DistillationError, IncompatiblePair
 from hf_distill.losses import at_least_float32, blank, masked_sum
 from hf_distill.objectives.pair import Pair
+from hf_distill.objectives.terms import Weighable
 from hf_distill.tasks import Batch, Task
 
 
-class Objective(nn.Module):
+class Objective(Weighable):
     """One loss term.
 
     A subclass takes keyword settings and keeps each under its own name, declares in `needs()` what it reads, says in
-    `count()` what its sum is divided by, and returns from `forward()` the loss summed over what it counts. It never calls a
-    model. What it learns are its own parameters, made in `bind()`.
+    `count()` what its sum is divided by, and returns from `forward()` the loss summed over what it counts. It never
+    calls a model. What it learns are its own parameters, made in `bind()`.
     """
 
-    name: ClassVar[str] = ""
     needs_teacher: ClassVar[bool] = True
     citation: ClassVar[str] = ""
 
@@ -50,7 +49,9 @@ class Objective(nn.Module):
         Raises: `IncompatiblePair` naming both sides and the remedy.
         """
         if self.needs_teacher and pair.teacher is None:
-            raise IncompatiblePair(f"objective {self.name!r} compares with a teacher and there is none; pass teacher=….")
+            raise IncompatiblePair(
+                f"objective {self.name!r} compares with a teacher and there is none; pass teacher=…."
+            )
         self._pair = pair
 
     def needs(self) -> Needs:
@@ -64,18 +65,6 @@ class Objective(nn.Module):
     def forward(self, student: Activations, teacher: Activations | None, batch: Batch) -> Tensor:
         """The loss, summed over the units that `count` counts, in at least float32."""
         raise NotImplementedError
-
-    def __mul__(self, weight: float) -> Any:
-        from hf_distill.objectives.terms import Term
-
-        return Term(self, weight)
-
-    __rmul__ = __mul__
-
-    def __add__(self, other: Any) -> Any:
-        from hf_distill.objectives.terms import Terms
-
-        return Terms.of(self) + other
 
 
 class RowWise(Objective):
@@ -113,7 +102,7 @@ class RowWise(Objective):
         for i, logits in enumerate(student_rows):
             if teacher_rows is not None:
                 logits, against = self.pair.align(logits, teacher_rows[i])
-                against = at_least_float32(against)
+                against = at_least_float32(against.detach())
             else:
                 against = None
             # Padded positions may hold anything; rows that are examples or single labels hold finite logits.
@@ -152,7 +141,9 @@ def names() -> list[str]:
 def get(name: str) -> type[Objective]:
     """The class of a registered name; an unknown name is an error that lists the nearest."""
     if name not in _registry:
-        raise DistillationError(f"unknown objective {name!r}{_nearest(name, names())}; the objectives are {', '.join(names())}.")
+        raise DistillationError(
+            f"unknown objective {name!r}{_nearest(name, names())}; the objectives are {', '.join(names())}."
+        )
     return _registry[name]
 
 
@@ -164,7 +155,8 @@ def make(name: str, settings: Mapping[str, Any]) -> Objective:
         if setting not in known:
             listed = ", ".join(known) or "none"
             raise DistillationError(
-                f"objective {name!r} has no setting {setting!r}{_nearest(str(setting), known)}; its settings are {listed}."
+                f"objective {name!r} has no setting {setting!r}{_nearest(str(setting), known)}; its settings are "
+                f"{listed}."
             )
     return objective(**settings)
 
@@ -181,11 +173,13 @@ def check_choice(objective: str, setting: str, value: object, choices: tuple[str
         raise DistillationError(f"{objective}: {setting} is {value!r}{near}; it may be {', '.join(choices)}.")
 
 
-def check_number(objective: str, setting: str, value: object, low: float, high: float, *, open_low: bool = False) -> None:
+def check_number(
+    objective: str, setting: str, value: object, low: float, high: float, *, open_low: bool = False
+) -> None:
     """Refuse a setting that is no number between `low` and `high` (NaN, booleans and strings are none)."""
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if not number or not (low < value <= high if open_low else low <= value <= high):  # type: ignore[operator]
         bracket = "above" if open_low else "at least"
-        raise DistillationError(f"{objective}: {setting} is {value!r}; it must be a number {bracket} {low:g} and at most {high:g}.")
-
-
+        raise DistillationError(
+            f"{objective}: {setting} is {value!r}; it must be a number {bracket} {low:g} and at most {high:g}."
+        )

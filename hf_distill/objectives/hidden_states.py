@@ -7,10 +7,11 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from hf_distill.activations import Activations, Needs, Signal
 from hf_distill.errors import DistillationError, IncompatiblePair
-from hf_distill.layer_map import LayerMap
+from hf_distill.layer_map import NAMES, LayerMap, explicit_pairs
 from hf_distill.losses import at_least_float32, blank, example_means, masked_sum
 from hf_distill.objectives.base import Objective, check_choice
 from hf_distill.objectives.pair import Pair
@@ -22,10 +23,10 @@ Layers = str | Sequence[Sequence[int]]
 class HiddenStates(Objective):
     """A distance between `hidden[i]` of the student and `hidden[j]` of the teacher at every real token.
 
-    A subclass writes `distance(student, teacher) -> [batch, length]` and `default_layer_map`. Over several pairs the distances
-    are averaged, or summed with `layer_reduction="sum"`. `projection`: where widths differ, a learned map W h + b from student
-    to teacher width, one for each pair (`per_layer`), one for all (`shared`), or none, and then different widths are refused.
-    `stack` picks `encoder` or `decoder` of an encoder-decoder.
+    A subclass writes `distance(student, teacher) -> [batch, length]` and `default_layer_map`. Over several pairs the
+    distances are averaged, or summed with `layer_reduction="sum"`. `projection`: where widths differ, a learned map
+    W h + b from student to teacher width, one for each pair (`per_layer`), one for all (`shared`), or none, and then
+    different widths are refused. `stack` picks `encoder` or `decoder` of an encoder-decoder.
     """
 
     default_layer_map: ClassVar[str]
@@ -38,10 +39,20 @@ class HiddenStates(Objective):
         check_choice(self.name, "reduction", reduction, ("token_mean", "example_mean"))
         check_choice(self.name, "layer_reduction", layer_reduction, ("mean", "sum"))
         check_choice(self.name, "stack", stack, ("", "encoder", "decoder"))
-        self.layer_map: Layers = self.default_layer_map if layer_map is None else layer_map
-        self.projection, self.reduction, self.layer_reduction, self.stack = projection, reduction, layer_reduction, stack
+        self.layer_map = self._layer_map(self.default_layer_map if layer_map is None else layer_map)
+        self.projection = projection
+        self.reduction = reduction
+        self.layer_reduction = layer_reduction
+        self.stack = stack
         self.layers = LayerMap([])
         self.projections = nn.ModuleList()
+
+    def _layer_map(self, given: Layers) -> Layers:
+        """A known name, or pairs in the form of a recipe."""
+        if isinstance(given, str):
+            check_choice(self.name, "layer_map", given, tuple(NAMES))
+            return given
+        return [list(pair) for pair in explicit_pairs(given)]
 
     def distance(self, student: Tensor, teacher: Tensor) -> Tensor:
         """One value a token, `[batch, length, width]` twice to `[batch, length]`."""
@@ -63,7 +74,7 @@ class HiddenStates(Objective):
                 "set projection='per_layer' or 'shared'."
             )
         number = 1 if self.projection == "shared" else len(self.layers)
-        self.projections = nn.ModuleList(_projection(*widths) for _ in range(number))
+        self.projections = nn.ModuleList(Projection(*widths) for _ in range(number))
 
     def needs(self) -> Needs:
         return Needs.of(
@@ -73,10 +84,7 @@ class HiddenStates(Objective):
 
     def mask(self, batch: Batch) -> Tensor:
         """Real tokens of the stack."""
-        if self.stack != "decoder":
-            return real_tokens(batch)
-        given = batch.get("decoder_attention_mask")
-        return self.pair.task.label_mask(batch) if given is None else given.bool()
+        return self.pair.task.decoder_tokens(batch) if self.stack == "decoder" else real_tokens(batch)
 
     def count(self, batch: Batch, task: Task) -> Tensor | int:
         mask = self.mask(batch)
@@ -89,13 +97,13 @@ class HiddenStates(Objective):
         mask = ours.mask
         if mask is None:
             raise DistillationError(f"objective {self.name!r} got activations without a mask.")
-        values: Tensor | None = None
+        distances = []
         for i, (student_layer, teacher_layer) in enumerate(self.layers):
             state = blank(at_least_float32(ours.hidden[student_layer]), mask)
-            target = blank(at_least_float32(theirs.hidden[teacher_layer]), mask)
-            distance = self.distance(self._project(state, i), target)
-            values = distance if values is None else values + distance
-        total = masked_sum(values, mask) if self.reduction == "token_mean" else example_means(values, mask).sum()  # type: ignore[arg-type]
+            target = blank(at_least_float32(theirs.hidden[teacher_layer].detach()), mask)
+            distances.append(self.distance(self._project(state, i), target))
+        values = sum(distances[1:], distances[0])
+        total = masked_sum(values, mask) if self.reduction == "token_mean" else example_means(values, mask).sum()
         return total if self.layer_reduction == "sum" else total / len(self.layers)
 
     def _project(self, state: Tensor, pair: int) -> Tensor:
@@ -105,12 +113,19 @@ class HiddenStates(Objective):
         return projected
 
 
-def _projection(student_width: int, teacher_width: int) -> nn.Linear:
-    """Starts as an isometry where the teacher is wider, else with small normal weights; the bias is 0."""
-    linear = nn.Linear(student_width, teacher_width, dtype=torch.float32)
-    if student_width <= teacher_width:
-        nn.init.orthogonal_(linear.weight)
-    else:
-        nn.init.normal_(linear.weight, std=0.02)
-    nn.init.zeros_(linear.bias)
-    return linear
+class Projection(nn.Linear):
+    """W h + b from student to teacher width, computed in the dtype of h, whatever an engine holds W in.
+
+    Starts as an isometry where the teacher is wider, else with small normal weights; the bias is 0.
+    """
+
+    def __init__(self, student_width: int, teacher_width: int) -> None:
+        super().__init__(student_width, teacher_width, dtype=torch.float32)
+        if student_width <= teacher_width:
+            nn.init.orthogonal_(self.weight)
+        else:
+            nn.init.normal_(self.weight, std=0.02)
+        nn.init.zeros_(self.bias)
+
+    def forward(self, state: Tensor) -> Tensor:
+        return functional.linear(state, self.weight.to(state.dtype), self.bias.to(state.dtype))

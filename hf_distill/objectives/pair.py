@@ -25,8 +25,9 @@ GENERIC = re.compile(r"LABEL_\d+$")
 class Pair:
     """Student and teacher shape, the task, and the alignment of their logits.
 
-    `teacher_columns[c]` is the teacher's column of the student's class c, `None` for the identity. `vocabulary` is the number
-    of columns both sides share, `None` for all. `label_smoothing` is what the training arguments ask of hard labels.
+    `teacher_columns[c]` is the teacher's column of the student's class c, `None` for the identity. `vocabulary` is the
+    number of columns both sides share, `None` for all. `label_smoothing` is what the training arguments ask of hard
+    labels.
     """
 
     student: Shape
@@ -56,6 +57,10 @@ class Pair:
 
         Raises: `IncompatiblePair` where vocabularies, labels, problem types or lengths do not fit, naming both sides.
         """
+        named = task.form in ("softmax", "sigmoid") and len(task.logit_fields) == 1 and not task.vocabulary_sized
+        if label_map is not None and (teacher is None or not named):
+            found = "there is no teacher" if teacher is None else f"a {task.name} task has no named labels"
+            raise IncompatiblePair(f"label_map pairs the labels of student and teacher, and {found}; leave it out.")
         if teacher is None:
             return cls(student.shape, None, task, label_smoothing=label_smoothing)
         _check_problem(student, teacher, task)
@@ -63,7 +68,7 @@ class Pair:
         columns = vocabulary = None
         if task.vocabulary_sized:
             vocabulary = _shared_vocabulary(student.shape, teacher.shape, tokenizer_size)
-        elif task.form in ("softmax", "sigmoid") and len(task.logit_fields) == 1:
+        elif named:
             columns = _teacher_columns(student.base.config, teacher.base.config, label_map)
         return cls(student.shape, teacher.shape, task, columns, vocabulary, label_smoothing)
 
@@ -72,11 +77,14 @@ class Pair:
         if self.teacher_columns is not None:
             teacher_logits = teacher_logits.index_select(-1, _index(self.teacher_columns, teacher_logits.device))
         if self.vocabulary is not None:
-            student_logits, teacher_logits = student_logits[..., : self.vocabulary], teacher_logits[..., : self.vocabulary]
+            student_logits, teacher_logits = (
+                student_logits[..., : self.vocabulary],
+                teacher_logits[..., : self.vocabulary],
+            )
         if student_logits.shape != teacher_logits.shape:
             raise IncompatiblePair(
-                f"logits of shape {tuple(student_logits.shape)} (student) and {tuple(teacher_logits.shape)} (teacher) do not "
-                "pair up; both models must see the same tokens and have the same classes."
+                f"logits of shape {tuple(student_logits.shape)} (student) and {tuple(teacher_logits.shape)} (teacher) "
+                "do not pair up; both models must see the same tokens and have the same classes."
             )
         return student_logits, teacher_logits
 
@@ -91,8 +99,9 @@ def _check_problem(student: Anatomy, teacher: Anatomy, task: Task) -> None:
     theirs = Task.of(teacher.base)
     if theirs.name != task.name:
         raise IncompatiblePair(
-            f"the student ({type(student.base).__name__}) solves {task.name}, the teacher ({type(teacher.base).__name__}) "
-            f"{theirs.name}; load both with the same head, and set the same config.problem_type."
+            f"the student ({type(student.base).__name__}) solves {task.name}, the teacher "
+            f"({type(teacher.base).__name__}) {theirs.name}; load both with the same head, and set the same "
+            "config.problem_type."
         )
     if task.form == "identity" and student.shape.num_logits != teacher.shape.num_logits:
         raise IncompatiblePair(
@@ -102,13 +111,13 @@ def _check_problem(student: Anatomy, teacher: Anatomy, task: Task) -> None:
 
 
 def _check_inputs(student: Shape, teacher: Shape, tokenizer_size: int | None) -> None:
-    """Both models read the same input ids: what one can read and the other cannot must not be padding of the table alone."""
+    """Both models read the same input ids: what only one has a row for must be padding of its table."""
     smaller, larger = sorted((student.vocab_size, teacher.vocab_size))
     if smaller != larger and (tokenizer_size is None or tokenizer_size > smaller):
         raise IncompatiblePair(
-            f"the student's vocabulary has {student.vocab_size} entries, the teacher's {teacher.vocab_size}, and the tokenizer "
-            f"{tokenizer_size if tokenizer_size is not None else 'is not given (pass processing_class)'}; both models must "
-            "read the same tokens. Take a teacher of the same tokenizer."
+            f"the student's vocabulary has {student.vocab_size} entries, the teacher's {teacher.vocab_size}, and the "
+            f"tokenizer {tokenizer_size if tokenizer_size is not None else 'is not given (pass processing_class)'}; "
+            "both models must read the same tokens. Take a teacher of the same tokenizer."
         )
 
 
@@ -121,18 +130,28 @@ def _shared_vocabulary(student: Shape, teacher: Shape, tokenizer_size: int | Non
             f"the student has {student.num_logits} output tokens, the teacher {teacher.num_logits}, the tokenizer "
             f"{tokenizer_size}; only columns beyond the tokenizer may be cut."
         )
-    logger.info("vocabularies of %d and %d are cut to %d shared columns", student.num_logits, teacher.num_logits, smaller)
+    logger.info(
+        "vocabularies of %d and %d are cut to %d shared columns", student.num_logits, teacher.num_logits, smaller
+    )
     return smaller
 
 
 def _teacher_columns(student: Any, teacher: Any, label_map: Mapping[str, str] | None) -> tuple[int, ...] | None:
     """The teacher's column of each student class, by exact names; `label_map` maps student names to teacher names."""
     if student.num_labels != teacher.num_labels:
-        raise IncompatiblePair(f"the student has {student.num_labels} labels, the teacher {teacher.num_labels}; they must agree.")
+        raise IncompatiblePair(
+            f"the student has {student.num_labels} labels, the teacher {teacher.num_labels}; they must agree."
+        )
     ours = [str(student.id2label[i]) for i in range(student.num_labels)]
     theirs = [str(teacher.id2label[i]) for i in range(teacher.num_labels)]
     generic = [all(GENERIC.match(name) for name in side) for side in (ours, theirs)]
     if label_map is not None:
+        unknown = sorted({*label_map} - {*ours}) or sorted({*label_map.values()} - {*theirs})
+        if unknown:
+            raise IncompatiblePair(
+                f"label_map names {unknown[0]!r}; the student's labels are {ours}, the teacher's {theirs}. It maps "
+                "student names to teacher names."
+            )
         ours = [label_map.get(name, name) for name in ours]
     elif all(generic):
         if ours == theirs:
@@ -140,8 +159,8 @@ def _teacher_columns(student: Any, teacher: Any, label_map: Mapping[str, str] | 
             return None
     elif any(generic):
         raise IncompatiblePair(
-            f"the student's labels are {ours}, the teacher's {theirs}: one side has no names. Set id2label and label2id of "
-            "both configs, or pass label_map={student name: teacher name}."
+            f"the student's labels are {ours}, the teacher's {theirs}: one side has no names. Set id2label and "
+            "label2id of both configs, or pass label_map={student name: teacher name}."
         )
     if sorted(ours) != sorted(theirs) or len(set(theirs)) != len(theirs):
         raise IncompatiblePair(

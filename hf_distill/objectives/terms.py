@@ -4,22 +4,51 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from typing import overload
+from typing import TYPE_CHECKING, Any, ClassVar, cast, overload
+
+from torch import nn
 
 from hf_distill.errors import DistillationError
-from hf_distill.objectives.base import Objective
+
+if TYPE_CHECKING:
+    from hf_distill.objectives.base import Objective
+
+_MODULES = nn.ModuleDict()
+"""Terms become entries of such a dictionary, which refuses the names of its own attributes."""
+
+
+class Weighable(nn.Module):
+    """What takes a weight and adds up to terms: every objective, and nothing else."""
+
+    name: ClassVar[str] = ""
+
+    def __mul__(self, weight: float) -> Term:
+        return Term(cast("Objective", self), weight)
+
+    __rmul__ = __mul__
+
+    def __add__(self, other: Objective | Term | Terms) -> Terms:
+        return Terms.of(cast("Objective", self)) + other
+
+    def __radd__(self, other: Any) -> Terms:
+        total: Terms = other + Terms.of(cast("Objective", self))
+        return total
 
 
 class Term:
     """`weight * objective`, with a name of its own in logs, checkpoints and cards (`named(...)`)."""
 
     def __init__(self, objective: Objective, weight: float = 1.0, name: str = "") -> None:
-        if not isinstance(objective, Objective):
+        if not isinstance(objective, Weighable):
             raise DistillationError(f"a term weighs an objective, not {objective!r}.")
         if isinstance(weight, bool) or not isinstance(weight, int | float) or not math.isfinite(weight) or weight < 0:
-            raise DistillationError(f"the weight of {objective.name!r} is {weight!r}; it must be a finite number, 0 or more.")
+            raise DistillationError(
+                f"the weight of {objective.name!r} is {weight!r}; it must be a finite number, 0 or more."
+            )
         if name and not name.replace("-", "_").isidentifier():
             raise DistillationError(f"{name!r} is no name for a term; use letters, digits, '_' and '-'.")
+        if hasattr(_MODULES, name):
+            raise DistillationError(f"{name!r} is no name for a term: a module has an attribute of that name.")
         self.objective, self.weight, self.name = objective, float(weight), name
 
     def named(self, name: str) -> Term:
@@ -34,6 +63,10 @@ class Term:
     def __add__(self, other: Objective | Term | Terms) -> Terms:
         return Terms.of(self) + other
 
+    def __radd__(self, other: Any) -> Terms:
+        total: Terms = other + Terms.of(self)
+        return total
+
     def __repr__(self) -> str:
         return f"{self.weight:g} * {self.name or self.objective.name}"
 
@@ -43,7 +76,7 @@ class Terms(Sequence[Term]):
 
     def __init__(self, terms: Iterable[Term]) -> None:
         self._terms: list[Term] = []
-        given = list(terms)
+        self._given = given = list(terms)
         taken = [term.name for term in given if term.name]
         for term in given:
             name = term.name or _free_name(term.objective.name, taken)
@@ -61,16 +94,18 @@ class Terms(Sequence[Term]):
         """Terms out of an objective (weight 1), a term, or a list of either."""
         if isinstance(terms, Terms):
             return terms
-        if isinstance(terms, Objective | Term):
+        if isinstance(terms, Weighable | Term):
             terms = [terms]
+        if not isinstance(terms, Iterable):
+            raise DistillationError(f"{terms!r} is no objective, no term, and no list of them.")
         return cls(term if isinstance(term, Term) else Term(term) for term in terms)
 
     def __add__(self, other: Objective | Term | Terms) -> Terms:
-        # A name that was only made unique is made anew, so that a + b + c equals Terms.of([a, b, c]).
-        return Terms([_unnumbered(term) for term in (*self, *Terms.of(other))])
+        # Names that were not given are made anew, so that a + b + c equals Terms.of([a, b, c]).
+        return Terms([*self._given, *Terms.of(other)._given])
 
-    def __radd__(self, other: int) -> Terms:
-        if other != 0:
+    def __radd__(self, other: Any) -> Terms:
+        if not isinstance(other, int) or other != 0:  # sum() starts at 0
             raise DistillationError(f"terms cannot be added to {other!r}.")
         return self
 
@@ -97,9 +132,3 @@ def _free_name(name: str, taken: list[str]) -> str:
     while free in taken:
         free, number = f"{name}_{number}", number + 1
     return free
-
-
-def _unnumbered(term: Term) -> Term:
-    own = term.objective.name
-    made = term.name == own or (term.name.startswith(f"{own}_") and term.name[len(own) + 1 :].isdigit())
-    return Term(term.objective, term.weight, "" if made else term.name)

@@ -16,7 +16,8 @@ class HiddenCosine(HiddenStates):
     The paper compares the last hidden states alone: `layer_map="final"`, the default. Special tokens are real tokens.
 
     Reads: hidden[i] of both, [batch, length, width].  Counts: tokens, or examples with `reduction="example_mean"`.
-    Errors: `IncompatiblePair` where widths differ and `projection` is `none`, the default, or the layer map does not fit.
+    Errors: `IncompatiblePair` where widths differ and `projection` is `none`, the default, or the layer map does not
+    fit.
     """
 
     default_layer_map = "final"
@@ -38,7 +39,11 @@ class HiddenCosine(HiddenStates):
         stack: str = "",
     ) -> None:
         super().__init__(
-            layer_map=layer_map, projection=projection, reduction=reduction, layer_reduction=layer_reduction, stack=stack
+            layer_map=layer_map,
+            projection=projection,
+            reduction=reduction,
+            layer_reduction=layer_reduction,
+            stack=stack,
         )
 
     def distance(self, student: Tensor, teacher: Tensor) -> Tensor:

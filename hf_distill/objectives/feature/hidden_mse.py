@@ -11,8 +11,8 @@ from hf_distill.objectives.hidden_states import HiddenStates, Layers
 
 @register("hidden_mse")
 class HiddenMSE(HiddenStates):
-    """(1/D) |W h_student + b - h_teacher|^2 at every real token, D the teacher's width (Romero et al., 2015, arXiv:1412.6550;
-    the transformer form of Jiao et al., 2020, arXiv:1909.10351).
+    """(1/D) |W h_student + b - h_teacher|^2 at every real token, D the teacher's width (Romero et al., 2015,
+    arXiv:1412.6550; the transformer form of Jiao et al., 2020, arXiv:1909.10351).
 
     W and b are learned and exist only where the widths differ.
 
@@ -23,7 +23,8 @@ class HiddenMSE(HiddenStates):
     default_layer_map = "spread"
     citation = """@inproceedings{jiao2020tinybert,
   title = {TinyBERT: Distilling BERT for Natural Language Understanding},
-  author = {Jiao, Xiaoqi and Yin, Yichun and Shang, Lifeng and Jiang, Xin and Chen, Xiao and Li, Linlin and Wang, Fang and Liu, Qun},
+  author = {Jiao, Xiaoqi and Yin, Yichun and Shang, Lifeng and Jiang, Xin and Chen, Xiao and Li, Linlin and
+            Wang, Fang and Liu, Qun},
   booktitle = {Findings of EMNLP},
   year = {2020},
   eprint = {1909.10351},
@@ -40,7 +41,11 @@ class HiddenMSE(HiddenStates):
         stack: str = "",
     ) -> None:
         super().__init__(
-            layer_map=layer_map, projection=projection, reduction=reduction, layer_reduction=layer_reduction, stack=stack
+            layer_map=layer_map,
+            projection=projection,
+            reduction=reduction,
+            layer_reduction=layer_reduction,
+            stack=stack,
         )
 
     def distance(self, student: Tensor, teacher: Tensor) -> Tensor:

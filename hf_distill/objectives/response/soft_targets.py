@@ -11,8 +11,9 @@ from hf_distill import losses
 from hf_distill.errors import DistillationError, IncompatiblePair
 from hf_distill.objectives.base import RowWise, check_choice, check_number, register
 from hf_distill.objectives.pair import Pair
-from hf_distill.tasks import Batch, Task
+from hf_distill.tasks import TASKS, Batch, Task
 
+TOKENS = tuple(sorted({tokens for task in TASKS.values() for tokens in task.tokens}))
 KINDS = ("forward_kl", "reverse_kl", "cross_entropy", "jsd", "skew_kl", "skew_rkl", "logit_mse")
 
 
@@ -20,20 +21,23 @@ KINDS = ("forward_kl", "reverse_kl", "cross_entropy", "jsd", "skew_kl", "skew_rk
 class SoftTargets(RowWise):
     """Soft targets (Hinton, Vinyals & Dean, 2015, arXiv:1503.02531).
 
-    With p = softmax(teacher / T), q = softmax(student / T), a row's loss by `kind` is `forward_kl` KL(p||q), `reverse_kl`
-    KL(q||p), `cross_entropy` -sum p log q, `jsd` the generalised Jensen-Shannon divergence with `beta` (0: KL(p||q), 1:
-    KL(q||p); Agarwal et al., 2024, arXiv:2306.13649), `skew_kl`, `skew_rkl` with `alpha` (Ko et al., 2024,
-    arXiv:2402.03898), or `logit_mse`, the mean square of raw logits, which knows no temperature.
-    `scale="tau2"` multiplies by T^2, so that gradients keep their size over temperatures; `none` leaves it out.
+    With p = softmax(teacher / T), q = softmax(student / T), a row's loss by `kind` is `forward_kl` KL(p||q),
+    `reverse_kl` KL(q||p), `cross_entropy` -sum p log q, `jsd` b KL(p||m) + (1 - b) KL(q||m) with m = b p + (1 - b) q
+    and b = `beta` (0: KL(p||q), 1: KL(q||p); Agarwal et al., 2024, arXiv:2306.13649), with a = `alpha` `skew_kl`
+    KL(p||a p + (1 - a) q) and `skew_rkl` KL(q||(1 - a) p + a q) (Ko et al., 2024, arXiv:2402.03898), or `logit_mse`,
+    the mean square of raw differences, which knows no temperature. `scale="tau2"` multiplies by T^2, so that gradients
+    keep their size over temperatures; `none` leaves it out.
 
-    By task: multi-label compares a Bernoulli law a label (`forward_kl`, `cross_entropy`, `logit_mse`), averaged over known
-    labels or, with `label_reduction="sum"`, summed in each example; regression is the squared difference of scores; a
-    question-answering loss is the mean of start and end; `tokens` picks the positions that count (`tasks.py`; default: the
-    task's own).
+    By task: multi-label compares a Bernoulli law a label (`forward_kl`, `cross_entropy`, `logit_mse`), averaged over
+    known labels or, with `label_reduction="sum"`, summed in each example; regression is the squared difference of
+    scores; a question-answering loss is the mean of start and end; `tokens` picks the positions that count
+    (`tasks.py`; default: the task's own).
 
-    Reads: logits of both.  Counts: tokens or examples (`token_mean`), or examples after a mean inside each (`example_mean`).
-    `element_mean` divides by the number of classes too, as torch's `KLDivLoss(reduction="mean")` in several reference scripts.
-    Errors: `DistillationError` for a setting out of range; `IncompatiblePair` for a kind or rows that the task does not have.
+    Reads: logits of both.  Counts: tokens or examples (`token_mean`), or examples after a mean inside each
+    (`example_mean`). `element_mean` divides by the number of classes too, as torch's `KLDivLoss(reduction="mean")` in
+    several reference scripts.
+    Errors: `DistillationError` for a setting out of range; `IncompatiblePair` for a kind or rows that the task does
+    not have; `DataError` where labels say what counts and are missing.
     """
 
     citation = """@misc{hinton2015distilling,
@@ -61,11 +65,15 @@ class SoftTargets(RowWise):
         check_number("soft_targets", "temperature", temperature, 0.0, 1e4, open_low=True)
         check_choice("soft_targets", "scale", scale, ("tau2", "none"))
         check_choice("soft_targets", "reduction", reduction, ("token_mean", "example_mean", "element_mean"))
+        if tokens is not None:
+            check_choice("soft_targets", "tokens", tokens, TOKENS)
         check_choice("soft_targets", "label_reduction", label_reduction, ("mean", "sum"))
         check_number("soft_targets", "beta", beta, 0.0, 1.0)
         check_number("soft_targets", "alpha", alpha, 0.0, 1.0, open_low=True)
         if alpha == 1.0:
-            raise DistillationError("soft_targets: alpha is 1; the mixture would be the teacher itself. Use a value below 1.")
+            raise DistillationError(
+                "soft_targets: alpha is 1; the mixture would be the teacher itself. Use a value below 1."
+            )
         self.kind, self.temperature, self.scale, self.reduction = kind, temperature, scale, reduction
         self.tokens, self.label_reduction, self.beta, self.alpha = tokens, label_reduction, beta, alpha
 
@@ -80,20 +88,38 @@ class SoftTargets(RowWise):
             allowed = ", ".join(task.tokens) or "nothing: every example counts"
             raise IncompatiblePair(f"soft_targets: tokens is {self.tokens!r}; a {task.name} task has {allowed}.")
         if task.form == "sigmoid" and self.kind not in ("forward_kl", "cross_entropy", "logit_mse"):
-            raise IncompatiblePair(f"soft_targets: kind {self.kind!r} is not defined for a {task.name} task; use forward_kl.")
+            raise IncompatiblePair(
+                f"soft_targets: kind {self.kind!r} is not defined for a {task.name} task; use forward_kl."
+            )
         if task.form == "softmax" and len(task.logit_fields) == 1 and pair.student.num_logits == 1:
-            raise IncompatiblePair("soft_targets: the softmax of one logit is constant; set config.problem_type='regression'.")
+            raise IncompatiblePair(
+                "soft_targets: the softmax of one logit is constant; set config.problem_type='regression'."
+            )
+        if task.form != "sigmoid" and self.label_reduction == "sum":
+            raise IncompatiblePair(
+                f"soft_targets: label_reduction='sum' sums the labels of an example; {task.name} has none."
+            )
+        if task.form == "sigmoid" and self.label_reduction == "sum" and self.reduction != "token_mean":
+            raise IncompatiblePair(
+                f"soft_targets: label_reduction='sum' and reduction={self.reduction!r} contradict each other; leave "
+                "one out."
+            )
+        if task.form != "softmax" and self.reduction == "element_mean":
+            raise IncompatiblePair(
+                f"soft_targets: the {task.name} loss is a mean over elements already; leave out "
+                "reduction='element_mean'."
+            )
         if len(task.logit_fields) > 1 and (self.kind == "logit_mse" or self.reduction == "element_mean"):
             raise IncompatiblePair(
-                f"soft_targets: kind {self.kind!r} with {self.reduction} would depend on padding on a {task.name} task, where "
-                "the positions are the classes. Use forward_kl with token_mean."
+                f"soft_targets: kind {self.kind!r} with {self.reduction} would depend on padding on a {task.name} "
+                "task, where the positions are the classes. Use forward_kl with token_mean."
             )
         self._divergence = self._form(task)
 
     def _form(self, task: Task) -> Any:
         """The divergence of one row, before temperature and scale."""
         if task.form == "identity" or (task.form == "sigmoid" and self.kind == "logit_mse"):
-            return lambda student, teacher: (student - teacher).square()
+            return losses.squared_difference
         if task.form == "sigmoid":
             return losses.bernoulli_kl if self.kind == "forward_kl" else losses.bernoulli_cross_entropy
         return {
@@ -142,4 +168,10 @@ class SoftTargets(RowWise):
             ones = values.new_ones(values.shape) if mask is None else mask
             return losses.example_means(values, ones).sum()
         total = losses.masked_sum(values, mask)
-        return total / self.pair.student.num_logits if self.reduction == "element_mean" else total
+        return total / self._num_classes if self.reduction == "element_mean" else total
+
+    @property
+    def _num_classes(self) -> int:
+        """The classes that are compared."""
+        shared = self.pair.vocabulary
+        return self.pair.student.num_logits if shared is None else shared

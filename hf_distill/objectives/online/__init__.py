@@ -1,0 +1,1 @@
+"""Objectives between models that learn together."""

@@ -1,0 +1,1 @@
+"""Objectives over how tokens, examples or layers relate to each other."""

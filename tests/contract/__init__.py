@@ -1,0 +1,1 @@
+"""What holds for every objective, drawn from the registry."""

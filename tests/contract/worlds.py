@@ -1,0 +1,368 @@
+"""Made-up pairs, batches and activations for every task, and the cases that the registry makes of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from hf_distill import objectives
+from hf_distill.activations import MAIN, Activations, Signal
+from hf_distill.anatomy import Shape
+from hf_distill.errors import DistillationError
+from hf_distill.objectives import Objective, Pair
+from hf_distill.tasks import IGNORED, TASKS
+from tests.shapes import shape
+
+Signals = dict[Signal, Tensor]
+Batch = dict[str, Tensor]
+
+LENGTHS = (5, 3, 1)
+TARGET_LENGTHS = (2, 4, 3)
+NUM_LOGITS = {
+    "single_label": 3,
+    "multi_label": 3,
+    "regression": 1,
+    "token_classification": 3,
+    "question_answering": 2,
+    "masked_lm": 7,
+    "causal_lm": 7,
+    "seq2seq_lm": 7,
+}
+PER_TOKEN = ("token_classification", "masked_lm", "causal_lm", "seq2seq_lm")
+LENGTH_AXES = {"scores": (-2, -1), "start_logits": (-1,), "end_logits": (-1,)}
+
+ALIKE = ("alike", 2, 4, 2, 4)
+"""Name, student depth and width, teacher depth and width."""
+SIZES = {size[0]: size for size in (ALIKE, ("deeper", 2, 4, 4, 4), ("wider", 2, 4, 4, 6), ("narrower", 2, 6, 2, 4))}
+
+POOL: tuple[dict[str, Any], ...] = (
+    {"kind": "reverse_kl"},
+    {"kind": "cross_entropy"},
+    {"kind": "jsd", "beta": 0.3},
+    {"kind": "jsd", "beta": 0.0},
+    {"kind": "jsd", "beta": 1.0},
+    {"kind": "skew_kl"},
+    {"kind": "skew_rkl"},
+    {"kind": "logit_mse"},
+    {"temperature": 1.0, "scale": "none"},
+    {"reduction": "example_mean"},
+    {"reduction": "element_mean"},
+    {"tokens": "all"},
+    {"tokens": "masked"},
+    {"tokens": "labeled", "reduction": "example_mean"},
+    {"tokens": "attention", "reduction": "example_mean"},
+    {"label_reduction": "sum"},
+    {"label_smoothing": 0.2},
+    {"layer_map": "spread", "layer_reduction": "sum"},
+    {"layer_map": [[0, 0], [2, 1], [2, 2]]},
+    {"layer_map": "first", "projection": "shared"},
+    {"layer_map": "final", "projection": "per_layer"},
+    {"stack": "encoder", "reduction": "example_mean"},
+    {"stack": "decoder"},
+)
+"""Settings that are tried on every objective; those that an objective does not have, or refuses, make no case."""
+
+
+@dataclass(frozen=True)
+class World:
+    """A task on one stack, or on an encoder and a decoder, with models of certain sizes."""
+
+    task: str
+    size: str = "alike"
+    encoder_decoder: bool = False
+
+    @property
+    def pair(self) -> Pair:
+        _, *numbers = SIZES[self.size]
+        sides = [
+            shape(depth, width, NUM_LOGITS[self.task], encoder_decoder=self.encoder_decoder)
+            for depth, width in (numbers[:2], numbers[2:])
+        ]
+        return Pair.from_shapes(sides[0], sides[1], TASKS[self.task])
+
+    def __str__(self) -> str:
+        return f"{self.task}-{self.size}" + ("-stacks" if self.encoder_decoder else "")
+
+
+WORLDS = [World(task, "alike", task == "seq2seq_lm") for task in TASKS]
+WORLDS += [World(task, "alike", True) for task in ("single_label", "question_answering")]
+WORLDS += [
+    World(task, size, task == "seq2seq_lm")
+    for task in ("masked_lm", "seq2seq_lm")
+    for size in SIZES
+    if size != "alike"
+]
+
+
+@dataclass(frozen=True)
+class Case:
+    """An objective with settings in a world that it accepts."""
+
+    objective: str
+    settings: tuple[tuple[str, Any], ...]
+    world: World
+
+    def bound(self) -> Objective:
+        """The objective in float64, bound; what it learns is the same every time."""
+        state = torch.get_rng_state()
+        torch.default_generator.manual_seed(7)
+        objective = objectives.make(self.objective, dict(self.settings))
+        objective.bind(self.world.pair)
+        torch.set_rng_state(state)
+        return objective.double()
+
+    @property
+    def padding_is_a_class(self) -> bool:
+        """Question answering over all positions takes the padding into its softmax, by definition."""
+        return self.world.task == "question_answering" and ("tokens", "all") in self.settings
+
+    @property
+    def has_classes(self) -> bool:
+        """It reads logits over classes that have no order."""
+        reads_answers = any(signal.field == "logits" for signal in self.bound().needs().student)
+        return reads_answers and self.world.task != "regression"
+
+    @property
+    def compares_equals(self) -> bool:
+        """It reads the same signals of both sides."""
+        needs = self.bound().needs()
+        return needs.student == needs.teacher
+
+    @property
+    def learns(self) -> bool:
+        return bool(list(self.bound().parameters()))
+
+    @property
+    def title(self) -> str:
+        settings = ",".join(f"{name}={value}".replace(" ", "") for name, value in self.settings)
+        return f"{self.objective}({settings})"
+
+    def __str__(self) -> str:
+        return f"{self.title} in {self.world}"
+
+
+def cases() -> list[Case]:
+    """Every registered objective, by default and with what it takes of `POOL`, in the worlds that it accepts."""
+    every = [
+        Case(name, tuple(settings.items()), world)
+        for name in objectives.names()
+        for settings in ({}, *POOL)
+        for world in WORLDS
+    ]
+    return [case for case in every if accepted(case)]
+
+
+def accepted(case: Case) -> bool:
+    """Whether it can be bound; of settings that repeat another case in all but the task, a few tasks are enough."""
+    settings, world = dict(case.settings), case.world
+    if settings and world.size != "alike" and "projection" not in settings:
+        return False
+    if "kind" in settings and world.task not in ("single_label", "multi_label", "question_answering", "causal_lm"):
+        return False
+    try:
+        needs = case.bound().needs()
+    except DistillationError:
+        return False
+    reads_answers = any(signal.field.endswith("logits") for signal in needs.student)
+    return reads_answers or not settings or world.task == "masked_lm" or world.encoder_decoder
+
+
+def over(cases: list[Case]) -> Callable[[Callable[[Case], None]], Callable[[str], None]]:
+    """Runs a test on every case, one test item for each objective and its settings."""
+    groups: dict[str, list[Case]] = {}
+    for case in cases:
+        groups.setdefault(case.title, []).append(case)
+
+    def decorate(test: Callable[[Case], None]) -> Callable[[str], None]:
+        @pytest.mark.parametrize("title", groups)
+        def run(title: str) -> None:
+            for case in groups[title]:
+                try:
+                    test(case)
+                except Exception as error:
+                    error.add_note(f"in the case {case}")
+                    raise
+
+        run.__doc__ = test.__doc__
+        return run
+
+    return decorate
+
+
+@dataclass
+class Scene:
+    """A batch and what both models showed on it."""
+
+    task: str
+    batch: Batch
+    student: Signals
+    teacher: Signals
+    encoder_decoder: bool
+
+    def leaves(self) -> Scene:
+        """The same values as new leaves; both sides would take gradients."""
+        copies = [{name: t.detach().clone().requires_grad_() for name, t in side.items()} for side in self.sides]
+        return replace(self, student=copies[0], teacher=copies[1])
+
+    @property
+    def sides(self) -> tuple[Signals, Signals]:
+        return self.student, self.teacher
+
+    def map(self, change: Any) -> Scene:
+        """Every tensor of both sides, and of the batch, changed by `change(signal or column name, tensor)`."""
+        student, teacher, batch = (
+            {key: change(key, tensor) for key, tensor in tensors.items()}
+            for tensors in (self.student, self.teacher, self.batch)
+        )
+        return replace(self, student=student, teacher=teacher, batch=batch)
+
+    def loss(self, objective: Objective, student: Signals | None = None) -> Tensor:
+        """The objective's sum, the way the harness asks for it."""
+        ours = self.activations(self.student if student is None else student)
+        theirs = self.activations(self.teacher) if objective.needs_teacher else None
+        loss = objective(ours.read_by(objective.name), theirs, self.batch)
+        assert isinstance(loss, Tensor)
+        return loss
+
+    def count(self, objective: Objective) -> int:
+        count = objective.count(self.batch, TASKS[self.task])
+        assert not isinstance(count, Tensor) or (count.dim() == 0 and not count.requires_grad)
+        return int(count)
+
+    def activations(self, signals: Mapping[Signal, Tensor]) -> Activations:
+        return activations(signals, self.masks())
+
+    def masks(self) -> dict[str, Tensor]:
+        """The mask of each stack and of the logits' own axis (`""`)."""
+        mask = self.batch["attention_mask"]
+        if not self.encoder_decoder:
+            return {"": mask}
+        decoder = (self.batch["labels"] != IGNORED).long() if self.task == "seq2seq_lm" else mask
+        return {"": decoder, "encoder": mask, "decoder": decoder}
+
+
+def activations(signals: Mapping[Signal, Tensor], masks: Mapping[str, Tensor]) -> Activations:
+    """Activations as a capture would hand them over."""
+    fields: dict[str, dict[str, Any]] = {stack: {} for stack in masks}
+    for signal, tensor in signals.items():
+        if signal.layer is None:
+            fields[signal.stack][signal.field] = tensor
+        else:
+            fields[signal.stack].setdefault(signal.field, {})[signal.layer] = tensor
+    stacks = {stack: Activations(mask=masks[stack], **fields[stack]) for stack in masks if stack}
+    return Activations(mask=masks[""], **fields[""], **stacks)
+
+
+def scene(case: Case, *, batch: Batch | None = None, seed: int = 0, dtype: torch.dtype = torch.float64) -> Scene:
+    """Random activations for exactly what the case's objective needs."""
+    generator = torch.Generator().manual_seed(seed)
+    world, objective = case.world, case.bound()
+    batch = made_batch(world.task, generator) if batch is None else batch
+    made = Scene(world.task, batch, {}, {}, world.encoder_decoder)
+    sides = []
+    for shape_, signals in (
+        (world.pair.student, objective.needs().student),
+        (world.pair.teacher, objective.needs().teacher),
+    ):
+        side = {}
+        for signal in sorted(signals, key=str):
+            size = signal_size(signal, shape_, made)
+            side[signal] = torch.randn(size, generator=generator, dtype=torch.float64).to(dtype)
+        sides.append(side)
+    return replace(made, student=sides[0], teacher=sides[1])
+
+
+def signal_size(signal: Signal, shape_: Shape | None, made: Scene) -> tuple[int, ...]:
+    assert signal.source == MAIN, "a world shows the main pass alone"
+    assert shape_ is not None
+    examples, length = made.masks()[signal.stack].shape
+    if signal.field == "logits":
+        return (examples, length, shape_.num_logits) if made.task in PER_TOKEN else (examples, shape_.num_logits)
+    if signal.field in ("start_logits", "end_logits"):
+        return (examples, length)
+    one = shape_.stack(signal.stack if shape_.stacks.keys() != {"encoder", "decoder"} else signal.stack or "decoder")
+    if signal.field == "pooled":
+        return (examples, one.hidden_size)
+    if signal.field == "scores":
+        return (examples, one.num_attention_heads, length, length)
+    if signal.field == "queries":
+        return (examples, length, one.num_attention_heads * one.head_size)
+    if signal.field in ("keys", "values"):
+        return (examples, length, one.num_key_value_heads * one.head_size)
+    return (examples, length, one.hidden_size)
+
+
+# ---- batches ----
+
+
+def ragged(lengths: tuple[int, ...]) -> Tensor:
+    return (torch.arange(max(lengths)) < torch.tensor(lengths).unsqueeze(1)).long()
+
+
+def made_batch(task: str, generator: torch.Generator, lengths: tuple[int, ...] = LENGTHS) -> Batch:
+    """Ragged text, padded on the right, with labels; some are missing where the task allows it."""
+    mask = ragged(lengths)
+    ids = torch.randint(3, 30, mask.shape, generator=generator) * mask
+    batch = {"input_ids": ids, "attention_mask": mask}
+    examples, classes = len(lengths), NUM_LOGITS[task]
+
+    def draw(*size: int) -> Tensor:
+        return torch.randint(0, classes, size, generator=generator)
+
+    if task == "single_label":
+        batch["labels"] = draw(examples)
+    elif task == "multi_label":
+        batch["labels"] = torch.randint(0, 2, (examples, classes), generator=generator).double()
+        batch["labels"][0, 1] = IGNORED
+    elif task == "regression":
+        batch["labels"] = torch.randn(examples, generator=generator, dtype=torch.float64)
+    elif task == "question_answering":
+        last = torch.tensor(lengths) - 1
+        batch["start_positions"], batch["end_positions"] = last // 2, last
+    elif task == "seq2seq_lm":
+        target = ragged(TARGET_LENGTHS[:examples])
+        batch["labels"] = torch.where(target.bool(), draw(*target.shape), IGNORED)
+    else:
+        batch["labels"] = torch.where(mask.bool(), draw(*mask.shape), IGNORED)
+        batch["labels"][0, 2:3] = IGNORED
+    return batch
+
+
+def is_padding(made: Scene, signal: Signal) -> Tensor | None:
+    """Where a signal's tensor belongs to padding, so that it broadcasts; None where no axis is a position."""
+    if signal.field == "pooled" or (signal.field == "logits" and made.task not in PER_TOKEN):
+        return None
+    real = made.masks()[signal.stack].bool()
+    if signal.field == "scores":
+        return ~(real[:, None, :, None] & real[:, None, None, :])
+    return ~real if signal.field in ("start_logits", "end_logits") else ~real.unsqueeze(-1)
+
+
+def widened(made: Scene, left: int, right: int, value: float) -> Scene:
+    """The same scene with more padding on both sides; signals hold `value` there."""
+
+    def change(key: str | Signal, tensor: Tensor) -> Tensor:
+        if isinstance(key, str):
+            if key in ("start_positions", "end_positions"):
+                return tensor + left
+            if tensor.dim() < 2 or (key == "labels" and made.task not in PER_TOKEN):
+                return tensor
+            return functional.pad(tensor, (left, right), value=IGNORED if key == "labels" else 0)
+        if is_padding(made, key) is None:
+            return tensor
+        axes = LENGTH_AXES.get(key.field, (-2,))
+        amounts = [(left, right) if axis in axes else (0, 0) for axis in (-1, -2)]
+        return functional.pad(tensor, tuple(n for pair in amounts for n in pair), value=value)
+
+    return made.map(change)
+
+
+def rows(made: Scene, index: Tensor | slice) -> Scene:
+    """Some examples of a scene."""
+    return made.map(lambda _key, tensor: tensor[index])

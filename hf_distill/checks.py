@@ -15,7 +15,6 @@ from hf_distill.activations import Needs
 from hf_distill.errors import DataError, DistillationError, IncompatiblePair
 from hf_distill.loading import load_tokenizer
 from hf_distill.objectives.pair import Pair
-from hf_distill.teachers import Frozen, Teacher
 
 if TYPE_CHECKING:
     from hf_distill.trainer import DistillationTrainer
@@ -68,14 +67,18 @@ def fits_arguments(args: Any, needs: Needs) -> None:
 
 
 def fits_data(trainer: DistillationTrainer, needs_labels: bool) -> None:
-    """Refuses a data set without the labels that the terms read, or with rows longer than a model's position table."""
+    """Refuses a data set without the labels that the terms read, or with rows longer than a model's position table.
+
+    A collator makes the labels of a language model out of the text, and any labels out of columns that are kept.
+    """
     columns = getattr(trainer.train_dataset, "column_names", None)
     if columns is None:
         return
-    names = trainer.distillation.pair.task.label_names
+    task = trainer.distillation.pair.task
+    collated = task.vocabulary_sized or not trainer.args.remove_unused_columns
     given = {"labels", *columns} if {"label", "label_ids"} & set(columns) else set(columns)
-    missing = [name for name in names if name not in given]
-    if needs_labels and missing:
+    missing = [name for name in task.label_names if name not in given]
+    if needs_labels and missing and not collated:
         raise DataError(
             f"the training data have no column {missing[0]!r}, which the objectives read (columns: "
             f"{', '.join(columns)}). Add labels, or train on soft targets alone: objectives=SoftTargets()."
@@ -106,12 +109,11 @@ def half_precision_student(student: nn.Module) -> None:
         )
 
 
-def apart(student: nn.Module, teacher: Teacher) -> None:
+def apart(student: nn.Module, teacher: object) -> None:
     """Refuses a teacher that shares parameters with the student: it would be trained with it."""
-    if not isinstance(teacher, Frozen):
-        return
-    ours = {id(parameter): name for name, parameter in student.named_parameters()}
-    shared = [name for name, parameter in teacher.model.named_parameters() if id(parameter) in ours]
+    ours = {id(parameter) for parameter in student.parameters()}
+    theirs = teacher.named_parameters() if isinstance(teacher, nn.Module) else ()
+    shared = [name for name, parameter in theirs if id(parameter) in ours]
     if shared:
         raise IncompatiblePair(
             f"teacher and student share the parameter {shared[0]!r} ({len(shared)} in all); the teacher would be "
@@ -142,6 +144,17 @@ def equal_tokenizers(student: PreTrainedTokenizerBase, teacher: PreTrainedTokeni
         f"teacher {name!r} ({len(differing)} such entries, {len(ours)} and {len(theirs)} in all). Both must read the "
         "same ids: take the teacher's tokenizer and a student built on its vocabulary."
     )
+
+
+def optimizer_is_complete(optimizer: torch.optim.Optimizer, objectives: nn.Module) -> None:
+    """Refuses an optimizer, made by the caller, that would leave what the objectives learn as it was at the start."""
+    held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    lost = [name for name, parameter in objectives.named_parameters() if id(parameter) not in held]
+    if lost:
+        raise DistillationError(
+            f"the optimizer that was passed lacks {lost[0]!r} ({len(lost)} such parameters), which an objective "
+            "learns. Leave optimizers=… out, or add trainer.distillation.objectives.parameters() to it."
+        )
 
 
 def engine_is_active(trainer: DistillationTrainer) -> None:

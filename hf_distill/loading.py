@@ -69,4 +69,8 @@ def load_tokenizer(
     except (OSError, ValueError) as error:
         reason = str(error).strip().split("\n")[0]
         raise DistillationError(f"the tokenizer of the {role} {name_or_path!r} cannot be loaded: {reason}") from error
+    if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):  # made up out of the model's type alone
+        raise DistillationError(
+            f"the {role} {name_or_path!r} has no tokenizer; save the one that it was trained with beside it."
+        )
     return tokenizer

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.optimizer import AcceleratedOptimizer
 from torch import Tensor, nn
 from transformers import PreTrainedModel, Trainer, TrainerCallback
 from transformers.trainer_pt_utils import nested_detach
@@ -90,6 +91,7 @@ class DistillationTrainer(Trainer):  # type: ignore[misc]
             return Frozen.from_pretrained(os.fspath(teacher), Task.of(self.model).auto_class)
         if teacher is None or isinstance(teacher, Teacher):
             return teacher
+        checks.apart(self.model, teacher)  # before it is frozen
         return Frozen(teacher)
 
     @property
@@ -117,7 +119,8 @@ class DistillationTrainer(Trainer):  # type: ignore[misc]
         needs = self._distillation.needs()
         checks.fits_arguments(self.args, needs)
         if self.teacher is not None:
-            checks.apart(self.model, self.teacher)
+            if isinstance(self.teacher, Frozen):
+                checks.apart(self.model, self.teacher.model)
             self.teacher.bind(needs.teacher)
             mixed = self.accelerator.mixed_precision not in (None, "no")
             self.teacher.place(self.args.device, self.accelerator.autocast if mixed else nullcontext)
@@ -136,6 +139,9 @@ class DistillationTrainer(Trainer):  # type: ignore[misc]
         """Lets the engine wrap the `Distillation`, and shows the bare student to everything else afterwards."""
         student, distillation = self.model, self.distillation.renewed()
         self._distillation = distillation
+        self._unfreeze()  # a second try with a smaller batch (auto_find_batch_size) comes here without leaving train()
+        if self.optimizer is not None and not isinstance(self.optimizer, AcceleratedOptimizer):
+            checks.optimizer_is_complete(self.optimizer, distillation.objectives)
         self._frozen = distillation.unreached()
         for parameter in self._frozen:
             parameter.requires_grad_(False)
@@ -167,9 +173,12 @@ class DistillationTrainer(Trainer):  # type: ignore[misc]
         try:
             return super().train(folder, *args, **kwargs)
         finally:
-            for parameter in self._frozen:
-                parameter.requires_grad_(True)
-            self._frozen = []
+            self._unfreeze()
+
+    def _unfreeze(self) -> None:
+        for parameter in self._frozen:
+            parameter.requires_grad_(True)
+        self._frozen = []
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
         """The units each term counts, over the accumulation window and all processes."""
@@ -179,19 +188,25 @@ class DistillationTrainer(Trainer):  # type: ignore[misc]
         sums = [sum(column[1:], column[0]) for column in zip(*counted, strict=True)]
         if self.accelerator.num_processes == 1:
             return Counts(tuple(s.clamp(min=1) if isinstance(s, Tensor) else float(max(s, 1)) for s in sums))
-        totals = [torch.as_tensor(s, device=device) for s in sums or [0] * len(self.distillation.weights)]
+        local = sums or [0] * len(self.distillation.weights)  # this process may have no batch left
+        totals = [s.to(device) if isinstance(s, Tensor) else torch.full((), s, device=device) for s in local]
         return Counts(tuple(self._sum_over_ranks(torch.stack(totals)).clamp(min=1).unbind()))
 
     def compute_loss(
         self, model: nn.Module, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """The weighted total of the terms. A call without window counts divides by the batch's own."""
+        """The weighted total of the terms. A call without window counts divides by the batch's own.
+
+        `model` is the engine or, for a call outside `train()`, the student.
+        """
+        if model is self.model:
+            model = self.distillation
         counts = num_items_in_batch
         if not isinstance(counts, Counts):
             counts = self._get_num_items_in_batch([inputs], self.args.device)
         teacher = self.teacher.activations(inputs) if self.teacher is not None and self._reads_teacher else None
         losses: Losses = model(inputs, teacher, counts)
-        if model.training:
+        if model.training and self.is_in_train:
             self._monitor.add(losses.values)
         # DDP and its kin average gradients over processes; the counts are sums over them.
         total = losses.total * self.accelerator.num_processes if self.accelerator.num_processes > 1 else losses.total
@@ -213,17 +228,10 @@ class DistillationTrainer(Trainer):  # type: ignore[misc]
         return norm
 
     def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
-        last = self.state.global_step >= self.state.max_steps
-        if last:
-            self.control.should_log = True  # the steps since the last log would never be seen
         control = self.control
-        if (
-            last
-            or control.should_log
-            or control.should_save
-            or control.should_evaluate
-            or control.should_training_stop
-        ):
+        if control.should_training_stop or self.state.global_step >= self.state.max_steps:
+            control.should_log = True  # the steps since the last log would never be seen
+        if control.should_log or control.should_save or control.should_evaluate:
             self._monitor.read(self.state.global_step)
         super()._maybe_log_save_evaluate(*args, **kwargs)
 
@@ -262,8 +270,7 @@ class DistillationTrainer(Trainer):  # type: ignore[misc]
         output = super().evaluation_loop(dataloader, description, *args, **kwargs)
         if self._totals is not None:
             total, count = self._totals.tolist()
-            if count:
-                output.metrics[f"{prefix}_loss"] = total / count
+            output.metrics[f"{prefix}_loss"] = total / count if count else float("nan")
         return output
 
     def prediction_step(

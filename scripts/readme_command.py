@@ -11,7 +11,8 @@ README = Path(__file__).parents[1] / "README.md"
 
 def command(name: str) -> str:
     """The single line of the shell block below the marker `<!-- command: name -->`."""
-    found = re.search(rf"<!-- command: {re.escape(name)} -->\n```bash\n([^\n]+)\n```", README.read_text(encoding="utf-8"))
+    text = README.read_text(encoding="utf-8")
+    found = re.search(rf"<!-- command: {re.escape(name)} -->\n```bash\n([^\n]+)\n```", text)
     if found is None:
         raise SystemExit(f"{README.name} has no command {name!r}")
     return found[1]

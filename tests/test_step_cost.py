@@ -19,6 +19,10 @@ class Operators(TorchDispatchMode):
         super().__init__()
         self.names: Counter[str] = Counter()
 
+    def __enter__(self) -> Operators:
+        super().__enter__()
+        return self
+
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         self.names[str(func)] += 1
         return func(*args, **(kwargs or {}))
@@ -102,6 +106,21 @@ def test_a_step_takes_no_more_operators_than_a_hand_written_loss(hand_written: C
     )
     assert hand_written.total() > 600
     assert ours.total() <= 1.01 * hand_written.total(), ours - hand_written
+
+
+def test_counts_over_processes_copy_nothing_from_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tensor made of a Python number and moved to a GPU waits for it."""
+    trainer = DistillationTrainer(
+        model=model(3), teacher=model(6), objectives=SoftTargets() + Labels(), args=tiny.arguments()
+    )
+    batch = tiny.Pad()(tiny.rows("single_label", 5))
+    batch["labels"][0] = -100
+    monkeypatch.setattr(type(trainer.accelerator), "num_processes", property(lambda self: 2))
+    monkeypatch.setattr(trainer, "_sum_over_ranks", lambda values: 2 * values)
+    with Operators() as operators:
+        counts = trainer._get_num_items_in_batch([batch, batch], trainer.args.device)
+    assert [int(divisor) for divisor in counts.divisors] == [20, 16]
+    assert operators.names["aten.lift_fresh.default"] == 0
 
 
 def test_no_term_waits_for_the_device(hand_written: Counter[str]) -> None:

@@ -16,10 +16,13 @@ import torch
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 from torch import nn
 from transformers import (
     AutoModelForSequenceClassification,
     BertForSequenceClassification,
+    PreTrainedTokenizerFast,
     Trainer,
     TrainerCallback,
     TrainingArguments,
@@ -229,6 +232,7 @@ def test_the_teacher_is_unchanged_and_never_saved(tmp_path: Path) -> None:
             output_dir=str(tmp_path), save_strategy="steps", save_steps=2, optim="adamw_torch", weight_decay=0.1
         ),
     )
+    teacher.train()  # whoever did it
     trainer.train()
     trainer.save_model(str(tmp_path / "final"))
     assert fingerprint(teacher) == before
@@ -265,31 +269,53 @@ def test_a_teacher_that_shares_parameters_is_refused() -> None:
 # ---- precision, engines, memory ----
 
 
-def test_bf16_reaches_student_and_teacher_and_losses_stay_float32() -> None:
+def dtypes_of_queries(**models: nn.Module) -> dict[str, torch.dtype]:
+    """The dtype of each model's first query projection, as it runs."""
     seen: dict[str, torch.dtype] = {}
-    student, teacher = tiny.model("single_label", seed=1), tiny.model("single_label", layers=4, seed=2)
-    for name, model in (("student", student), ("teacher", teacher)):
+    for name, model in models.items():
         query = model.bert.encoder.layer[0].attention.self.query
         query.register_forward_hook(lambda _, __, output, name=name: seen.update({name: output.dtype}))
+    return seen
+
+
+def test_bf16_reaches_student_and_teacher_and_losses_stay_float32() -> None:
+    student, teacher = tiny.model("single_label", seed=1), tiny.model("single_label", layers=4, hidden=48, seed=2)
+    seen = dtypes_of_queries(student=student, teacher=teacher)
     trainer = trainer_for(
-        model=student, teacher=teacher, args=tiny.arguments(bf16=True), objectives=SoftTargets() + HiddenCosine()
+        model=student,
+        teacher=teacher,
+        args=tiny.arguments(bf16=True),
+        objectives=SoftTargets() + HiddenMSE(projection="shared"),
+        eval_dataset=tiny.rows("single_label", 6),
     )
+    trainer.evaluate()
+    assert seen == {"student": torch.bfloat16}, "evaluation takes the precision of the training, and no teacher"
     values = []
-    trainer.distillation.objectives["soft_targets"].register_forward_hook(
-        lambda _, __, output: values.append(output.dtype)
-    )
+    objectives = trainer.distillation.objectives
+    for module in (objectives["soft_targets"], objectives["hidden_mse"].projections[0]):
+        module.register_forward_hook(lambda _, __, output: values.append(output.dtype))
     trainer.train()
     assert seen == {"student": torch.bfloat16, "teacher": torch.bfloat16}
     assert set(values) == {torch.float32}
     assert next(trainer.model.parameters()).dtype == torch.float32
 
 
-def test_a_teacher_keeps_a_dtype_of_its_own() -> None:
-    teacher = Frozen(tiny.model("single_label", layers=4, seed=2), dtype=torch.bfloat16)
-    trainer = trainer_for(teacher=teacher)
+@pytest.mark.parametrize(("dtype", "bf16"), [(torch.bfloat16, False), (torch.float32, True)])
+def test_a_teacher_keeps_a_dtype_of_its_own(dtype: torch.dtype, bf16: bool) -> None:
+    teacher = Frozen(tiny.model("single_label", layers=4, seed=2), dtype=dtype)
+    seen = dtypes_of_queries(teacher=teacher.model)
+    trainer = trainer_for(teacher=teacher, args=tiny.arguments(bf16=bf16))
     trainer.train()
-    assert next(teacher.model.parameters()).dtype == torch.bfloat16
+    assert seen == {"teacher": dtype}
+    assert next(teacher.model.parameters()).dtype == dtype
     assert np.isfinite(losses(trainer)).all()
+
+
+def test_a_teacher_that_no_term_reads_does_not_run() -> None:
+    teacher = tiny.model("single_label", layers=4, seed=2)
+    seen = dtypes_of_queries(teacher=teacher)
+    trainer_for(teacher=teacher, objectives=Labels()).train()
+    assert not seen
 
 
 def test_fp16_without_a_gpu_is_refused() -> None:
@@ -320,17 +346,20 @@ def test_compiled_training_equals_eager() -> None:
     assert tiny.distance(*runs) < 1e-6
 
 
-def test_student_parameters_that_no_term_reaches_are_left_alone() -> None:
+def test_student_parameters_that_no_term_reaches_are_frozen_for_the_run() -> None:
+    """DDP would wait for their gradients."""
     student = tiny.model("single_label", seed=1)
-    before = copy.deepcopy(student.classifier.weight)
-    trainer = trainer_for(
-        model=student,
-        objectives=HiddenMSE(layer_map=[[1, 2]]),
-        args=tiny.arguments(optim="adamw_torch", weight_decay=0.5, learning_rate=0.01),
-    )
+    trained: set[str] = set()
+
+    class Look(TrainerCallback):
+        def on_step_end(self, args, state, control, model=None, **kwargs):
+            trained.update(name for name, parameter in model.named_parameters() if parameter.requires_grad)
+
+    trainer = trainer_for(model=student, objectives=HiddenMSE(layer_map=[[1, 2]]), callbacks=[Look()])
     trainer.train()
-    assert torch.equal(student.classifier.weight, before), "weight decay must not move a head that is not trained"
-    assert all(parameter.requires_grad for parameter in student.parameters()), "and it can be trained afterwards"
+    below = ("bert.embeddings.", "bert.encoder.layer.0.")
+    assert trained == {name for name, _ in student.named_parameters() if name.startswith(below)}
+    assert all(parameter.requires_grad for parameter in student.parameters()), "and they can be trained afterwards"
 
 
 def test_training_twice_and_evaluating_first_is_safe() -> None:
@@ -484,6 +513,23 @@ def test_a_torn_checkpoint_is_skipped_and_refused_by_name(tmp_path: Path, lost: 
         resumable(tmp_path / "empty").train(resume_from_checkpoint=True)
 
 
+def test_projections_of_another_run_are_refused(tmp_path: Path) -> None:
+    resumable(tmp_path, steps=3).train()
+    other = resumable(tmp_path)
+    objectives = SoftTargets() + HiddenMSE(projection="shared")
+    other = trainer_for(model=other.model, teacher=other.teacher, objectives=objectives, args=other.args)
+    with pytest.raises(BrokenCheckpoint, match="it is of another run"):
+        other.train(resume_from_checkpoint=True)
+
+
+def test_a_checkpoint_under_the_name_of_another_step_is_refused(tmp_path: Path) -> None:
+    resumable(tmp_path, steps=3).train()
+    (tmp_path / "checkpoint-3").rename(tmp_path / "checkpoint-5")
+    assert checkpoints.last_whole(tmp_path) is None
+    with pytest.raises(BrokenCheckpoint, match="of another step"):
+        resumable(tmp_path).train(resume_from_checkpoint=str(tmp_path / "checkpoint-5"))
+
+
 def test_the_best_model_comes_back_with_its_projections(tmp_path: Path) -> None:
     trainer = resumable(
         tmp_path,
@@ -593,6 +639,168 @@ def test_compute_loss_can_be_called_on_its_own() -> None:
     assert trainer.model.classifier.weight.grad is not None
 
 
+# ---- what a notebook does ----
+
+
+def without_labels(task: str) -> Dataset:
+    return Dataset.from_list([{k: v for k, v in row.items() if k != "labels"} for row in tiny.rows(task)])
+
+
+@pytest.mark.parametrize("task", ["masked_lm", "causal_lm"])
+def test_labels_may_come_from_the_collator_of_a_language_model(task: str) -> None:
+    def collate(items):
+        batch = tiny.Pad()(items)
+        return {**batch, "labels": batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)}
+
+    trainer = trainer_for(task, train_dataset=without_labels(task), data_collator=collate)
+    trainer.train()
+    assert losses(trainer)[-1] < losses(trainer)[0]
+
+
+def test_labels_may_come_from_a_collator_that_reads_other_columns() -> None:
+    rows = [{**row, "stars": row["labels"]} for row in tiny.rows("single_label")]
+    data = Dataset.from_list(rows).remove_columns("labels")
+
+    def collate(items):
+        batch = tiny.Pad()(items)
+        return {"labels": batch.pop("stars"), **batch}
+
+    trainer = trainer_for(
+        train_dataset=data, data_collator=collate, args=tiny.arguments(remove_unused_columns=False, max_steps=2)
+    )
+    plain = trainer_for(args=tiny.arguments(max_steps=2))
+    trainer.train()
+    plain.train()
+    assert tiny.distance(trainer.model, plain.model) == 0.0
+
+
+def test_a_smaller_batch_after_a_lack_of_memory_leaves_nothing_frozen() -> None:
+    trainer = trainer_for(
+        objectives=HiddenMSE(layer_map=[[1, 2]]), args=tiny.arguments(auto_find_batch_size=True, max_steps=2)
+    )
+    calls = []
+    compute_loss = trainer.compute_loss
+
+    def lacking_memory(*args, **kwargs):
+        calls.append(args)
+        if len(calls) == 2:
+            raise RuntimeError("CUDA out of memory.")
+        return compute_loss(*args, **kwargs)
+
+    trainer.compute_loss = lacking_memory
+    trainer.train()
+    assert len(calls) == 4, "one step, the lack of memory, two steps"
+    assert all(parameter.requires_grad for parameter in trainer.model.parameters())
+
+
+def test_a_student_that_is_its_own_teacher_is_refused_and_stays_trainable() -> None:
+    student = tiny.model("single_label", seed=1).train()
+    with pytest.raises(IncompatiblePair, match="share the parameter"):
+        trainer_for(model=student, teacher=student)
+    assert all(parameter.requires_grad for parameter in student.parameters())
+    assert student.training
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_compute_loss_takes_the_bare_student_too(training: bool) -> None:
+    trainer = trainer_for(objectives=SoftTargets() + Labels())
+    batch = tiny.Pad()(tiny.rows("single_label")[:8])
+    bare = trainer.compute_loss(trainer.model.train(training), batch)
+    whole = trainer.compute_loss(trainer.distillation.train(training), batch)
+    trainer.train()
+    assert bare.item() == whole.item() == pytest.approx(losses(trainer)[0])
+
+
+def test_an_optimizer_that_lacks_the_projections_is_refused() -> None:
+    student = tiny.model("single_label", seed=1)
+    teacher = tiny.model("single_label", layers=4, hidden=48, seed=2)
+    optimizer = torch.optim.SGD(student.parameters(), lr=0.1)
+    trainer = trainer_for(
+        model=student, teacher=teacher, objectives=HiddenMSE(projection="shared"), optimizers=(optimizer, None)
+    )
+    with pytest.raises(DistillationError, match=r"optimizer .* lacks 'hidden_mse\.projections\.0\.weight'"):
+        trainer.train()
+    optimizer.add_param_group({"params": list(trainer.distillation.objectives.parameters())})
+    before = copy.deepcopy(trainer.distillation.objectives)
+    trainer.train()
+    assert tiny.distance(before, trainer.distillation.objectives) > 1e-3
+
+
+def test_a_window_without_any_label_trains_on_the_rest() -> None:
+    rows = tiny.rows("token_classification", 16)
+    rows = [{**row, "labels": [-100] * len(row["labels"])} for row in rows[:8]] + rows[8:]
+    trainer = trainer_for("token_classification", train_dataset=rows, args=tiny.arguments(max_steps=2))
+    trainer.train()
+    silent, heard = (row for row in trainer.state.log_history if "loss" in row)
+    assert (silent["loss"], silent["grad_norm"]) == (0.0, 0.0)
+    assert heard["objective/labels"] > 0
+
+
+class Undeclared(Objective):
+    """Reads what it did not ask for."""
+
+    name = "undeclared"
+
+    def __init__(self, *, side: str = "student") -> None:
+        super().__init__()
+        self.side = side
+
+    def needs(self) -> Needs:
+        return Needs.of([Signal("logits")], [Signal("logits")])
+
+    def count(self, batch, task):
+        return 1
+
+    def forward(self, student, teacher, batch):
+        return student.logits.sum() + {"student": student, "teacher": teacher}[self.side].hidden[1].sum()
+
+
+@pytest.mark.parametrize("side", ["student", "teacher"])
+def test_reading_what_was_not_asked_for_names_the_term(side: str) -> None:
+    trainer = trainer_for(objectives=Labels() + Undeclared(side=side) * 1.0)
+    with pytest.raises(DistillationError, match=r"objective 'undeclared' reads hidden\[1\]"):
+        trainer.train()
+
+
+def test_an_evaluation_without_any_label_has_no_loss_of_zero() -> None:
+    rows = [{**row, "labels": [-100] * len(row["labels"])} for row in tiny.rows("token_classification", 6)]
+    assert np.isnan(trainer_for("token_classification").evaluate(rows)["eval_loss"])
+
+
+def test_the_steps_before_an_early_stop_are_logged() -> None:
+    class Stop(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            control.should_training_stop = state.global_step == 3
+
+    trainer = trainer_for(args=tiny.arguments(max_steps=20, logging_steps=7), callbacks=[Stop()])
+    trainer.train()
+    rows = [row for row in trainer.state.log_history if "loss" in row]
+    assert [row["step"] for row in rows] == [3]
+    every = trainer_for(args=tiny.arguments(max_steps=3))
+    every.train()
+    assert rows[0]["objective/labels"] == pytest.approx(
+        np.mean([row["objective/labels"] for row in every.state.log_history if "loss" in row]), rel=1e-6
+    )
+
+
+def test_a_teacher_folder_without_a_tokenizer_is_refused_as_such(tmp_path: Path) -> None:
+    words = {"[PAD]": 0, "[UNK]": 1, **{f"w{i}": i for i in range(2, tiny.VOCABULARY)}}
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(WordLevel(words, unk_token="[UNK]")), pad_token="[PAD]", unk_token="[UNK]"
+    )
+    tiny.model("single_label", layers=4, seed=2).save_pretrained(tmp_path)
+    with pytest.raises(DistillationError, match="has no tokenizer"):
+        trainer_for(teacher=str(tmp_path), processing_class=tokenizer)
+    tokenizer.save_pretrained(tmp_path)
+    trainer_for(teacher=str(tmp_path), processing_class=tokenizer)
+
+
+@pytest.mark.parametrize(("task", "settings"), [("masked_lm", {}), ("single_label", {"teacher": None})])
+def test_a_label_map_that_nothing_reads_is_refused(task: str, settings: dict) -> None:
+    with pytest.raises(IncompatiblePair, match="label_map"):
+        trainer_for(task, label_map={"a": "b"}, **settings)
+
+
 # ---- refusals ----
 
 
@@ -652,12 +860,22 @@ def test_data_without_the_labels_that_are_read_are_refused() -> None:
     trainer_for(train_dataset=rows, objectives=SoftTargets()).train()
 
 
+def short_sighted(model: BertForSequenceClassification) -> BertForSequenceClassification:
+    config = copy.deepcopy(model.config)
+    config.max_position_embeddings = 64
+    return type(model)(config)
+
+
 @pytest.mark.parametrize("with_lengths", [True, False])
-def test_rows_longer_than_a_position_table_are_refused(with_lengths: bool) -> None:
-    row = {"input_ids": [5] * 130, "attention_mask": [1] * 130, "labels": 1}
-    rows = Dataset.from_list([{**row, "length": 130} if with_lengths else row] * 8)
-    with pytest.raises(DataError, match=r"130 tokens, and the student \(bert\) reads 128"):
-        trainer_for(train_dataset=rows).train()
+@pytest.mark.parametrize("role", ["student", "teacher"])
+def test_rows_longer_than_a_position_table_are_refused(with_lengths: bool, role: str) -> None:
+    models = {"model": tiny.model("single_label", seed=1), "teacher": tiny.model("single_label", layers=4, seed=2)}
+    key = "model" if role == "student" else role
+    models[key] = short_sighted(models[key])
+    row = {"input_ids": [5] * 70, "attention_mask": [1] * 70, "labels": 1}
+    rows = Dataset.from_list([{**row, "length": 70} if with_lengths else row] * 8)
+    with pytest.raises(DataError, match=rf"70 tokens, and the {role} \(bert\) reads 64"):
+        trainer_for(train_dataset=rows, **models).train()
 
 
 def test_a_half_precision_student_is_warned_about(caplog: pytest.LogCaptureFixture) -> None:

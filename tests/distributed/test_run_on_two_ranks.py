@@ -1,4 +1,4 @@
-"""A whole run on two gloo processes: one set of files, one table, and the student of one process with twice the batch."""
+"""A whole run on two gloo processes: one set of files, one table, the same student as in one."""
 
 from __future__ import annotations
 
@@ -21,14 +21,15 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_two_ranks_make_the_student_of_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tiny_runs.save_teacher(tmp_path / "teacher")
+    tiny_runs.save_teacher(tmp_path / "teacher", dropout=0.0)
     tiny_runs.write_sst2(tmp_path / "sst2", train=24, validation=11, test=5)
     flags = [
-        "--task_name", "sst2", "--dataset_dir", str(tmp_path / "sst2"), "--teacher_name_or_path", str(tmp_path / "teacher"),
+        "--task_name", "sst2", "--dataset_dir", str(tmp_path / "sst2"),
+        "--teacher_name_or_path", str(tmp_path / "teacher"),
         "--student_layers", "1", "--num_train_epochs", "1", "--optim", "sgd", "--learning_rate", "0.1", "--use_cpu",
         "--disable_tqdm", "true", "--train_sampling_strategy", "sequential", "--do_train", "--do_eval", "--do_predict",
     ]  # fmt: skip
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0"]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     command = [*launcher, str(ROOT / "scripts" / "distill_glue.py"), *flags, "--per_device_train_batch_size", "4"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(

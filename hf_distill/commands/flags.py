@@ -1,0 +1,157 @@
+"""The flags of `distill_glue`: those of distillation, and every one of `TrainingArguments`."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import difflib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from transformers import HfArgumentParser, TrainingArguments
+
+from hf_distill.data import glue
+from hf_distill.errors import RecipeError
+from hf_distill.students.layers import PICKS
+
+TOKENS = ("hub_token", "push_to_hub_token")
+
+DESCRIPTION = """Distil a teacher into a smaller student, on a GLUE task or on texts of your own.
+
+Without any argument the recipe `quickstart` is run. A flag wins over the recipe, the recipe over the defaults. Run
+again with the same output_dir, it goes on where it was broken off."""
+
+
+@dataclass(frozen=True)
+class Flags:
+    """What was really given: flags of distillation, and training arguments."""
+
+    own: Mapping[str, Any]
+    arguments: Mapping[str, Any]
+
+
+class _Training(TrainingArguments):  # type: ignore[misc]
+    _argument_group_name = "training, the same for every stage (transformers.TrainingArguments)"
+
+
+class _Parser(HfArgumentParser):  # type: ignore[misc]
+    """Tells an error in one line instead of the usage of two hundred flags."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raises: `RecipeError`."""
+        raise RecipeError(f"command line: {message}; --help lists the flags.")
+
+
+def parse(argv: Sequence[str]) -> Flags:
+    """The flags of a command line; what was not given is absent.
+
+    Raises: `RecipeError` for an unknown flag, which names the nearest, for a value of the wrong kind, and for a token.
+    """
+    refuse_tokens(argv)
+    parser = make_parser()
+    namespace, unknown = parser.parse_known_args(list(argv))
+    if unknown:
+        near = difflib.get_close_matches(unknown[0].partition("=")[0], parser._option_string_actions, n=1)
+        parser.error(f"unknown argument {unknown[0]!r}" + (f", did you mean {near[0]}" if near else ""))
+    given = vars(namespace)
+    names = {field.name for field in dataclasses.fields(TrainingArguments)}
+    arguments = {name: value for name, value in given.items() if name in names}
+    return Flags({name: value for name, value in given.items() if name not in names}, arguments)
+
+
+def refuse_tokens(argv: Sequence[str]) -> None:
+    """Raises: `RecipeError` if a token stands on the command line, where other users and the shell's history see
+    it.
+    """
+    for word in argv:
+        name = word.partition("=")[0].lstrip("-").replace("-", "_")
+        if word.startswith("--") and name in TOKENS:
+            raise RecipeError(
+                f"command line: --{name} is not taken, as others can read a command line: use `hf auth login`, or the "
+                "environment variable HF_TOKEN."
+            )
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The parser. Nothing has a default, so that what was given can be told from what was not."""
+    parser = _Parser(
+        prog="distill_glue",
+        usage="%(prog)s [flags]",
+        description=DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    for title, flags in GROUPS.items():
+        group = parser.add_argument_group(title)
+        for name, settings in flags.items():
+            spellings = dict.fromkeys([f"--{name}", f"--{name.replace('_', '-')}"])
+            group.add_argument(*spellings, dest=name, **settings)
+    parser._add_dataclass_arguments(_Training)
+    for action in parser._actions:
+        action.default = argparse.SUPPRESS
+        if action.dest in TOKENS:
+            action.help = argparse.SUPPRESS
+    return parser
+
+
+def _words(text: str) -> list[str]:
+    words = [word.strip() for word in text.split(",")]
+    if not all(words):
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of names separated by commas")
+    return words
+
+
+def _layers(text: str) -> int | list[int]:
+    """`3` is a number of layers, `1,3,5` are layers."""
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if not parts or not all(part.isascii() and part.isdigit() for part in parts):
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a number of layers, 3, nor a list of them, 1,3,5")
+    return [int(part) for part in parts] if "," in text else int(parts[0])
+
+
+def _rows(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of 1 or more")
+    return int(text)
+
+
+def _flag(help_: str, kind: Callable[[str], Any] = str, **settings: Any) -> dict[str, Any]:
+    return {"help": help_, "type": kind, **settings}
+
+
+GROUPS: dict[str, dict[str, dict[str, Any]]] = {
+    "distillation": {
+        "recipe": _flag("A recipe: a .yaml file, or the name of a shipped one (quickstart, glue/sst2 …)."),
+        "teacher_name_or_path": _flag("The teacher, trained for the task: a folder or an id on the Hub."),
+        "teacher_revision": _flag("Branch, tag or commit of the teacher."),
+        "student_name_or_path": _flag("The student to start from: a folder or an id on the Hub."),
+        "student_revision": _flag("Branch, tag or commit of the student."),
+        "student_layers": _flag(
+            "Build the student from layers of the teacher: how many (3), or which, counted from 1 (1,3,5).", _layers
+        ),
+        "student_pick": _flag("Which layers a number stands for.", choices=PICKS),
+        "temperature": _flag("Temperature of the soft targets.", float),
+        "alpha": _flag("Weight of the soft targets, from 0 to 1; the labels weigh 1 - alpha.", float),
+        "trust_remote_code": {
+            "help": "Run the Python code of the models' repositories, of the commits given as revisions.",
+            "action": "store_true",
+        },
+    },
+    "data": {
+        "task_name": _flag(f"A GLUE task: {', '.join(glue.TASKS)}."),
+        "dataset_dir": _flag(
+            "A folder with the task's files, <split>.jsonl, .csv or .parquet, also .gz, instead of the Hub."
+        ),
+        "train_file": _flag("Texts of your own to train on (.jsonl, .json, .csv, .tsv, .parquet, also .gz)."),
+        "validation_file": _flag("Texts to validate on; without them a tenth of the training texts."),
+        "test_file": _flag("Texts to test on, or to predict."),
+        "text_columns": _flag("The column of the text, or the two of a pair: a,b.", _words),
+        "label_column": _flag("The column of the label (default: label)."),
+        "class_names": _flag("The labels in the order of their ids: negative,positive.", _words),
+        "max_train_samples": _flag("Use so many training rows at most.", _rows),
+        "max_eval_samples": _flag("Use so many validation rows at most.", _rows),
+        "max_predict_samples": _flag("Use so many test rows at most.", _rows),
+        "max_seq_length": _flag("Tokens of a text, the special ones included; longer texts are cut.", _rows),
+    },
+}

@@ -1,0 +1,43 @@
+"""`hf-distill`: the commands by name."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Sequence
+
+from hf_distill.commands import Command, glue, objectives, reports_errors
+from hf_distill.errors import RecipeError
+from hf_distill.version import __version__
+
+COMMANDS: dict[str, tuple[Command, str]] = {
+    "glue": (glue.main, "distil on a GLUE task or on texts of your own (as scripts/distill_glue.py)"),
+    "objectives": (objectives.main, "list the objectives and their settings"),
+}
+
+USAGE = "\n".join(
+    [
+        "usage: hf-distill COMMAND [flags]",
+        "",
+        *(f"  {name:<12}{meaning}" for name, (_, meaning) in COMMANDS.items()),
+        "",
+        "hf-distill COMMAND --help lists the flags of a command; --version prints the version.",
+    ]
+)
+
+
+@reports_errors
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command that the first word names; the exit status."""
+    words = sys.argv[1:] if argv is None else list(argv)
+    if not words or words[0] in ("-h", "--help"):
+        sys.stdout.write(USAGE + "\n")
+        return 0
+    if words[0] == "--version":
+        sys.stdout.write(f"hf-distill {__version__}\n")
+        return 0
+    if words[0] not in COMMANDS:
+        near = difflib.get_close_matches(words[0], COMMANDS, n=1)
+        hint = f", did you mean {near[0]!r}?" if near else ""
+        raise RecipeError(f"hf-distill: unknown command {words[0]!r}{hint} The commands are {', '.join(COMMANDS)}.")
+    return COMMANDS[words[0]][0](words[1:])

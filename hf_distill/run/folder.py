@@ -1,0 +1,197 @@
+"""The folder of a run: what lies where, which run it belongs to, and files that are written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock, Timeout
+
+from hf_distill.errors import DistillationError
+from hf_distill.hub.folder import OBJECTIVE_STATE, PUBLISHED, is_published
+from hf_distill.hub.record import write_whole
+from hf_distill.recipe import Recipe
+
+MARK = "stage.json"
+"""Written into a stage's folder last: the stage is finished."""
+
+TRAINER_STATE = "trainer_state.json"
+ALL_RESULTS = "all_results.json"
+_SHOWN = 12
+
+
+def is_main_process() -> bool:
+    """Whether this process writes the files that all processes share."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def wait_for_everyone() -> None:
+    """Returns when every process has come here."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.barrier()
+
+
+class RunFolder:
+    """`output_dir`: the finished student at the top, and below `stages/` a folder for each training run.
+
+    `stages/run.json` says which recipe and which data the folder belongs to. It stays at home: it may hold paths.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path).expanduser()
+        self.stages = self.path / "stages"
+        self._identity = self.stages / "run.json"
+        self._results = self.stages / "results.json"
+
+    def stage(self, number: int, name: str) -> Path:
+        """The folder of a stage; number 0 is the teacher's training."""
+        return self.stages / f"{number:02d}-{name}"
+
+    @property
+    def control(self) -> Path:
+        """The folder of the student that is trained on the labels alone."""
+        return self.stages / "control"
+
+    def recipe(self) -> Recipe | None:
+        """The recipe of the run that the folder holds, if it holds one."""
+        identity = read_json(self._identity)
+        return None if identity is None else Recipe.from_dict(identity.get("recipe", {}), str(self._identity))
+
+    def check(self, recipe: Recipe, sources: Mapping[str, str]) -> None:
+        """Refuses a folder that belongs to something else: another recipe, other data, or no run at all.
+
+        Raises: `DistillationError` that lists what differs.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise DistillationError(f"{self.path} is a file; give a folder as output_dir.")
+        identity = read_json(self._identity)
+        if identity is None:
+            self._refuse_foreign()
+            return
+        differing = differences(identity.get("recipe", {}), recipe.to_dict())
+        known = identity.get("sources", {})
+        differing += [
+            f"data of {split}: another file than before"
+            for split in sources
+            if known.get(split, sources[split]) != sources[split]
+        ]
+        if differing:
+            more = f"; and {len(differing) - _SHOWN} more" if len(differing) > _SHOWN else ""
+            raise DistillationError(
+                f"{self.path} holds a run of another recipe: {'; '.join(differing[:_SHOWN])}{more}. "
+                "Choose another output_dir, or remove this one."
+            )
+
+    def _refuse_foreign(self) -> None:
+        found = sorted(entry.name for entry in self.path.iterdir()) if self.path.is_dir() else []
+        ours = [
+            name
+            for name in found
+            if is_published(name) or name in (OBJECTIVE_STATE, TRAINER_STATE, "stages", "report")
+        ]
+        if ours:
+            raise DistillationError(
+                f"{self.path} already holds {', '.join(ours[:5])}, and not from a run that could be gone on with. "
+                "Choose another output_dir, so that nothing is overwritten."
+            )
+
+    @contextmanager
+    def claimed(self, recipe: Recipe, sources: Mapping[str, str]) -> Iterator[None]:
+        """Makes the folder and keeps other runs out of it; the main process alone.
+
+        Raises: `DistillationError` if another process works in it, or it cannot be made.
+        """
+        if not is_main_process():
+            yield
+            return
+        try:
+            self.stages.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self.stages / ".lock", timeout=0)
+            lock.acquire()
+        except Timeout as error:
+            raise DistillationError(
+                f"another process is at work in {self.path}; wait for it, or choose another output_dir."
+            ) from error
+        except OSError as error:
+            raise DistillationError(f"output_dir {self.path} cannot be made: {error.strerror or error}.") from error
+        try:
+            if not self._identity.exists():
+                write_json(self._identity, {"recipe": recipe.to_dict(), "sources": dict(sources)})
+            yield
+        finally:
+            lock.release()
+
+    def results(self) -> dict[str, Any] | None:
+        """What `keep_results` kept."""
+        return read_json(self._results)
+
+    def keep_results(self, results: Mapping[str, Any]) -> None:
+        """Puts the results of the evaluation down, so that a finished run can show them."""
+        write_json(self._results, results)
+
+    def take_student(self, stage: Path) -> None:
+        """Copies the student of a finished stage to the top, with what the objectives learned and the trainer's
+        state.
+        """
+        copied = [name for name in PUBLISHED if name not in ("README.md", "distillation.json")]
+        others = (OBJECTIVE_STATE, TRAINER_STATE)
+        for path in sorted(stage.iterdir()):
+            if path.is_file() and (is_published(path.name, tuple(copied)) or path.name in others):
+                copy_whole(path, self.path / path.name)
+
+
+def differences(before: Any, now: Any, key: str = "") -> list[str]:
+    """Where two plain values differ: `stages[0].arguments.learning_rate: 0.1, was 0.2`."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        keys = [*before, *(name for name in now if name not in before)]
+        found = [differences(before.get(name), now.get(name), f"{key}.{name}".removeprefix(".")) for name in keys]
+        return [line for lines in found for line in lines]
+    if isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
+        found = [differences(a, b, f"{key}[{i}]") for i, (a, b) in enumerate(zip(before, now, strict=True))]
+        return [line for lines in found for line in lines]
+    return [] if before == now else [f"{key}: {_brief(now)}, was {_brief(before)}"]
+
+
+def _brief(value: Any) -> str:
+    text = "absent" if value is None else json.dumps(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The object in a file of ours, None where there is none.
+
+    Raises: `DistillationError` if the file is damaged.
+    """
+    if not path.exists():
+        return None
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DistillationError(
+            f"{path} cannot be read: {error}. Choose another output_dir, or remove this one."
+        ) from error
+    if not isinstance(found, dict):
+        raise DistillationError(f"{path} holds no JSON object. Choose another output_dir, or remove this one.")
+    return found
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Writes a JSON file whole or not at all."""
+    write_whole(path, json.dumps(value, indent=2, sort_keys=True) + "\n")
+
+
+def copy_whole(source: Path, target: Path) -> None:
+    """Copies a file so that `target` holds its old content or all of the new one."""
+    part = target.with_name(f".{target.name}.{os.getpid()}.part")
+    try:
+        shutil.copyfile(source, part)
+        part.replace(target)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise DistillationError(f"{target} cannot be written: {error.strerror or error}.") from error

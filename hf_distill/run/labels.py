@@ -1,0 +1,95 @@
+"""Which column of a model's logits is which class of the task."""
+
+from __future__ import annotations
+
+import logging
+import re
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+from transformers import PreTrainedModel
+
+from hf_distill.data.text import TextData
+from hf_distill.errors import IncompatiblePair
+from hf_distill.objectives.pair import GENERIC
+
+logger = logging.getLogger(__name__)
+
+Columns = tuple[int, ...]
+"""`columns[c]` is the model's column of the task's class c."""
+
+
+def label_settings(text: TextData) -> dict[str, Any]:
+    """The settings of a model configuration that give a new head the task's labels."""
+    if text.is_regression:
+        return {"num_labels": 1, "problem_type": "regression"}
+    names = text.label_names
+    return {
+        "num_labels": len(names),
+        "id2label": dict(enumerate(names)),
+        "label2id": {name: i for i, name in enumerate(names)},
+    }
+
+
+def align_labels(model: PreTrainedModel, role: str, text: TextData) -> Columns:
+    """Gives the model's labels the task's spelling, and returns where each class of the task stands.
+
+    Names are compared without regard to case, blanks, `_` and `-`. A model without names of its own (`LABEL_0` …) and
+    a task whose labels are the numbers from 0 are taken to be in the same order.
+
+    Raises: `IncompatiblePair` if the numbers of labels or their names differ: the model was trained for something
+    else.
+    """
+    config, names = model.config, text.label_names
+    wanted = 1 if text.is_regression else len(names)
+    if config.num_labels != wanted:
+        task = "a regression, one score" if text.is_regression else f"{wanted} labels ({', '.join(names)})"
+        raise IncompatiblePair(
+            f"the {role} has {config.num_labels} labels ({', '.join(map(str, config.id2label.values()))}), the task "
+            f"{task}: it was not trained for this task. Give a {role} that was."
+        )
+    if text.is_regression:
+        return (0,)
+    found = [str(config.id2label[i]) for i in range(wanted)]
+    columns = _by_order(role, found, names) or _by_name(role, found, names)
+    config.id2label = dict(sorted(zip(columns, names, strict=True)))
+    config.label2id = {name: column for column, name in config.id2label.items()}
+    return columns
+
+
+def _by_order(role: str, found: list[str], names: tuple[str, ...]) -> Columns | None:
+    """The order as it is, where one side has no names."""
+    generic = all(GENERIC.match(name) for name in found)
+    numbered = list(names) == [str(i) for i in range(len(names))]
+    if not generic and not numbered:
+        return None
+    if found != list(names):
+        logger.warning("labels of the %s, %s, are taken to be the task's in its order, %s", role, found, list(names))
+    return tuple(range(len(names)))
+
+
+def _by_name(role: str, found: list[str], names: tuple[str, ...]) -> Columns:
+    ours, theirs = [_plain(name) for name in names], [_plain(name) for name in found]
+    if sorted(ours) != sorted(theirs) or len(set(theirs)) < len(theirs):
+        raise IncompatiblePair(
+            f"the labels of the {role} are {found}, those of the task {list(names)}; they must be the same names. If "
+            f"they mean the same, rename them in id2label and label2id of the {role}'s config.json."
+        )
+    return tuple(theirs.index(name) for name in ours)
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\s_-]+", "", name).casefold()
+
+
+def in_model_order(dataset: Dataset, columns: Columns) -> Dataset:
+    """The split with its class ids as the model counts them."""
+    if columns == tuple(range(len(columns))) or "labels" not in dataset.column_names:
+        return dataset
+    return dataset.map(lambda rows: {"labels": [columns[label] for label in rows["labels"]]}, batched=True)
+
+
+def in_task_order(logits: np.ndarray, columns: Columns) -> np.ndarray:
+    """Logits `[rows, classes]` with the task's classes in order."""
+    return logits[:, list(columns)]

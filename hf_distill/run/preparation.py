@@ -1,0 +1,149 @@
+"""Everything a run needs, loaded and checked before anything is trained or written."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from datasets import Dataset
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from hf_distill.distillation import Distillation
+from hf_distill.objectives import Labels, Terms
+from hf_distill.recipe import Recipe, TrainGroup
+from hf_distill.run import models
+from hf_distill.run.corpus import Corpus
+from hf_distill.run.folder import RunFolder
+from hf_distill.run.labels import Columns, align_labels, in_model_order
+from hf_distill.run.measuring import by_length, metrics_of
+from hf_distill.run.record import Losses
+from hf_distill.run.stages import Inputs, Job, Learned, check_stage, hand_on
+
+
+@dataclass(frozen=True)
+class Jobs:
+    """The training runs of a recipe: the teacher's if it is trained here, the student's, the control's if asked
+    for.
+    """
+
+    student: tuple[Job, ...]
+    teacher: Job | None = None
+    control: Job | None = None
+
+    @property
+    def all(self) -> tuple[Job, ...]:
+        """In the order in which they run."""
+        return tuple(job for job in (self.teacher, *self.student, self.control) if job is not None)
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing is left to train."""
+        return all(job.mark is not None for job in self.all)
+
+
+@dataclass
+class Setup:
+    """What was prepared. `teacher` is the one loaded, not yet trained where a job for that is left."""
+
+    recipe: Recipe
+    folder: RunFolder
+    corpus: Corpus
+    jobs: Jobs
+    tokenizer: PreTrainedTokenizerBase
+    splits: Mapping[str, Dataset]
+    teacher: PreTrainedModel | None
+    columns: Columns
+    losses: Losses = field(default_factory=lambda: Losses([], {}))
+
+    def student(self) -> PreTrainedModel:
+        """The student before training, with the task's labels."""
+        model = models.make_student(self.recipe, self.corpus, self.teacher)
+        align_labels(model, "student", self.corpus.text)
+        return model
+
+    def inputs(self, columns: Columns) -> Inputs:
+        """The data of a model whose classes stand in `columns`."""
+        return Inputs(
+            train=in_model_order(self.splits["train"], columns),
+            validation=by_length(in_model_order(self.splits[self.corpus.validation_splits[0]], columns))[0],
+            tokenizer=self.tokenizer,
+            metrics=metrics_of(self.corpus, columns),
+        )
+
+
+def plan(recipe: Recipe, folder: RunFolder) -> Jobs:
+    """The training runs of a recipe, each in its folder."""
+    students = tuple(
+        Job(
+            f"stage {stage.name!r}",
+            folder.stage(i, stage.name),
+            stage.arguments,
+            recipe.seed,
+            stage.terms,
+            _groups(stage.train),
+        )
+        for i, stage in enumerate(recipe.stages, start=1)
+    )
+    last = recipe.stages[-1]
+    teacher = control = None
+    if recipe.teacher is not None and recipe.teacher.fine_tune is not None:
+        settings = recipe.teacher.fine_tune.arguments
+        teacher = Job("teacher.fine_tune", folder.stage(0, "teacher"), settings, recipe.seed, _labels_alone)
+    if recipe.control:
+        control = Job("control", folder.control, last.arguments, recipe.seed, _labels_alone, _groups(last.train))
+    return Jobs(students, teacher, control)
+
+
+def _groups(train: str | list[TrainGroup]) -> tuple[TrainGroup, ...]:
+    return tuple(train) if isinstance(train, list) else ()
+
+
+def _labels_alone() -> Terms:
+    return Terms.of(Labels())
+
+
+def prepare(recipe: Recipe, folder: RunFolder, corpus: Corpus, jobs: Jobs) -> Setup:
+    """Loads models and tokenizer, reads the texts, and binds every stage once.
+
+    Raises: `DistillationError` and its kinds for whatever does not fit; nothing has been written then.
+    """
+    for job in jobs.all:
+        job.arguments()  # before the models are loaded
+    tokenizer = models.load_tokenizer_of(recipe, corpus)
+    teacher = _teacher(recipe, corpus, jobs)
+    if teacher is not None:
+        align_labels(teacher, "teacher", corpus.text)
+    student = models.make_student(recipe, corpus, teacher)
+    columns = align_labels(student, "student", corpus.text)
+    limits, names = models.reads(teacher, student)
+    splits = corpus.tokenized(copy.deepcopy(tokenizer), recipe.max_length, limits, names)
+    setup = Setup(recipe, folder, corpus, jobs, tokenizer, splits, teacher, columns)
+    setup.losses = _check_jobs(setup, student)
+    return setup
+
+
+def _check_jobs(setup: Setup, student: PreTrainedModel) -> Losses:
+    """Makes every job's trainer once, and hands on what terms would have learned."""
+    jobs, inputs = setup.jobs, setup.inputs(setup.columns)
+    if jobs.teacher is not None and jobs.teacher.mark is None and setup.teacher is not None:
+        check_stage(
+            jobs.teacher, setup.teacher, None, setup.inputs(align_labels(setup.teacher, "teacher", setup.corpus.text))
+        )
+    bound: dict[str, Distillation] = {}
+    learned: Learned = {}
+    for stage, job in zip(setup.recipe.stages, jobs.student, strict=True):
+        bound[stage.name] = check_stage(job, student, setup.teacher, inputs)
+        hand_on(learned, bound[stage.name].objectives, job.title)
+        learned |= bound[stage.name].objectives.state_dict()
+    if jobs.control is not None:
+        check_stage(jobs.control, student, None, inputs)
+    return Losses.of(bound)
+
+
+def _teacher(recipe: Recipe, corpus: Corpus, jobs: Jobs) -> PreTrainedModel | None:
+    if recipe.teacher is None:
+        return None
+    if jobs.teacher is not None and jobs.teacher.mark is not None:
+        return models.load_finished(jobs.teacher.folder, "teacher", recipe.teacher)
+    return models.load_teacher(recipe, corpus)

@@ -1,0 +1,132 @@
+"""The record of a run and the card made from it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformers import PreTrainedModel
+
+from hf_distill.data.glue import HUB_ID
+from hf_distill.distillation import Distillation
+from hf_distill.hub.card import Card
+from hf_distill.hub.record import (
+    DataFacts,
+    ModelFacts,
+    ObjectiveFacts,
+    Record,
+    SourceFacts,
+    environment,
+    finite_metrics,
+)
+from hf_distill.hub.terms import layer_maps, objective_facts
+from hf_distill.recipe import Recipe
+from hf_distill.run.corpus import Corpus
+from hf_distill.run.folder import RunFolder
+from hf_distill.run.measuring import Role
+from hf_distill.run.stages import Job
+from hf_distill.tasks import Task
+
+
+@dataclass(frozen=True)
+class Losses:
+    """The terms of all stages, and the layers that they pair, by the term's name; with several stages after the
+    stage's name and a dot."""
+
+    objectives: Sequence[ObjectiveFacts]
+    layer_maps: Mapping[str, list[tuple[int, int]]]
+
+    @classmethod
+    def of(cls, bound: Mapping[str, Distillation]) -> Losses:
+        """The facts of bound stages, by their names; the models that they are bound to are let go."""
+        facts: list[ObjectiveFacts] = []
+        pairs: dict[str, list[tuple[int, int]]] = {}
+        for stage, distillation in bound.items():
+            prefix = "" if len(bound) == 1 else f"{stage}."
+            facts += objective_facts(distillation, prefix)
+            pairs |= layer_maps(distillation, prefix)
+        return cls(facts, pairs)
+
+
+@dataclass(frozen=True)
+class Story:
+    """What is told of a run; `jobs` are the student's."""
+
+    command: Sequence[str]
+    recipe: Recipe
+    corpus: Corpus
+    jobs: Sequence[Job]
+    losses: Losses
+    teacher: ModelFacts | None
+    metrics: Mapping[Role, Mapping[str, float]]
+    intervals: Mapping[Role, Mapping[str, tuple[float, float]]]
+
+
+def write_record(folder: RunFolder, story: Story, student: PreTrainedModel, repo_id: str | None) -> None:
+    """Writes `distillation.json` and `README.md`."""
+    record = _record(story, student)
+    record.write(folder.path)
+    Card.from_record(record, repo_id=repo_id).write(folder.path)
+
+
+def _record(story: Story, student: PreTrainedModel) -> Record:
+    versions, hardware = environment()
+    marks = [job.mark or {} for job in story.jobs]
+    arguments = story.jobs[-1].arguments()
+    metrics = {role: finite_metrics(_lasting(values)) for role, values in story.metrics.items()}
+    return Record(
+        command=list(story.command),
+        teacher=story.teacher,
+        student=ModelFacts.of(student),
+        task=Task.of(student).name,
+        objectives=list(story.losses.objectives),
+        layer_maps=dict(story.losses.layer_maps),
+        recipe=story.recipe.to_dict(),
+        training_arguments={**arguments.to_dict(), "mixed_precision": arguments.mixed_precision},
+        data=_data(story),
+        seeds={"training": story.recipe.seed, **_split_seed(story.recipe)},
+        versions=versions,
+        hardware=hardware,
+        steps=sum(int(mark.get("steps", 0)) for mark in marks),
+        epochs=float(sum(mark.get("epochs", 0.0) for mark in marks)),
+        metrics=metrics.get("student", {}),
+        control_metrics=metrics.get("control", {}),
+        teacher_metrics=metrics.get("teacher", {}),
+        intervals={role: dict(found) for role, found in story.intervals.items() if found},
+    )
+
+
+def _lasting(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Without the times, which say nothing about the model."""
+    return {name: value for name, value in metrics.items() if not name.endswith(("_runtime", "_per_second"))}
+
+
+def _data(story: Story) -> DataFacts:
+    recipe, corpus = story.recipe, story.corpus
+    on_hub = corpus.task is not None and recipe.dataset_dir is None
+    names = _file_names(recipe)
+    return DataFacts(
+        name=corpus.name,
+        id=HUB_ID if on_hub else None,
+        config=corpus.name if on_hub else None,
+        sources={
+            split: SourceFacts(name=names.get(split, split), sha256=sum_)
+            for split, sum_ in corpus.text.sources.items()
+        },
+        sizes={split: len(rows) for split, rows in corpus.text.splits.items()},
+        fingerprint=corpus.fingerprint(),
+    )
+
+
+def _file_names(recipe: Recipe) -> dict[str, str]:
+    if recipe.data is None:
+        return {}
+    if recipe.data.package is not None:
+        return {"train": Path(recipe.data.package.file).name}
+    files = recipe.data.files.model_dump() if recipe.data.files is not None else {}
+    return {split: Path(path).name for split, path in files.items() if path is not None}
+
+
+def _split_seed(recipe: Recipe) -> dict[str, int]:
+    return {"split": recipe.data.split.seed} if recipe.data is not None and recipe.data.split is not None else {}

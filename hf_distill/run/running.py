@@ -1,0 +1,137 @@
+"""From a recipe to a student: `run`."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from huggingface_hub import get_token
+
+from hf_distill.errors import HubError
+from hf_distill.hub.publish import publish
+from hf_distill.hub.record import is_hub_id
+from hf_distill.recipe import Recipe
+from hf_distill.run.answering import evaluate_alone, predict_tests
+from hf_distill.run.conclusion import conclude
+from hf_distill.run.corpus import Corpus, load_corpus
+from hf_distill.run.folder import RunFolder, is_main_process, wait_for_everyone
+from hf_distill.run.preparation import Jobs, plan, prepare
+from hf_distill.run.results import RunResult
+from hf_distill.run.training import train_all
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Publication:
+    """Where a student is published. The token is the one of `hf auth login` or HF_TOKEN."""
+
+    repo_id: str
+    private: bool = True
+    revision: str | None = None
+
+
+def run(
+    recipe: Recipe | Mapping[str, Any] | str | os.PathLike[str],
+    output_dir: str | os.PathLike[str],
+    *,
+    train: bool = True,
+    evaluate: bool = True,
+    predict: bool = False,
+    command: Sequence[str] = (),
+    publication: Publication | None = None,
+) -> RunResult:
+    """Does what a recipe says, and leaves the student with its card, record, results and report in `output_dir`.
+
+    `recipe` is one that was loaded, its plain values, the path of a file, or the name of a shipped one. Each stage
+    has a folder of its own below `output_dir/stages`. Called again with the same recipe and folder, finished stages
+    are skipped and a broken-off one goes on from its last whole checkpoint; where all is finished, nothing is trained.
+
+    `evaluate` compares teacher, student and control on the reported split; `predict` writes
+    `predict_results_<task>.txt` for the tests. Without `train` the student in `output_dir` (or else the recipe's, if
+    that has a head) is evaluated or predicts as it is. `command` is what the record names as the way to make the
+    student again.
+
+    With several processes every one of them calls this; the main one writes.
+
+    Raises: `DistillationError` and its kinds, before anything is trained or written where that can be known.
+    """
+    loaded = _as_recipe(recipe)
+    folder = RunFolder(output_dir)
+    if publication is not None:
+        _check_publication(publication)
+    if train:
+        result = _trained(loaded, folder, evaluate, predict, command, publication)
+    else:
+        result = evaluate_alone(loaded, folder, evaluate=evaluate, predict=predict)
+    if publication is not None:
+        result = replace(result, url=_publish(folder, publication))
+    return result
+
+
+def _as_recipe(recipe: Recipe | Mapping[str, Any] | str | os.PathLike[str]) -> Recipe:
+    if isinstance(recipe, Recipe):
+        return recipe
+    return Recipe.from_dict(recipe) if isinstance(recipe, Mapping) else Recipe.load(recipe)
+
+
+def _trained(
+    recipe: Recipe,
+    folder: RunFolder,
+    evaluate: bool,
+    predict: bool,
+    command: Sequence[str],
+    publication: Publication | None,
+) -> RunResult:
+    corpus = load_corpus(recipe, predict=predict)
+    folder.check(recipe, corpus.text.sources)
+    jobs = plan(recipe, folder)
+    kept = folder.results() if jobs.finished else None
+    if kept is not None and (kept["runs"] or not evaluate):
+        logger.warning("%s: the run is finished; nothing is trained.", folder.path)
+        result = RunResult.from_dict(folder.path, kept)
+    else:
+        result = _train(recipe, folder, corpus, jobs, evaluate, command, publication)
+    if predict:
+        result = replace(result, predictions=tuple(predict_tests(recipe, folder, corpus)))
+    return result
+
+
+def _train(
+    recipe: Recipe,
+    folder: RunFolder,
+    corpus: Corpus,
+    jobs: Jobs,
+    evaluate: bool,
+    command: Sequence[str],
+    publication: Publication | None,
+) -> RunResult:
+    setup = prepare(recipe, folder, corpus, jobs)
+    with folder.claimed(recipe, corpus.text.sources):
+        wait_for_everyone()
+        train_all(setup)
+        repo_id = None if publication is None else publication.repo_id
+        result = conclude(setup, evaluate=evaluate, command=command, repo_id=repo_id)
+        wait_for_everyone()
+    return result
+
+
+def _check_publication(publication: Publication) -> None:
+    """What can be known before hours of training: that there is a name and a token."""
+    if not is_hub_id(publication.repo_id):
+        raise HubError(f"{publication.repo_id!r} is not the name of a repository; give 'owner/name'.")
+    if get_token() is None:
+        raise HubError(f"{publication.repo_id}: not logged in; run `hf auth login`, or set HF_TOKEN.")
+
+
+def _publish(folder: RunFolder, publication: Publication) -> str | None:
+    """Publishes from the main process; the address, None for the other processes."""
+    url = None
+    if is_main_process():
+        where = publication
+        url = publish(folder.path, where.repo_id, private=where.private, revision=where.revision).url
+    wait_for_everyone()
+    return url

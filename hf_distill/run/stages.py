@@ -1,0 +1,240 @@
+"""One stage: one trainer, from the student of the stage before to the finished one on disk."""
+
+from __future__ import annotations
+
+import logging
+import re
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from datasets import Dataset
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from transformers import (
+    DataCollatorWithPadding,
+    EvalPrediction,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    TrainingArguments,
+)
+
+from hf_distill.checkpoints import OBJECTIVES, last_whole
+from hf_distill.distillation import Distillation
+from hf_distill.errors import DistillationError, IncompatiblePair, RecipeError
+from hf_distill.objectives.terms import Terms
+from hf_distill.recipe import TrainGroup
+from hf_distill.run.arguments import evaluation_arguments, training_arguments
+from hf_distill.run.folder import MARK, TRAINER_STATE, is_main_process, read_json, wait_for_everyone, write_json
+from hf_distill.teachers import Frozen, Teacher
+from hf_distill.trainer import DistillationTrainer
+
+logger = logging.getLogger(__name__)
+
+Learned = dict[str, Tensor]
+"""What objectives learned, `<term>.<parameter>`."""
+
+Metrics = Callable[[EvalPrediction], dict[str, float]]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training run: its name in messages, its folder, its terms, and what trains."""
+
+    title: str
+    folder: Path
+    settings: Mapping[str, Any]
+    seed: int
+    terms: Callable[[], Terms]
+    groups: Sequence[TrainGroup] = ()
+
+    def arguments(self) -> TrainingArguments:
+        """New training arguments; they also set up the processes, so each trainer takes its own."""
+        return training_arguments(self.settings, self.folder, self.seed, self.title)
+
+    def evaluation_arguments(self) -> TrainingArguments:
+        """The same for a trainer that only predicts."""
+        return evaluation_arguments(self.settings, self.folder, self.seed, self.title)
+
+    @property
+    def mark(self) -> dict[str, Any] | None:
+        """Steps, epochs and metrics of the finished training; None while it is not finished."""
+        return read_json(self.folder / MARK)
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        """The trainer's logs."""
+        state = read_json(self.folder / TRAINER_STATE)
+        return [] if state is None else list(state.get("log_history", []))
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a trainer reads: token ids in the model's label order, and how its answers are scored."""
+
+    train: Dataset
+    validation: Dataset
+    tokenizer: PreTrainedTokenizerBase
+    metrics: Metrics
+
+
+class StageTrainer(DistillationTrainer):
+    """A `DistillationTrainer` in which parameters of the student may have their share of the learning rate, by
+    name.
+    """
+
+    scales: Mapping[str, float] = {}
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """The Trainer's optimizer, its groups divided by learning rate."""
+        optimizer: torch.optim.Optimizer = super().create_optimizer(model)
+        named = (self.model if model is None else model).named_parameters()
+        scales = {id(parameter): self.scales.get(name.removeprefix("student."), 1.0) for name, parameter in named}
+        groups: list[dict[str, Any]] = []
+        for group in optimizer.param_groups:
+            by_scale: dict[float, list[nn.Parameter]] = {}
+            for parameter in group["params"]:
+                by_scale.setdefault(scales.get(id(parameter), 1.0), []).append(parameter)
+            groups += [{**group, "params": params, "lr": group["lr"] * scale} for scale, params in by_scale.items()]
+        optimizer.param_groups = groups
+        return optimizer
+
+
+def train_stage(job: Job, model: PreTrainedModel, teacher: Teacher | None, inputs: Inputs, learned: Learned) -> None:
+    """Trains `model` as the job says, from the last whole checkpoint if there is one, and leaves it in the job's
+    folder.
+
+    `learned` is what terms of earlier stages learned; a term of the same name goes on with it.
+
+    Raises: `IncompatiblePair` if a term of that name has other parameters; `DistillationError` if training stopped
+    early.
+    """
+    checkpoint = last_whole(job.folder)
+    wait_for_everyone()  # every process has looked before one of them writes
+    if is_main_process():
+        _remove_torn(job.folder, checkpoint)
+    trainer = _trainer(job, model, teacher, inputs)
+    hand_on(learned, trainer.distillation.objectives, job.title)
+    if checkpoint is not None:
+        logger.warning("%s: going on from %s", job.title, checkpoint)
+    output = trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    _finish(job, trainer, output.metrics)
+    trainer.distillation.close()
+
+
+def _trainer(job: Job, model: PreTrainedModel, teacher: Teacher | None, inputs: Inputs) -> StageTrainer:
+    scales = freeze(model, job.groups, job.title)
+    trainer = StageTrainer(
+        model=model,
+        teacher=teacher,
+        objectives=job.terms(),
+        args=job.arguments(),
+        train_dataset=inputs.train,
+        eval_dataset=inputs.validation,
+        processing_class=inputs.tokenizer,
+        data_collator=DataCollatorWithPadding(inputs.tokenizer),
+        compute_metrics=inputs.metrics,
+    )
+    trainer.scales = scales
+    return trainer
+
+
+def _remove_torn(folder: Path, whole: Path | None) -> None:
+    """Removes checkpoints that are newer than the last whole one: a rotation would count them, and keep them for
+    it.
+    """
+    last = -1 if whole is None else int(whole.name.removeprefix("checkpoint-"))
+    for path in folder.glob("checkpoint-*"):
+        step = path.name.removeprefix("checkpoint-")
+        if step.isdigit() and int(step) > last:
+            shutil.rmtree(path)
+
+
+def _finish(job: Job, trainer: StageTrainer, metrics: Mapping[str, float]) -> None:
+    """Saves the model, and marks the stage finished when everything else is on disk."""
+    state = trainer.state
+    if state.global_step < state.max_steps:
+        raise DistillationError(
+            f"{job.title}: stopped at step {state.global_step} of {state.max_steps}; run the same command again to go "
+            "on from its last checkpoint."
+        )
+    trainer.save_model(str(job.folder))
+    trainer.save_state()
+    wait_for_everyone()
+    if is_main_process():
+        write_json(
+            job.folder / MARK, {"steps": state.global_step, "epochs": state.epoch or 0.0, "metrics": dict(metrics)}
+        )
+    wait_for_everyone()
+
+
+def read_learned(job: Job) -> Learned:
+    """What the terms of a finished stage learned."""
+    path = job.folder / OBJECTIVES
+    return load_file(path) if path.is_file() else {}
+
+
+def hand_on(learned: Mapping[str, Tensor], objectives: nn.ModuleDict, title: str) -> None:
+    """Gives each term what a term of its name learned in an earlier stage.
+
+    Raises: `IncompatiblePair` if it learned other things, or in other shapes.
+    """
+    for name, objective in objectives.items():
+        prefix = f"{name}."
+        before = {key.removeprefix(prefix): tensor for key, tensor in learned.items() if key.startswith(prefix)}
+        now = objective.state_dict()
+        if not before:
+            continue
+        shapes = [{key: tuple(tensor.shape) for key, tensor in state.items()} for state in (before, now)]
+        if shapes[0] != shapes[1]:
+            raise IncompatiblePair(
+                f"{title}: the term {name!r} learned {shapes[0]} in an earlier stage, and here it learns {shapes[1]}; "
+                "give it another name, so that it starts anew."
+            )
+        objective.load_state_dict(before)
+
+
+def freeze(model: PreTrainedModel, groups: Sequence[TrainGroup], title: str) -> dict[str, float]:
+    """Freezes the parameters that no group names, and returns the learning rates' scales of the others.
+
+    Without groups everything trains. A parameter belongs to the first group whose pattern is found in its name.
+
+    Raises: `RecipeError` for a pattern that matches nothing.
+    """
+    names = [name for name, _ in model.named_parameters()]
+    for group in groups:
+        if not any(re.search(group.parameters, name) for name in names):
+            raise RecipeError(
+                f"{title}: train: no parameter of the student matches {group.parameters!r}; its names are like "
+                f"{names[0]!r} and {names[-1]!r}."
+            )
+    scales: dict[str, float] = {}
+    for name, parameter in model.named_parameters():
+        found = next((group for group in groups if re.search(group.parameters, name)), None)
+        if found is not None:
+            scales[name] = found.learning_rate_scale
+        parameter.requires_grad_(not groups or found is not None)
+    return scales
+
+
+def check_stage(job: Job, model: PreTrainedModel, teacher: PreTrainedModel | None, inputs: Inputs) -> Distillation:
+    """Makes the stage's trainer without training, for whatever it would refuse; returns its terms as they are bound.
+
+    Nothing is left in the job's folder, nor on the models.
+
+    Raises: `DistillationError` and its kinds: a set-up, patterns, layers, labels and vocabularies that do not fit.
+    """
+    trains = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+    frozen = None if teacher is None else Frozen(teacher)
+    with TemporaryDirectory() as folder:
+        trainer = _trainer(replace(job, folder=Path(folder)), model, frozen, inputs)
+    trainer.distillation.close()
+    if frozen is not None:
+        frozen.bind(frozenset())  # takes its hooks off
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(trains[name])
+    return trainer.distillation

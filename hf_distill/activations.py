@@ -113,7 +113,8 @@ class Activations:
                 copies[name] = {layer: tensor.clone() for layer, tensor in value.items()}
             else:
                 copies[name] = value.clone()
-        return Activations(self.mask, self.reader, **copies)
+        made_here = self.mask is not None and self.mask.is_inference()
+        return Activations(self.mask.clone() if made_here else self.mask, self.reader, **copies)  # type: ignore[union-attr]
 
     def signals(self, stack: str = "") -> set[Signal]:
         """Every signal that is present."""

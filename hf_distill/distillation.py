@@ -153,4 +153,4 @@ class Distillation(nn.Module):
 
 def activations_device(batch: Batch) -> str:
     """The type of device that the batch is on."""
-    return next(iter(batch.values())).device.type
+    return next(value for value in batch.values() if isinstance(value, Tensor)).device.type

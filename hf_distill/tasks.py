@@ -80,7 +80,7 @@ class Task:
     @staticmethod
     def num_examples(batch: Batch) -> int:
         """Examples in the batch."""
-        return next(iter(batch.values())).shape[0]
+        return next(value for value in batch.values() if isinstance(value, Tensor)).shape[0]
 
     @staticmethod
     def of(model: nn.Module) -> Task:

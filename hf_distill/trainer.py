@@ -53,6 +53,9 @@ class DistillationTrainer(Trainer):  # type: ignore[misc]
     `trainer.model` stays the student: checkpoints load with plain `from_pretrained`, and what objectives learn lies
     beside it in `distillation.safetensors`.
 
+    Where the examples do not divide by the processes, accelerate repeats early ones to fill the last batches of an
+    epoch, and they count twice; `dataloader_drop_last=True` leaves those batches out.
+
     Raises: `DistillationError` and its kinds at construction for whatever does not fit.
     """
 

@@ -917,3 +917,39 @@ def test_auto_model_reads_the_saved_student(tmp_path: Path) -> None:
     trainer.save_model(str(tmp_path))
     loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path)
     assert tiny.distance(loaded, trainer.model) == 0.0
+
+
+@pytest.mark.parametrize("task", ["single_label", "masked_lm"])
+def test_an_objective_of_ones_own_may_multiply_with_the_teacher(task: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a teacher shows can be saved for backward, with a small head and with a vocabulary."""
+
+    class Product(Objective):
+        name = "product"
+
+        def needs(self) -> Needs:
+            return Needs.of([Signal("logits"), Signal("hidden", 1)], [Signal("logits"), Signal("hidden", 1)])
+
+        def count(self, batch, task):
+            return task.num_examples(batch)
+
+        def forward(self, student, teacher, batch):
+            return (student.logits * teacher.logits).sum() + (student.hidden[1] * teacher.hidden[1]).sum()
+
+    monkeypatch.setattr("hf_distill.teachers.frozen.LARGE", 50)
+    trainer = trainer_for(task, objectives=Product(), args=tiny.arguments(max_steps=1, learning_rate=1e-4))
+    trainer.train()
+    assert np.isfinite(losses(trainer)).all()
+
+
+def test_length_groups_follow_the_epoch_of_a_resumed_run() -> None:
+    trainer = trainer_for(
+        train_dataset=Dataset.from_list(tiny.rows("single_label", 64)),
+        args=tiny.arguments(train_sampling_strategy="group_by_length"),
+    )
+    sampler = trainer._get_train_sampler()
+    first = list(sampler)
+    trainer.state.epoch = 1.5
+    trainer.callback_handler.on_epoch_begin(trainer.args, trainer.state, trainer.control)
+    second = list(sampler)
+    sampler.set_epoch(1)
+    assert second == list(sampler) != first

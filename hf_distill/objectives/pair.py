@@ -155,7 +155,7 @@ def _teacher_columns(student: Any, teacher: Any, label_map: Mapping[str, str] | 
         ours = [label_map.get(name, name) for name in ours]
     elif all(generic):
         if ours == theirs:
-            logger.info("labels of student and teacher have no names; equal order is assumed")
+            logger.warning("the labels of student and teacher have no names; they are taken to be in the same order")
             return None
     elif any(generic):
         raise IncompatiblePair(

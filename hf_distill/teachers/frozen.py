@@ -16,6 +16,9 @@ from hf_distill.loading import load_model
 from hf_distill.tasks import Batch
 from hf_distill.teachers.base import Teacher
 
+LARGE = 1024
+"""Logits of more columns are a vocabulary's."""
+
 
 class Frozen(Teacher):
     """A transformers model in evaluation mode, without gradients; its parameters are not changed by a run.
@@ -36,6 +39,7 @@ class Frozen(Teacher):
         self._own_dtype = dtype is not None
         self._autocast: Callable[[], AbstractContextManager[None]] = nullcontext
         self._capture: Capture | None = None
+        self._large_logits = False
 
     @classmethod
     def from_pretrained(
@@ -69,6 +73,9 @@ class Frozen(Teacher):
         if self._capture is not None:
             self._capture.close()
         self._capture = Capture(self.anatomy, signals, role="teacher")
+        # Inference mode saves dispatch, and a copy of what is shown; a copy of [tokens, vocabulary] costs more than
+        # that.
+        self._large_logits = self.anatomy.shape.num_logits > LARGE and Signal("logits") in signals
 
     def place(self, device: torch.device, autocast: Callable[[], AbstractContextManager[None]]) -> None:
         self.model.to(device)
@@ -79,6 +86,9 @@ class Frozen(Teacher):
             raise DistillationError("the teacher is asked for activations before bind(signals).")
         if self.model.training:
             self.model.eval()
+        if self._large_logits:
+            with torch.no_grad(), self._autocast():
+                return self._capture(batch)[1]
         with torch.inference_mode(), self._autocast():
             shown = self._capture(batch)[1]
         return shown.cloned()  # an inference tensor cannot be saved for the student's backward

@@ -71,7 +71,7 @@ def test_names_that_mean_the_same_are_mapped() -> None:
 def test_two_sides_without_names_are_taken_in_order(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         assert pair(anatomy("single_label", 3), anatomy("single_label", 3), "single_label").teacher_columns is None
-    assert "equal order is assumed" in caplog.text
+    assert "taken to be in the same order" in caplog.text
 
 
 @pytest.mark.parametrize("sides", [(2, ["no", "yes"]), (["no", "yes"], 2)])

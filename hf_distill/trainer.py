@@ -39,10 +39,9 @@ class DistillationTrainer(Trainer):  # type: ignore[misc]
     """A `transformers.Trainer` whose loss is a sum of objectives between the student and a teacher.
 
     `model` is the student. `teacher` is a loaded model, a path or Hub id, or a `Teacher`. `objectives` are weighted
-    terms,
-    `5.0 * SoftTargets(temperature=2.0) + 2.0 * Labels()`; left out, they are half soft targets at temperature 2 and
-    half labels, or the labels alone without a teacher. `label_map` pairs student label names with teacher label names
-    where they differ. Everything else is the Trainer's.
+    terms, `5.0 * SoftTargets(temperature=2.0) + 2.0 * Labels()`; left out, they are half soft targets at temperature 2
+    and half labels, or the labels alone without a teacher. `label_map` pairs student label names with teacher label
+    names where they differ. Everything else is the Trainer's.
 
     Every term's sum is divided by what it counts over the whole accumulation window and all processes, so results do
     not depend on padding, on how a batch is cut into micro-batches, or on the number of processes. `eval_loss` is the
@@ -217,9 +216,8 @@ class DistillationTrainer(Trainer):  # type: ignore[misc]
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)
-        scaled = (
-            self.accelerator.scaler is not None
-        )  # a loss scaler meets infinite gradients by design, and skips them
+        # A loss scaler meets infinite gradients by design, and skips them.
+        scaled = self.accelerator.scaler is not None
         held_back = self._monitor.watch(None if scaled else torch.as_tensor(norm, device=self.args.device))
         optimizer: Any = getattr(self.optimizer, "optimizer", self.optimizer)
         if scaled:

@@ -50,9 +50,8 @@ class Labels(RowWise):
 
     def forward(self, student: Activations, teacher: Activations | None, batch: Batch) -> Tensor:
         if self.pair.task.form == "softmax" and not self.pair.task.tokens:
-            return self.values(
-                student, teacher, batch
-            ).sum()  # the cross-entropy of an unlabelled example is 0 already
+            # the cross-entropy of an unlabelled example is 0 already
+            return self.values(student, teacher, batch).sum()
         return super().forward(student, teacher, batch)
 
     def rows(self, student_logits: Tensor, teacher_rows: Tensor | None, labels: Tensor | None) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import NamedTuple
 
 import torch
@@ -55,13 +54,16 @@ class Distillation(nn.Module):
         for objective in self.terms():
             objective.bind(pair)
         self.objectives.to(next(student.parameters()).device)
-        self._task_loss = (Labels(label_smoothing=0.0),)  # in a tuple: it learns nothing and is no part of the module
-        self._task_loss[0].bind(pair)
+        # In a tuple: it learns nothing and is no part of the module. A model without a head has none.
+        self._task_loss = (Labels(label_smoothing=0.0),) if pair.task.label_names else ()
+        for loss in self._task_loss:
+            loss.bind(pair)
         self.pair = pair
         needs = self.needs()
         anatomy = Anatomy.of(student)
         self._capture = Capture(anatomy, needs.student, role="student")
-        self._evaluation_capture = Capture(anatomy, self._task_loss[0].needs().student, role="evaluation")
+        read = [signal for loss in self._task_loss for signal in loss.needs().student]
+        self._evaluation_capture = Capture(anatomy, read, role="evaluation")
 
     @property
     def config(self) -> object:
@@ -85,21 +87,15 @@ class Distillation(nn.Module):
 
     def unreached(self) -> list[nn.Parameter]:
         """The student's trainable parameters that no term depends on; asked before an engine wraps the module."""
-        signals = self.needs().student
-        if any(signal.field in self.pair.task.logit_fields for signal in signals):
+        signals, anatomy = self.needs().student, Anatomy.of(self.student)
+        has_two_heads = "next_sentence_label" in anatomy.accepts
+        if not has_two_heads and any(signal.field in self.pair.task.logit_fields for signal in signals):
             return []
-        return [parameter for _, parameter in Anatomy.of(self.student).unreached(signals)]
+        return [parameter for _, parameter in anatomy.unreached(signals)]
 
     def count(self, batch: Batch) -> list[Tensor | int]:
         """The units of one batch that each term counts."""
         return [objective.count(batch, self.pair.task) for objective in self.terms()]
-
-    def renewed(self) -> Distillation:
-        """The same module without the marks and the patched forward of an engine that wrapped it before."""
-        fresh = copy.copy(self)
-        for mark in ("forward", "_original_forward", "_is_accelerate_prepared"):
-            fresh.__dict__.pop(mark, None)
-        return fresh
 
     def close(self) -> None:
         """Take the hooks off the student."""
@@ -126,18 +122,17 @@ class Distillation(nn.Module):
             self.objectives.items(), self.weights, counts.divisors, strict=True
         ):
             view = None if teacher is None else teacher.read_by(name)
-            value = objective(student.read_by(name), view, batch) / divisor
-            values.append(value)
-            weighted = value if weight == 1.0 else value * weight
+            value = objective(student.read_by(name), view, batch)
+            weighted = value / divisor if weight == 1.0 else value * (weight / divisor)
             total = weighted if total is None else total + weighted
-        with torch.no_grad():
-            stacked = torch.stack(values)
-        return Losses(total, stacked)  # type: ignore[arg-type]
+            with torch.no_grad():
+                values.append(value / divisor)
+        return Losses(total, torch.stack(values))  # type: ignore[arg-type]
 
     def _evaluate(self, batch: Batch) -> Evaluation:
         outputs, activations = self._evaluation_capture(batch)
         task = self.pair.task
-        if any(name not in batch for name in task.label_names):
+        if not self._task_loss or any(name not in batch for name in task.label_names):
             return Evaluation(outputs, None, None)
         with torch.autocast(activations_device(batch), enabled=False):
             values = self._task_loss[0].values(activations, None, batch)

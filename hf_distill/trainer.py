@@ -73,9 +73,10 @@ class DistillationTrainer(Trainer):  # type: ignore[misc]
         **trainer_kwargs: Any,
     ) -> None:
         self._distillation: Distillation | None = None
-        self._totals: Tensor | None = None
+        self._totals: Tensor | None = None  # [losses, 2]: sums and counts of an evaluation
         self._frozen: list[nn.Parameter] = []
-        self._length_groups: LengthGroupedSampler | None = None
+        self._num_parameters = 0
+        self._epoch_order: Any = None
         super().__init__(model, args, *trainer_args, **trainer_kwargs)
         checks.before_training(self)
         self.args.logging_nan_inf_filter = False
@@ -139,8 +140,7 @@ class DistillationTrainer(Trainer):  # type: ignore[misc]
 
     def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: Any) -> Any:
         """Lets the engine wrap the `Distillation`, and shows the bare student to everything else afterwards."""
-        student, distillation = self.model, self.distillation.renewed()
-        self._distillation = distillation
+        student, distillation = self.model, self.distillation
         self._unfreeze()  # a second try with a smaller batch (auto_find_batch_size) comes here without leaving train()
         if self.optimizer is not None and not isinstance(self.optimizer, AcceleratedOptimizer):
             checks.optimizer_is_complete(self.optimizer, distillation.objectives)
@@ -162,7 +162,13 @@ class DistillationTrainer(Trainer):  # type: ignore[misc]
         )
         self._last_log = self.state.global_step
         checks.engine_is_active(self)
+        self._num_parameters = student.num_parameters(exclude_embeddings=True)
         return prepared
+
+    def floating_point_ops(self, inputs: Mapping[str, Tensor]) -> int:
+        """The Trainer's estimate, 6 x tokens x parameters without embeddings. It would count these at every step."""
+        tokens = inputs.get(getattr(self.model, "main_input_name", "input_ids"))
+        return 0 if tokens is None else 6 * tokens.numel() * self._num_parameters
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """Trains as the Trainer does. Student parameters that no term reaches are frozen for the time of it.
@@ -265,13 +271,17 @@ class DistillationTrainer(Trainer):  # type: ignore[misc]
         return self.model_wrapped if engine_owns_weights and self.is_in_train else self.distillation
 
     def evaluation_loop(self, dataloader: Any, description: str, *args: Any, **kwargs: Any) -> Any:
-        """The Trainer's loop; the loss is the sum over all labels divided by their number, whatever the batches."""
+        """The Trainer's loop; the loss is the sum over all labels divided by their number, whatever the batches.
+
+        A model without a head has no loss of its own; there it is the weighted sum of the objectives.
+        """
         prefix = kwargs.get("metric_key_prefix") or (args[2] if len(args) > 2 else "eval")
         self._totals = None
         output = super().evaluation_loop(dataloader, description, *args, **kwargs)
         if self._totals is not None:
-            total, count = self._totals.tolist()
-            output.metrics[f"{prefix}_loss"] = total / count if count else float("nan")
+            means = [total / count if count else float("nan") for total, count in self._totals.tolist()]
+            weights = self.distillation.weights if not self._has_labels else (1.0,)
+            output.metrics[f"{prefix}_loss"] = sum(w * mean for w, mean in zip(weights, means, strict=True))
         return output
 
     def prediction_step(
@@ -279,6 +289,8 @@ class DistillationTrainer(Trainer):  # type: ignore[misc]
     ) -> tuple[Tensor | None, Any, Any]:
         """The task's own loss and the student's outputs for one batch; the teacher does not run."""
         inputs = self._prepare_inputs(inputs)
+        if not self._has_labels:
+            return self._evaluate_objectives(model, inputs), None, None
         with torch.no_grad(), self.accelerator.autocast():
             evaluation: Evaluation = model(inputs)
         loss = self._add_to_totals(evaluation)
@@ -298,9 +310,27 @@ class DistillationTrainer(Trainer):  # type: ignore[misc]
         if evaluation.sums is None or evaluation.counts is None:
             return None
         rows = torch.stack([evaluation.sums.double(), evaluation.counts.double()], 1)
-        gathered = self.accelerator.gather_for_metrics(rows).sum(0)  # without the rows that fill the last batch
+        # without the rows that fill the last batch
+        gathered = self.accelerator.gather_for_metrics(rows).sum(0, keepdim=True)
         self._totals = gathered if self._totals is None else self._totals + gathered
         return evaluation.sums.sum() / evaluation.counts.sum().clamp(min=1)
+
+    @property
+    def _has_labels(self) -> bool:
+        return bool(self.distillation.pair.task.label_names)
+
+    def _evaluate_objectives(self, model: nn.Module, inputs: Any) -> Tensor | None:
+        """The objectives' sums and counts of one batch; what a sampler repeats to fill the last batch counts twice."""
+        teacher = self.teacher.activations(inputs) if self.teacher is not None and self._reads_teacher else None
+        if teacher is None:
+            return None
+        counted = self.distillation.count(inputs)
+        with torch.no_grad(), self.accelerator.autocast():
+            losses: Losses = model(inputs, teacher, Counts((1.0,) * len(counted)))
+        counts = torch.stack([torch.as_tensor(count, device=losses.values.device) for count in counted])
+        sums = self._sum_over_ranks(torch.stack([losses.values.double(), counts.double()], 1))
+        self._totals = sums if self._totals is None else self._totals + sums
+        return losses.total
 
     def _get_eval_sampler(self, eval_dataset: Any) -> Any:
         """In the data set's own order, also where training groups by length: predictions are written row by row."""
@@ -313,9 +343,14 @@ class DistillationTrainer(Trainer):  # type: ignore[misc]
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         """Length groups are drawn from seed and epoch alone, so that a resumed run sees the batches it would have
-        seen.
+        seen; so are the rows of a data set that brings its own order (`epoch_sampler(seed, window)`: `PackedRows`).
         """
         dataset = train_dataset if train_dataset is not None else self.train_dataset
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        window = self.args.train_batch_size * self.args.gradient_accumulation_steps
+        if hasattr(dataset, "epoch_sampler"):
+            self._epoch_order = dataset.epoch_sampler(seed, window)
+            return self._epoch_order
         if self.args.train_sampling_strategy != "group_by_length" or not hasattr(dataset, "__len__"):
             return super()._get_train_sampler(train_dataset)
         column = self.args.length_column_name
@@ -323,10 +358,8 @@ class DistillationTrainer(Trainer):  # type: ignore[misc]
             lengths = list(dataset[column][:])
         else:
             lengths = [len(row["input_ids"]) for row in dataset]
-        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        window = self.args.train_batch_size * self.args.gradient_accumulation_steps
-        self._length_groups = LengthGroupedSampler(lengths, window, seed)
-        return self._length_groups
+        self._epoch_order = LengthGroupedSampler(lengths, window, seed)
+        return self._epoch_order
 
     # ---- checkpoints ----
 
@@ -423,14 +456,16 @@ class DistillationTrainer(Trainer):  # type: ignore[misc]
 
 
 class _EpochOrder(TrainerCallback):  # type: ignore[misc]
-    """Tells the length groups their epoch: on a resume within an epoch, with several processes, nobody else does."""
+    """Tells a sampler that makes its own order which epoch it is: on a resume within an epoch, with several processes,
+    nobody else does.
+    """
 
     def __init__(self, trainer: DistillationTrainer) -> None:
         self._trainer = trainer
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self._trainer._length_groups is not None:
-            self._trainer._length_groups.set_epoch(int(state.epoch or 0))
+        if self._trainer._epoch_order is not None:
+            self._trainer._epoch_order.set_epoch(int(state.epoch or 0))
 
 
 def _default_objectives(teacher: Teacher | None) -> Terms:

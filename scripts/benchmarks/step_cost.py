@@ -1,25 +1,26 @@
 """What one training step costs: hf_distill against a bare loop and against the plain Trainer with the loss written by
 hand.
 
-    python scripts/benchmarks/step_cost.py host            # arithmetic vanishes: Python and dispatch are left (1
-    thread) python scripts/benchmarks/step_cost.py task            # 32 x 64 tokens, 6-layer teacher, 3-layer student
-    (2 threads)
+    python scripts/benchmarks/step_cost.py host    # 1 thread; arithmetic vanishes: Python and dispatch are left
+    python scripts/benchmarks/step_cost.py task    # 2 threads; 32 x 64 tokens, 6-layer teacher, 3-layer student
 
 All implementations train the same student on the same batches with 0.5 CE + 0.5 T^2 KL at T = 2 and fused AdamW; the
-first gradient of each is compared with the loop's. A step lies between two requests for a batch. Rounds are
-interleaved with rotated order; figures are CPU seconds of the process (all threads), ratios are medians over rounds
-with their range, and a bootstrap interval of the median.
+first gradient of each is compared with the loop's. A step lies between two requests for a batch. The implementations
+take turns step by step, so that a machine which slows down slows all of them; the order rotates from round to round.
+Figures are CPU seconds of the process (all threads); a round's ratio is the median over its turns, and what is printed
+is the median over rounds with a bootstrap interval.
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
 import json
 import os
 import statistics
 import tempfile
+import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -38,6 +39,7 @@ from hf_distill import DistillationTrainer, Labels, SoftTargets
 TEMPERATURE = 2.0
 
 Runner = Callable[[nn.Module, nn.Module, "Batches"], list[Tensor]]
+Runners = dict[str, Runner]
 
 
 @dataclass(frozen=True)
@@ -50,10 +52,39 @@ class Workload:
     threads: int
     steps: int
 
+    def models(self) -> tuple[nn.Module, nn.Module]:
+        """Teacher of six layers and student of three, random, without dropout."""
+        torch.manual_seed(0)
+        made = []
+        for layers in (6, 3):
+            config = BertConfig(
+                hidden_size=self.hidden,
+                num_hidden_layers=layers,
+                num_attention_heads=12,
+                intermediate_size=4 * self.hidden,
+                hidden_dropout_prob=0.0,
+                attention_probs_dropout_prob=0.0,
+                initializer_range=0.05,
+                num_labels=2,
+            )
+            made.append(BertForSequenceClassification(config))
+        made[0].eval().requires_grad_(False)
+        return made[0], made[1]
+
+    def batches(self) -> list[dict[str, Tensor]]:
+        """Six batches without padding."""
+        made = []
+        for seed in range(6):
+            generator = torch.Generator().manual_seed(seed)
+            ids = torch.randint(1000, 30522, (self.batch, self.length), generator=generator)
+            labels = torch.randint(0, 2, (self.batch,), generator=generator)
+            made.append({"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels})
+        return made
+
 
 WORKLOADS = {
     "host": Workload(hidden=48, batch=4, length=8, threads=1, steps=60),
-    "task": Workload(hidden=384, batch=32, length=64, threads=2, steps=3),
+    "task": Workload(hidden=384, batch=32, length=64, threads=2, steps=6),
 }
 
 
@@ -71,29 +102,55 @@ class OperatorCount(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+class Turns:
+    """Lets several runners, each in a thread of its own, work one step at a time, one after the other."""
+
+    def __init__(self, names: list[str]) -> None:
+        self.names = list(names)
+        self.may_run = {name: threading.Semaphore(0) for name in names}
+
+    def start(self) -> None:
+        self.may_run[self.names[0]].release()
+
+    def wait(self, name: str) -> None:
+        self.may_run[name].acquire()
+
+    def give(self, name: str) -> None:
+        """Hands the turn to the next in the ring."""
+        self.may_run[self.names[(self.names.index(name) + 1) % len(self.names)]].release()
+
+
 @dataclass
 class Clock:
     """Marks every request for a batch; in `count` mode, counts the operators between the third and the fourth."""
 
+    name: str = ""
+    turns: Turns | None = None
     count: bool = False
-    marks: list[float] = field(default_factory=list)
+    steps: list[float] = field(default_factory=list)
     operators: int = 0
+    _requests: int = 0
+    _started: float = 0.0
     _mode: OperatorCount | None = None
 
     def tick(self) -> None:
-        self.marks.append(time.process_time())
-        if not self.count:
-            return
-        if len(self.marks) == 3:
+        self._requests += 1
+        if self.turns is not None:
+            self.steps.append(time.process_time() - self._started)
+            self.turns.give(self.name)
+            self.turns.wait(self.name)
+            self._started = time.process_time()
+        elif self.count and self._requests == 3:
             self._mode = OperatorCount()
             self._mode.__enter__()
         elif self._mode is not None:
             self._mode.__exit__(None, None, None)
             self.operators, self._mode = self._mode.number, None
 
-    def seconds(self) -> float:
-        """Median step, without the first."""
-        return statistics.median(b - a for a, b in zip(self.marks[1:], self.marks[2:], strict=False))
+    @property
+    def seconds(self) -> list[float]:
+        """Every step but the warm-up: what came before the first request, and the first two steps."""
+        return self.steps[3:]
 
 
 class Batches(torch.utils.data.Dataset):
@@ -108,37 +165,6 @@ class Batches(torch.utils.data.Dataset):
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         self.clock.tick()
         return dict(self.batches[index % len(self.batches)])
-
-
-def models(workload: Workload) -> tuple[nn.Module, nn.Module]:
-    """Teacher of six layers and student of three, random, without dropout."""
-    torch.manual_seed(0)
-    made = []
-    for layers in (6, 3):
-        config = BertConfig(
-            hidden_size=workload.hidden,
-            num_hidden_layers=layers,
-            num_attention_heads=12,
-            intermediate_size=4 * workload.hidden,
-            hidden_dropout_prob=0.0,
-            attention_probs_dropout_prob=0.0,
-            initializer_range=0.05,
-            num_labels=2,
-        )
-        made.append(BertForSequenceClassification(config))
-    made[0].eval().requires_grad_(False)
-    return made[0], made[1]
-
-
-def ready_batches(workload: Workload) -> list[dict[str, Tensor]]:
-    """Six batches without padding."""
-    batches = []
-    for seed in range(6):
-        generator = torch.Generator().manual_seed(seed)
-        ids = torch.randint(1000, 30522, (workload.batch, workload.length), generator=generator)
-        labels = torch.randint(0, 2, (workload.batch,), generator=generator)
-        batches.append({"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels})
-    return batches
 
 
 def textbook(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor) -> Tensor:
@@ -243,7 +269,7 @@ def by_trainer(kind: str) -> Runner:
     return run
 
 
-RUNNERS = {
+RUNNERS: Runners = {
     "loop": loop,
     "hf_kd": by_trainer("hf_kd"),
     "hf_control": by_trainer("hf_control"),
@@ -251,11 +277,37 @@ RUNNERS = {
 }
 
 
-def one_run(name: str, workload: Workload, steps: int, *, count: bool = False) -> tuple[Clock, list[Tensor]]:
-    teacher, student = models(workload)
-    clock = Clock(count=count)
-    gradient = RUNNERS[name](teacher, copy.deepcopy(student), Batches(ready_batches(workload), steps, clock))
+def probe(name: str, workload: Workload, runners: Runners) -> tuple[Clock, list[Tensor]]:
+    """The operators of a step, and the first gradient."""
+    teacher, student = workload.models()
+    clock = Clock(count=True)
+    gradient = runners[name](teacher, student, Batches(workload.batches(), 6, clock))
     return clock, gradient
+
+
+def one_round(order: list[str], workload: Workload, runners: Runners) -> dict[str, list[float]]:
+    """CPU seconds of every step of every runner, taken in turns."""
+    turns = Turns(order)
+    clocks = {name: Clock(name, turns) for name in order}
+
+    def work(name: str) -> None:
+        torch.set_num_threads(workload.threads)  # a thread starts with the default
+        turns.wait(name)
+        try:
+            teacher, student = workload.models()
+            runners[name](teacher, student, Batches(workload.batches(), workload.steps + 3, clocks[name]))
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)  # the others would wait for this one's turn for ever
+        turns.give(name)
+
+    threads = [threading.Thread(target=work, args=(name,)) for name in order]
+    for thread in threads:
+        thread.start()
+    turns.start()
+    for thread in threads:
+        thread.join()
+    return {name: clock.seconds for name, clock in clocks.items()}
 
 
 def rotated(names: list[str], rounds: int) -> Iterator[list[str]]:
@@ -293,21 +345,18 @@ def main() -> None:
     transformers.logging.set_verbosity_error()
     names = list(RUNNERS)
 
-    probes = {name: one_run(name, workload, 6, count=True) for name in names}
+    probes = {name: probe(name, workload, RUNNERS) for name in names}
     gradients = compare_gradients({name: gradient for name, (_, gradient) in probes.items()})
-    seconds: dict[str, list[float]] = {name: [] for name in names}
-    for order in rotated(names, given.rounds):
-        for name in order:
-            seconds[name].append(one_run(name, workload, workload.steps + 3)[0].seconds())
+    rounds = [one_round(order, workload, RUNNERS) for order in rotated(names, given.rounds)]
 
     rows = {}
     for name in names:
         against = {
-            base: [mine / theirs for mine, theirs in zip(seconds[name], seconds[base], strict=True)]
+            base: [statistics.median(a / b for a, b in zip(steps[name], steps[base], strict=True)) for steps in rounds]
             for base in ("loop", "hf_kd")
         }
         rows[name] = {
-            "milliseconds": 1000 * statistics.median(seconds[name]),
+            "milliseconds": 1000 * statistics.median(second for steps in rounds for second in steps[name]),
             "operators": probes[name][0].operators,
             "cosine": gradients[name][0],
             "norm_ratio": gradients[name][1],

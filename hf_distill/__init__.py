@@ -13,26 +13,47 @@ from hf_distill.errors import (
     RecipeError,
 )
 from hf_distill.layer_map import LayerMap
-from hf_distill.objectives import HiddenCosine, HiddenMSE, Labels, SoftTargets
+from hf_distill.objectives import (
+    PKD,
+    AttentionKL,
+    AttentionMSE,
+    FeatureMapTransfer,
+    HiddenCosine,
+    HiddenMSE,
+    Labels,
+    MiniLM,
+    MiniLMv2,
+    NextSentence,
+    PretrainingDistillation,
+    SoftTargets,
+)
 from hf_distill.recipe import Recipe
 from hf_distill.run import run
 from hf_distill.trainer import DistillationTrainer
 from hf_distill.version import __version__
 
 __all__ = [
+    "PKD",
     "Activations",
+    "AttentionKL",
+    "AttentionMSE",
     "BrokenCheckpoint",
     "CacheMismatch",
     "DataError",
     "DistillationError",
     "DistillationTrainer",
+    "FeatureMapTransfer",
     "HiddenCosine",
     "HiddenMSE",
     "HubError",
     "IncompatiblePair",
     "Labels",
     "LayerMap",
+    "MiniLM",
+    "MiniLMv2",
+    "NextSentence",
     "NonFiniteLoss",
+    "PretrainingDistillation",
     "Recipe",
     "RecipeError",
     "SoftTargets",

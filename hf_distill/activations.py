@@ -10,12 +10,21 @@ from torch import Tensor
 
 from hf_distill.errors import DistillationError
 
-LAYERED = ("hidden", "queries", "keys", "values", "scores")
+LAYERED = ("hidden", "queries", "keys", "rotated_queries", "rotated_keys", "values", "scores")
 """Fields kept per layer. `hidden[0]` is the embedding output, `hidden[i]` the raw output of block i; the others start
 at 1.
 """
 
-PLAIN = ("logits", "start_logits", "end_logits", "final", "embeddings", "pooled", "input_gradient")
+PLAIN = (
+    "logits",
+    "start_logits",
+    "end_logits",
+    "next_sentence_logits",
+    "final",
+    "embeddings",
+    "pooled",
+    "input_gradient",
+)
 """Fields kept once per pass. `final` is the state after the last norm, which the head reads."""
 
 
@@ -64,8 +73,10 @@ class Activations:
 
     Fields of `LAYERED` are mappings from layer to tensor; fields of `PLAIN` are tensors; `mask` is `[batch, length]`,
     1 on real tokens. Shapes: `hidden[i]`, `final` `[batch, length, width]`; `queries[i]`, `keys[i]`, `values[i]`
-    `[batch, length, heads * head_size]`, before any rotation and, with grouped heads, not repeated; `scores[i]`
-    `[batch, heads, length, length]`, before the softmax and unmasked; `pooled` `[batch, width]`.
+    `[batch, length, heads * head_size]`, before any rotation and, with grouped heads, not repeated;
+    `rotated_queries[i]`, `rotated_keys[i]` the same after the rotary position embedding, if there is one; `scores[i]`
+    `[batch, heads, length, length]`, before the softmax and unmasked; `pooled` `[batch, width]`;
+    `next_sentence_logits` `[batch, 2]`, of a pre-training head.
 
     A field that nobody asked for is absent; reading it raises `DistillationError`, naming the objective that reads.
     """

@@ -1,14 +1,14 @@
-"""Where a model family keeps its blocks, projections, scores and head.
+"""Where one model keeps its blocks, projections, scores and head, and how their tensors are recorded.
 
-This is the one module that knows family names. A family is one row of `FAMILIES`; everything else is read from the
-model and its config. A model of a family without a row still serves its logits.
+What differs between families is a row of `families.FAMILIES`; everything else is read from the model and its config.
+A model of a family without a row still serves its logits.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,10 +17,9 @@ from transformers import PreTrainedModel
 
 from hf_distill.activations import LAYERED, PLAIN, Signal
 from hf_distill.errors import DistillationError, IncompatiblePair
+from hf_distill.families import FAMILIES, Batch, Family
 
-Batch = Mapping[str, Tensor]
 Read = Callable[[tuple[Any, ...], dict[str, Any], Any], Any]
-Head = Callable[[PreTrainedModel, Tensor, Batch], Tensor]
 
 LOGITS = ("logits", "start_logits", "end_logits")
 """Fields that the model's output carries."""
@@ -62,11 +61,12 @@ class Shape:
 
 @dataclass(frozen=True, eq=False)
 class Point:
-    """A hook on `module`, what it reads, and how often the module runs in one pass; the first run is meant."""
+    """A hook on `module`, what it reads, how often the module runs in one pass, and the run that is meant, from 0."""
 
     module: nn.Module
     read: Read
     runs: int = 1
+    run: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,7 +95,7 @@ class Anatomy:
         self.shape = Shape(
             family=config.model_type,
             stacks={name: _stack_shape(self.row, root) for name, root in self.roots.items() if self.row},
-            num_logits=_num_logits(self.base),
+            num_logits=_num_logits(self.base, self.row),
             vocab_size=int(getattr(config, "vocab_size", 0) or 0),
             max_length=self.row.max_length(config) if self.row else None,
         )
@@ -111,7 +111,7 @@ class Anatomy:
         return cls(model)
 
     def blocks(self, stack: str = "") -> list[nn.Module]:
-        """The blocks of one stack, first to last."""
+        """The blocks of one stack, one for each layer, first to last; a block that layers share comes repeatedly."""
         self.shape.stack(stack)
         return _blocks(self._row(), self.roots[stack])
 
@@ -120,6 +120,22 @@ class Anatomy:
         self.shape.stack(stack)
         root = next(name for name, module in self.base.named_modules() if module is self.roots[stack])
         return ".".join(part for part in (root, self._row().blocks) if part) + "."
+
+    def layer_parameters(self, layer: int, stack: str = "") -> list[tuple[str, nn.Parameter]]:
+        """The parameters of block `layer`, or for 0 the trainable ones that the embedding output depends on, by their
+        names in `model`.
+
+        Raises: `IncompatiblePair` for a layer that does not exist.
+        """
+        depth = self.shape.stack(stack).num_hidden_layers
+        if not 0 <= layer <= depth:
+            raise IncompatiblePair(f"layer {layer} does not exist; the model has layers 0 to {depth}.")
+        if layer:
+            ours = {id(parameter) for parameter in self.blocks(stack)[layer - 1].parameters()}
+        else:
+            others = {id(parameter) for _, parameter in self.unreached([Signal("hidden", 0, stack)])}
+            ours = {id(p) for p in self.model.parameters() if p.requires_grad and id(p) not in others}
+        return [(name, parameter) for name, parameter in self.model.named_parameters() if id(parameter) in ours]
 
     def head(self, hidden: Tensor, batch: Batch | None = None) -> Tensor:
         """The model's logits from `final` (of the decoder in an encoder-decoder); question answering gives `[..., 2]`.
@@ -151,6 +167,8 @@ class Anatomy:
             raise DistillationError(f"{signal}: {signal.field!r} {kind}.")
         if signal.field in LOGITS:
             return self._logits(signal)
+        if signal.field == "next_sentence_logits":
+            return self._next_sentence(signal)
         if signal.field == "pooled":
             return self._pooled(signal)
         shape = self.shape.stack(signal.stack)
@@ -194,13 +212,21 @@ class Anatomy:
             raise IncompatiblePair(
                 f"{signal}: {type(self.base).__name__} gives {gives}; load the model with the task's head."
             )
-        pretraining = self.shape.family != "electra" and _ending(self.base, ("ForPreTraining",))
+        pretraining = not (self.row is not None and self.row.detects) and _ending(self.base, ("ForPreTraining",))
         return Tap(output="prediction_logits" if pretraining else signal.field)
+
+    def _next_sentence(self, signal: Signal) -> Tap:
+        if _ending(self.base, ("ForPreTraining",)) is None or "next_sentence_label" not in self.accepts:
+            raise IncompatiblePair(
+                f"{signal}: {type(self.base).__name__} has no next-sentence head; load a model of a family that has "
+                "one as AutoModelForPreTraining, or leave the term out."
+            )
+        return Tap(output="seq_relationship_logits")
 
     def _pooled(self, signal: Signal) -> Tap:
         for owner in (self.base.base_model, self.base):
-            pooler = getattr(owner, "pooler", None)
-            if self.row is not None and isinstance(pooler, nn.Module):
+            pooler = getattr(owner, self.row.pooler, None) if self.row else None
+            if isinstance(pooler, nn.Module):
                 return Tap((Point(pooler, _output),))
         raise IncompatiblePair(f"{signal}: {type(self.base).__name__} ({self.shape.family!r}) has no pooler.")
 
@@ -211,15 +237,17 @@ class Anatomy:
             return Tap(output="last_hidden_state") if root is self.base else Tap((Point(root, _output),))
         blocks = _blocks(row, root)
         if signal.field == "embeddings" or signal.layer == 0:
-            return Tap((Point(blocks[0], _input),))
+            return Tap((Point(blocks[0], _input, *_runs(blocks, 1)),))
         assert signal.layer is not None
-        block = blocks[signal.layer - 1]
+        block, runs = blocks[signal.layer - 1], _runs(blocks, signal.layer)
         if signal.field == "hidden":
-            return Tap((Point(_block_end(row, root, block, signal.layer), _output),))
+            return Tap((Point(_block_end(row, root, block, signal.layer), _output, *runs),))
         attention = block.get_submodule(row.attention)
         if signal.field == "scores":
-            return _scores(row, attention, shape, signal)
-        return _projection(row, attention, signal.field)
+            return _scores(row, attention, shape, signal, runs)
+        if signal.field.startswith("rotated_"):
+            return _rotated(row, attention, shape, signal, runs)
+        return _projection(row, attention, signal.field, runs)
 
 
 # --- recording ------------------------------------------------------------------------------------
@@ -233,6 +261,7 @@ class Taps:
         self.owner = owner
         self.recording = False
         self._seen: dict[tuple[int, Read], list[Any]] = {}
+        self._meant: dict[tuple[int, Read], set[int]] = {}
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
         for tap in self.taps.values():
             for point in tap.points:
@@ -240,6 +269,8 @@ class Taps:
 
     def _hook(self, point: Point) -> None:
         key = (id(point.module), point.read)
+        meant = self._meant.setdefault(key, set())
+        meant.add(point.run)
         if key in self._seen:
             return
         seen = self._seen[key] = []
@@ -247,7 +278,7 @@ class Taps:
 
         def record(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
             if self.recording:
-                seen.append(read(args, kwargs, output))
+                seen.append(read(args, kwargs, output) if len(seen) in meant else None)
 
         self._handles.append(point.module.register_forward_hook(record, with_kwargs=True))
 
@@ -279,7 +310,7 @@ class Taps:
                 "torch.compile compiled the model, when another copy of the model runs, or when the layer was "
                 "dropped. Capture before compiling, run the model that is captured, set layerdrop to 0."
             )
-        return seen[0]
+        return seen[point.run]
 
 
 def _output(args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
@@ -294,8 +325,12 @@ def _rotation(args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any
     return kwargs["position_embeddings"]
 
 
-def _position_bias(args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+def _returned_bias(args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
     return output[1]
+
+
+def _given_bias(args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+    return kwargs["position_bias"] if "position_bias" in kwargs else args[2]
 
 
 def _backward(anatomy: Anatomy, signals: Iterable[Signal]) -> None:
@@ -330,11 +365,18 @@ def _few_tokens(anatomy: Anatomy) -> dict[str, Tensor]:
 # --- projections and scores -----------------------------------------------------------------------
 
 
-def _projection(row: Family, attention: nn.Module, field_name: str) -> Tap:
-    """Queries, keys or values `[batch, length, heads * head_size]`."""
+def _runs(blocks: list[nn.Module], layer: int) -> tuple[int, int]:
+    """How often the block of a layer runs in one pass, and how often it ran before it runs as this layer."""
+    block = blocks[layer - 1]
+    return blocks.count(block), blocks[: layer - 1].count(block)
+
+
+def _projection(row: Family, attention: nn.Module, field_name: str, runs: tuple[int, int]) -> Tap:
+    """Queries, keys or values `[batch, length, heads * head_size]`; `runs` are those of the block."""
     position = ("queries", "keys", "values").index(field_name)
     module = attention.get_submodule((row.queries, row.keys, row.values)[position])
-    point = Point(module, _output, 1 if field_name == "values" else row.runs(attention))
+    times = 1 if field_name == "values" else row.runs(attention)
+    point = Point(module, _output, *(times * number for number in runs))
     if row.queries == row.values:
         return Tap((point,), lambda fused: fused.chunk(3, dim=-1)[position])
     return Tap((point,), lambda value: value.flatten(2))
@@ -351,14 +393,28 @@ def _rotate(value: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return value * cos.unsqueeze(1) + torch.cat((-second, first), dim=-1) * sin.unsqueeze(1)
 
 
-def _scores(row: Family, attention: nn.Module, shape: StackShape, signal: Signal) -> Tap:
+def _rotated(row: Family, attention: nn.Module, shape: StackShape, signal: Signal, runs: tuple[int, int]) -> Tap:
+    """Queries or keys as the attention multiplies them; where the family rotates nothing, as they are."""
+    name = signal.field.removeprefix("rotated_")
+    plain = _projection(row, attention, name, runs)
+    if row.scores != "rotary":
+        return plain
+    heads = shape.num_attention_heads if name == "queries" else shape.num_key_value_heads
+
+    def combine(value: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
+        return _rotate(_split(plain.combine(value), heads), *rotation).transpose(1, 2).flatten(2)
+
+    return Tap((*plain.points, Point(attention, _rotation, *runs)), combine)
+
+
+def _scores(row: Family, attention: nn.Module, shape: StackShape, signal: Signal, runs: tuple[int, int]) -> Tap:
     """Scores before mask and softmax, recomputed from queries and keys as the family does."""
     if not row.scores:
         raise IncompatiblePair(
             f"{signal}: {type(attention).__name__} adds position terms to its scores, so they cannot be recomputed "
             "exactly from queries and keys; read queries, keys or values instead."
         )
-    queries, keys = (_projection(row, attention, name) for name in ("queries", "keys"))
+    queries, keys = (_projection(row, attention, name, runs) for name in ("queries", "keys"))
     scale = float(getattr(attention, "scaling", shape.head_size**-0.5))
     groups = shape.num_attention_heads // shape.num_key_value_heads
 
@@ -378,249 +434,14 @@ def _scores(row: Family, attention: nn.Module, shape: StackShape, signal: Signal
             key = key.repeat_interleave(groups, dim=1)
         return forms[row.scores](query, key, *position)
 
-    forms: dict[str, Callable[..., Tensor]] = {"plain": plain, "rotary": rotary, "biased": biased}
-    position = {"rotary": (Point(attention, _rotation),), "biased": (Point(attention, _position_bias),)}
-    return Tap(queries.points + keys.points + position.get(row.scores, ()), combine)
+    forms: dict[str, Callable[..., Tensor]] = {"plain": plain, "rotary": rotary}
+    forms |= {"returned_bias": biased, "given_bias": biased}
+    reads: dict[str, Read] = {
+        "rotary": _rotation, "returned_bias": _returned_bias, "given_bias": _given_bias,
+    }  # fmt: skip
+    position = (Point(attention, reads[row.scores], *runs),) if row.scores in reads else ()
+    return Tap(queries.points + keys.points + position, combine)
 
-
-# --- heads ----------------------------------------------------------------------------------------
-
-
-def _chain(*paths: str) -> Head:
-    """The named modules, one after the other."""
-
-    def head(model: PreTrainedModel, hidden: Tensor, batch: Batch) -> Tensor:
-        for path in paths:
-            hidden = model.get_submodule(path)(hidden)
-        return hidden
-
-    return head
-
-
-def _first_then(*paths: str) -> Head:
-    """The first token's state, then the named modules with a ReLU after the first (DistilBERT's classifier)."""
-
-    def head(model: PreTrainedModel, hidden: Tensor, batch: Batch) -> Tensor:
-        hidden = torch.relu(model.get_submodule(paths[0])(hidden[:, 0]))
-        return _chain(*paths[1:])(model, hidden, batch)
-
-    return head
-
-
-def _pooled_modernbert(model: PreTrainedModel, hidden: Tensor, batch: Batch) -> Tensor:
-    if model.config.classifier_pooling == "cls":
-        pooled = hidden[:, 0]
-    else:
-        mask = _read(model, batch, "attention_mask")
-        pooled = (hidden * mask.unsqueeze(-1)).sum(dim=1) / mask.sum(dim=1, keepdim=True)
-    return _chain("head", "drop", "classifier")(model, pooled, batch)
-
-
-def _word_embeddings_head(model: PreTrainedModel, hidden: Tensor, batch: Batch) -> Tensor:
-    """DeBERTa-v2: the old head has a decoder of its own, the new one multiplies with the word embeddings."""
-    if model.config.legacy:
-        return _chain("cls")(model, hidden, batch)
-    words = model.get_submodule("deberta.embeddings.word_embeddings")
-    logits: Tensor = model.get_submodule("lm_predictions")(hidden, words)
-    return logits
-
-
-def _last_token(model: PreTrainedModel, hidden: Tensor, batch: Batch) -> Tensor:
-    """Scores at the last token that is no padding, as decoders classify."""
-    logits: Tensor = model.get_submodule("score")(hidden)
-    pad = model.config.get_text_config().pad_token_id
-    if pad is None:
-        return logits[:, -1]
-    return _at_last(logits, _read(model, batch, "input_ids") != pad)
-
-
-def _end_token(model: PreTrainedModel, hidden: Tensor, batch: Batch) -> Tensor:
-    """Classification from the state at the last end token (T5, BART)."""
-    ends = _read(model, batch, "input_ids") == model.config.eos_token_id
-    return _chain("classification_head")(model, _at_last(hidden, ends), batch)
-
-
-def _at_last(states: Tensor, where: Tensor) -> Tensor:
-    positions = torch.arange(where.shape[1], device=where.device)
-    last = (positions * where).argmax(-1)
-    return states[torch.arange(len(states), device=states.device), last]
-
-
-def _scaled(model: PreTrainedModel, hidden: Tensor, batch: Batch) -> Tensor:
-    """T5: the state is scaled down where the output layer is tied to the embeddings."""
-    if model.config.scale_decoder_outputs:
-        hidden = hidden * model.config.d_model**-0.5
-    return _chain("lm_head")(model, hidden, batch)
-
-
-def _biased(model: PreTrainedModel, hidden: Tensor, batch: Batch) -> Tensor:
-    logits = _chain("lm_head")(model, hidden, batch)
-    bias: Tensor = model.get_buffer("final_logits_bias")
-    return logits + bias.to(logits.device)
-
-
-def _read(model: PreTrainedModel, batch: Batch, name: str) -> Tensor:
-    if name not in batch:
-        raise DistillationError(f"the head of {type(model).__name__} needs {name}; call head(hidden, batch).")
-    return batch[name]
-
-
-# --- the table ------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Family:
-    """One row: `blocks` below the stack, `attention` below a block, `queries`, `keys`, `values` below the attention.
-
-    Equal paths for queries and values mean one fused projection [q | k | v]. `scores`: `plain` q k^T, `rotary`,
-    `biased` by what the attention returns second, or empty where they cannot be recomputed. `runs`: how often the
-    projections of queries and keys run in one pass, their content first. `first_block_end`: what the first block's
-    output still passes. `two_stacks`: an encoder and a decoder. `depth`: config entry with the number of blocks of
-    each stack. `per_layer`: config entries with one value a block.
-    """
-
-    blocks: str
-    attention: str
-    queries: str
-    keys: str
-    values: str
-    heads: Mapping[str, Head]
-    max_length: Callable[[Any], int | None] = lambda config: int(config.max_position_embeddings)
-    scores: str = "plain"
-    runs: Callable[[Any], int] = lambda attention: 1
-    first_block_end: str = ""
-    two_stacks: bool = False
-    depth: Mapping[str, str] = field(default_factory=lambda: {"": "num_hidden_layers"})
-    per_layer: tuple[str, ...] = ()
-
-
-_SPANS: Head = _chain("qa_outputs")
-_TOKENS: Head = _chain("dropout", "classifier")
-_BERT_HEADS: Mapping[str, Head] = {
-    "ForMaskedLM": _chain("cls"),
-    "LMHeadModel": _chain("cls"),
-    "ForPreTraining": _chain("cls.predictions"),
-    "ForTokenClassification": _TOKENS,
-    "ForQuestionAnswering": _SPANS,
-}
-_DECODER_HEADS: Mapping[str, Head] = {
-    "ForCausalLM": _chain("lm_head"),
-    "LMHeadModel": _chain("lm_head"),
-    "ForSequenceClassification": _last_token,
-    "ForTokenClassification": _chain("dropout", "score"),
-    "ForQuestionAnswering": _SPANS,
-}
-
-
-def _no_table(config: Any) -> int | None:
-    return None
-
-
-def _bert(name: str, **changes: Any) -> Family:
-    """A row laid out as BERT's, whose backbone is `name`."""
-    classifier = _chain(f"{name}.pooler", "dropout", "classifier")
-    row: dict[str, Any] = {"heads": {**_BERT_HEADS, "ForSequenceClassification": classifier}, **changes}
-    return Family("encoder.layer", "attention.self", "query", "key", "value", **row)
-
-
-def _llama(attention_queries: str, attention_keys: str, **changes: Any) -> Family:
-    """A row laid out as Llama's."""
-    return Family(
-        "layers", "self_attn", attention_queries, attention_keys, "v_proj",
-        heads=_DECODER_HEADS, max_length=_no_table, scores="rotary", per_layer=("layer_types",), **changes,
-    )  # fmt: skip
-
-
-FAMILIES: dict[str, Family] = {
-    "bert": _bert("bert"),
-    "roberta": _bert(
-        "roberta",
-        heads={
-            "ForMaskedLM": _chain("lm_head"),
-            "ForCausalLM": _chain("lm_head"),
-            "ForSequenceClassification": _chain("classifier"),
-            "ForTokenClassification": _TOKENS,
-            "ForQuestionAnswering": _SPANS,
-        },
-        max_length=lambda config: config.max_position_embeddings - config.pad_token_id - 1,
-    ),
-    "distilbert": Family(
-        "transformer.layer", "attention", "q_lin", "k_lin", "v_lin",
-        heads={
-            "ForMaskedLM": _chain("vocab_transform", "activation", "vocab_layer_norm", "vocab_projector"),
-            "ForSequenceClassification": _first_then("pre_classifier", "dropout", "classifier"),
-            "ForTokenClassification": _TOKENS,
-            "ForQuestionAnswering": _chain("dropout", "qa_outputs"),
-        },
-        depth={"": "n_layers"},
-    ),
-    "electra": _bert(
-        "electra",
-        heads={
-            "ForMaskedLM": _chain("generator_predictions", "generator_lm_head"),
-            "ForCausalLM": _chain("generator_predictions", "generator_lm_head"),
-            "ForPreTraining": _chain("discriminator_predictions"),
-            "ForSequenceClassification": _chain("classifier"),
-            "ForTokenClassification": _TOKENS,
-            "ForQuestionAnswering": _SPANS,
-        },
-    ),
-    "mobilebert": _bert("mobilebert"),
-    "modernbert": Family(
-        "layers", "attn", "Wqkv", "Wqkv", "Wqkv",
-        heads={
-            "ForMaskedLM": _chain("head", "decoder"),
-            "ForSequenceClassification": _pooled_modernbert,
-            "ForTokenClassification": _chain("head", "drop", "classifier"),
-            "ForQuestionAnswering": _chain("head", "drop", "classifier"),
-        },
-        max_length=_no_table, scores="rotary", per_layer=("layer_types",),
-    ),
-    "deberta-v2": Family(
-        "encoder.layer", "attention.self", "query_proj", "key_proj", "value_proj",
-        heads={
-            "ForMaskedLM": _word_embeddings_head,
-            "ForSequenceClassification": _chain("pooler", "dropout", "classifier"),
-            "ForTokenClassification": _TOKENS,
-            "ForQuestionAnswering": _SPANS,
-        },
-        max_length=lambda config: int(config.max_position_embeddings) if config.position_biased_input else None,
-        scores="",
-        # With share_att_key the content projections run a second time, for the position embeddings.
-        runs=lambda attention: 2 if attention.relative_attention and attention.share_att_key else 1,
-        first_block_end="encoder.conv",
-    ),
-    "gpt2": Family(
-        "h", "attn", "c_attn", "c_attn", "c_attn",
-        heads={**_DECODER_HEADS, "ForTokenClassification": _TOKENS, "DoubleHeadsModel": _chain("lm_head")},
-        depth={"": "n_layer"},
-    ),
-    "llama": _llama("q_proj", "k_proj"),
-    "qwen3": _llama("q_norm", "k_norm"),
-    "t5": Family(
-        "block", "layer.0.SelfAttention", "q", "k", "v",
-        heads={
-            "ForConditionalGeneration": _scaled,
-            "ForSequenceClassification": _end_token,
-            "ForTokenClassification": _TOKENS,
-            "ForQuestionAnswering": _SPANS,
-        },
-        max_length=_no_table, scores="biased", two_stacks=True,
-        depth={"": "num_layers", "encoder": "num_layers", "decoder": "num_decoder_layers"},
-    ),
-    "bart": Family(
-        "layers", "self_attn", "q_proj", "k_proj", "v_proj",
-        heads={
-            "ForConditionalGeneration": _biased,
-            "ForCausalLM": _chain("lm_head"),
-            "ForSequenceClassification": _end_token,
-            "ForQuestionAnswering": _SPANS,
-        },
-        two_stacks=True,
-        depth={"": "decoder_layers", "encoder": "encoder_layers", "decoder": "decoder_layers"},
-    ),
-}  # fmt: skip
-"""Rows by `config.model_type`."""
 
 # --- reading a model ------------------------------------------------------------------------------
 
@@ -650,8 +471,7 @@ def _roots(base: PreTrainedModel, row: Family) -> dict[str, nn.Module]:
 
 
 def _blocks(row: Family, root: nn.Module) -> list[nn.Module]:
-    blocks: Any = root.get_submodule(row.blocks)
-    return list(blocks)
+    return row.order(root.get_submodule(row.blocks), root.config)
 
 
 def _block_end(row: Family, root: nn.Module, block: nn.Module, layer: int) -> nn.Module:
@@ -685,13 +505,13 @@ def _ending(base: PreTrainedModel, endings: Iterable[str]) -> str | None:
     return next((ending for name in names for ending in endings if name.endswith(ending)), None)
 
 
-def _num_logits(base: PreTrainedModel) -> int:
+def _num_logits(base: PreTrainedModel, row: Family | None) -> int:
     config = base.config
     if _ending(base, ("ForQuestionAnswering",)):
         return 2
     if _ending(base, ("ForSequenceClassification", "ForTokenClassification")):
         return int(config.num_labels)
-    if _ending(base, ("ForPreTraining",)) and config.model_type == "electra":
+    if _ending(base, ("ForPreTraining",)) and row is not None and row.detects:
         return 1
     if _ending(base, ("ForMaskedLM", "ForPreTraining")) or base.get_output_embeddings() is not None:
         return int(config.get_text_config().vocab_size)

@@ -32,6 +32,15 @@ def _spread(student: int, teacher: int) -> Pairs:
     return tuple((i, math.floor(i * teacher / student + 0.5)) for i in range(student + 1))
 
 
+def _one_to_one(student: int, teacher: int) -> Pairs:
+    if teacher != student:
+        raise IncompatiblePair(
+            f"layer_map 'one_to_one': the student has {student} layers, the teacher {teacher}; it pairs equally deep "
+            "models. Use 'uniform' or 'spread', or give the pairs."
+        )
+    return tuple((i, i) for i in range(1, student + 1))
+
+
 def _first(student: int, teacher: int) -> Pairs:
     _deep_enough("first", student, teacher)
     return tuple((i, i) for i in range(1, student + 1))
@@ -55,6 +64,7 @@ def _pkd_last(student: int, teacher: int) -> Pairs:
 NAMES: dict[str, Callable[[int, int], Pairs]] = {
     "uniform": _uniform,
     "spread": _spread,
+    "one_to_one": _one_to_one,
     "first": _first,
     "last": _last,
     "final": lambda student, teacher: ((student, teacher),),
@@ -68,8 +78,8 @@ class LayerMap(Sequence[tuple[int, int]]):
     """Pairs (student layer, teacher layer); 0 is the embedding output, i the output of block i.
 
     With M student and N teacher blocks: `uniform` (i, i N/M), N a multiple of M; `spread` (i, floor(i N/M + 1/2));
-    `first` (i, i); `last` (i, N - M + i); `final` (M, N); `pkd_skip` (j, j floor(N/M)) and `pkd_last`
-    (j, N - M + j) for j < M (Sun et al., 2019, arXiv:1908.09355); or an explicit list of pairs.
+    `one_to_one` (i, i), N = M; `first` (i, i); `last` (i, N - M + i); `final` (M, N); `pkd_skip` (j, j floor(N/M))
+    and `pkd_last` (j, N - M + j) for j < M (Sun et al., 2019, arXiv:1908.09355); or an explicit list of pairs.
 
     Raises: `IncompatiblePair` for an unknown name, a layer out of range, or a teacher shallower than the map needs.
     """
@@ -107,9 +117,6 @@ class LayerMap(Sequence[tuple[int, int]]):
                     f"layer_map {layer_map!r} pairs student layer {student} with teacher layer {teacher}, but the "
                     f"student has layers 0 to {num_student_layers} and the teacher 0 to {num_teacher_layers}."
                 )
-        students = [student for student, _ in self.pairs]
-        if len(set(self.pairs)) != len(self.pairs) or students != sorted(students):
-            raise IncompatiblePair(f"layer_map {layer_map!r}: pairs must be distinct and ordered by student layer.")
 
     @overload
     def __getitem__(self, index: int) -> tuple[int, int]: ...
@@ -137,7 +144,8 @@ class LayerMap(Sequence[tuple[int, int]]):
 def explicit_pairs(layer_map: object) -> list[tuple[int, int]]:
     """The pairs of an explicit list, not yet checked against any depth.
 
-    Raises: `IncompatiblePair` for anything but a list of pairs of whole numbers.
+    Raises: `IncompatiblePair` for anything but a list of pairs of whole numbers from 0 on, distinct and ordered by
+    student layer.
     """
     if not isinstance(layer_map, Sequence) or isinstance(layer_map, str | bytes):
         raise IncompatiblePair(f"layer_map is {layer_map!r}; it may be {', '.join(NAMES)}, or a list of pairs.")
@@ -146,7 +154,18 @@ def explicit_pairs(layer_map: object) -> list[tuple[int, int]]:
             raise IncompatiblePair(
                 f"layer_map: {pair!r} is not a pair of whole numbers (student layer, teacher layer)."
             )
-    return [(pair[0], pair[1]) for pair in layer_map]
+    pairs = [(pair[0], pair[1]) for pair in layer_map]
+    if not pairs:
+        raise IncompatiblePair(f"layer_map {layer_map!r} pairs no layers; give at least one pair, or a name.")
+    for student, teacher in pairs:
+        if min(student, teacher) < 0:
+            raise IncompatiblePair(
+                f"layer_map pairs student layer {student} with teacher layer {teacher}; layers count from 0, the "
+                "embedding output."
+            )
+    if len(set(pairs)) != len(pairs) or pairs != sorted(pairs, key=lambda pair: pair[0]):
+        raise IncompatiblePair(f"layer_map {layer_map!r}: pairs must be distinct and ordered by student layer.")
+    return pairs
 
 
 def _is_pair(pair: object) -> bool:

@@ -45,6 +45,8 @@ def load_model(
         reason = str(error).strip().split("\n")[0]
         raise DistillationError(f"the {role} {name_or_path!r} cannot be loaded as {auto_class}: {reason}") from error
     missing = sorted(report["missing_keys"])
+    if auto_class == "AutoModel":  # the pooler belongs to pre-training; many checkpoints come without
+        missing = [name for name in missing if not name.startswith("pooler.")]
     if missing and not fresh_head:
         raise IncompatiblePair(
             f"the {role} {name_or_path!r} has no weights for "
@@ -56,15 +58,15 @@ def load_model(
 
 
 def load_tokenizer(
-    name_or_path: str, *, role: str, revision: str | None = None, trust_remote_code: bool = False
+    name_or_path: str, *, role: str, revision: str | None = None, trust_remote_code: bool = False, **settings: Any
 ) -> PreTrainedTokenizerBase:
-    """The tokenizer of a folder or Hub id.
+    """The tokenizer of a folder or Hub id, with `settings` of its own class in place of those in its files.
 
     Raises: `DistillationError` if there is none.
     """
     try:
         tokenizer: PreTrainedTokenizerBase = transformers.AutoTokenizer.from_pretrained(
-            name_or_path, revision=revision, trust_remote_code=trust_remote_code
+            name_or_path, revision=revision, trust_remote_code=trust_remote_code, **settings
         )
     except (OSError, ValueError) as error:
         reason = str(error).strip().split("\n")[0]

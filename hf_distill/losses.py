@@ -96,6 +96,11 @@ def logit_mse(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
     return (student_logits - teacher_logits).square().mean(-1)
 
 
+def logit_sse(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
+    """sum_c (student_c - teacher_c)^2 on raw logits."""
+    return (student_logits - teacher_logits).square().sum(-1)
+
+
 def bernoulli_cross_entropy(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
     """-r log s - (1 - r) log(1 - s), r and s the sigmoids of teacher and student; elementwise."""
     return functional.binary_cross_entropy_with_logits(student_logits, teacher_logits.sigmoid(), reduction="none")

@@ -250,6 +250,25 @@ class Seq2SeqLM(Task):
         return torch.ones_like(batch["decoder_input_ids"], dtype=torch.bool)
 
 
+class Encoder(Task):
+    """A model without a head: hidden states, and what relations are made of them. There are no logits and no labels.
+
+    Objectives that read either are refused, and an evaluation gives the value of the objectives themselves.
+    """
+
+    name = "encoder"
+    label_names = ()
+    logit_fields = ()
+    auto_class = "AutoModel"
+    pipeline_tag = "feature-extraction"
+
+    def labels(self, batch: Batch) -> tuple[Tensor, ...]:
+        raise DataError(
+            "encoder: a model without a head has no labels; load it with a head (AutoModelFor…), or take objectives "
+            "of hidden states and relations alone."
+        )
+
+
 TASKS: dict[str, Task] = {
     task.name: task()
     for task in (
@@ -261,6 +280,7 @@ TASKS: dict[str, Task] = {
         MaskedLM,
         CausalLM,
         Seq2SeqLM,
+        Encoder,
     )
 }
 
@@ -268,6 +288,7 @@ HEADS = {
     "ForTokenClassification": "token_classification",
     "ForQuestionAnswering": "question_answering",
     "ForMaskedLM": "masked_lm",
+    "ForPreTraining": "masked_lm",
     "ForCausalLM": "causal_lm",
     "LMHeadModel": "causal_lm",
     "ForConditionalGeneration": "seq2seq_lm",
@@ -282,9 +303,26 @@ PROBLEM_TYPES = {
 
 
 def real_tokens(batch: Batch) -> Tensor:
-    """Where the text is: the attention mask, or every position if the batch has none. Boolean `[batch, length]`."""
+    """Where the text is: the attention mask, or every position if the batch has none. Boolean `[batch, length]`.
+
+    Raises: `DataError` for a mask of more dimensions, and for a batch without text.
+    """
     mask = batch.get("attention_mask")
-    return torch.ones_like(batch["input_ids"], dtype=torch.bool) if mask is None else mask.bool()
+    if mask is not None:
+        if mask.dim() != 2:
+            raise DataError(
+                f"attention_mask has the shape {tuple(mask.shape)}; the objectives read which tokens are real from "
+                "one of [batch, length]. Where rows hold several documents, position_ids part them."
+            )
+        return mask.bool()
+    if "input_ids" in batch:
+        return torch.ones_like(batch["input_ids"], dtype=torch.bool)
+    if "inputs_embeds" in batch:
+        return torch.ones_like(batch["inputs_embeds"][..., 0], dtype=torch.bool)
+    raise DataError(
+        "attention_mask, input_ids or inputs_embeds say where the text is, and the batch has only "
+        f"{', '.join(batch)}. Keep one of them in what the collator returns."
+    )
 
 
 def _on_text(positions: Tensor, real: Tensor) -> Tensor:
@@ -301,9 +339,16 @@ def _task_of(model: Any) -> Task:
         by_width = "regression" if config.num_labels == 1 else "single_label"
         return TASKS[PROBLEM_TYPES.get(config.problem_type or "", by_width)]
     for ending, name in HEADS.items():
-        if class_name.endswith(ending):
+        if class_name.endswith(ending) and not _predicts_no_words(plain, ending):
             return TASKS[name]
+    if class_name.endswith("Model") and getattr(plain, "base_model", None) is plain:
+        return TASKS["encoder"]
     known = ", ".join(["ForSequenceClassification", *HEADS])
     raise IncompatiblePair(
         f"no task is known for {class_name}; the heads that are known end in {known}. Load the model with such a head."
     )
+
+
+def _predicts_no_words(model: Any, ending: str) -> bool:
+    """Some pre-training heads tell replaced words from the original ones instead."""
+    return ending == "ForPreTraining" and model.get_output_embeddings() is None

@@ -5,15 +5,23 @@ from __future__ import annotations
 from hf_distill.anatomy import Shape, StackShape
 
 
-def stack(layers: int = 2, width: int = 4, *, causal: bool = False) -> StackShape:
-    """A stack with two heads."""
-    return StackShape(layers, width, 2, 2, width // 2, causal)
+def stack(layers: int = 2, width: int = 4, *, heads: int = 2, causal: bool = False) -> StackShape:
+    """A stack with as many key-value heads as heads."""
+    return StackShape(layers, width, heads, heads, width // heads, causal)
 
 
 def shape(
-    layers: int = 2, width: int = 4, num_logits: int = 5, *, encoder_decoder: bool = False, vocab_size: int = 30
+    layers: int = 2,
+    width: int = 4,
+    num_logits: int = 5,
+    *,
+    heads: int = 2,
+    causal: bool = False,
+    encoder_decoder: bool = False,
+    vocab_size: int = 30,
 ) -> Shape:
     """One stack, or an encoder and a decoder of the same size."""
-    one = stack(layers, width)
-    stacks = {"encoder": one, "decoder": stack(layers, width, causal=True)} if encoder_decoder else {"": one}
+    one = stack(layers, width, heads=heads, causal=causal)
+    decoder = stack(layers, width, heads=heads, causal=True)
+    stacks = {"encoder": one, "decoder": decoder} if encoder_decoder else {"": one}
     return Shape("made_up", stacks, num_logits, vocab_size, None)

@@ -7,17 +7,18 @@ import torch
 from peft import LoraConfig, PromptTuningConfig, get_peft_model
 from torch import Tensor, nn
 from transformers import (
-    AlbertConfig,
-    AlbertForMaskedLM,
     BertForSequenceClassification,
     PreTrainedModel,
+    RoFormerConfig,
+    RoFormerForMaskedLM,
     T5EncoderModel,
 )
 
 from hf_distill.activations import Signal
-from hf_distill.anatomy import FAMILIES, Anatomy, Shape, StackShape
+from hf_distill.anatomy import Anatomy, Shape, StackShape, Taps
 from hf_distill.capture import Capture
 from hf_distill.errors import DistillationError, IncompatiblePair
+from hf_distill.families import FAMILIES
 from tests.tiny_models import BARE, CLASSIFIER, ENCODER_DECODERS, ENCODERS, HEADS, SPANS, TOKENS, batch, tiny
 from tests.tiny_models import FAMILIES as TINY
 
@@ -59,7 +60,7 @@ def test_the_last_hidden_state_is_raw(family, stack):
     handle = block.register_forward_hook(lambda module, args, output: outputs.append(output))
     shown = captured(model, inputs, Signal("hidden", 3, stack), Signal("final", None, stack)).stack(stack)
     handle.remove()
-    raw = outputs[0] if isinstance(outputs[0], Tensor) else outputs[0][0]
+    raw = outputs[-1] if isinstance(outputs[-1], Tensor) else outputs[-1][0]
     torch.testing.assert_close(shown.hidden[3], raw, rtol=0, atol=0)
     normed = family in ("modernbert", "gpt2", "llama", "qwen3", "t5")
     assert torch.equal(shown.hidden[3], shown.final) != normed
@@ -114,7 +115,7 @@ def test_projections_give_the_block_its_attention(family, stack):
     )
 
 
-OUTPUT_PROJECTIONS = ("output.dense", "out_lin", "Wo", "c_proj", "o_proj", "o", "out_proj")
+OUTPUT_PROJECTIONS = ("output.dense", "out_lin", "Wo", "c_proj", "o_proj", "o", "out_proj", "dense")
 
 
 def read_by_output_projection(
@@ -128,7 +129,11 @@ def read_by_output_projection(
     handle = owner.get_submodule(name).register_forward_pre_hook(lambda module, args: seen.append(args[0]))
     model(**inputs)
     handle.remove()
-    return seen[0].reshape(shape)
+    return seen[1 if family_shares_blocks(anatomy) else 0].reshape(shape)
+
+
+def family_shares_blocks(anatomy: Anatomy) -> bool:
+    return len(set(anatomy.blocks(next(iter(anatomy.shape.stacks))))) == 1
 
 
 def test_queries_are_read_before_rotation_and_after_the_query_norm():
@@ -152,6 +157,67 @@ def test_deberta_shares_its_key_projection_with_the_positions():
     torch.testing.assert_close(shown.keys[1], expected(shown.hidden[0]))
 
 
+ALBERT = {"num_hidden_groups": 2, "inner_group_num": 2}
+"""Four layers: twice the two blocks of the first group, twice those of the second, eight runs in all."""
+
+
+def test_every_run_of_a_shared_block_is_a_layer():
+    model, inputs = tiny("albert", layers=4, **ALBERT), batch("albert")
+    groups = model.albert.encoder.albert_layer_groups
+    first, second = ([*group.albert_layers] for group in groups)
+    assert Anatomy.of(model).blocks() == [*first, *first, *second, *second]
+    fields = ("hidden", "queries", "scores", "values")
+    shown = captured(model, inputs, *[Signal(field, layer) for field in fields for layer in range(1, 9)])
+    output = model(**inputs, output_hidden_states=True, output_attentions=True)
+    real = inputs["attention_mask"].bool()
+    for layer, attention in enumerate(output.attentions, start=1):
+        torch.testing.assert_close(shown.hidden[layer], output.hidden_states[layer], rtol=0, atol=0)
+        block = [*first, *first, *second, *second][layer - 1]
+        before = output.hidden_states[layer - 1]
+        torch.testing.assert_close(shown.queries[layer], block.attention.query(before), rtol=0, atol=0)
+        torch.testing.assert_close(shown.values[layer], block.attention.value(before), rtol=0, atol=0)
+        mine = torch.softmax(shown.scores[layer].masked_fill(attention == 0, -torch.inf), dim=-1)
+        torch.testing.assert_close(mine.transpose(1, 2)[real], attention.transpose(1, 2)[real], rtol=0, atol=3e-6)
+
+
+def test_only_the_run_that_is_read_is_kept():
+    model, inputs = tiny("albert", layers=4), batch("albert")
+    taps = Taps(Anatomy.of(model), [Signal("queries", 3)], "test")
+    taps.recording = True
+    model(**inputs)
+    assert [[value is not None for value in seen] for seen in taps._seen.values()] == [[False, False, True, False]]
+    taps.close()
+
+
+@pytest.mark.parametrize("field", ["queries", "hidden", "scores"])
+def test_gradients_pass_through_the_run_that_is_read_and_those_before(field):
+    """The derivative by a shared weight, against central differences, in the second of three runs."""
+    model, inputs = tiny("albert").double(), batch("albert")
+    weight = model.albert.encoder.albert_layer_groups[0].albert_layers[0].attention.query.weight
+    signal = Signal(field, 2)
+
+    def value() -> Tensor:
+        shown = captured_with_gradient(model, inputs, signal)
+        return getattr(shown, field)[2].square().mean()
+
+    value().backward()
+    with torch.no_grad():
+        for place in ((0, 0), (5, 17)):
+            weight[place] += 1e-5
+            above = value()
+            weight[place] -= 2e-5
+            below = value()
+            weight[place] += 1e-5
+            assert float((above - below) / 2e-5) == pytest.approx(float(weight.grad[place]), rel=1e-4, abs=1e-8)
+
+
+def captured_with_gradient(model: PreTrainedModel, inputs: dict[str, Tensor], *signals: Signal):
+    capture = Capture(Anatomy.of(model), frozenset(signals), "student")
+    _, activations = capture(inputs)
+    capture.close()
+    return activations
+
+
 @pytest.mark.parametrize(("family", "head"), HEADS)
 def test_head_gives_the_models_logits(family, head):
     model, inputs = tiny(family, head), batch(family)
@@ -166,7 +232,7 @@ def test_head_gives_the_models_logits(family, head):
     assert anatomy.shape.num_logits == logits.shape[-1]
 
 
-@pytest.mark.parametrize("family", ["bert", "electra", "mobilebert"])
+@pytest.mark.parametrize("family", ["bert", "electra", "albert", "mobilebert"])
 def test_pretraining_heads(family):
     model, inputs = tiny(family, "AutoModelForPreTraining"), batch(family)
     shown = captured(model, inputs, Signal("final"), Signal("logits"))
@@ -199,7 +265,7 @@ def test_modernbert_mean_pooling_needs_the_mask():
         Anatomy.of(model).head(final)
 
 
-@pytest.mark.parametrize("family", ["bert", "mobilebert"])
+@pytest.mark.parametrize("family", ["bert", "albert", "mpnet", "mobilebert"])
 def test_pooled_is_what_the_pooler_gives(family):
     model, inputs = tiny(family, BARE), batch(family)
     shown = captured(model, inputs, Signal("pooled"), Signal("final"))
@@ -235,7 +301,7 @@ def test_shapes():
 def test_max_length_is_the_longest_that_runs(family):
     model = tiny(family)
     longest = Anatomy.of(model).shape.max_length
-    assert longest == (38 if family == "roberta" else 40)
+    assert longest == (38 if family in ("roberta", "mpnet") else 40)
     model(input_ids=torch.full((1, longest), 5))
     with pytest.raises((IndexError, RuntimeError)):
         model(input_ids=torch.full((1, longest + 1), 5))
@@ -398,17 +464,17 @@ def test_spans_are_no_logits():
 
 def test_an_unknown_family_serves_its_logits():
     sizes = {"hidden_size": 32, "embedding_size": 16, "num_attention_heads": 4, "intermediate_size": 48}
-    model = AlbertForMaskedLM(AlbertConfig(vocab_size=96, num_hidden_layers=2, **sizes)).eval()
+    model = RoFormerForMaskedLM(RoFormerConfig(vocab_size=96, num_hidden_layers=2, **sizes)).eval()
     inputs = batch("bert")
     anatomy = Anatomy.of(model)
-    assert anatomy.shape.family == "albert"
+    assert anatomy.shape.family == "roformer"
     assert anatomy.shape.num_logits == 96
     assert not anatomy.shape.stacks
     torch.testing.assert_close(
         captured(model, inputs, Signal("logits")).logits, model(**inputs).logits, rtol=0, atol=0
     )
     for ask in (lambda: anatomy.tap(Signal("hidden", 1)), lambda: anatomy.head(torch.zeros(1, 1, 32)), anatomy.blocks):
-        with pytest.raises(IncompatiblePair, match=r"'albert' has no row in the family table \(bert, roberta"):
+        with pytest.raises(IncompatiblePair, match=r"'roformer' has no row in the family table \(bert, roberta"):
             ask()
 
 

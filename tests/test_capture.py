@@ -212,7 +212,7 @@ def test_nothing_is_held_after_a_failure():
 # --- training -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("family", [family for family in FAMILIES if family not in ("deberta-v2", "t5", "bart")])
+@pytest.mark.parametrize("family", [f for f in FAMILIES if f not in ("deberta-v2", "albert", "mpnet", "t5", "bart")])
 def test_activation_checkpointing_changes_nothing(family):
     model, inputs = tiny(family).train(), batch(family)
     for module in model.modules():

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import hf_distill
-from hf_distill.anatomy import FAMILIES
+from hf_distill.families import FAMILIES
 
 ROOT = Path(hf_distill.__file__).parent
 FLOORS = (
@@ -18,8 +18,10 @@ FLOORS = (
     "errors",
     "activations",
     "losses",
+    "relations",
     "vocabulary",
     "layer_map",
+    "families",
     "anatomy",
     "tasks",
     "loading",
@@ -43,7 +45,7 @@ FLOORS = (
 """Bottom first. `hf_distill/__init__.py` stands on top of all."""
 
 FILES = {path.relative_to(ROOT).as_posix(): ast.parse(path.read_text(encoding="utf-8")) for path in ROOT.rglob("*.py")}
-NAMES_FAMILIES = ("anatomy.py", "students/")
+NAMES_FAMILIES = ("families.py", "students/")
 WRITES_FILES = (
     "hub/",
     "checkpoints.py",
@@ -54,8 +56,8 @@ WRITES_FILES = (
     "evaluation/report.py",
     "teachers/cached.py",
 )
-PICKS = {"distilbert"}
-"""Family names that also name a choice of layers in recipes and on the command line."""
+PICKS = {"distilbert", "mobilebert", "ib_bert"}
+"""Family names that also name a choice of layers, or a way to make a student, in recipes and on the command line."""
 
 each_file = pytest.mark.parametrize("name", sorted(FILES))
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from hf_distill import objectives
 from hf_distill.activations import Activations
+from hf_distill.anatomy import Shape, StackShape
 from hf_distill.errors import DistillationError, IncompatiblePair
 from hf_distill.layer_map import LayerMap
 from hf_distill.objectives import HiddenCosine, HiddenMSE, Pair, SoftTargets, Terms
@@ -24,7 +25,7 @@ FILES = {name: json.loads((GOLDEN / f"{name}.json").read_text(encoding="utf-8"))
 TOLERANCE = FILES["response"]["about"]["tolerance"]
 CASES = {case["id"]: case for file in FILES.values() for case in file["cases"]}
 LAYER_MAPS = [case for case in CASES.values() if case["method"] == "layer_map"]
-LOSSES = [case for case in CASES.values() if case["method"] != "layer_map"]
+LOSSES = [case for case in CASES.values() if case["method"] not in ("layer_map", "mlm_sampling_weights")]
 REFUSALS = {(refusal["method"], refusal["situation"]) for file in FILES.values() for refusal in file["refusals"]}
 
 
@@ -57,7 +58,7 @@ class Inputs:
         self.leaves: dict[str, Tensor] = {}
         self.values: dict[str, Tensor] = {}
         for name, value in case["inputs"].items():
-            whole = name in ("labels", "mask", "attention_mask")
+            whole = name in ("labels", "mask", "attention_mask", "nsp_labels")
             tensor = torch.tensor(value, dtype=torch.long if whole else dtype)
             if name in self.wanted:
                 self.leaves[name] = tensor.requires_grad_()
@@ -176,11 +177,7 @@ def hidden(name: str) -> Any:
         batch = {"input_ids": torch.zeros_like(mask), "attention_mask": mask}
         setup = Setup(terms, pair, shown[0], shown[1], batch, inputs.leaves)
         if projection is not None:
-            linear = terms[0].objective.projections[0].to(projection.dtype)
-            with torch.no_grad():
-                linear.weight.copy_(projection.detach().T)
-                linear.bias.copy_(inputs["bias"])
-            setup.leaves["projection"] = linear.weight
+            give_projection(setup, inputs)
         return setup
 
     return build
@@ -206,6 +203,131 @@ def triple(task: str, hard: str) -> Any:
     return build
 
 
+def attention(name: str) -> Any:
+    """One block whose scores are given."""
+
+    def build(settings: dict[str, Any], inputs: Inputs) -> Setup:
+        names = {"kl": "forward_kl", "code": "keys"}
+        settings = {setting: names.get(value, value) for setting, value in settings.items()}
+        mask = inputs["attention_mask"]
+        pair = Pair.from_shapes(shape(1), shape(1), TASKS["masked_lm"])
+        shown = [Activations(mask=mask, scores={1: inputs[f"{side}_scores"]}) for side in ("student", "teacher")]
+        batch = {"input_ids": torch.zeros_like(mask), "attention_mask": mask}
+        return Setup(bound(pair, (1.0, name, settings)), pair, shown[0], shown[1], batch, inputs.leaves)
+
+    return build
+
+
+def feature_maps(settings: dict[str, Any], inputs: Inputs) -> Setup:
+    """The outputs of blocks; pairs of blocks are counted from 0 in the file."""
+    if "layer_map" in settings:
+        settings["layer_map"] = [[student + 1, teacher + 1] for student, teacher in settings["layer_map"]]
+    sides, mask = (inputs["student"], inputs["teacher"]), inputs["attention_mask"]
+    pair = Pair.from_shapes(*(shape(len(side), side.shape[-1]) for side in sides), TASKS["masked_lm"])
+    shown = [Activations(mask=mask, hidden=dict(enumerate(side, start=1))) for side in sides]
+    batch = {"input_ids": torch.zeros_like(mask), "attention_mask": mask}
+    terms = bound(pair, (1.0, "feature_map_transfer", settings))
+    return Setup(terms, pair, shown[0], shown[1], batch, inputs.leaves)
+
+
+def patient(settings: dict[str, Any], inputs: Inputs) -> Setup:
+    """Sentence vectors of all blocks but the last: texts of one token."""
+    sides = (inputs["student"], inputs["teacher"])
+    settings["reduction"] = {"paper": "example_mean", "code": "element_mean"}[settings.pop("form")]
+    blocks, examples, width = sides[0].shape
+    mask = torch.ones(examples, 1, dtype=torch.long)
+    pair = Pair.from_shapes(shape(blocks + 1, width), shape(blocks + 1, width), TASKS["single_label"])
+    shown = [Activations(mask=mask, hidden=dict(enumerate(side.unsqueeze(2), start=1))) for side in sides]
+    batch = {"input_ids": torch.zeros_like(mask), "attention_mask": mask}
+    return Setup(bound(pair, (1.0, "pkd", settings)), pair, shown[0], shown[1], batch, inputs.leaves)
+
+
+def pretraining(settings: dict[str, Any], inputs: Inputs) -> Setup:
+    """Words and sentence pairs: the second part of the loss counts examples, so it is a term of its own."""
+    batch = {"labels": inputs["labels"], "next_sentence_label": inputs["nsp_labels"]}
+    weighted = [(1.0, "pretraining_distillation", settings), (1.0, "next_sentence", {})]
+    setup = logits_case(inputs, "masked_lm", batch, weighted)
+    setup.student.tensors["next_sentence_logits"] = inputs["nsp_logits"]
+    return setup
+
+
+def tinybert_prediction(settings: dict[str, Any], inputs: Inputs) -> Setup:
+    reduction = {"paper": "token_mean", "code": "element_mean"}[settings.pop("form")]
+    settings |= {"kind": "cross_entropy", "scale": "none", "reduction": reduction}
+    return logits_case(inputs, "single_label", {}, [(1.0, "soft_targets", settings)])
+
+
+def tinybert_layers(settings: dict[str, Any], inputs: Inputs) -> Setup:
+    """Embeddings, hidden states and scores of all blocks, with the one projection of the reference code."""
+    masking = {"valid_pairs": "valid_pairs", "code": "keys"}[settings["masking"]]
+    mask = inputs["attention_mask"]
+    sides = [(inputs[f"{side}_hidden"], inputs[f"{side}_scores"]) for side in ("student", "teacher")]
+    shapes = [shape(len(scores), states.shape[-1]) for states, scores in sides]
+    pair = Pair.from_shapes(*shapes, TASKS["masked_lm"])
+    hidden_settings = {"layer_map": "uniform", "projection": "shared", "layer_reduction": "sum"}
+    terms = bound(pair, (1.0, "hidden_mse", hidden_settings), (1.0, "attention_mse", {"masking": masking}))
+    shown = [
+        Activations(mask=mask, hidden=dict(enumerate(states)), scores=dict(enumerate(scores, start=1)))
+        for states, scores in sides
+    ]
+    batch = {"input_ids": torch.zeros_like(mask), "attention_mask": mask}
+    setup = Setup(terms, pair, shown[0], shown[1], batch, inputs.leaves)
+    give_projection(setup, inputs)
+    return setup
+
+
+def give_projection(setup: Setup, inputs: Inputs) -> None:
+    """Put the case's projection into the first term, whose weight takes the gradient."""
+    linear = setup.terms[0].objective.projections[0].to(inputs["projection"].dtype)
+    with torch.no_grad():
+        linear.weight.copy_(inputs["projection"].detach().T)
+        linear.bias.copy_(inputs["bias"])
+    setup.leaves["projection"] = linear.weight
+
+
+def projections(inputs: Inputs) -> list[dict[str, Tensor]]:
+    """Queries, keys and values of student and teacher `[batch, length, width]`; heads come apart in some cases."""
+
+    def whole(tensor: Tensor) -> Tensor:
+        return tensor if tensor.dim() == 3 else tensor.transpose(1, 2).flatten(2)
+
+    words = ("queries", "keys", "values")
+    return [{word: whole(inputs[f"{word[0]}_{side}"]) for word in words} for side in ("student", "teacher")]
+
+
+def related(name: str, settings: dict[str, Any], inputs: Inputs, heads: list[tuple[int, int]]) -> Setup:
+    """One block of each model, whose `heads` are numbers of query heads and of key heads."""
+    mask, sides = inputs["attention_mask"], projections(inputs)
+    shapes = []
+    for (queries, keys), side in zip(heads, sides, strict=True):
+        size = side["keys"].shape[-1] // keys
+        shapes.append(Shape("made_up", {"": StackShape(1, queries * size, queries, keys, size, False)}, 5, 30, None))
+    pair = Pair.from_shapes(*shapes, TASKS["masked_lm"])
+    shown = [Activations(mask=mask, **{word: {1: tensor} for word, tensor in side.items()}) for side in sides]
+    batch = {"input_ids": torch.zeros_like(mask), "attention_mask": mask}
+    segments = inputs.get("segments")
+    if segments is not None:
+        positions = [[row[:i].count(each) for i, each in enumerate(row)] for row in segments.tolist()]
+        batch["position_ids"] = torch.tensor(positions)
+    return Setup(bound(pair, (1.0, name, settings)), pair, shown[0], shown[1], batch, inputs.leaves)
+
+
+def minilm(settings: dict[str, Any], inputs: Inputs) -> Setup:
+    heads = inputs["q_student"].shape[1]
+    return related("minilm", settings, inputs, [(heads, heads), (heads, heads)])
+
+
+def minilm_v2(settings: dict[str, Any], inputs: Inputs) -> Setup:
+    weights = dict(zip(("qq", "kk", "vv"), settings.pop("weights"), strict=True))
+    settings["relations"] = {name: weight for name, weight in weights.items() if weight}
+    heads = [(inputs[f"q_{side}"].shape[-1] // inputs[f"k_{side}"].shape[-1], 1) for side in ("student", "teacher")]
+    setup = related("minilm_v2", settings, inputs, heads)
+    for name in weights.keys() - settings["relations"].keys():  # not read
+        leaf = setup.leaves[f"{name[0]}_student"]
+        leaf.grad = torch.zeros_like(leaf)
+    return setup
+
+
 BUILDERS = {
     "soft_targets": soft_targets,
     "soft_targets_multilabel": multilabel,
@@ -220,6 +342,15 @@ BUILDERS = {
     "hidden_mse": hidden("hidden_mse"),
     "distilbert": triple("masked_lm", "alpha_mlm"),
     "distilgpt2": triple("causal_lm", "alpha_clm"),
+    "minilm": minilm,
+    "minilm_v2": minilm_v2,
+    "attention_kl": attention("attention_kl"),
+    "attention_mse": attention("attention_mse"),
+    "feature_map_transfer": feature_maps,
+    "pkd": patient,
+    "pretraining_distillation": pretraining,
+    "tinybert_prediction": tinybert_prediction,
+    "tinybert_layers": tinybert_layers,
 }
 
 
@@ -257,7 +388,7 @@ def test_layer_map(case: dict[str, Any]) -> None:
 def test_every_case_is_run() -> None:
     assert {case["method"] for case in LOSSES} == set(BUILDERS)
     assert FILES["families"]["about"]["tolerance"] == TOLERANCE
-    assert len(CASES) == sum(len(file["cases"]) for file in FILES.values()) == 52
+    assert len(CASES) == sum(len(file["cases"]) for file in FILES.values()) == 77
 
 
 # ---- refusals ----
@@ -271,6 +402,18 @@ def test_every_refusal_is_tested() -> None:
         ("jsd", "beta = 0 or 1"),
         ("hidden_cosine", "widths differ and no projection"),
         ("hidden_mse", "widths differ and no projection"),
+        ("minilm", "student heads != teacher heads"),
+        ("minilm_v2", "a q, k or v width not divisible by relation_heads"),
+        ("minilm_v2", "different tokenisation or sequence length on the two sides"),
+        ("minilm_v2", "sequence of one real token"),
+        ("attention_mse", "head counts differ"),
+        ("attention_mse", "attention probabilities passed instead of scores"),
+        ("attention_kl", "probabilities taken after dropout"),
+        ("attention_kl", "sdpa or flash attention"),
+        ("tinybert_layers", "teacher layers not a multiple of student layers"),
+        ("feature_map_transfer", "hidden widths differ"),
+        ("feature_map_transfer", "a teacher of another depth"),
+        ("pkd", "teacher or student without a [CLS]-like first token (causal models)"),
     } == REFUSALS
 
 
@@ -306,3 +449,83 @@ def test_refuses_other_widths_without_a_projection(objective: Any) -> None:
     pair = Pair.from_shapes(shape(width=4), shape(width=6), TASKS["single_label"])
     with pytest.raises(IncompatiblePair, match=r"4 wide, the teacher's 6; set projection="):
         objective.bind(pair)
+
+
+def test_refuses_relation_heads_that_do_not_divide() -> None:
+    pair = Pair.from_shapes(shape(width=4), shape(width=6), TASKS["masked_lm"])
+    with pytest.raises(IncompatiblePair, match=r"relation_heads is 4, .*teacher query width 6.*; it may be 1, 2\."):
+        objectives.make("minilm_v2", {"relation_heads": 4}).bind(pair)
+
+
+def test_refuses_relations_over_other_positions() -> None:
+    objective = objectives.make("minilm_v2", {"relations": {"vv": 1.0}})
+    objective.bind(Pair.from_shapes(shape(), shape(), TASKS["masked_lm"]))
+    mask = torch.ones(1, 3, dtype=torch.long)
+    student, teacher = (Activations(mask=mask[:, :length], values={2: torch.zeros(1, length, 4)}) for length in (3, 2))
+    with pytest.raises(IncompatiblePair, match=r"1 texts of 3 positions, the teacher 1 of 2.*the same tokens"):
+        objective(student, teacher, {"input_ids": mask, "attention_mask": mask})
+
+
+@pytest.mark.parametrize("name", ["minilm", "minilm_v2"])
+def test_accepts_a_text_of_one_token(name: str) -> None:
+    objective = objectives.make(name, {})
+    objective.bind(Pair.from_shapes(shape(), shape(), TASKS["masked_lm"]))
+    mask = torch.tensor([[1, 0]])
+    fields = ("queries", "keys", "values")
+    leaves = {field: torch.randn(1, 2, 4, requires_grad=True) for field in fields}
+    teacher = Activations(mask=mask, **{field: {2: torch.randn(1, 2, 4)} for field in fields})
+    student = Activations(mask=mask, **{field: {2: leaf} for field, leaf in leaves.items()})
+    loss = objective(student, teacher, {"input_ids": mask, "attention_mask": mask})
+    loss.backward()
+    assert loss == 0
+    assert not any(leaf.grad.any() for leaf in leaves.values())
+
+
+def test_refuses_other_heads_for_minilm() -> None:
+    pair = Pair.from_shapes(shape(heads=2), shape(heads=4), TASKS["masked_lm"])
+    with pytest.raises(IncompatiblePair, match=r"minilm: the student has 2 attention heads .* 4 .*use minilm_v2"):
+        objectives.make("minilm", {}).bind(pair)
+
+
+@pytest.mark.parametrize("name", ["attention_kl", "attention_mse"])
+def test_refuses_other_numbers_of_heads(name: str) -> None:
+    pair = Pair.from_shapes(shape(heads=2), shape(heads=4), TASKS["masked_lm"])
+    with pytest.raises(
+        IncompatiblePair, match=rf"{name}: the student has 2 attention heads, the teacher 4.*minilm_v2"
+    ):
+        objectives.make(name, {}).bind(pair)
+
+
+@pytest.mark.parametrize("name", ["attention_kl", "attention_mse"])
+def test_attention_probabilities_cannot_be_passed(name: str) -> None:
+    """Scores are recomputed from queries and keys, whatever attention function runs and whatever it drops."""
+    objective = objectives.make(name, {})
+    objective.bind(Pair.from_shapes(shape(), shape(), TASKS["masked_lm"]))
+    assert {signal.field for signal in objective.needs().student | objective.needs().teacher} == {"scores"}
+    with pytest.raises(DistillationError, match="no field 'attentions'"):
+        Activations(attentions=(torch.full((1, 2, 3, 3), 1 / 3),))
+
+
+@pytest.mark.parametrize("name", ["attention_mse", "hidden_mse"])
+def test_refuses_a_uniform_map_of_a_depth_that_does_not_divide(name: str) -> None:
+    objective = objectives.make(name, {"layer_map": "uniform"})
+    with pytest.raises(IncompatiblePair, match=r"5 teacher layers are not a multiple of 2.*'spread'"):
+        objective.bind(Pair.from_shapes(shape(2), shape(5), TASKS["masked_lm"]))
+
+
+def test_refuses_feature_maps_of_other_widths_and_depths() -> None:
+    for teacher, words in (
+        (shape(2, 6), r"4 wide, the teacher's 6.*hidden_mse"),
+        (shape(4), r"2 layers, the teacher 4"),
+    ):
+        with pytest.raises(IncompatiblePair, match=words):
+            objectives.make("feature_map_transfer", {}).bind(Pair.from_shapes(shape(), teacher, TASKS["masked_lm"]))
+
+
+@pytest.mark.parametrize("side", ["student", "teacher"])
+def test_refuses_to_pool_a_causal_model_at_its_first_token(side: str) -> None:
+    sides = [shape(causal=side == name) for name in ("student", "teacher")]
+    pair = Pair.from_shapes(*sides, TASKS["single_label"])
+    with pytest.raises(IncompatiblePair, match=rf"the {side} is causal.*pooling='last_token'"):
+        objectives.make("pkd", {}).bind(pair)
+    objectives.make("pkd", {"pooling": "last_token"}).bind(pair)

@@ -18,6 +18,7 @@ from hf_distill.layer_map import NAMES, LayerMap, explicit_pairs
         ("spread", 3, 12, [(0, 0), (1, 4), (2, 8), (3, 12)]),
         ("spread", 2, 5, [(0, 0), (1, 3), (2, 5)]),
         ("spread", 4, 3, [(0, 0), (1, 1), (2, 2), (3, 2), (4, 3)]),
+        ("one_to_one", 3, 3, [(1, 1), (2, 2), (3, 3)]),
         ("first", 3, 12, [(1, 1), (2, 2), (3, 3)]),
         ("last", 3, 12, [(1, 10), (2, 11), (3, 12)]),
         ("final", 6, 12, [(6, 12)]),
@@ -44,6 +45,13 @@ def test_a_shallow_teacher_is_refused(name: str, teacher: int) -> None:
         LayerMap.resolve(name, 4, teacher)
 
 
+@pytest.mark.parametrize("teacher", [2, 4])
+def test_one_to_one_needs_equal_depths(teacher: int) -> None:
+    words = f"the student has 3 layers, the teacher {teacher}; it pairs equally deep models. Use 'uniform'"
+    with pytest.raises(IncompatiblePair, match=words):
+        LayerMap.resolve("one_to_one", 3, teacher)
+
+
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize(("student", "teacher"), [(0, 4), (2, 0), (0, 0)])
 def test_models_without_layers_have_no_map(name: str, student: int, teacher: int) -> None:
@@ -55,7 +63,7 @@ def test_models_without_layers_have_no_map(name: str, student: int, teacher: int
     ("layer_map", "words"),
     [
         ("uniform", "5 teacher layers are not a multiple of 3 student layers; use 'spread'"),
-        ("lst", "unknown layer_map 'lst'; the names are uniform, spread, first, last, final, pkd_skip, pkd_last"),
+        ("lst", "unknown layer_map 'lst'; the names are uniform, spread, one_to_one, first, last, final, pkd_skip, "),
         ([], "pairs no layers"),
         ([(4, 1)], "student layer 4 with teacher layer 1, but the student has layers 0 to 3 and the teacher 0 to 5"),
         ([(1, 6)], "student layer 1 with teacher layer 6"),
@@ -94,6 +102,20 @@ def test_is_a_sequence_of_pairs() -> None:
     assert found != [(1, 2), (2, 4)]
     assert repr(found) == "LayerMap([(1, 2), (2, 4)])"
     assert (2, 4) in found
+
+
+@pytest.mark.parametrize(
+    ("pairs", "words"),
+    [
+        ([], r"layer_map \[\] pairs no layers"),
+        ([(-1, 2)], "student layer -1 with teacher layer 2; layers count from 0, the embedding output"),
+        ([(1, 2), (1, 2)], "distinct and ordered"),
+        ([(2, 2), (1, 2)], "distinct and ordered"),
+    ],
+)
+def test_what_no_depth_makes_a_map_is_refused_without_one(pairs: Any, words: str) -> None:
+    with pytest.raises(IncompatiblePair, match=words):
+        explicit_pairs(pairs)
 
 
 def test_explicit_pairs_are_plain() -> None:

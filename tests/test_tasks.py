@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from torch import Tensor, nn
 
 from hf_distill.activations import Activations
@@ -147,7 +148,7 @@ def test_where_the_decoders_text_is() -> None:
         translator.decoder_tokens(batch())
 
 
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("name", [name for name, task in TASKS.items() if task.label_names])
 def test_missing_columns_are_named(name: str) -> None:
     task = TASKS[name]
     missing = task.label_names[-1]
@@ -165,6 +166,20 @@ def test_real_tokens() -> None:
     assert real_tokens(batch()).tolist() == MASK.bool().tolist()
     assert real_tokens(batch(None)).all()
     assert real_tokens(batch(None)).dtype == torch.bool
+    embedded = real_tokens({"inputs_embeds": torch.zeros(2, 3, 5)})
+    assert (tuple(embedded.shape), bool(embedded.all())) == ((2, 3), True)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"labels": IDS}, "attention_mask, input_ids or inputs_embeds .*the batch has only labels"),
+        (batch(MASK[:, None, None]), r"attention_mask has the shape \(2, 1, 1, 4\); .* \[batch, length\]"),
+    ],
+)
+def test_a_batch_that_does_not_show_its_text(given: dict[str, Tensor], words: str) -> None:
+    with pytest.raises(DataError, match=words):
+        real_tokens(given)
 
 
 # ---- which model ----
@@ -206,7 +221,21 @@ def test_the_task_below_an_adapter() -> None:
     assert Task.of(wrapper).name == "masked_lm"
 
 
-@pytest.mark.parametrize("class_name", ["BertModel", "BertForNextSentencePrediction", "BertForMultipleChoice"])
+@pytest.mark.parametrize("name", ["BertModel", "DistilBertModel", "GPT2Model", "ModernBertModel"])
+def test_a_model_without_a_head_is_an_encoder(name: str) -> None:
+    settings = {"ModernBertModel": {"pad_token_id": 0, "cls_token_id": 1, "sep_token_id": 2}}.get(name, {})
+    configuration = getattr(transformers, name).config_class(**settings)
+    with torch.device("meta"):
+        base = getattr(transformers, name)(configuration)
+    task = Task.of(base)
+    assert (task.name, task.label_names, task.logit_fields) == ("encoder", (), ())
+    with pytest.raises(DataError, match="a model without a head has no labels"):
+        task.label_mask(batch())
+
+
+@pytest.mark.parametrize(
+    "class_name", ["GPT2DoubleHeadsModel", "BertForNextSentencePrediction", "BertForMultipleChoice"]
+)
 def test_a_head_without_a_task_is_refused(class_name: str) -> None:
     with pytest.raises(IncompatiblePair, match=f"no task is known for {class_name}; .* ForSequenceClassification"):
         Task.of(model(class_name))

@@ -30,8 +30,15 @@ CONFIGS: dict[str, Callable[[int], dict[str, Any]]] = {
         "pad_token_id": 0,
     },
     "electra": lambda n: COMMON | {"num_hidden_layers": n, "embedding_size": 16},
+    "albert": lambda n: COMMON | {"num_hidden_layers": n, "embedding_size": 16},
+    "mpnet": lambda n: COMMON | {
+        "num_hidden_layers": n, "pad_token_id": 1, "bos_token_id": 0, "relative_attention_num_buckets": 32,
+    },
     "mobilebert": lambda n: COMMON | {
         "num_hidden_layers": n, "embedding_size": 16, "intra_bottleneck_size": 16, "num_attention_heads": 2,
+    },
+    "ib_bert": lambda n: COMMON | {
+        "num_hidden_layers": n, "embedding_size": 16, "intra_bottleneck_size": 40, "num_attention_heads": 2,
     },
     "modernbert": lambda n: COMMON | {
         "num_hidden_layers": n, "cls_token_id": 1, "sep_token_id": 2, "local_attention": 6,
@@ -64,7 +71,9 @@ CONFIGS: dict[str, Callable[[int], dict[str, Any]]] = {
     },
 }  # fmt: skip
 
-ENCODERS = ("bert", "roberta", "distilbert", "electra", "mobilebert", "modernbert", "deberta-v2")
+ENCODERS = (
+    "bert", "roberta", "distilbert", "electra", "albert", "mpnet", "mobilebert", "ib_bert", "modernbert", "deberta-v2",
+)  # fmt: skip
 DECODERS = ("gpt2", "llama", "qwen3")
 ENCODER_DECODERS = ("t5", "bart")
 FAMILIES = tuple(CONFIGS)

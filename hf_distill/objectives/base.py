@@ -10,7 +10,7 @@ from typing import Any, ClassVar, TypeVar
 from torch import Tensor
 
 from hf_distill.activations import Activations, Needs, Signal
-from hf_distill.errors import DistillationError, IncompatiblePair
+from hf_distill.errors import DataError, DistillationError, IncompatiblePair
 from hf_distill.losses import at_least_float32, blank, masked_sum
 from hf_distill.objectives.pair import Pair
 from hf_distill.objectives.terms import Weighable
@@ -68,7 +68,20 @@ class Objective(Weighable):
 
 
 class RowWise(Objective):
-    """An objective that is a sum over rows of logits: it writes `rows(...)` and inherits the rest."""
+    """An objective that is a sum over rows of logits: it writes `rows(...)` and inherits the rest.
+
+    `needs_labels`: whether `rows` gets the labels of the rows.
+    """
+
+    needs_labels: ClassVar[bool] = False
+
+    def bind(self, pair: Pair) -> None:
+        super().bind(pair)
+        if not pair.task.logit_fields:
+            raise IncompatiblePair(
+                f"objective {self.name!r} reads logits, and the student ({pair.student.family}) is a model without a "
+                "head; load it with one (AutoModelFor…), or take objectives of hidden states and relations alone."
+            )
 
     def rows(self, student_logits: Tensor, teacher_rows: Tensor | None, labels: Tensor | None) -> Tensor:
         """One value a row. `student_logits`, `teacher_rows` `[rows..., classes]`, `labels` `[rows...]` or None."""
@@ -97,7 +110,7 @@ class RowWise(Objective):
         tokens = self.tokens_read or next(iter(task.tokens), "")
         student_rows = task.rows(student, batch, tokens)
         teacher_rows = task.rows(teacher, batch, tokens) if teacher is not None and self.needs_teacher else None
-        targets = task.targets(batch) if not self.needs_teacher else None
+        targets = task.targets(batch) if self.needs_labels else None
         total: Tensor | None = None
         for i, logits in enumerate(student_rows):
             if teacher_rows is not None:
@@ -113,6 +126,22 @@ class RowWise(Objective):
 
     def forward(self, student: Activations, teacher: Activations | None, batch: Batch) -> Tensor:
         return masked_sum(self.values(student, teacher, batch), self.mask(batch))
+
+    def check_labels(self, student_logits: Tensor, labels: Tensor) -> None:
+        """Refuse shapes and kinds of labels that torch would broadcast, or refuse without a word about the data."""
+        task = self.pair.task
+        expected = student_logits.shape[:-1] if task.form == "softmax" else student_logits.shape
+        if labels.shape != expected:
+            raise DataError(
+                f"labels of shape {tuple(labels.shape)} for {task.name} logits of shape "
+                f"{tuple(student_logits.shape)}; they must have the shape {tuple(expected)}. Look at the label column "
+                "and at config.problem_type."
+            )
+        if task.form == "softmax" and labels.is_floating_point():
+            raise DataError(
+                f"labels of {labels.dtype} for a {task.name} task; classes are whole numbers. Cast the label column, "
+                "or set config.problem_type."
+            )
 
 
 ObjectiveClass = TypeVar("ObjectiveClass", bound=type[Objective])
@@ -171,6 +200,12 @@ def check_choice(objective: str, setting: str, value: object, choices: tuple[str
     if value not in choices:
         near = _nearest(str(value), list(choices))
         raise DistillationError(f"{objective}: {setting} is {value!r}{near}; it may be {', '.join(choices)}.")
+
+
+def check_flag(objective: str, setting: str, value: object) -> None:
+    """Refuse a setting that is neither True nor False."""
+    if not isinstance(value, bool):
+        raise DistillationError(f"{objective}: {setting} is {value!r}; it may be true or false.")
 
 
 def check_number(

@@ -91,11 +91,28 @@ def test_an_example_without_text_does_not_count(cls: type[Objective]) -> None:
 # ---- projections ----
 
 
-@pytest.mark.parametrize(("projection", "number"), [("per_layer", 3), ("shared", 1)])
+@pytest.mark.parametrize(("projection", "number"), [("per_layer", 3), ("per_level", 2), ("shared", 1)])
 def test_projections_exist_where_widths_differ(projection: str, number: int) -> None:
     objective = bound(HiddenMSE(projection=projection), 4, 6)
     assert [tuple(p.shape) for p in objective.parameters()] == [(6, 4), (6,)] * number
     assert list(bound(HiddenMSE(projection=projection), 4, 4).parameters()) == []
+
+
+def test_a_level_is_the_embedding_output_or_all_blocks() -> None:
+    """One term of two levels is a term of the embedding output and one of the blocks, each with its one projection."""
+    mask = torch.ones(1, 3, dtype=torch.long)
+    sides = [
+        Activations(mask=mask, hidden={i: torch.randn(1, 3, width).double() for i in range(3)}) for width in (4, 6)
+    ]
+    both = bound(HiddenMSE(projection="per_level", layer_reduction="sum"), 4, 6)
+    parts = [
+        bound(HiddenMSE(layer_map=pairs, projection="shared", layer_reduction="sum"), 4, 6)
+        for pairs in ([[0, 0]], [[1, 1], [2, 2]])
+    ]
+    for part, projection in zip(parts, both.projections, strict=True):
+        part.projections[0].load_state_dict(projection.state_dict())
+    values = [float(objective(*sides, batch_of(mask)).detach()) for objective in (both, *parts)]
+    assert values[0] == pytest.approx(values[1] + values[2], rel=1e-12)
 
 
 def test_a_projection_starts_as_an_isometry() -> None:
@@ -131,7 +148,7 @@ def test_pairs_are_kept_as_a_recipe_writes_them(cls: type[Objective], layer_map:
         ({"layer_map": 3}, "layer_map is 3; it may be uniform, spread"),
         ({"layer_map": {1: 2}}, "layer_map is {1: 2}"),
         ({"layer_map": [[1, 2.0]]}, r"\[1, 2.0\] is not a pair"),
-        ({"projection": "linear"}, "projection is 'linear'; it may be per_layer, shared, none"),
+        ({"projection": "linear"}, "projection is 'linear'; it may be per_layer, per_level, shared, none"),
         ({"reduction": "mean"}, "reduction is 'mean'"),
         ({"stack": "both"}, "stack is 'both'"),
     ],
@@ -151,7 +168,7 @@ def test_a_stack_that_is_missing_is_refused(cls: type[Objective]) -> None:
 
 @BOTH
 def test_a_layer_out_of_range_is_refused(cls: type[Objective]) -> None:
-    with pytest.raises(IncompatiblePair, match="student layer 3 with teacher layer 1"):
+    with pytest.raises(IncompatiblePair, match=rf"^{cls.name}: .*student layer 3 with teacher layer 1"):
         bound(cls(layer_map=[[3, 1]]))
 
 

@@ -12,7 +12,7 @@ import pytest
 from hf_distill import objectives
 from hf_distill.errors import DistillationError
 from hf_distill.objectives import HiddenCosine, Objective, SoftTargets, register
-from hf_distill.objectives.base import check_choice, check_number
+from hf_distill.objectives.base import check_choice, check_flag, check_number
 
 METHOD = '''
 from hf_distill.objectives.base import Objective, register
@@ -103,6 +103,14 @@ def test_check_number_takes_numbers_only() -> None:
             check_number("o", "s", bad, 0.0, 1.0)
     with pytest.raises(DistillationError, match="above 0"):
         check_number("o", "s", 0.0, 0.0, 1.0, open_low=True)
+
+
+def test_check_flag_takes_flags_only() -> None:
+    for value in (True, False):
+        check_flag("made_up", "normalize", value)
+    for other in (1, 0, "yes", None):
+        with pytest.raises(DistillationError, match=f"made_up: normalize is {other!r}; it may be true or false"):
+            check_flag("made_up", "normalize", other)
 
 
 def test_check_choice_names_the_nearest() -> None:

@@ -14,11 +14,11 @@ from hf_distill import objectives
 from hf_distill.activations import Activations
 from hf_distill.errors import DataError, DistillationError, IncompatiblePair
 from hf_distill.objectives import Pair, SoftTargets
-from hf_distill.objectives.response.soft_targets import KINDS
+from hf_distill.objectives.response.soft_targets import KINDS, RAW
 from hf_distill.tasks import IGNORED, TASKS
 from tests.shapes import shape
 
-DIVERGENCES = tuple(kind for kind in KINDS if kind not in ("cross_entropy", "logit_mse"))
+DIVERGENCES = tuple(kind for kind in KINDS if kind not in ("cross_entropy", *RAW))
 IDS = {"input_ids": torch.zeros(6, 1, dtype=torch.long)}
 
 
@@ -49,7 +49,7 @@ def gradient(objective: SoftTargets, student: Tensor, teacher: Tensor) -> Tensor
 # ---- minima ----
 
 
-@pytest.mark.parametrize("kind", [*DIVERGENCES, "logit_mse"])
+@pytest.mark.parametrize("kind", [*DIVERGENCES, *RAW])
 def test_equal_sides_give_zero(kind: str) -> None:
     logits = randn(6, 4)
     found = loss(bound(kind=kind), logits, logits)
@@ -76,7 +76,7 @@ def test_equal_sides_give_the_binary_entropy_of_labels() -> None:
 # ---- invariances ----
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "logit_mse"])
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in RAW])
 def test_a_constant_added_to_a_row_changes_nothing(kind: str) -> None:
     objective, student, teacher = bound(kind=kind), randn(6, 4), randn(6, 4, seed=1)
     shifts = 10.0 * randn(6, 1, seed=2), 10.0 * randn(6, 1, seed=3)
@@ -90,7 +90,7 @@ def test_a_constant_does_change_logit_mse_and_labels() -> None:
         assert abs(float(loss(objective, student + 3.0, teacher) / loss(objective, student, teacher)) - 1.0) > 0.2
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "logit_mse"])
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in RAW])
 @pytest.mark.parametrize("temperature", [0.5, 2.0, 10.0])
 def test_tau2_multiplies_value_and_gradient_by_the_square(kind: str, temperature: float) -> None:
     student, teacher = randn(6, 4), randn(6, 4, seed=1)
@@ -117,6 +117,12 @@ def test_high_temperature_approaches_centred_logit_mse() -> None:
     centred = (student - student.mean(-1, keepdim=True)) - (teacher - teacher.mean(-1, keepdim=True))
     expected = float(centred.square().sum()) / (2 * 4)
     assert float(loss(bound(temperature=1e3), student, teacher)) == pytest.approx(expected, rel=1e-2)
+
+
+def test_the_sum_of_squares_is_the_mean_times_the_classes() -> None:
+    student, teacher = randn(6, 4), randn(6, 4, seed=1)
+    expected = 4 * float(loss(bound(kind="logit_mse"), student, teacher))
+    assert float(loss(bound(kind="logit_sse"), student, teacher)) == pytest.approx(expected, rel=1e-12)
 
 
 def test_logit_mse_knows_no_temperature() -> None:
@@ -294,6 +300,8 @@ def test_teacher_columns_are_put_in_the_students_order() -> None:
         ("regression", {"reduction": "element_mean"}, "regression loss is a mean over elements already"),
         ("single_label", {"label_reduction": "sum"}, "sums the labels of an example; single_label has none"),
         ("question_answering", {"kind": "logit_mse"}, "would depend on padding"),
+        ("question_answering", {"kind": "logit_sse"}, "would depend on padding"),
+        ("multi_label", {"kind": "logit_sse"}, "not defined for a multi_label task"),
         ("question_answering", {"reduction": "element_mean"}, "would depend on padding"),
     ],
 )

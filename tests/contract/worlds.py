@@ -33,6 +33,7 @@ NUM_LOGITS = {
     "masked_lm": 7,
     "causal_lm": 7,
     "seq2seq_lm": 7,
+    "encoder": 0,
 }
 PER_TOKEN = ("token_classification", "masked_lm", "causal_lm", "seq2seq_lm")
 LENGTH_AXES = {"scores": (-2, -1), "start_logits": (-1,), "end_logits": (-1,)}
@@ -65,6 +66,17 @@ POOL: tuple[dict[str, Any], ...] = (
     {"layer_map": "final", "projection": "per_layer"},
     {"stack": "encoder", "reduction": "example_mean"},
     {"stack": "decoder"},
+    {"stack": "decoder", "pooling": "last_token"},
+    {"reduction": "element_mean", "normalize": False},
+    {"layer_map": "uniform", "masking": "keys"},
+    {"layer_map": "last", "reduction": "example_mean"},
+    {"layer_map": "spread", "projection": "per_level"},
+    {"form": "plain"},
+    {"normalized_weight": 0.0, "variance_weight": 1.0},
+    {"alpha": 0.3, "temperature": 2.0},
+    {"relation_heads": 2, "reduction": "token_mean", "causal": True},
+    {"relations": {"qk": 0.5, "vv": 2.0}},
+    {"rope": "after", "student_layer": 1, "teacher_layer": 1},
 )
 """Settings that are tried on every objective; those that an objective does not have, or refuses, make no case."""
 
@@ -118,9 +130,17 @@ class Case:
         return objective.double()
 
     @property
-    def padding_is_a_class(self) -> bool:
-        """Question answering over all positions takes the padding into its softmax, by definition."""
+    def padding_counts(self) -> bool:
+        """Question answering over all positions takes the padding into its softmax, scores with masked keys alone
+        have its queries in their mean; both by definition."""
+        if self.objective == "attention_mse":
+            return ("masking", "keys") in self.settings
         return self.world.task == "question_answering" and ("tokens", "all") in self.settings
+
+    @property
+    def compares_positions(self) -> bool:
+        """Its laws are over the positions of a text, so they depend on its length and not on a common value."""
+        return self.objective in ("attention_kl", "minilm", "minilm_v2") or self.padding_counts
 
     @property
     def has_classes(self) -> bool:
@@ -130,9 +150,10 @@ class Case:
 
     @property
     def compares_equals(self) -> bool:
-        """It reads the same signals of both sides."""
-        needs = self.bound().needs()
-        return needs.student == needs.teacher
+        """It reads the same signals of both sides, and nothing else that could pull the student away."""
+        objective = self.bound()
+        needs = objective.needs()
+        return needs.student == needs.teacher and not getattr(objective, "needs_labels", False)
 
     @property
     def learns(self) -> bool:
@@ -161,15 +182,16 @@ def cases() -> list[Case]:
 def accepted(case: Case) -> bool:
     """Whether it can be bound; of settings that repeat another case in all but the task, a few tasks are enough."""
     settings, world = dict(case.settings), case.world
-    if settings and world.size != "alike" and "projection" not in settings:
-        return False
-    if "kind" in settings and world.task not in ("single_label", "multi_label", "question_answering", "causal_lm"):
+    if settings and world.size != "alike" and not {"projection", "layer_map"} & settings.keys():
         return False
     try:
         needs = case.bound().needs()
     except DistillationError:
         return False
     reads_answers = any(signal.field.endswith("logits") for signal in needs.student)
+    some_tasks = ("single_label", "multi_label", "question_answering", "causal_lm")
+    if "kind" in settings and reads_answers and world.task not in some_tasks:
+        return False
     return reads_answers or not settings or world.task == "masked_lm" or world.encoder_decoder
 
 
@@ -286,14 +308,16 @@ def signal_size(signal: Signal, shape_: Shape | None, made: Scene) -> tuple[int,
         return (examples, length, shape_.num_logits) if made.task in PER_TOKEN else (examples, shape_.num_logits)
     if signal.field in ("start_logits", "end_logits"):
         return (examples, length)
+    if signal.field == "next_sentence_logits":
+        return (examples, 2)
     one = shape_.stack(signal.stack if shape_.stacks.keys() != {"encoder", "decoder"} else signal.stack or "decoder")
     if signal.field == "pooled":
         return (examples, one.hidden_size)
     if signal.field == "scores":
         return (examples, one.num_attention_heads, length, length)
-    if signal.field == "queries":
+    if signal.field in ("queries", "rotated_queries"):
         return (examples, length, one.num_attention_heads * one.head_size)
-    if signal.field in ("keys", "values"):
+    if signal.field in ("keys", "rotated_keys", "values"):
         return (examples, length, one.num_key_value_heads * one.head_size)
     return (examples, length, one.hidden_size)
 
@@ -311,6 +335,9 @@ def made_batch(task: str, generator: torch.Generator, lengths: tuple[int, ...] =
     ids = torch.randint(3, 30, mask.shape, generator=generator) * mask
     batch = {"input_ids": ids, "attention_mask": mask}
     examples, classes = len(lengths), NUM_LOGITS[task]
+
+    if not classes:
+        return batch
 
     def draw(*size: int) -> Tensor:
         return torch.randint(0, classes, size, generator=generator)
@@ -331,12 +358,16 @@ def made_batch(task: str, generator: torch.Generator, lengths: tuple[int, ...] =
     else:
         batch["labels"] = torch.where(mask.bool(), draw(*mask.shape), IGNORED)
         batch["labels"][0, 2:3] = IGNORED
+    if task == "masked_lm":
+        batch["next_sentence_label"] = torch.randint(0, 2, (examples,), generator=generator)
     return batch
 
 
 def is_padding(made: Scene, signal: Signal) -> Tensor | None:
     """Where a signal's tensor belongs to padding, so that it broadcasts; None where no axis is a position."""
-    if signal.field == "pooled" or (signal.field == "logits" and made.task not in PER_TOKEN):
+    if signal.field in ("pooled", "next_sentence_logits"):
+        return None
+    if signal.field == "logits" and made.task not in PER_TOKEN:
         return None
     real = made.masks()[signal.stack].bool()
     if signal.field == "scores":

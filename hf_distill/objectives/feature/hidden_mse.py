@@ -14,7 +14,9 @@ class HiddenMSE(HiddenStates):
     """(1/D) |W h_student + b - h_teacher|^2 at every real token, D the teacher's width (Romero et al., 2015,
     arXiv:1412.6550; the transformer form of Jiao et al., 2020, arXiv:1909.10351).
 
-    W and b are learned and exist only where the widths differ.
+    W and b are learned and exist only where the widths differ. TinyBERT's embedding and hidden losses are
+    `layer_map="uniform"` with `layer_reduction="sum"` and `projection="per_level"` (the paper: one W for the embedding
+    output, one for all blocks) or `"shared"` (the authors' code).
 
     Reads: hidden[i] of both, [batch, length, width].  Counts: tokens, or examples with `reduction="example_mean"`.
     Errors: `IncompatiblePair` where widths differ and `projection` is `none`, or the layer map does not fit.

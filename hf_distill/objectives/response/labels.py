@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from hf_distill.activations import Activations
-from hf_distill.errors import DataError, DistillationError, IncompatiblePair
+from hf_distill.errors import DistillationError, IncompatiblePair
 from hf_distill.objectives.base import RowWise, check_number, register
 from hf_distill.objectives.pair import Pair
 from hf_distill.tasks import IGNORED, Batch
@@ -28,6 +28,7 @@ class Labels(RowWise):
     """
 
     needs_teacher = False
+    needs_labels = True
 
     def __init__(self, *, label_smoothing: float | None = None) -> None:
         super().__init__()
@@ -57,7 +58,7 @@ class Labels(RowWise):
     def rows(self, student_logits: Tensor, teacher_rows: Tensor | None, labels: Tensor | None) -> Tensor:
         if labels is None:
             raise DistillationError("objective 'labels' got no targets.")
-        self._check(student_logits, labels)
+        self.check_labels(student_logits, labels)
         if self.pair.task.form == "identity":
             return functional.mse_loss(student_logits, labels.to(student_logits.dtype), reduction="none")
         if self.pair.task.form == "sigmoid":
@@ -71,19 +72,3 @@ class Labels(RowWise):
             label_smoothing=self._smoothing,
         )
         return flat.view(labels.shape)
-
-    def _check(self, student_logits: Tensor, labels: Tensor) -> None:
-        """Shapes and kinds that torch would broadcast, or refuse without a word about the data."""
-        task = self.pair.task
-        expected = student_logits.shape[:-1] if task.form == "softmax" else student_logits.shape
-        if labels.shape != expected:
-            raise DataError(
-                f"labels of shape {tuple(labels.shape)} for {task.name} logits of shape "
-                f"{tuple(student_logits.shape)}; they must have the shape {tuple(expected)}. Look at the label column "
-                "and at config.problem_type."
-            )
-        if task.form == "softmax" and labels.is_floating_point():
-            raise DataError(
-                f"labels of {labels.dtype} for a {task.name} task; classes are whole numbers. Cast the label column, "
-                "or set config.problem_type."
-            )

@@ -14,7 +14,9 @@ from hf_distill.objectives.pair import Pair
 from hf_distill.tasks import TASKS, Batch, Task
 
 TOKENS = tuple(sorted({tokens for task in TASKS.values() for tokens in task.tokens}))
-KINDS = ("forward_kl", "reverse_kl", "cross_entropy", "jsd", "skew_kl", "skew_rkl", "logit_mse")
+KINDS = ("forward_kl", "reverse_kl", "cross_entropy", "jsd", "skew_kl", "skew_rkl", "logit_mse", "logit_sse")
+RAW = ("logit_mse", "logit_sse")
+"""Kinds over raw logits, which know no temperature."""
 
 
 @register("soft_targets")
@@ -25,8 +27,9 @@ class SoftTargets(RowWise):
     `reverse_kl` KL(q||p), `cross_entropy` -sum p log q, `jsd` b KL(p||m) + (1 - b) KL(q||m) with m = b p + (1 - b) q
     and b = `beta` (0: KL(p||q), 1: KL(q||p); Agarwal et al., 2024, arXiv:2306.13649), with a = `alpha` `skew_kl`
     KL(p||a p + (1 - a) q) and `skew_rkl` KL(q||(1 - a) p + a q) (Ko et al., 2024, arXiv:2402.03898), or `logit_mse`,
-    the mean square of raw differences, which knows no temperature. `scale="tau2"` multiplies by T^2, so that gradients
-    keep their size over temperatures; `none` leaves it out.
+    the mean square of raw differences, or `logit_sse`, their sum of squares (the optional term of DistilBERT's code;
+    Sanh et al., 2019, arXiv:1910.01108); these two know no temperature. `scale="tau2"` multiplies by T^2, so that
+    gradients keep their size over temperatures; `none` leaves it out.
 
     By task: multi-label compares a Bernoulli law a label (`forward_kl`, `cross_entropy`, `logit_mse`), averaged over
     known labels or, with `label_reduction="sum"`, summed in each example; regression is the squared difference of
@@ -109,7 +112,7 @@ class SoftTargets(RowWise):
                 f"soft_targets: the {task.name} loss is a mean over elements already; leave out "
                 "reduction='element_mean'."
             )
-        if len(task.logit_fields) > 1 and (self.kind == "logit_mse" or self.reduction == "element_mean"):
+        if len(task.logit_fields) > 1 and (self.kind in RAW or self.reduction == "element_mean"):
             raise IncompatiblePair(
                 f"soft_targets: kind {self.kind!r} with {self.reduction} would depend on padding on a {task.name} "
                 "task, where the positions are the classes. Use forward_kl with token_mean."
@@ -130,6 +133,7 @@ class SoftTargets(RowWise):
             "skew_kl": partial(losses.skew_kl, alpha=self.alpha),
             "skew_rkl": partial(losses.skew_reverse_kl, alpha=self.alpha),
             "logit_mse": losses.logit_mse,
+            "logit_sse": losses.logit_sse,
         }[self.kind]
 
     def mask(self, batch: Batch) -> Tensor | None:
@@ -151,7 +155,7 @@ class SoftTargets(RowWise):
     def rows(self, student_logits: Tensor, teacher_rows: Tensor | None, labels: Tensor | None) -> Tensor:
         if teacher_rows is None:
             raise DistillationError("soft_targets got no teacher logits.")
-        if self.kind == "logit_mse" or self.pair.task.form == "identity":
+        if self.kind in RAW or self.pair.task.form == "identity":
             return self._divergence(student_logits, teacher_rows)  # type: ignore[no-any-return]
         if self.temperature != 1.0:
             student_logits, teacher_rows = student_logits / self.temperature, teacher_rows / self.temperature

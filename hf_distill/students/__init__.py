@@ -1,5 +1,8 @@
 """Makers of students."""
 
+from hf_distill.students.distilbert import as_distilbert
 from hf_distill.students.layers import from_layers
+from hf_distill.students.mobilebert import ib_bert, mobilebert
+from hf_distill.students.shape import from_shape
 
-__all__ = ["from_layers"]
+__all__ = ["as_distilbert", "from_layers", "from_shape", "ib_bert", "mobilebert"]

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers import PreTrainedModel
 
 from hf_distill.anatomy import Anatomy
 from hf_distill.errors import IncompatiblePair
+from hf_distill.students.copying import copy_weights, finished, new, of_the_teacher, plain_copy
 
 logger = logging.getLogger(__name__)
 
@@ -39,63 +40,54 @@ def from_layers(
     The student is in float32 and in eval mode, on the teacher's device, and shares no storage with it; with all
     layers kept it gives the teacher's output exactly. An adapter is merged first, into a copy. What a family keeps
     in its first block alone (T5's position bias) stays there, and what its first block lacks (ModernBERT's first
-    norm) is left out.
+    norm) is left out. Where layers share a block (ALBERT), the student's layers share it as well.
 
     Raises: `IncompatiblePair` for a layer that does not exist or comes twice, for more layers than there are, for a
     teacher whose family has no row, whose weights are quantized, or whose modules are not those its class builds.
     """
-    base = _plain_copy(teacher)
+    base = plain_copy(teacher, "from_layers")
     anatomy = Anatomy.of(base)
-    anatomy.blocks(next(iter(anatomy.shape.stacks), ""))  # refuses a family without a row
-    chosen = _choose_all(anatomy, layers, pick, decoder_layers)
-    config = _config(anatomy, chosen)
+    chosen = choose_all(anatomy, layers, pick, decoder_layers)
+    config = shallower(anatomy, chosen, "from_layers")
     with torch.random.fork_rng(devices=[]):
-        student: PreTrainedModel = type(base)(config).to(torch.float32)
-    sources = _sources(anatomy, student.state_dict(), chosen)
-    _untie(student, base, sources)
-    student.load_state_dict(_weights(anatomy, student.state_dict(), sources))
+        student = new(type(base), config, base)
+    sources = sources_of(anatomy, student, chosen, "from_layers")
+    copy_weights(student, base, sources, of_the_teacher(base, student.state_dict(), sources, "from_layers"))
     _tell_left_out(anatomy, sources, chosen)
-    if getattr(base, "generation_config", None) is not None:
-        student.generation_config = copy.deepcopy(base.generation_config)
-    return student.to(base.device).eval()
+    return finished(student, base)
 
 
-def _plain_copy(teacher: nn.Module) -> PreTrainedModel:
-    """The plain model; for an adapter a copy into which it is merged."""
-    base = Anatomy.of(teacher).base
-    if getattr(base, "is_quantized", False):
-        raise IncompatiblePair(
-            f"from_layers: the weights of {type(base).__name__} are quantized; load the teacher without a "
-            "quantization config."
-        )
-    if base is teacher:
-        return base
-    adapted: Any = teacher
-    merged: PreTrainedModel = copy.deepcopy(adapted).merge_and_unload()
-    return merged
-
-
-def _choose_all(
-    anatomy: Anatomy, layers: int | Sequence[int], pick: str, decoder_layers: int | Sequence[int] | None
+def choose_all(
+    anatomy: Anatomy,
+    layers: int | Sequence[int],
+    pick: str,
+    decoder_layers: int | Sequence[int] | None = None,
+    maker: str = "from_layers",
 ) -> dict[str, list[int]]:
-    """The chosen layers of each stack."""
+    """The chosen layers of each stack; `maker` is named in messages.
+
+    Raises: `IncompatiblePair` for layers that cannot be chosen, and for a family without a row.
+    """
     stacks = anatomy.shape.stacks
+    anatomy.blocks(next(iter(stacks), ""))  # refuses a family without a row
     if decoder_layers is not None and "decoder" not in stacks:
-        raise IncompatiblePair(
-            f"from_layers: decoder_layers is given, but {anatomy.shape.family!r} has a single stack."
-        )
+        raise IncompatiblePair(f"{maker}: decoder_layers is given, but {anatomy.shape.family!r} has a single stack.")
     asked = dict.fromkeys(stacks, layers)
     if decoder_layers is not None:
         asked["decoder"] = decoder_layers
-    return {stack: _choose(asked[stack], pick, shape.num_hidden_layers, stack) for stack, shape in stacks.items()}
+    return {
+        stack: _choose(asked[stack], pick, shape.num_hidden_layers, f"{maker} ({stack})" if stack else maker)
+        for stack, shape in stacks.items()
+    }
 
 
-def _choose(layers: int | Sequence[int], pick: str, depth: int, stack: str) -> list[int]:
-    where = f"from_layers ({stack})" if stack else "from_layers"
+def _choose(layers: int | Sequence[int], pick: str, depth: int, where: str) -> list[int]:
     if pick not in PICKS:
         raise IncompatiblePair(f"{where}: unknown pick {pick!r}; the picks are {', '.join(PICKS)}.")
     if isinstance(layers, int):
         return _by_name(layers, pick, depth, where)
+    if not isinstance(layers, Sequence) or isinstance(layers, str):
+        raise IncompatiblePair(f"{where}: layers must be a whole number or a list of them, not {layers!r}.")
     chosen = list(layers)
     if pick != "spread":
         raise IncompatiblePair(
@@ -132,12 +124,25 @@ def _by_name(number: int, pick: str, depth: int, where: str) -> list[int]:
     }[pick]
 
 
-def _config(anatomy: Anatomy, chosen: Mapping[str, Sequence[int]]) -> Any:
-    """The teacher's configuration with the new depth; lists with one entry a layer are cut along."""
+def shallower(anatomy: Anatomy, chosen: Mapping[str, Sequence[int]], maker: str) -> Any:
+    """The teacher's configuration with the new depth; lists with one entry a layer are cut along.
+
+    Raises: `IncompatiblePair` where shared layers run several at a time, and other than whole runs are chosen.
+    """
     row, config = anatomy.row, copy.deepcopy(anatomy.base.config)
     assert row is not None
     for stack, layers in chosen.items():
-        setattr(config, row.depth[stack], len(layers))
+        depth = row.depth[stack]
+        # ALBERT's inner blocks run together as one of the layers that its configuration counts.
+        inner = len(anatomy.blocks(stack)) // getattr(config, depth) if row.groups else 1
+        if len(layers) % inner:
+            raise IncompatiblePair(
+                f"{maker}: {len(layers)} layers are asked for, but {anatomy.shape.family!r} runs {inner} inner "
+                f"layers at a time; take a multiple of {inner}."
+            )
+        setattr(config, depth, len(layers) // inner)
+        if row.groups:
+            setattr(config, row.groups, len(_kept(anatomy, stack, layers)))
     for name in row.per_layer:
         values = getattr(config, name, None)
         if values is not None:
@@ -147,54 +152,66 @@ def _config(anatomy: Anatomy, chosen: Mapping[str, Sequence[int]]) -> Any:
     return config
 
 
-def _sources(anatomy: Anatomy, names: Iterable[str], chosen: Mapping[str, Sequence[int]]) -> dict[str, str]:
-    """The teacher's name of each of the student's weights, the number of the block exchanged."""
-    prefixes = {stack: anatomy.blocks_path(stack) for stack in chosen}
-    have, sources = anatomy.base.state_dict().keys(), {}
-    for name in names:
-        sources[name] = name
-        for stack, prefix in prefixes.items():
+def sources_of(
+    anatomy: Anatomy, student: PreTrainedModel, chosen: Mapping[str, Sequence[int]], maker: str
+) -> dict[str, str]:
+    """The teacher's name of each entry of the student's state, the number of the block exchanged.
+
+    Raises: `IncompatiblePair` where layers that share weights cannot be had in that order.
+    """
+    have = anatomy.base.state_dict().keys()
+    sources = {name: name for name in student.state_dict()}
+    for stack, layers in chosen.items():
+        prefix, kept = anatomy.blocks_path(stack), _kept(anatomy, stack, layers)
+        _check_order(anatomy, student, stack, layers, kept, maker)
+        for name in sources:
             if name.startswith(prefix):
-                number, _, rest = name.removeprefix(prefix).partition(".")
-                source = f"{prefix}{chosen[stack][int(number)] - 1}.{rest}"
+                source = prefix + _renumbered(name.removeprefix(prefix), kept)
                 # What the chosen block lacks is what the first block holds for all.
-                sources[name] = name if number == "0" and source not in have else source
+                is_first = name.removeprefix(prefix).startswith("0.")
+                sources[name] = name if is_first and source not in have else source
     return sources
 
 
-def _untie(student: PreTrainedModel, teacher: PreTrainedModel, sources: Mapping[str, str]) -> None:
-    """Gives the student weights of their own where the teacher has them, whatever its configuration says of ties.
-
-    A checkpoint that holds both weights of a tie is loaded untied (T5 1.1 and its kin), and then the configuration
-    is silent.
-    """
-    theirs = dict(teacher.named_parameters(remove_duplicate=False))
-    seen: dict[int, str] = {}
-    for name, parameter in list(student.named_parameters(remove_duplicate=False)):
-        first = seen.setdefault(id(parameter), name)
-        if theirs.get(sources[name]) is not theirs.get(sources[first]):
-            owner, _, attribute = name.rpartition(".")
-            setattr(student.get_submodule(owner), attribute, nn.Parameter(parameter.detach().clone()))
+def _renumbered(name: str, kept: Sequence[int]) -> str:
+    number, *rest = name.split(".")
+    return ".".join([str(kept[int(number)] - 1), *rest])
 
 
-def _weights(anatomy: Anatomy, wanted: Mapping[str, Tensor], sources: Mapping[str, str]) -> dict[str, Tensor]:
-    """The teacher's tensor for each entry of the student's state."""
-    have = anatomy.base.state_dict()
-    wrong = [
-        name for name, source in sources.items() if source not in have or have[source].shape != wanted[name].shape
-    ]
-    if wrong:
+def block_names(anatomy: Anatomy, stack: str) -> list[str]:
+    """Of each layer the name of its block behind `blocks_path`."""
+    prefix = anatomy.blocks_path(stack)
+    names = {id(module): name.removeprefix(prefix) for name, module in anatomy.base.named_modules()}
+    return [names[id(block)] for block in anatomy.blocks(stack)]
+
+
+def _kept(anatomy: Anatomy, stack: str, layers: Sequence[int]) -> list[int]:
+    """The numbers, from 1, of what is kept: of the chosen layers, or of the groups that share their weights."""
+    names = block_names(anatomy, stack)
+    return sorted({int(names[layer - 1].split(".")[0]) + 1 for layer in layers})
+
+
+def _check_order(
+    anatomy: Anatomy, student: PreTrainedModel, stack: str, layers: Sequence[int], kept: Sequence[int], maker: str
+) -> None:
+    """Whether the student runs copies of the chosen blocks in the chosen order, which shared weights may prevent."""
+    theirs = block_names(anatomy, stack)
+    wanted = [theirs[layer - 1] for layer in layers]
+    found = [_renumbered(name, kept) for name in block_names(Anatomy.of(student), stack)]
+    if found != wanted:
         raise IncompatiblePair(
-            f"from_layers: {type(anatomy.base).__name__} builds {wrong[0]} from its configuration, but the teacher "
-            "holds no such tensor of that shape: its modules were replaced, or an adapter is attached "
-            "(merge_and_unload() it first)."
+            f"{maker}: layers {list(layers)} run the shared blocks {', '.join(wanted)}, but a student of that depth "
+            f"runs {', '.join(found)}; choose the same number of layers from each group."
         )
-    return {name: have[source] for name, source in sources.items()}
 
 
 def _tell_left_out(anatomy: Anatomy, sources: Mapping[str, str], chosen: Mapping[str, Sequence[int]]) -> None:
     used = set(sources.values())
-    kept = [f"{anatomy.blocks_path(stack)}{layer - 1}." for stack, layers in chosen.items() for layer in layers]
+    kept = [
+        f"{anatomy.blocks_path(stack)}{number - 1}."
+        for stack, layers in chosen.items()
+        for number in _kept(anatomy, stack, layers)
+    ]
     for name in anatomy.base.state_dict():
         if name not in used and name.startswith(tuple(kept)):
             logger.info("from_layers: %s is left out; the class has no such weight in its first block", name)

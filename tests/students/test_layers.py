@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from hf_distill import students
-from hf_distill.anatomy import FAMILIES, Anatomy
+from hf_distill.anatomy import Anatomy
 from hf_distill.errors import IncompatiblePair
+from hf_distill.families import FAMILIES
 from tests.tiny_models import CLASSIFIER, ENCODER_DECODERS, HEADS, LANGUAGE, SPANS, batch, tiny
 from tests.tiny_models import FAMILIES as TINY
 
@@ -134,6 +135,7 @@ def check_blocks(student: PreTrainedModel, teacher: PreTrainedModel, layers: lis
     """Blocks are those of the chosen layers, all else is equal by name."""
     path = re.compile(rf"(?<=\b{re.escape(FAMILIES[student.config.model_type].blocks)}\.)\d+")
     theirs = teacher.state_dict()
+    layers = [1] if student.config.model_type == "albert" else layers  # one block, which all layers share
     for name, tensor in student.state_dict().items():
         only_first = "relative_attention_bias" in name
         source = name if only_first else path.sub(lambda found: str(layers[int(found.group())] - 1), name)
@@ -145,6 +147,50 @@ def check_numbers(student: PreTrainedModel) -> None:
         for number, block in enumerate(Anatomy.of(student).blocks(stack)):
             for module in block.modules():
                 assert getattr(module, "layer_idx", number) in (number, None)
+
+
+GROUPS = {"num_hidden_groups": 2, "inner_group_num": 2}
+"""ALBERT of four times two layers: 1 to 4 run the two blocks of the first group twice, 5 to 8 those of the second."""
+
+
+@pytest.mark.parametrize(
+    ("layers", "depth", "groups"),
+    [
+        ([1, 2, 5, 6], 2, [0, 1]),
+        ([3, 4, 7, 8], 2, [0, 1]),
+        ([5, 6, 7, 8], 2, [1]),
+        ([7, 8], 1, [1]),
+        (8, 4, [0, 1]),
+    ],
+)
+def test_layers_that_share_blocks(layers, depth, groups):
+    teacher = tiny("albert", layers=4, **GROUPS)
+    student = students.from_layers(teacher, layers)
+    assert (student.config.num_hidden_layers, student.config.num_hidden_groups) == (depth, len(groups))
+    theirs = teacher.albert.encoder.albert_layer_groups
+    for mine, group in zip(student.albert.encoder.albert_layer_groups, groups, strict=True):
+        assert all(torch.equal(tensor, theirs[group].state_dict()[name]) for name, tensor in mine.state_dict().items())
+    states = teacher.albert.encoder.embedding_hidden_mapping_in(
+        teacher.albert.embeddings(input_ids=torch.tensor([[5, 6, 7]]))
+    )
+    for layer in layers if isinstance(layers, list) else range(1, 9):
+        states = theirs[(layer - 1) // 4].albert_layers[(layer - 1) % 2](states)
+    shown = student.albert(input_ids=torch.tensor([[5, 6, 7]])).last_hidden_state
+    torch.testing.assert_close(shown, states, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("layers", "words"),
+    [
+        ([1, 2, 3], "3 layers are asked for, but 'albert' runs 2 inner layers at a time; take a multiple of 2"),
+        ([2, 3], r"run the shared blocks 0\.albert_layers\.1, 0\.albert_layers\.0, but a student"),
+        ([1, 3], "same number of layers from each group"),
+        ([1, 2, 5, 6, 7, 8], "same number of layers from each group"),
+    ],
+)
+def test_orders_that_shared_blocks_cannot_run_are_refused(layers, words):
+    with pytest.raises(IncompatiblePair, match=words):
+        students.from_layers(tiny("albert", layers=4, **GROUPS), layers)
 
 
 def test_lists_with_one_entry_a_layer_are_cut_along():
@@ -284,7 +330,7 @@ def test_quantized_weights_are_refused():
 
 
 def test_a_family_without_a_row_is_refused():
-    config = transformers.AlbertConfig(
+    config = transformers.RoFormerConfig(
         vocab_size=96,
         hidden_size=32,
         embedding_size=16,
@@ -292,5 +338,5 @@ def test_a_family_without_a_row_is_refused():
         num_hidden_layers=2,
         intermediate_size=48,
     )
-    with pytest.raises(IncompatiblePair, match="'albert' has no row"):
-        students.from_layers(transformers.AlbertModel(config), 1)
+    with pytest.raises(IncompatiblePair, match="'roformer' has no row"):
+        students.from_layers(transformers.RoFormerModel(config), 1)

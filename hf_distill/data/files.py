@@ -158,11 +158,11 @@ def _parse(content: io.BufferedIOBase, suffix: str, path: Path) -> tuple[str, It
     if suffix in (".csv", ".tsv"):
         return "line", _csv_records(content, suffix, path)
     if suffix == ".jsonl":
-        return "line", _json_lines(content, path)
+        return "line", json_lines(content, path)
     whole = content.read()
     if whole.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"["):
         return "row", _json_list(whole, path)
-    return "line", _json_lines(io.BytesIO(whole), path)
+    return "line", json_lines(io.BytesIO(whole), path)
 
 
 def _lines(content: Iterable[bytes], path: Path) -> Iterator[tuple[int, str]]:
@@ -174,7 +174,11 @@ def _lines(content: Iterable[bytes], path: Path) -> Iterator[tuple[int, str]]:
             raise DataError(f"{path}, line {number}: not UTF-8: {error}.") from error
 
 
-def _json_lines(content: Iterable[bytes], path: Path) -> Iterator[Record]:
+def json_lines(content: Iterable[bytes], path: Path) -> Iterator[Record]:
+    """The objects of JSON lines with their line numbers, one by one; blank lines are passed over.
+
+    Errors: DataError naming the line for one that is not UTF-8, not JSON, or no object.
+    """
     for number, line in _lines(content, path):
         if line.strip():
             yield number, _json_object(_json(line, f"{path}, line {number}"), f"{path}, line {number}")

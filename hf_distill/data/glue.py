@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +10,7 @@ from datasets import Dataset, DatasetDict, load_dataset
 from datasets.exceptions import DatasetsError
 
 from hf_distill.data.files import FORMATS, choices, find, listing, read
+from hf_distill.data.hub import digest
 from hf_distill.data.labels import Labels
 from hf_distill.data.text import TextData, to_dataset, unlabelled
 from hf_distill.errors import DataError
@@ -103,7 +102,7 @@ class GlueTask:
             if split not in splits:
                 raise DataError(f"{where}: no split {split!r}; it has {', '.join(loaded)}.")
         checked = {split: self._checked(dataset, f"{where}, split {split!r}") for split, dataset in splits.items()}
-        return self._data(checked, {split: _digest(dataset) for split, dataset in checked.items()})
+        return self._data(checked, {split: digest(dataset) for split, dataset in checked.items()})
 
     def _checked(self, dataset: Dataset, where: str) -> Dataset:
         columns = [*self.text_columns, "label"]
@@ -150,13 +149,3 @@ def task(name: str) -> GlueTask:
     if name not in TASKS:
         raise DataError(f"unknown GLUE task {name!r}; {choices(name, TASKS)}.")
     return TASKS[name]
-
-
-def _digest(dataset: Dataset) -> str:
-    """SHA-256 over the rows, one JSON list a line: it depends on neither the file format nor the version of a
-    library."""
-    digest = hashlib.sha256()
-    for batch in dataset.iter(batch_size=1000):
-        for row in zip(*batch.values(), strict=True):
-            digest.update(json.dumps(row).encode() + b"\n")
-    return digest.hexdigest()

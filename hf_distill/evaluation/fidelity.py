@@ -117,19 +117,44 @@ def paired_bootstrap(
     arrays = [np.asarray(values) for values in (student, control, labels)]
     if len({array.shape for array in arrays}) != 1 or arrays[0].ndim != 1 or not len(arrays[0]):
         raise DataError(f"paired_bootstrap: {', '.join(map(_shape, arrays))}; expected three lists, equally long.")
-    _check_level(level)
-    if resamples < 100:
-        raise DataError(f"paired_bootstrap: {resamples} resamples are too few for an interval; take 100 or more.")
 
     def difference(rows: NDArray[np.int64]) -> float:
         a, b, truth = (array[rows] for array in arrays)
         return metric(a, truth) - metric(b, truth)
 
-    n = len(arrays[0])
+    return _resampled(difference, len(arrays[0]), level, resamples, seed)
+
+
+def bootstrap(
+    metric: Callable[[NDArray[np.generic]], float],
+    rows: ArrayLike,
+    *,
+    level: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> Interval:
+    """metric(rows), with its percentile interval over resampled rows (Efron and Tibshirani, 1993, chapter 13).
+
+    `rows` is `[rows]` or `[rows, ...]`. Errors: DataError for no rows, a level outside (0, 1), or fewer than 100
+    resamples.
+    """
+    found = np.asarray(rows)
+    if found.ndim < 1 or not len(found):
+        raise DataError(f"bootstrap: {_shape(found)}; expected a list of at least one row.")
+    return _resampled(lambda chosen: metric(found[chosen]), len(found), level, resamples, seed)
+
+
+def _resampled(
+    value: Callable[[NDArray[np.int64]], float], n: int, level: float, resamples: int, seed: int
+) -> Interval:
+    """The value of all rows, and its percentiles over rows drawn with replacement."""
+    _check_level(level)
+    if resamples < 100:
+        raise DataError(f"bootstrap: {resamples} resamples are too few for an interval; take 100 or more.")
     random = np.random.default_rng(seed)
-    sample = [difference(random.integers(0, n, size=n)) for _ in range(resamples)]
+    sample = [value(random.integers(0, n, size=n)) for _ in range(resamples)]
     low, high = np.quantile(sample, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(float(difference(np.arange(n))), float(low), float(high))
+    return Interval(float(value(np.arange(n))), float(low), float(high))
 
 
 def _logits(values: ArrayLike) -> Floats:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import tempfile
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -18,6 +17,7 @@ from transformers import EvalPrediction
 from hf_distill.data import glue
 from hf_distill.data.files import choices
 from hf_distill.errors import DataError, NonFiniteLoss
+from hf_distill.evaluation.local import LocalMetric
 
 logger = logging.getLogger(__name__)
 
@@ -37,13 +37,11 @@ CITATION = """@inproceedings{wang2019glue,
 }"""
 
 
-class GlueMetric(evaluate.Metric):  # type: ignore[misc]
-    """The metric "glue" of the library evaluate: same configurations, names and values, but it comes with this
-    package.
+class GlueMetric(LocalMetric):
+    """The metric "glue" of the library evaluate: same configurations, names and values.
 
-    It keeps everything in memory and in one process: under several, each computes it from the gathered predictions, so
-    that nothing is written to the home folder and no two processes meet in one file. Where a correlation is not
-    defined (constant predictions), it is 0.0 with a warning in the log, as NaN would never compare as better or worse.
+    Where a correlation is not defined (constant predictions), it is 0.0 with a warning in the log, as NaN would never
+    compare as better or worse.
 
     Errors: DataError for an unknown configuration.
     """
@@ -51,8 +49,7 @@ class GlueMetric(evaluate.Metric):  # type: ignore[misc]
     def __init__(self, config_name: str) -> None:
         if config_name not in CONFIGURATIONS:
             raise DataError(f"GLUE has no metric {config_name!r}; {choices(config_name, CONFIGURATIONS)}.")
-        with tempfile.TemporaryDirectory() as folder:
-            super().__init__(config_name, keep_in_memory=True, cache_dir=folder)
+        super().__init__(config_name)
 
     def _info(self) -> evaluate.MetricInfo:
         kind = datasets.Value("float32" if self.config_name == "stsb" else "int64")

@@ -11,6 +11,7 @@ import pytest
 from hf_distill.errors import DataError
 from hf_distill.evaluation.fidelity import (
     agreement,
+    bootstrap,
     brier,
     expected_calibration_error,
     mcnemar_p_value,
@@ -138,6 +139,24 @@ def test_paired_bootstrap_sees_the_same_rows_and_follows_the_seed() -> None:
     assert first == again != other
 
 
+def test_the_bootstrap_of_a_mean_is_as_wide_as_theory_says() -> None:
+    rows = np.random.default_rng(0).normal(3.0, 2.0, size=400)
+    found = bootstrap(lambda chosen: float(chosen.mean()), rows, resamples=4000)
+    error = rows.std() / 400**0.5
+    assert found.value == pytest.approx(rows.mean(), abs=1e-12)
+    assert found.low == pytest.approx(rows.mean() - 1.96 * error, abs=0.02)
+    assert found.high == pytest.approx(rows.mean() + 1.96 * error, abs=0.02)
+
+
+def test_the_bootstrap_draws_whole_rows_and_follows_the_seed() -> None:
+    """Both columns of a row are drawn together: their difference is the same in every resample."""
+    rows = np.arange(30).reshape(10, 3) + np.asarray([0, 5, 7])
+    same = bootstrap(lambda chosen: float((chosen[:, 1] - chosen[:, 0]).mean()), rows)
+    assert same == (6.0, 6.0, 6.0)
+    first, again, other = (bootstrap(lambda chosen: float(chosen.mean()), rows, seed=seed) for seed in (1, 1, 2))
+    assert first == again != other
+
+
 LABELS = [0, 1]
 FINE = [[0.0, 1.0], [1.0, 0.0]]
 
@@ -163,6 +182,10 @@ FINE = [[0.0, 1.0], [1.0, 0.0]]
         (lambda: paired_bootstrap(accuracy, [], [], []), "equally long"),
         (lambda: paired_bootstrap(accuracy, [0], [0], [0], resamples=10), "10 resamples"),
         (lambda: paired_bootstrap(accuracy, [0], [0], [0], level=1.0), "confidence level 1.0"),
+        (lambda: bootstrap(np.mean, []), "at least one row"),
+        (lambda: bootstrap(np.mean, 3.0), "at least one row"),
+        (lambda: bootstrap(np.mean, [1.0], resamples=10), "10 resamples"),
+        (lambda: bootstrap(np.mean, [1.0], level=0.0), "confidence level 0.0"),
     ],
 )
 def test_wrong_arguments_are_named(call: Any, words: str) -> None:

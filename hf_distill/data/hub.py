@@ -1,0 +1,68 @@
+"""Data sets of the Hub as tables."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from datasets import ClassLabel, Dataset, List, load_dataset
+from datasets.exceptions import DatasetsError
+
+from hf_distill.data.files import Table, choices
+from hf_distill.errors import DataError
+
+
+def load_splits(
+    hub_id: str, splits: Sequence[str], *, config: str | None = None, revision: str | None = None
+) -> dict[str, Dataset]:
+    """Those of `splits` that a data set of the Hub has.
+
+    Errors: DataError where it cannot be loaded.
+    """
+    try:
+        loaded = load_dataset(hub_id, config, revision=revision)
+    except (OSError, ValueError, DatasetsError) as error:
+        raise DataError(
+            f"{hub_id}, configuration {config or 'default'}, revision {revision or 'main'}, could not be loaded: "
+            f"{error}. Where there is no way to the Hub, give files."
+        ) from error
+    return {split: loaded[split] for split in splits if split in loaded}
+
+
+def to_table(dataset: Dataset, name: str, columns: Sequence[str], optional: Sequence[str] = ()) -> Table:
+    """`columns` of a split, and those of `optional` that it has, as Python values, class labels as their names; `name`
+    is the split's in messages.
+
+    Errors: DataError for a missing column and no rows.
+    """
+    for column in columns:
+        if column not in dataset.column_names:
+            raise DataError(f"{name}: no column {column!r}; {choices(column, dataset.column_names)}.")
+    if not len(dataset):
+        raise DataError(f"{name}: holds no rows.")
+    chosen = [*columns, *(column for column in optional if column in dataset.column_names)]
+    rows = dataset.select_columns(chosen)
+    cells = {column: _named(rows[column][:], rows.features[column]) for column in chosen}
+    return Table(Path(name), cells, list(range(1, len(rows) + 1)), "row", is_text=False, sha256=digest(rows))
+
+
+def _named(cells: list[Any], feature: Any) -> list[Any]:
+    """Cells with names in place of class ids, also in lists; None for -1, a label that is kept secret."""
+    if isinstance(feature, List):
+        return [None if cell is None else _named(cell, feature.feature) for cell in cells]
+    if isinstance(feature, ClassLabel):
+        return [None if cell is None or cell < 0 else feature.names[cell] for cell in cells]
+    return cells
+
+
+def digest(dataset: Dataset) -> str:
+    """SHA-256 over the rows, one JSON list a line: it depends on neither the file format nor the version of a
+    library."""
+    found = hashlib.sha256()
+    for batch in dataset.iter(batch_size=1000):
+        for row in zip(*batch.values(), strict=True):
+            found.update(json.dumps(row).encode() + b"\n")
+    return found.hexdigest()

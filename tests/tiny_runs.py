@@ -9,7 +9,13 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-from transformers import AutoModelForSequenceClassification, BertConfig, BertModel, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForSequenceClassification,
+    BertConfig,
+    BertForMaskedLM,
+    BertModel,
+    PreTrainedTokenizerFast,
+)
 
 GOOD, BAD = ("good", "fine", "lovely", "warm"), ("bad", "dull", "cold", "awful")
 NEUTRAL = ("a", "the", "film", "plot", "is", "was", "very", "quite", "and", "so")
@@ -112,3 +118,17 @@ def write_mnli(folder: Path) -> Path:
         write_jsonl(folder / f"{name}.jsonl", nli_rows(4, labelled=False))
     write_jsonl(folder / "ax" / "test.jsonl", nli_rows(5, labelled=False))
     return folder
+
+
+def save_masked_lm(folder: Path, seed: int = 3, **size: Any) -> Path:
+    """A masked language model, and its tokenizer."""
+    torch.manual_seed(seed)
+    BertForMaskedLM(config(None, **size)).save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+    return folder
+
+
+def write_text(path: Path, lines: int, start: int = 0) -> Path:
+    """A file of raw text, a sentence a line."""
+    path.write_text("".join(f"{sentence(start + i)[0]}\n" for i in range(lines)), encoding="utf-8")
+    return path

@@ -26,10 +26,10 @@ def configure_logging() -> None:
         transformers.utils.logging.disable_progress_bar()
 
 
-def command_line(words: Sequence[str]) -> list[str]:
-    """How the run can be started again: the script with its launcher, or `hf-distill glue`, and the flags."""
+def command_line(name: str, words: Sequence[str]) -> list[str]:
+    """How the run can be started again: the script with its launcher, or `hf-distill <name>`, and the flags."""
     if not sys.argv[0].endswith(".py"):
-        return ["hf-distill", "glue", *words]
+        return ["hf-distill", name, *words]
     precision = os.environ.get("ACCELERATE_MIXED_PRECISION")
     launcher = ["python"] if precision is None else ["accelerate", "launch", "--mixed_precision", precision]
     return [*launcher, sys.argv[0], *words]

@@ -1,4 +1,4 @@
-"""The flags of `distill_glue`: those of distillation, and every one of `TrainingArguments`."""
+"""The flags of the `distill_…` scripts: of distillation, of the data, and every one of `TrainingArguments`."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from typing import Any, NoReturn
 
 from transformers import HfArgumentParser, TrainingArguments
 
-from hf_distill.data import glue
 from hf_distill.errors import RecipeError
 from hf_distill.students.layers import PICKS
 
 TOKENS = ("hub_token", "push_to_hub_token")
 
-DESCRIPTION = """Distil a teacher into a smaller student, on a GLUE task or on texts of your own.
+RULES = """A flag wins over the recipe, the recipe over the defaults.
+Run again with the same output_dir, it goes on where it was broken off."""
 
-Without any argument the recipe `quickstart` is run. A flag wins over the recipe, the recipe over the defaults. Run
-again with the same output_dir, it goes on where it was broken off."""
+Group = Mapping[str, dict[str, Any]]
+"""Flags by name, and what `add_argument` takes for each."""
 
 
 @dataclass(frozen=True)
@@ -43,13 +43,12 @@ class _Parser(HfArgumentParser):  # type: ignore[misc]
         raise RecipeError(f"command line: {message}; --help lists the flags.")
 
 
-def parse(argv: Sequence[str]) -> Flags:
-    """The flags of a command line; what was not given is absent.
+def parse(argv: Sequence[str], parser: HfArgumentParser) -> Flags:
+    """The flags of a command line, as a parser of `make_parser` takes them; what was not given is absent.
 
     Raises: `RecipeError` for an unknown flag, which names the nearest, for a value of the wrong kind, and for a token.
     """
     refuse_tokens(argv)
-    parser = make_parser()
     namespace, unknown = parser.parse_known_args(list(argv))
     if unknown:
         near = difflib.get_close_matches(unknown[0].partition("=")[0], parser._option_string_actions, n=1)
@@ -73,16 +72,18 @@ def refuse_tokens(argv: Sequence[str]) -> None:
             )
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """The parser. Nothing has a default, so that what was given can be told from what was not."""
+def make_parser(name: str, description: str, data: Group) -> HfArgumentParser:
+    """The parser of the script `distill_<name>`, with the flags of its data. Nothing has a default, so that what was
+    given can be told from what was not."""
     parser = _Parser(
-        prog="distill_glue",
+        prog=f"distill_{name}",
         usage="%(prog)s [flags]",
-        description=DESCRIPTION,
+        description=f"{description}\n\n{RULES}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    for title, flags in GROUPS.items():
+    groups = {"distillation": DISTILLATION, "data": {**data, **ROWS}}
+    for title, flags in groups.items():
         group = parser.add_argument_group(title)
         for name, settings in flags.items():
             spellings = dict.fromkeys([f"--{name}", f"--{name.replace('_', '-')}"])
@@ -95,11 +96,12 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _words(text: str) -> list[str]:
-    words = [word.strip() for word in text.split(",")]
-    if not all(words):
+def names_in(text: str) -> list[str]:
+    """`a,b` is a list of names."""
+    found = [word.strip() for word in text.split(",")]
+    if not all(found):
         raise argparse.ArgumentTypeError(f"{text!r} is no list of names separated by commas")
-    return words
+    return found
 
 
 def _layers(text: str) -> int | list[int]:
@@ -110,48 +112,57 @@ def _layers(text: str) -> int | list[int]:
     return [int(part) for part in parts] if "," in text else int(parts[0])
 
 
-def _rows(text: str) -> int:
+def whole(text: str) -> int:
+    """A number of 1 or more."""
     if not text.isascii() or not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no number of 1 or more")
     return int(text)
 
 
-def _flag(help_: str, kind: Callable[[str], Any] = str, **settings: Any) -> dict[str, Any]:
+def flag(help_: str, kind: Callable[[str], Any] = str, **settings: Any) -> dict[str, Any]:
+    """What `add_argument` takes for a flag."""
     return {"help": help_, "type": kind, **settings}
 
 
-GROUPS: dict[str, dict[str, dict[str, Any]]] = {
-    "distillation": {
-        "recipe": _flag("A recipe: a .yaml file, or the name of a shipped one (quickstart, glue/sst2 …)."),
-        "teacher_name_or_path": _flag("The teacher, trained for the task: a folder or an id on the Hub."),
-        "teacher_revision": _flag("Branch, tag or commit of the teacher."),
-        "student_name_or_path": _flag("The student to start from: a folder or an id on the Hub."),
-        "student_revision": _flag("Branch, tag or commit of the student."),
-        "student_layers": _flag(
-            "Build the student from layers of the teacher: how many (3), or which, counted from 1 (1,3,5).", _layers
-        ),
-        "student_pick": _flag("Which layers a number stands for.", choices=PICKS),
-        "temperature": _flag("Temperature of the soft targets.", float),
-        "alpha": _flag("Weight of the soft targets, from 0 to 1; the labels weigh 1 - alpha.", float),
-        "trust_remote_code": {
-            "help": "Run the Python code of the models' repositories, of the commits given as revisions.",
-            "action": "store_true",
-        },
+DISTILLATION: Group = {
+    "recipe": flag("A recipe: a .yaml file, or the name of a shipped one (quickstart, glue/sst2 …)."),
+    "teacher_name_or_path": flag("The teacher, trained for the task: a folder or an id on the Hub."),
+    "teacher_revision": flag("Branch, tag or commit of the teacher."),
+    "student_name_or_path": flag("The student to start from: a folder or an id on the Hub."),
+    "student_revision": flag("Branch, tag or commit of the student."),
+    "student_layers": flag(
+        "Build the student from layers of the teacher: how many (3), or which, counted from 1 (1,3,5).", _layers
+    ),
+    "student_pick": flag("Which layers a number stands for.", choices=PICKS),
+    "temperature": flag("Temperature of the soft targets.", float),
+    "alpha": flag("Weight of the soft targets, from 0 to 1; the labels weigh 1 - alpha.", float),
+    "control": {
+        "help": "Train the same student on the labels alone as well, to compare.",
+        "action": "store_true",
     },
-    "data": {
-        "task_name": _flag(f"A GLUE task: {', '.join(glue.TASKS)}."),
-        "dataset_dir": _flag(
-            "A folder with the task's files, <split>.jsonl, .csv or .parquet, also .gz, instead of the Hub."
-        ),
-        "train_file": _flag("Texts of your own to train on (.jsonl, .json, .csv, .tsv, .parquet, also .gz)."),
-        "validation_file": _flag("Texts to validate on; without them a tenth of the training texts."),
-        "test_file": _flag("Texts to test on, or to predict."),
-        "text_columns": _flag("The column of the text, or the two of a pair: a,b.", _words),
-        "label_column": _flag("The column of the label (default: label)."),
-        "class_names": _flag("The labels in the order of their ids: negative,positive.", _words),
-        "max_train_samples": _flag("Use so many training rows at most.", _rows),
-        "max_eval_samples": _flag("Use so many validation rows at most.", _rows),
-        "max_predict_samples": _flag("Use so many test rows at most.", _rows),
-        "max_seq_length": _flag("Tokens of a text, the special ones included; longer texts are cut.", _rows),
+    "trust_remote_code": {
+        "help": "Run the Python code of the models' repositories, of the commits given as revisions.",
+        "action": "store_true",
     },
+}
+
+FILES: Group = {
+    "train_file": flag("Rows of your own to train on (.jsonl, .json, .csv, .tsv, .parquet, also .gz)."),
+    "validation_file": flag("Rows to validate on; without them a tenth of the training rows."),
+    "test_file": flag("Rows to test on, or to predict."),
+}
+"""Files of one's own, for the scripts that take any."""
+
+HUB: Group = {
+    "dataset_name": flag("A data set on the Hub, with splits train, validation and, if there is one, test."),
+    "dataset_config_name": flag("Its configuration."),
+    "dataset_revision": flag("Its branch, tag or commit."),
+}
+"""A data set of the Hub, for the scripts that take any."""
+
+ROWS: Group = {
+    "max_train_samples": flag("Use so many training rows at most.", whole),
+    "max_eval_samples": flag("Use so many validation rows at most.", whole),
+    "max_predict_samples": flag("Use so many test rows at most.", whole),
+    "max_seq_length": flag("Tokens of a row, the special ones included; longer texts are cut.", whole),
 }

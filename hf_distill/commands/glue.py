@@ -1,101 +1,92 @@
-"""`distill_glue`: from flags to a recipe, and on to the student."""
+"""`distill_glue`: GLUE tasks, and texts of one's own with a class or a score."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import PurePath
 from typing import Any
 
 from hf_distill.commands import reports_errors
-from hf_distill.commands.console import command_line, configure_logging, show
-from hf_distill.commands.flags import Flags, parse
-from hf_distill.commands.overrides import recipe_of
+from hf_distill.commands.console import show
+from hf_distill.commands.flags import FILES, Flags, flag, names_in
+from hf_distill.commands.overrides import HALF_AND_HALF, Changes, Script, files, on_own_data, recipe_of
+from hf_distill.commands.script import begin, distil, kept_recipe, output_dir
 from hf_distill.data import glue
 from hf_distill.errors import RecipeError
 from hf_distill.recipe import Recipe
-from hf_distill.run import Publication, RunResult, predict_diagnostics, run
-from hf_distill.run.folder import RunFolder
+from hf_distill.run import RunResult, predict_diagnostics
 
 DIAGNOSTICS = "ax"
+
+FLAGS = {
+    "task_name": flag(f"A GLUE task: {', '.join(glue.TASKS)}."),
+    "dataset_dir": flag(
+        "A folder with the task's files, <split>.jsonl, .csv or .parquet, also .gz, instead of the Hub."
+    ),
+    **FILES,
+    "text_columns": flag("The column of the text, or the two of a pair: a,b.", names_in),
+    "label_column": flag("The column of the label (default: label)."),
+    "class_names": flag("The labels in the order of their ids: negative,positive.", names_in),
+}
+
+DESCRIPTION = """Distil a teacher into a smaller student, on a GLUE task or on texts of your own.
+
+Without any argument the recipe `quickstart` is run."""
 
 
 @reports_errors
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line `argv`, by default that of the process; the exit status."""
-    words = sys.argv[1:] if argv is None else list(argv)
-    flags = parse(words)
-    configure_logging()
-    _check(flags)
+    words, flags = begin(SCRIPT, argv)
     if flags.own.get("task_name") == DIAGNOSTICS:
         show(_predict_diagnostics(flags))
         return 0
-    kept = _kept_recipe(flags)
-    recipe, name = recipe_of(flags, kept)
-    steps = _steps(flags)
-    result = run(
-        recipe,
-        _output_dir(flags, name),
-        train=steps["train"],
-        evaluate=steps["eval"],
-        predict=steps["predict"],
-        command=command_line(words),
-        publication=_publication(flags),
-    )
-    show(result)
-    return 0
+    return distil(SCRIPT, words, flags)
 
 
-def _check(flags: Flags) -> None:
-    """Flags that go against each other, or against what a run does."""
-    own, arguments = flags.own, flags.arguments
+def _data_name(own: Mapping[str, Any]) -> str | None:
+    if "task_name" in own:
+        return str(glue.task(own["task_name"]).name)
+    return PurePath(own["train_file"]).name.partition(".")[0] if "train_file" in own else None
+
+
+def _data(own: Mapping[str, Any], recipe: Recipe) -> Changes:
     if "task_name" in own and "train_file" in own:
         raise RecipeError("command line: --task_name and --train_file are both given; a run has one task.")
+    changes: Changes = {}
+    if "train_file" in own:
+        changes |= {"data": ("--train_file", _own_data(own))}
+        changes |= {"task": ("--train_file", None), "dataset_dir": ("--train_file", None)}
+    else:
+        has_files = recipe.data is not None and recipe.data.files is not None and "task_name" not in own
+        changes |= on_own_data(own, KEYS, has_files)
     if "task_name" in own:
-        glue.task(own["task_name"])
-    if "student_name_or_path" in own and "student_layers" in own:
+        changes |= {"task": ("--task_name", own["task_name"]), "data": ("--task_name", None)}
+    if "dataset_dir" in own:
+        changes |= {"dataset_dir": ("--dataset_dir", own["dataset_dir"])}
+    return changes
+
+
+KEYS = {
+    "validation_file": "data.files.validation",
+    "test_file": "data.files.test",
+    "text_columns": "data.text_columns",
+    "label_column": "data.label_column",
+    "class_names": "data.label_names",
+}
+
+
+def _own_data(own: Mapping[str, Any]) -> dict[str, Any]:
+    if "text_columns" not in own:
         raise RecipeError(
-            "command line: --student_name_or_path and --student_layers are both given; a student is loaded, or built "
-            "from the teacher."
+            "command line: --train_file needs --text_columns: the column of the text, or the two of a pair (a,b)."
         )
-    if "resume_from_checkpoint" in arguments:
-        raise RecipeError(
-            "command line: --resume_from_checkpoint is not taken: a run goes on by itself from the last whole "
-            "checkpoint in its output_dir."
-        )
-    if arguments.get("hub_strategy", "end") != "end" or arguments.get("hub_always_push", False):
-        raise RecipeError("command line: a student is published once, when it is finished; leave --hub_strategy out.")
-
-
-def _steps(flags: Flags) -> dict[str, bool]:
-    """What is done: what the flags say, or, where none says anything, training and evaluation."""
-    given = {step: bool(flags.arguments.get(f"do_{step}", False)) for step in ("train", "eval", "predict")}
-    return given if any(given.values()) else {"train": True, "eval": True, "predict": False}
-
-
-def _output_dir(flags: Flags, name: str) -> str:
-    return str(flags.arguments.get("output_dir") or Path("outputs", name))
-
-
-def _kept_recipe(flags: Flags) -> Recipe | None:
-    """The recipe of the run in output_dir, for a command that only evaluates or predicts."""
-    if _steps(flags)["train"] or "recipe" in flags.own or "output_dir" not in flags.arguments:
-        return None
-    return RunFolder(flags.arguments["output_dir"]).recipe()
-
-
-def _publication(flags: Flags) -> Publication | None:
-    arguments: Mapping[str, Any] = flags.arguments
-    if not arguments.get("push_to_hub", False):
-        return None
-    if not arguments.get("hub_model_id"):
-        raise RecipeError("command line: --push_to_hub needs a name: --hub_model_id owner/name.")
-    private = arguments.get("hub_private_repo")
-    return Publication(
-        repo_id=arguments["hub_model_id"],
-        private=True if private is None else private,
-        revision=arguments.get("hub_revision"),
-    )
+    data = {"files": files(own), "text_columns": own["text_columns"], "label_column": own.get("label_column", "label")}
+    if "class_names" in own:
+        data["label_names"] = own["class_names"]
+    if "validation_file" not in own:
+        data["split"] = {"validation": 0.1}
+    return data
 
 
 def _predict_diagnostics(flags: Flags) -> RunResult:
@@ -103,5 +94,22 @@ def _predict_diagnostics(flags: Flags) -> RunResult:
     if flags.arguments.get("do_train", False) or flags.arguments.get("do_eval", False):
         raise RecipeError("command line: ax has neither training nor validation rows; use --do_predict alone.")
     predicting = Flags({**flags.own, "task_name": "mnli"}, {**flags.arguments, "do_predict": True})
-    recipe, _ = recipe_of(predicting, _kept_recipe(predicting))
-    return predict_diagnostics(recipe, _output_dir(flags, DIAGNOSTICS), flags.own.get("dataset_dir"))
+    recipe, _ = recipe_of(predicting, SCRIPT, kept_recipe(predicting))
+    return predict_diagnostics(recipe, output_dir(flags, DIAGNOSTICS), flags.own.get("dataset_dir"))
+
+
+SCRIPT = Script(
+    name="glue",
+    description=DESCRIPTION,
+    flags=FLAGS,
+    plain={
+        "schema": 1,
+        "task": "sst2",
+        "teacher": {"model": "teacher"},
+        "student": {"from_layers": {"layers": 1}},
+        "stages": HALF_AND_HALF,
+    },
+    data_name=_data_name,
+    data=_data,
+    default="quickstart",
+)

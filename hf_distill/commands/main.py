@@ -6,12 +6,15 @@ import difflib
 import sys
 from collections.abc import Sequence
 
-from hf_distill.commands import Command, glue, objectives, reports_errors
+from hf_distill.commands import Command, glue, mlm, ner, objectives, qa, reports_errors
 from hf_distill.errors import RecipeError
 from hf_distill.version import __version__
 
 COMMANDS: dict[str, tuple[Command, str]] = {
     "glue": (glue.main, "distil on a GLUE task or on texts of your own (as scripts/distill_glue.py)"),
+    "qa": (qa.main, "distil on SQuAD or on questions of your own (as scripts/distill_qa.py)"),
+    "ner": (ner.main, "distil on tokens with a tag each (as scripts/distill_ner.py)"),
+    "mlm": (mlm.main, "distil on raw text (as scripts/distill_mlm.py)"),
     "objectives": (objectives.main, "list the objectives and their settings"),
 }
 

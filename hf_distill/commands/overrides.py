@@ -2,68 +2,82 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
-from hf_distill.commands.flags import Flags
+from hf_distill.commands.flags import Flags, Group
 from hf_distill.errors import RecipeError
 from hf_distill.recipe import Recipe
+from hf_distill.recipe.rules import MADE
 
-QUICKSTART = "quickstart"
+Changes = dict[str, tuple[str, Any]]
+"""Overrides by key: the flag they come from, and the value."""
 
-PLAIN: dict[str, Any] = {
-    "schema": 1,
-    "task": "sst2",
-    "teacher": {"model": "teacher"},
-    "student": {"from_layers": {"layers": 1}},
-    "stages": [
-        {
-            "name": "distil",
-            "objectives": [{"soft_targets": {"temperature": 2.0}, "weight": 0.5}, {"labels": {}, "weight": 0.5}],
-        }
-    ],
-}
-"""What flags alone stand for; task, teacher and student are always put in their place."""
+
+@dataclass(frozen=True)
+class Script:
+    """What a `distill_…` script has of its own.
+
+    `flags` are those of its data. `plain` is the recipe that flags alone stand for; data, teacher and student are
+    always put in their place. `default` is the recipe of a command line that names neither recipe nor data, if there
+    is one. `data_name` is what the flags name the data by, None if they name none; `data` are the changes that they
+    ask for, to a recipe.
+    """
+
+    name: str
+    description: str
+    flags: Group
+    plain: Mapping[str, Any]
+    data_name: Callable[[Mapping[str, Any]], str | None]
+    data: Callable[[Mapping[str, Any], Recipe], Changes]
+    default: str | None = None
+
+
+HALF_AND_HALF = [
+    {
+        "name": "distil",
+        "objectives": [{"soft_targets": {"temperature": 2.0}, "weight": 0.5}, {"labels": {}, "weight": 0.5}],
+    }
+]
+"""The stages of a recipe from flags alone."""
 
 RUN_LEVEL = frozenset({"output_dir", "do_train", "do_eval", "do_predict", "seed", "push_to_hub"})
 """Training arguments that belong to the run; those of the Hub do as well."""
 
 
-def recipe_of(flags: Flags, kept: Recipe | None = None) -> tuple[Recipe, str]:
-    """The recipe that the flags make of the one they name, of `kept`, of the quick start, or of nothing; and its name.
+def recipe_of(flags: Flags, script: Script, kept: Recipe | None = None) -> tuple[Recipe, str]:
+    """The recipe that the flags make of the one they name, of `kept`, of the script's own, or of nothing; and its
+    name.
 
     Raises: `RecipeError` that names the flags at fault.
     """
-    recipe, name = _base(flags, kept)
-    changes = _changes(flags, recipe)
+    recipe, name = _base(flags, script, kept)
+    changes = _changes(flags, script, recipe)
     try:
         return recipe.override({key: value for key, (_, value) in changes.items()}), name
     except RecipeError as error:
         raise RecipeError(_by_flags(str(error), {key: flag for key, (flag, _) in changes.items()})) from error
 
 
-Changes = dict[str, tuple[str, Any]]
-"""Overrides by key: the flag they come from, and the value."""
-
-
-def _base(flags: Flags, kept: Recipe | None) -> tuple[Recipe, str]:
+def _base(flags: Flags, script: Script, kept: Recipe | None) -> tuple[Recipe, str]:
     own = flags.own
     if "recipe" in own:
         return Recipe.load(own["recipe"]), PurePath(own["recipe"]).stem
     if kept is not None:
         return kept, "run"
-    if "task_name" not in own and "train_file" not in own:
-        return Recipe.load(QUICKSTART), QUICKSTART
-    recipe = Recipe.from_dict(PLAIN, "command line")
-    name = own.get("task_name") or PurePath(own["train_file"]).name.partition(".")[0]
+    name = script.data_name(own)
+    if name is None and script.default is not None:
+        return Recipe.load(script.default), script.default
+    if name is None:
+        raise RecipeError("command line: there are no data; give --train_file, or --recipe. --help lists the flags.")
+    recipe = Recipe.from_dict(script.plain, "command line")
     trains = not any(flags.arguments.get(f"do_{step}") for step in ("eval", "predict")) or flags.arguments.get(
         "do_train"
     )
     if trains and "teacher_name_or_path" not in own:
-        raise RecipeError(
-            "command line: there is no teacher; give --teacher_name_or_path, or a recipe (--recipe glue/sst2)."
-        )
+        raise RecipeError("command line: there is no teacher; give --teacher_name_or_path, or a recipe (--recipe).")
     if "student_name_or_path" not in own and "student_layers" not in own and trains:
         raise RecipeError(
             "command line: there is no student; give --student_layers 3 to build one from the teacher, or "
@@ -72,62 +86,84 @@ def _base(flags: Flags, kept: Recipe | None) -> tuple[Recipe, str]:
     return recipe, name
 
 
-def _changes(flags: Flags, recipe: Recipe) -> Changes:
+def _changes(flags: Flags, script: Script, recipe: Recipe) -> Changes:
     return {
-        **_data(flags.own, recipe),
+        **script.data(flags.own, recipe),
+        **_rows(flags.own),
         **_models(flags.own, recipe),
         **_losses(flags.own, recipe),
         **_arguments(flags.arguments, recipe),
     }
 
 
-def _data(own: Mapping[str, Any], recipe: Recipe) -> Changes:
-    changes: Changes = {}
-    if "train_file" in own:
-        changes |= {"data": ("--train_file", _own_data(own))}
-        changes |= {"task": ("--train_file", None), "dataset_dir": ("--train_file", None)}
-    else:
-        changes |= _more_data(own, recipe)
-    if "task_name" in own:
-        changes |= {"task": ("--task_name", own["task_name"]), "data": ("--task_name", None)}
-    simple = {
-        "dataset_dir": "dataset_dir",
+def _rows(own: Mapping[str, Any]) -> Changes:
+    keys = {
         "max_seq_length": "max_length",
         "max_train_samples": "max_samples.train",
         "max_eval_samples": "max_samples.validation",
         "max_predict_samples": "max_samples.test",
     }
-    return changes | {key: (f"--{flag}", own[flag]) for flag, key in simple.items() if flag in own}
+    changes = {key: (f"--{flag}", own[flag]) for flag, key in keys.items() if flag in own}
+    return {**changes, **({"control": ("--control", True)} if own.get("control") else {})}
 
 
-def _own_data(own: Mapping[str, Any]) -> dict[str, Any]:
-    if "text_columns" not in own:
-        raise RecipeError(
-            "command line: --train_file needs --text_columns: the column of the text, or the two of a pair (a,b)."
-        )
-    files = {split: own[f"{split}_file"] for split in ("train", "validation", "test") if f"{split}_file" in own}
-    data = {"files": files, "text_columns": own["text_columns"], "label_column": own.get("label_column", "label")}
-    if "class_names" in own:
-        data["label_names"] = own["class_names"]
-    if "validation" not in files:
-        data["split"] = {"validation": 0.1}
-    return data
+def files(own: Mapping[str, Any]) -> dict[str, str]:
+    """The files that the flags name, by split."""
+    return {split: own[f"{split}_file"] for split in ("train", "validation", "test") if f"{split}_file" in own}
 
 
-def _more_data(own: Mapping[str, Any], recipe: Recipe) -> Changes:
-    """Flags about own files that go on top of a recipe with files."""
-    keys = {
-        "validation_file": "data.files.validation",
-        "test_file": "data.files.test",
-        "text_columns": "data.text_columns",
-        "label_column": "data.label_column",
-        "class_names": "data.label_names",
-    }
+def on_own_data(own: Mapping[str, Any], keys: Mapping[str, str], has_data: bool) -> Changes:
+    """Flags about own data that go on top of a recipe; `keys` are the recipe's, by flag.
+
+    Raises: `RecipeError` for such a flag, unless the recipe has such data.
+    """
     given = [flag for flag in keys if flag in own]
-    has_files = recipe.data is not None and recipe.data.files is not None and "task_name" not in own
-    if given and not has_files:
+    if given and not has_data:
         raise RecipeError(f"command line: --{given[0]} goes with --train_file, or with a recipe that names files.")
     return {keys[flag]: (f"--{flag}", own[flag]) for flag in given}
+
+
+def name_of_rows(own: Mapping[str, Any]) -> str | None:
+    """What the flags name a data set of the Hub or files by, None if they name none."""
+    if "dataset_name" in own:
+        return PurePath(own["dataset_name"]).name
+    return PurePath(own["train_file"]).name.partition(".")[0] if "train_file" in own else None
+
+
+def on_rows(own: Mapping[str, Any], recipe: Recipe, kind: str, settings: Mapping[str, str]) -> Changes:
+    """What flags ask for about rows from the Hub or from files; `kind` is the section of `data` that says what they
+    are, and `settings` its keys, by flag. The recipe's own settings of that kind stay where no flag says otherwise.
+
+    Raises: `RecipeError` for two sources, and for flags that go with a source where there is none.
+    """
+    section = getattr(recipe.data, kind) if recipe.data is not None else None
+    if "dataset_name" in own and "train_file" in own:
+        raise RecipeError("command line: --dataset_name and --train_file are both given; a run has one data set.")
+    if "dataset_name" not in own and "train_file" not in own:
+        keys = {"validation_file": "data.files.validation", "test_file": "data.files.test"}
+        has_files = recipe.data is not None and recipe.data.files is not None
+        of_kind = {flag: f"data.{kind}.{key}" for flag, key in settings.items()}
+        of_hub = {"dataset_config_name": "data.hub.config", "dataset_revision": "data.hub.revision"}
+        has_hub = recipe.data is not None and recipe.data.hub is not None
+        return {
+            **on_own_data(own, keys, has_files),
+            **on_own_data(own, of_hub, has_hub),
+            **on_own_data(own, of_kind, section is not None),
+        }
+    flag, source = _source(own)
+    given = {key: own[flag] for flag, key in settings.items() if flag in own}
+    before = {} if section is None else section.model_dump()
+    data = {**source, kind: {**before, **given}}
+    return {"data": (flag, data), "task": (flag, None), "dataset_dir": (flag, None)}
+
+
+def _source(own: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The flag that names the rows, and where the recipe has them from."""
+    if "dataset_name" in own:
+        keys = {"dataset_name": "id", "dataset_config_name": "config", "dataset_revision": "revision"}
+        return "--dataset_name", {"hub": {key: own[flag] for flag, key in keys.items() if flag in own}}
+    split = {} if "validation_file" in own else {"split": {"validation": 0.1}}
+    return "--train_file", {"files": files(own), **split}
 
 
 def _models(own: Mapping[str, Any], recipe: Recipe) -> Changes:
@@ -140,10 +176,11 @@ def _models(own: Mapping[str, Any], recipe: Recipe) -> Changes:
     if "student_name_or_path" in own:
         flag = "--student_name_or_path"
         changes |= {"student.model": (flag, own["student_name_or_path"]), "student.revision": (flag, None)}
-        changes["student.from_layers"] = (flag, None)
+        changes |= {f"student.{made}": (flag, None) for made in MADE}
     elif "student_layers" in own:
         flag = "--student_layers"
         changes |= {"student.model": (flag, None), "student.revision": (flag, None)}
+        changes |= {f"student.{made}": (flag, None) for made in MADE if made != "from_layers"}
         changes |= {
             "student.trust_remote_code": (flag, False),
             "student.from_layers.layers": (flag, own["student_layers"]),

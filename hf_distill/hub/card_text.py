@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from hf_distill.hub.markdown import block, code, escaped, shell, table
 from hf_distill.hub.record import ModelFacts, ObjectiveFacts, Record, Side, is_hub_id
+from hf_distill.students.ib_bert import AUTO_CLASSES
 from hf_distill.tasks import TASKS
 
 SPLITS = {"eval_": "validation", "test_": "test", "predict_": "test"}
@@ -55,7 +56,7 @@ def text_of(record: Record, name: str, repo_id: str | None) -> str:
         _section("Results", _results(record)),
         _section("Size", _sizes(record)),
         _section("How it was distilled", _method(record)),
-        _section("How to use it", block(_snippet(record.task, repo_id), "python")),
+        _section("How to use it", block(_registering(record.student) + _snippet(record.task, repo_id), "python")),
         _section("How to make it again", _reproduction(record)),
         _section("Limits", _limits(record)),
         _section("Versions", _versions(record)),
@@ -188,6 +189,12 @@ def _data(record: Record) -> str:
     config = f", configuration {code(data.config)}" if data.config else ""
     sizes = ", ".join(f"{escaped(split)} {count:,}" for split, count in data.sizes.items())
     return f"Data: {source}{config}" + (f"; rows: {sizes}." if sizes else ".")
+
+
+def _registering(student: ModelFacts) -> str:
+    """What comes before the snippet where transformers alone does not know the class."""
+    known_here = {model_class.__name__ for model_class in AUTO_CLASSES.values()}
+    return "import hf_distill  # makes the class known to transformers\n" if student.class_name in known_here else ""
 
 
 def _snippet(task: str, repo_id: str | None) -> str:

@@ -76,7 +76,10 @@ _NUMBER = BeforeValidator(lambda value: as_number(value, whole=False))
 _WHOLE = BeforeValidator(lambda value: as_number(value, whole=True))
 Whole = Annotated[int, _WHOLE]
 Count = Annotated[int, Field(ge=1), _WHOLE]
+Layer = Annotated[int, Field(ge=0), _WHOLE]
+Number = Annotated[float, _NUMBER]
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0), _NUMBER]
+Share = Annotated[float, Field(ge=0.0, le=1.0), _NUMBER]
 Weight = Annotated[float, Field(ge=0.0), _NUMBER]
 Scale = Annotated[float, Field(gt=0.0), _NUMBER]
 Seed = Annotated[int, Field(ge=0, lt=2**32), _WHOLE]

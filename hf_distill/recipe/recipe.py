@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Any, Self
 
 import yaml
 from pydantic import Field, PrivateAttr, ValidationError, field_validator, model_validator
 
-from hf_distill.recipe import document, loading, overriding, rules
+from hf_distill.recipe import document, loading, overriding, progressive, rules
 from hf_distill.recipe.fields import Count, GlueName, Seed, Text, Whole
 from hf_distill.recipe.problems import Origin, Path, Problem, fail, shown
-from hf_distill.recipe.schema import Data, MaxSamples, Section, Stage, Student, Teacher
+from hf_distill.recipe.schema import Augmentation, Data, MaxSamples, Section, Stage, Student, Teacher
 from hf_distill.recipe.validation import problems_of
 
 VERSION = 1
@@ -31,6 +31,7 @@ class Recipe(Section):
     max_length: Count = 128
     """Tokens of a text, the special ones included."""
     max_samples: MaxSamples = MaxSamples()
+    augmentation: Augmentation | None = None
     teacher: Teacher | None = None
     student: Student
     stages: list[Stage] = Field(min_length=1)
@@ -96,7 +97,16 @@ class Recipe(Section):
             problems += _not_following(found, [problem.path for problem in problems])
         if problems:
             raise written.origin.error(dict.fromkeys(problems))
-        recipe._origin = written.origin
+        return recipe._laid_out(written.origin)
+
+    def _laid_out(self, origin: Origin) -> Self:
+        """With the stages that a progressive one stands for in its place, each known by the lines of that one."""
+        stages = [progressive.stages_of(stage) for stage in self.stages]
+        recipe = self.model_copy(update={"stages": [stage for made in stages for stage in made]})
+        recipe._origin = Origin(origin.source, progressive.places(origin.places, [len(made) for made in stages]))
+        _, problems = document.cleaned(recipe.to_dict())
+        if problems:
+            raise origin.error([Problem(("stages",), f"with a stage for each layer: {problems[0].text}")])
         return recipe
 
     def override(self, changes: Mapping[str, Any]) -> Self:
@@ -110,10 +120,10 @@ class Recipe(Section):
         data = self.to_dict()
         places, problems = overriding.overridden(data, changes)
         keys = ", ".join(shown(key) for key in changes)
-        lines = {path: place for path, place in self._origin.places.items() if path}
+        lines = {path: place for path, place in self._origin.places.items() if path and not _is_below(path, places)}
         origin = Origin(f"{self.source}, overridden by {keys}" if changes else self.source, {**lines, **places})
         recipe = self._of(document.Document(data, origin, problems))
-        recipe._origin = Origin(self.source, origin.places)
+        recipe._origin = Origin(self.source, recipe._origin.places)
         return recipe
 
     def to_dict(self) -> dict[str, Any]:
@@ -128,6 +138,11 @@ class Recipe(Section):
     def json_schema(cls) -> dict[str, Any]:
         """The JSON schema of the format, for editors. It does not list objectives and their settings."""
         return {"$schema": "https://json-schema.org/draft/2020-12/schema", **cls.model_json_schema()}
+
+
+def _is_below(path: Path, others: Container[Path]) -> bool:
+    """Whether the path leads to something inside one of the others."""
+    return any(path[:end] in others for end in range(1, len(path)))
 
 
 def _not_following(problems: list[Problem], known: list[Path]) -> list[Problem]:

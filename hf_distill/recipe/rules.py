@@ -6,6 +6,7 @@ over, as the schema tells that.
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,11 +18,29 @@ from hf_distill.recipe.problems import Path, Problem
 COMMIT = re.compile(r"[0-9a-f]{40}")
 WEIGHING = ("weight", "name")
 """The keys beside the objective's own in an entry of `objectives`."""
+MADE = {
+    "from_layers": "layers",
+    "distilbert": "layers",
+    "from_shape": "class and the vocabulary",
+    "mobilebert": "vocabulary and the labels",
+    "ib_bert": "vocabulary and the labels",
+}
+"""The ways to make a student, and what of a teacher it takes."""
+KINDS = ("text_columns", "question_answering", "token_classification", "text")
+"""The keys of `data` that say what the rows are."""
+OF_TEXTS = ("package", "where", "label_column", "label_names", "deduplicate")
+"""The keys of `data` that go with `text_columns`."""
+SOURCES = ("files", "package", "hub")
+"""The keys of `data` that say where its rows are; `text` says so itself."""
+MAX_LAYERS = 100
+"""The most stages that one entry of `stages` may stand for."""
+MAX_NAME = 64
+"""The longest name of a stage."""
 
 
 def broken(data: Mapping[str, Any]) -> list[Problem]:
     """The rules that the data breaks."""
-    checks = (_alternatives, _task, _data, _models, _stages, _teacher)
+    checks = (_alternatives, _task, _data, _text, _augmentation, _models, _shape, _stages, _progressive, _teacher)
     return [problem for check in checks for problem in check(data)]
 
 
@@ -42,17 +61,18 @@ def _alternatives(data: Mapping[str, Any]) -> Iterator[Problem]:
     """Of some keys exactly one is given."""
     for path, keys in (
         ((), ("task", "data")),
-        (("data",), ("files", "package")),
+        *([] if _section(data, "data", "text") else [(("data",), SOURCES)]),
+        (("data",), KINDS),
         (("teacher",), ("model", "package")),
-        (("student",), ("model", "from_layers")),
+        (("student",), ("model", *MADE)),
     ):
         section = _section(data, *path)
         if path and not isinstance(data.get(path[0]), Mapping):
             continue
         given = [key for key in keys if section.get(key) is not None]
         if len(given) != 1:
-            found = " and ".join(given) if given else "neither"
-            yield Problem(path, f"give exactly one of {' and '.join(keys)}; found {found}.")
+            found = " and ".join(given) if given else "neither" if len(keys) == 2 else "none of them"
+            yield Problem(path, f"give exactly one of {', '.join(keys[:-1])} and {keys[-1]}; found {found}.")
 
 
 def _task(data: Mapping[str, Any]) -> Iterator[Problem]:
@@ -62,6 +82,14 @@ def _task(data: Mapping[str, Any]) -> Iterator[Problem]:
 
 def _data(data: Mapping[str, Any]) -> Iterator[Problem]:
     section = _section(data, "data")
+    if section.get("text_columns") is not None:
+        if section.get("label_column") is None:
+            yield Problem(("data", "label_column"), "is missing.")
+        if section.get("hub") is not None:
+            yield Problem(("data", "hub"), "does not go with text_columns; give files, or name a GLUE task as task.")
+    elif any(section.get(key) is not None for key in KINDS):
+        for key in (key for key in OF_TEXTS if section.get(key)):
+            yield Problem(("data", key), "goes with text_columns, texts that have a label each; leave it out.")
     columns = _list(section.get("text_columns"))
     if section.get("label_column") is not None and section["label_column"] in columns:
         yield Problem(("data", "label_column"), f"{section['label_column']!r} is a text column as well.")
@@ -70,6 +98,73 @@ def _data(data: Mapping[str, Any]) -> Iterator[Problem]:
         yield Problem(
             ("data", "split"), f"takes {parts[0]:g} + {parts[1]:g} of the training data; nothing would be left."
         )
+
+
+def _text(data: Mapping[str, Any]) -> Iterator[Problem]:
+    """Raw text names its own sources; a stream ends by max_steps, and an encoder has no labels."""
+    section, here = _section(data, "data", "text"), ("data", "text")
+    if not section:
+        return
+    for key in (key for key in (*SOURCES, "split") if _section(data, "data").get(key) is not None):
+        yield Problem(("data", key), "does not go with text, which names its sources itself; leave it out.")
+    for split in ("train", "validation"):
+        yield from _text_sources((*here, split), _list(section.get(split)), bool(section.get("streaming")))
+    if section.get("streaming") is True:
+        if not section.get("validation"):
+            yield Problem((*here, "validation"), "is missing: no rows of a stream can be held out.")
+        for i, stage in enumerate(_list(data.get("stages"))):
+            steps = _section(stage, "arguments").get("max_steps") if isinstance(stage, Mapping) else None
+            if not isinstance(steps, int) or steps < 1:
+                text = "needs max_steps: a stream has no end, and no epochs."
+                yield Problem(("stages", i, "arguments"), text)
+    masking = _section(section, "masking")
+    if masking.get("smoothing") is None and masking.get("counts") is not None:
+        yield Problem((*here, "masking", "counts"), "goes with smoothing, which is not given.")
+    if masking.get("smoothing") is not None and masking.get("whole_word") is True:
+        yield Problem((*here, "masking"), "smoothing weighs tokens and whole_word hides words; choose one of them.")
+    if section.get("task") == "encoder":
+        yield from _encoder(data)
+    if section.get("task") == "causal_lm" and masking:
+        yield Problem((*here, "masking"), "hides words, and a causal model predicts the next one; leave it out.")
+
+
+def _text_sources(path: Path, sources: list[Any], streaming: bool) -> Iterator[Problem]:
+    known = [(i, source) for i, source in enumerate(sources) if isinstance(source, Mapping)]
+    for i, source in known:
+        given = [key for key in ("files", "hub") if source.get(key) is not None]
+        if len(given) != 1:
+            yield Problem((*path, i), f"give exactly one of files and hub; found {' and '.join(given) or 'neither'}.")
+    weighed = [i for i, source in known if source.get("weight") is not None]
+    if path[-1] == "validation" and weighed:
+        yield Problem((*path, weighed[0], "weight"), "is for training text; all rows of validation text count.")
+    elif weighed and len(weighed) < len(known):
+        yield Problem(path, "has weights for some of its sources; give one to each, or to none.")
+    elif streaming and not weighed and len(known) > 1 and path[-1] == "train":
+        yield Problem(path, "needs a weight for each source of a stream, as none knows its size.")
+
+
+def _encoder(data: Mapping[str, Any]) -> Iterator[Problem]:
+    """What needs labels does not go with models without a head."""
+    for path in (("control",), ("teacher", "fine_tune"), ("data", "text", "masking")):
+        if _section(data, *path[:-1]).get(path[-1]):
+            yield Problem(path, "needs labels, and an encoder has none; leave it out.")
+
+
+def _augmentation(data: Mapping[str, Any]) -> Iterator[Problem]:
+    """Augmented rows are made of labelled texts, where a stage reads them."""
+    stages = [(i, stage) for i, stage in enumerate(_list(data.get("stages"))) if isinstance(stage, Mapping)]
+    asking = [i for i, stage in stages if stage.get("rows") == "augmented"]
+    if data.get("augmentation") is None:
+        for i in asking:
+            text = "are augmented, and the recipe has no augmentation; add it, or take the original rows."
+            yield Problem(("stages", i, "rows"), text)
+        return
+    section = _section(data, "data")
+    kind = next((key for key in KINDS if key != "text_columns" and section.get(key) is not None), None)
+    if kind is not None:
+        yield Problem(("augmentation",), f"is for texts with a label, and the data have {kind}; leave it out.")
+    elif not asking:
+        yield Problem(("augmentation",), "is read by no stage; give one of them rows: augmented.")
 
 
 def _models(data: Mapping[str, Any]) -> Iterator[Problem]:
@@ -85,14 +180,71 @@ def _models(data: Mapping[str, Any]) -> Iterator[Problem]:
             yield Problem((role, "trust_remote_code"), text)
 
 
+def _shape(data: Mapping[str, Any]) -> Iterator[Problem]:
+    section = _section(data, "student", "from_shape")
+    if section.get("calibration_rows") is not None and section.get("initialisation") != "importance":
+        text = "goes with initialisation: importance, and there is none; leave it out."
+        yield Problem(("student", "from_shape", "calibration_rows"), text)
+
+
 def _stages(data: Mapping[str, Any]) -> Iterator[Problem]:
     stages = [(i, stage) for i, stage in enumerate(_list(data.get("stages"))) if isinstance(stage, Mapping)]
     # A stage names a folder, and some file systems do not tell A from a.
-    yield from _repeated([(("stages", i, "name"), stage.get("name")) for i, stage in stages], "stages")
+    yield from _repeated([(("stages", i, "name"), name) for i, stage in stages for name in _names(stage)], "stages")
     for i, stage in stages:
+        for j, group in enumerate(_list(stage.get("train"))):
+            given = [key for key in ("parameters", "layers") if isinstance(group, Mapping) and group.get(key)]
+            if isinstance(group, Mapping) and len(given) != 1:
+                found = " and ".join(given) or "neither"
+                yield Problem(("stages", i, "train", j), f"give exactly one of parameters and layers; found {found}.")
         entries = [(j, entry) for j, entry in enumerate(_list(stage.get("objectives"))) if isinstance(entry, Mapping)]
         named = [(("stages", i, "objectives", j, "name"), entry.get("name")) for j, entry in entries]
         yield from _repeated(named, "objectives of this stage")
+
+
+def numbered(name: str, layers: int) -> list[str]:
+    """The names of the stages that a progressive one stands for: `transfer-01`, `transfer-02` ..."""
+    digits = max(2, len(str(layers)))
+    return [f"{name}-{layer:0{digits}d}" for layer in range(1, layers + 1)]
+
+
+def _names(stage: Mapping[str, Any]) -> list[Any]:
+    name, layers = stage.get("name"), _section(stage, "progressive").get("layers")
+    if isinstance(name, str) and isinstance(layers, int) and 1 <= layers <= MAX_LAYERS:
+        return numbered(name, layers)
+    return [name]
+
+
+def _progressive(data: Mapping[str, Any]) -> Iterator[Problem]:
+    """A stage for each layer says everything but the layers."""
+    for i, stage in enumerate(_list(data.get("stages"))):
+        if not isinstance(stage, Mapping) or not isinstance(stage.get("progressive"), Mapping):
+            continue
+        layers, theirs = (stage["progressive"].get(key) for key in ("layers", "teacher_layers"))
+        if isinstance(layers, int) and isinstance(theirs, list) and len(theirs) != layers:
+            text = f"names {len(theirs)} layers of the teacher for {layers} of the student; give one for each."
+            yield Problem(("stages", i, "progressive", "teacher_layers"), text)
+        if stage.get("train", "all") != "all":
+            yield Problem(("stages", i, "train"), "follows from progressive, stage by stage; leave it out.")
+        name, last = stage.get("name"), _names(stage)[-1]
+        if isinstance(name, str) and len(name) <= MAX_NAME < len(last):
+            text = f"with the layer's number behind it {len(last)} characters are more than {MAX_NAME}; shorten it."
+            yield Problem(("stages", i, "name"), text)
+        yield from _layer_maps(("stages", i, "objectives"), _list(stage.get("objectives")))
+
+
+def _layer_maps(path: Path, entries: list[Any]) -> Iterator[Problem]:
+    """The objectives of a stage for each layer take a layer map, and it is not given."""
+    for j, entry in enumerate(entries):
+        for name in entry if isinstance(entry, Mapping) else ():
+            if name not in objectives.names():
+                continue
+            if "layer_map" not in inspect.signature(objectives.get(name)).parameters:
+                text = "has no layer_map, so it cannot compare one layer at each stage; give it a stage of its own."
+                yield Problem((*path, j, name), text)
+            elif isinstance(entry[name], Mapping) and "layer_map" in entry[name]:
+                text = "follows from progressive, stage by stage; leave it out."
+                yield Problem((*path, j, name, "layer_map"), text)
 
 
 def _repeated(named: Sequence[tuple[Path, Any]], what: str) -> Iterator[Problem]:
@@ -108,10 +260,9 @@ def _repeated(named: Sequence[tuple[Path, Any]], what: str) -> Iterator[Problem]
 def _teacher(data: Mapping[str, Any]) -> Iterator[Problem]:
     if data.get("teacher") is not None:
         return
-    if _section(data, "student").get("from_layers") is not None:
-        yield Problem(
-            ("student", "from_layers"), "takes the layers of a teacher, and the recipe has none; add teacher."
-        )
+    for name, taken in MADE.items():
+        if _section(data, "student").get(name) is not None:
+            yield Problem(("student", name), f"takes the {taken} of a teacher, and the recipe has none; add teacher.")
     for i, stage in enumerate(_list(data.get("stages"))):
         for j, entry in enumerate(_list(stage.get("objectives")) if isinstance(stage, Mapping) else []):
             for name in entry if isinstance(entry, Mapping) else ():

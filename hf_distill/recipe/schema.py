@@ -32,12 +32,15 @@ from hf_distill.recipe.fields import (
     Count,
     Fraction,
     InsidePath,
+    Layer,
     Module,
     Names,
+    Number,
     Pattern,
     Scale,
     Seed,
     Sha256,
+    Share,
     StageName,
     TermName,
     Text,
@@ -45,7 +48,7 @@ from hf_distill.recipe.fields import (
     distinct,
 )
 from hf_distill.recipe.problems import Problem, fail, shown
-from hf_distill.recipe.rules import WEIGHING
+from hf_distill.recipe.rules import MAX_LAYERS, WEIGHING
 
 
 class Section(BaseModel):
@@ -97,21 +100,141 @@ class Split(Section):
     seed: Seed = 0
 
 
+class HubData(Section):
+    """A data set on the Hub; its splits are train, validation and test."""
+
+    id: Text
+    config: Text | None = None
+    revision: Text | None = None
+    """Branch, tag or commit."""
+
+
+class QuestionAnswering(Section):
+    """The rows are SQuAD's: id, context, question, and answers with text and answer_start; an answer is a span of the
+    context."""
+
+    version_2_with_negative: bool = False
+    """Some questions have no answer, as in SQuAD v2."""
+    doc_stride: Count = 128
+    """Tokens that two windows over a long context share."""
+    n_best_size: Count = 20
+    """How many starts, and how many ends, are looked at in each window."""
+    max_answer_length: Count = 30
+    """Tokens of an answer at most."""
+    null_score_diff_threshold: Number = 0.0
+    """No answer is given where its score is higher than that of the best one by more than this."""
+
+
+class TokenClassification(Section):
+    """The rows are lists of tokens with a tag for each."""
+
+    tokens_column: Text = "tokens"
+    tags_column: Text
+    tag_names: Names | None = None
+    """The tags in the order of their ids; without them they are those of the training rows."""
+    label_all_tokens: bool = False
+    """Train on every word piece of a token, not only on its first."""
+
+
+class HubText(HubData):
+    """A split of a data set on the Hub, which is streamed."""
+
+    split: Text = "train"
+
+
+class TextSource(Section):
+    """Text from files, or from the Hub: exactly one of files and hub."""
+
+    files: Annotated[list[Text], Field(min_length=1), AfterValidator(distinct)] | None = None
+    """.txt, .jsonl, both also .gz, and .parquet; relative to the working directory."""
+    hub: HubText | None = None
+    unit: Literal["line", "paragraph"] = "line"
+    """What a document is in a .txt file."""
+    column: Text = "text"
+    """Where the text is in .jsonl, .parquet and on the Hub."""
+    documents: Count | None = None
+    """Read so many documents at most."""
+    weight: Scale | None = None
+    """The share of this source among several; without weights every row of each comes once in an epoch."""
+
+
+class Masks(Section):
+    """Which tokens are hidden, to be predicted; special tokens never are."""
+
+    probability: Annotated[Share, Field(gt=0.0)] = 0.15
+    """The share of tokens to predict."""
+    masked: Share = 0.8
+    """The share of these that becomes the mask token."""
+    random: Share = 0.1
+    """The share of these that becomes any token; the rest stays."""
+    smoothing: Weight | None = None
+    """Prefer rare tokens, by the weight max(count, 1) ** -smoothing, as DistilBERT does with 0.7."""
+    counts: Text | None = None
+    """A JSON list of token counts for smoothing; without it they are those of the training text."""
+    whole_word: bool = False
+    """Hide whole words."""
+
+
+class UnlabelledText(Section):
+    """Raw text, packed into rows."""
+
+    train: Annotated[list[TextSource], Field(min_length=1)]
+    validation: Annotated[list[TextSource], Field(min_length=1)] | None = None
+    held_out: Count = 1000
+    """Rows of the training text that are kept for validation where there is no other, at most a tenth of them."""
+    task: Literal["masked_lm", "causal_lm", "encoder"] = "masked_lm"
+    """Models with a head for masked words, or for the next word, or without a head, trained by objectives of hidden
+    states and relations."""
+    packing: Literal["full", "whole", "none"] = "full"
+    """Full rows across documents, rows of whole documents, or one document a row."""
+    masking: Masks | None = None
+    streaming: bool = False
+    """Tokenise while training, and put nothing on the disk; without it tokens are stored first."""
+    shuffle: Count = 10_000
+    """Rows of a stream that are held to be shuffled."""
+    cache_dir: Text | None = None
+    """Where tokens are stored; by default beside the caches of the library datasets."""
+
+
 class Data(Section):
-    """The rows to train on, in place of a GLUE task: exactly one of files and package."""
+    """The rows to train on, in place of a GLUE task: from files, a package or the Hub; and what they are: texts with a
+    label (text_columns and label_column), question_answering or token_classification. Or text, which names its own
+    sources."""
 
     files: Files | None = None
     package: PackagedFile | None = None
+    hub: HubData | None = None
     where: dict[str, Cell] = {}
     """Keep the rows with these values in these columns."""
-    text_columns: Columns
+    text_columns: Columns | None = None
     """One column of text, or two for pairs."""
-    label_column: Text
+    label_column: Text | None = None
     label_names: Names | None = None
     """The labels in the order of their ids; without them they are taken from the training rows."""
+    question_answering: QuestionAnswering | None = None
+    token_classification: TokenClassification | None = None
+    text: UnlabelledText | None = None
     deduplicate: bool = False
     """Drop rows whose text was there before."""
     split: Split | None = None
+
+
+class Augmentation(Section):
+    """More training rows for the stages that ask for them (`rows: augmented`): each row, followed by variants of it
+    whose words a masked LM or word vectors replaced, as TinyBERT does. For texts with a label."""
+
+    masked_lm: Text
+    """The id of a masked LM on the Hub, or the path of a folder."""
+    revision: Text | None = None
+    """Branch, tag or commit on the Hub."""
+    samples: Count = 20
+    """Variants drawn of each text; equal ones count once."""
+    replace: Annotated[Share, Field(gt=0.0)] = 0.4
+    """The probability of a word to be replaced."""
+    candidates: Count = 15
+    """Words that may take its place."""
+    word_vectors: Text | None = None
+    """A file in GloVe's text format, for words of several pieces; without it such words stay."""
 
 
 class MaxSamples(Section):
@@ -160,25 +283,83 @@ def _layers_form(value: Any) -> str | None:
     return "count" if isinstance(value, int | str) and not isinstance(value, bool) else None
 
 
+Layers = Annotated[
+    Annotated[Count, Tag("count")]
+    | Annotated[list[Count], Field(min_length=1), AfterValidator(distinct), Tag("list")],
+    Discriminator(_layers_form, "layers", "must be a number of layers, or a list of layers counted from 1"),
+]
+Pick = Literal["spread", "uniform", "first", "last", "distilbert"]
+
+
 class FromLayers(Section):
     """A student cut from its teacher."""
 
-    layers: Annotated[
-        Annotated[Count, Tag("count")]
-        | Annotated[list[Count], Field(min_length=1), AfterValidator(distinct), Tag("list")],
-        Discriminator(_layers_form, "layers", "must be a number of layers, or a list of layers counted from 1"),
-    ]
+    layers: Layers
     """How many of the teacher's layers, or which, counted from 1."""
-    pick: Literal["spread", "uniform", "first", "last", "distilbert"] = "spread"
+    pick: Pick = "spread"
     """Which layers a number stands for; a list of layers needs no pick."""
 
 
+class DistilBert(Section):
+    """A student with DistilBERT's architecture, cut from a BERT; {} is the published one, six of twelve layers."""
+
+    layers: Layers = 6
+    """How many of the teacher's layers, or which, counted from 1."""
+    pick: Pick | None = None
+    """Which layers a number stands for; distilbert without it. A list of layers needs no pick."""
+    token_types: Literal["dropped", "folded"] = "dropped"
+    """Whether the first segment's embedding is added to that of each position, or left out as in the published one."""
+
+
+class FromShape(Section):
+    """A student of the teacher's class with other sizes; those that are not given stay the teacher's."""
+
+    num_hidden_layers: Count | None = None
+    hidden_size: Count | None = None
+    num_attention_heads: Count | None = None
+    num_key_value_heads: Count | None = None
+    """Heads of keys and values, where the family groups heads."""
+    intermediate_size: Count | None = None
+    """The width inside the feed-forward layers."""
+    initialisation: Literal["random", "importance"] = "random"
+    """Random weights, or those of the teacher that matter most on the training rows."""
+    calibration_rows: Count | None = None
+    """How many rows importance is measured on, 256 without it."""
+    pick: Pick = "spread"
+    """Which of the teacher's layers are kept."""
+
+
+class Bottlenecks(Section):
+    """The sizes of a model built as MobileBERT is, where they are not the published ones."""
+
+    num_hidden_layers: Count | None = None
+    hidden_size: Count | None = None
+    """The width of what a block takes and gives."""
+    embedding_size: Count | None = None
+    intra_bottleneck_size: Count | None = None
+    """The width inside a block."""
+    num_attention_heads: Count | None = None
+    intermediate_size: Count | None = None
+    num_feedforward_networks: Count | None = None
+
+
+class MobileBert(Bottlenecks):
+    """A MobileBERT with the teacher's vocabulary and labels; {} is the published one."""
+
+    variant: Literal["mobilebert", "tiny"] = "mobilebert"
+
+
 class Student(Section):
-    """The model to train: exactly one of model and from_layers."""
+    """The model to train: a model, or one way to make it from the teacher."""
 
     model: Text | None = None
     """The id of a model on the Hub, or the path of a folder."""
     from_layers: FromLayers | None = None
+    distilbert: DistilBert | None = None
+    from_shape: FromShape | None = None
+    mobilebert: MobileBert | None = None
+    ib_bert: Bottlenecks | None = None
+    """An IB-BERT, MobileBERT's teacher, with the teacher's vocabulary and labels; {} is the published one."""
     revision: Text | None = None
     """Branch, tag or commit on the Hub."""
     trust_remote_code: bool = False
@@ -271,11 +452,34 @@ def _setting_named_by(error: Exception, settings: Mapping[str, Any]) -> tuple[st
 
 
 class TrainGroup(Section):
-    """Parameters that train, at a share of the learning rate."""
+    """Parameters that train, at a share of the learning rate: exactly one of parameters and layers."""
 
-    parameters: Pattern
+    parameters: Pattern | None = None
     """A regular expression that is searched in the names of the student's parameters."""
+    layers: Annotated[list[Layer], Field(min_length=1), AfterValidator(distinct)] | None = None
+    """Layers of the student, counted from 1; 0 is the embeddings."""
     learning_rate_scale: Scale = 1.0
+
+
+def _below_form(value: Any) -> str | None:
+    if value == "frozen":
+        return "frozen"
+    return "scale" if isinstance(value, int | float | str) and not isinstance(value, bool) else None
+
+
+class Progressive(Section):
+    """A stage for each layer of the student, from the first one up. At stage l the objectives compare layer l alone,
+    and layer l trains, at the first stage the embeddings as well."""
+
+    layers: Annotated[Count, Field(le=MAX_LAYERS)]
+    """How many layers, and stages."""
+    teacher_layers: list[Count] | None = None
+    """The teacher's layer for each; the same numbers as the student's without it."""
+    below: Annotated[
+        Annotated[Literal["frozen"], Tag("frozen")] | Annotated[Scale, Tag("scale")],
+        Discriminator(_below_form, "below", "must be frozen, or a share of the learning rate such as 0.1"),
+    ] = 0.1
+    """What becomes of the layers below, whose stage is over."""
 
 
 def _train_form(value: Any) -> str | None:
@@ -288,13 +492,20 @@ class Stage(Section):
     name: StageName
     objectives: Annotated[list[WeightedObjective], Field(min_length=1)]
     """The terms of the loss."""
+    rows: Literal["original", "augmented"] = "original"
+    """The training rows, or those that `augmentation` makes of them."""
     train: Annotated[
         Annotated[Literal["all"], Tag("all")] | Annotated[list[TrainGroup], Field(min_length=1), Tag("groups")],
         Discriminator(
-            _train_form, "train", "must be all, or a list of {parameters: pattern, learning_rate_scale: number}"
+            _train_form,
+            "train",
+            "must be all, or a list of {parameters: pattern} or {layers: [1, 2]}, each with a "
+            "learning_rate_scale if it is not 1",
         ),
     ] = "all"
     """All parameters, or groups of them; the rest is frozen."""
+    progressive: Progressive | None = None
+    """Makes of this stage one for each layer, `<name>-01`, `<name>-02` ..., when the recipe is read."""
     arguments: Arguments = {}
     """Arguments of transformers.TrainingArguments."""
 

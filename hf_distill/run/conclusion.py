@@ -10,8 +10,7 @@ from hf_distill.evaluation.summary import RunSummary
 from hf_distill.hub.record import WEIGHT_FILES, ModelFacts, sha256_of_files
 from hf_distill.run import models, record, results
 from hf_distill.run.folder import is_main_process
-from hf_distill.run.labels import align_labels
-from hf_distill.run.measuring import Answers, Role, answer, interval_of, key_of, latency_of, summarize
+from hf_distill.run.measuring import Answers, Role, answer, key_of, latency_of, summarize
 from hf_distill.run.preparation import Setup
 from hf_distill.run.results import RunResult
 from hf_distill.run.training import finished_student
@@ -21,13 +20,14 @@ def conclude(setup: Setup, *, evaluate: bool, command: Sequence[str], repo_id: s
     """Evaluates, and writes the student, its results, record, card and report; the main process alone writes."""
     student = finished_student(setup, setup.jobs.student[-1])
     compared = _Comparison(setup)
-    if evaluate:
+    if evaluate and not setup.workload.judged_by_objectives:
         compared.add_all(student)
     result = compared.result()
     if is_main_process():
         folder = setup.folder
         folder.take_student(setup.jobs.student[-1].folder)
-        trained = (setup.jobs.student[-1].mark or {}).get("metrics", {})
+        measured = (setup.jobs.student[-1].mark or {}).get("metrics", {})
+        trained = {name: value for name, value in measured.items() if not name.startswith("eval_")}
         results.write_results(folder, train=trained, **({"eval": compared.flat()} if evaluate else {}))
         record.write_record(folder, _story(setup, compared, command), student, repo_id)
         if result.runs:
@@ -54,59 +54,66 @@ class _Comparison:
         history = [entry for job in jobs.student for entry in job.history]
         self._add("student", student, models.size_on_disk(jobs.student[-1].folder, student), history)
         if jobs.control is not None:
-            control = models.load_finished(jobs.control.folder, "control", setup.recipe.student)
+            control = models.load_finished(
+                jobs.control.folder, setup.workload.auto_class, "control", setup.recipe.student
+            )
             self._add("control", control, models.size_on_disk(jobs.control.folder, control), jobs.control.history)
 
     def _add(self, role: Role, model: PreTrainedModel, size: int, history: list[dict[str, object]]) -> None:
-        setup, corpus = self.setup, self.setup.corpus
-        columns = align_labels(model, role, corpus.text)
-        splits = {name: setup.splits[name] for name in corpus.evaluated_splits}
+        setup, workload = self.setup, self.setup.workload
+        columns = workload.fit(model, role)
+        splits = {name: setup.splits[name] for name in workload.evaluated_splits}
         arguments = setup.jobs.student[-1].evaluation_arguments()
-        self.answers[role] = answer(model, setup.tokenizer, splits, corpus, columns, arguments)
+        self.answers[role] = answer(model, setup.tokenizer, splits, workload, columns, arguments)
         self.summaries[role] = summarize(
             role,
             role,
             self.answers[role],
-            corpus,
+            workload,
             model=model,
             size_bytes=size,
             teacher=None if role == "teacher" else self.answers.get("teacher"),
-            latency=latency_of(model, setup.tokenizer, corpus, setup.recipe.max_length),
+            latency=latency_of(model, setup.tokenizer, workload, setup.recipe.max_length),
             history=history,
         )
 
     def metrics(self, role: Role) -> dict[str, float]:
-        return results.all_metrics(self.answers[role], self.summaries[role], self.setup.corpus)
+        return results.all_metrics(self.answers[role], self.summaries[role], self.setup.workload)
 
     def flat(self) -> dict[str, float]:
-        """The student's metrics under their own names, those of the others under `teacher_…` and `control_…`."""
-        found: dict[str, float] = {}
+        """The student's metrics under their own names, those of the others under `teacher_…` and `control_…`. Where
+        training is judged by its objectives, their value at the end of the last stage."""
+        found: dict[str, float] = _objectives_value(self.setup) if self.setup.workload.judged_by_objectives else {}
         for role in self.answers:
             prefix = "" if role == "student" else f"{role}_"
             found |= {f"{prefix}{name}": value for name, value in self.metrics(role).items()}
         return found
 
     def intervals(self) -> Mapping[Role, dict[str, tuple[float, float]]]:
-        corpus = self.setup.corpus
+        workload = self.setup.workload
         found: dict[Role, dict[str, tuple[float, float]]] = {}
         for role, answers in self.answers.items():
-            each = {split: interval_of(answers, corpus, split) for split in corpus.evaluated_splits}
-            found[role] = {
-                key_of("accuracy", split): interval for split, interval in each.items() if interval is not None
-            }
+            found[role] = {}
+            for split in workload.evaluated_splits:
+                interval = workload.interval(split, answers.kept[split])
+                if interval is not None:
+                    found[role][key_of(workload.metrics[0], split)] = interval
         return found
 
     def result(self) -> RunResult:
         setup = self.setup
         if not self.answers:
-            return RunResult(setup.folder.path)
+            found = self.flat()
+            value = found.get("eval_loss")
+            notes = () if value is None else (f"The objectives' weighted sum on the validation rows: {value:.6g}.",)
+            return RunResult(setup.folder.path, metrics=found, notes=notes)
         return RunResult(
             setup.folder.path,
-            split=setup.corpus.reported_split,
-            metric=setup.corpus.metrics[0],
+            split=setup.workload.reported_split,
+            metric=setup.workload.metrics[0],
             runs=tuple(self.summaries.values()),
             metrics=self.metrics("student"),
-            notes=results.notes_of(setup.corpus, self.answers),
+            notes=results.notes_of(setup.workload, self.answers),
         )
 
 
@@ -114,13 +121,18 @@ def _story(setup: Setup, compared: _Comparison, command: Sequence[str]) -> recor
     return record.Story(
         command=command,
         recipe=setup.recipe,
-        corpus=setup.corpus,
+        workload=setup.workload,
         jobs=setup.jobs.student,
         losses=setup.losses,
         teacher=_teacher_facts(setup),
-        metrics={role: compared.metrics(role) for role in compared.answers},
+        metrics={role: compared.metrics(role) for role in compared.answers} or {"student": compared.flat()},
         intervals=compared.intervals(),
     )
+
+
+def _objectives_value(setup: Setup) -> dict[str, float]:
+    metrics: Mapping[str, float] = (setup.jobs.student[-1].mark or {}).get("metrics", {})
+    return {name: value for name, value in metrics.items() if name.startswith("eval_")}
 
 
 def _teacher_facts(setup: Setup) -> ModelFacts | None:

@@ -4,27 +4,26 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from datasets import Dataset
 from transformers import PreTrainedModel
 
-from hf_distill.data.text import TextData
 from hf_distill.errors import IncompatiblePair
 from hf_distill.objectives.pair import GENERIC
 
 logger = logging.getLogger(__name__)
 
 Columns = tuple[int, ...]
-"""`columns[c]` is the model's column of the task's class c."""
+"""`columns[c]` is the model's column of the task's class c; empty for a task without named classes."""
 
 
-def label_settings(text: TextData) -> dict[str, Any]:
-    """The settings of a model configuration that give a new head the task's labels."""
-    if text.is_regression:
+def label_settings(names: Sequence[str]) -> dict[str, Any]:
+    """The settings of a model configuration that give a new head these labels; without any, one score."""
+    if not names:
         return {"num_labels": 1, "problem_type": "regression"}
-    names = text.label_names
     return {
         "num_labels": len(names),
         "id2label": dict(enumerate(names)),
@@ -32,8 +31,9 @@ def label_settings(text: TextData) -> dict[str, Any]:
     }
 
 
-def align_labels(model: PreTrainedModel, role: str, text: TextData) -> Columns:
-    """Gives the model's labels the task's spelling, and returns where each class of the task stands.
+def align_labels(model: PreTrainedModel, role: str, names: Sequence[str]) -> Columns:
+    """Gives the model's labels the spelling of `names`, the task's in order (none: a regression), and returns where
+    each class of the task stands.
 
     Names are compared without regard to case, blanks, `_` and `-`. A model without names of its own (`LABEL_0` …) and
     a task whose labels are the numbers from 0 are taken to be in the same order.
@@ -41,15 +41,14 @@ def align_labels(model: PreTrainedModel, role: str, text: TextData) -> Columns:
     Raises: `IncompatiblePair` if the numbers of labels or their names differ: the model was trained for something
     else.
     """
-    config, names = model.config, text.label_names
-    wanted = 1 if text.is_regression else len(names)
+    config, wanted = model.config, len(names) or 1
     if config.num_labels != wanted:
-        task = "a regression, one score" if text.is_regression else f"{wanted} labels ({', '.join(names)})"
+        task = f"{wanted} labels ({', '.join(names)})" if names else "a regression, one score"
         raise IncompatiblePair(
             f"the {role} has {config.num_labels} labels ({', '.join(map(str, config.id2label.values()))}), the task "
             f"{task}: it was not trained for this task. Give a {role} that was."
         )
-    if text.is_regression:
+    if not names:
         return (0,)
     found = [str(config.id2label[i]) for i in range(wanted)]
     columns = _by_order(role, found, names) or _by_name(role, found, names)
@@ -58,7 +57,7 @@ def align_labels(model: PreTrainedModel, role: str, text: TextData) -> Columns:
     return columns
 
 
-def _by_order(role: str, found: list[str], names: tuple[str, ...]) -> Columns | None:
+def _by_order(role: str, found: list[str], names: Sequence[str]) -> Columns | None:
     """The order as it is, where one side has no names."""
     generic = all(GENERIC.match(name) for name in found)
     numbered = list(names) == [str(i) for i in range(len(names))]
@@ -69,7 +68,7 @@ def _by_order(role: str, found: list[str], names: tuple[str, ...]) -> Columns | 
     return tuple(range(len(names)))
 
 
-def _by_name(role: str, found: list[str], names: tuple[str, ...]) -> Columns:
+def _by_name(role: str, found: list[str], names: Sequence[str]) -> Columns:
     ours, theirs = [_plain(name) for name in names], [_plain(name) for name in found]
     if sorted(ours) != sorted(theirs) or len(set(theirs)) < len(theirs):
         raise IncompatiblePair(
@@ -91,5 +90,5 @@ def in_model_order(dataset: Dataset, columns: Columns) -> Dataset:
 
 
 def in_task_order(logits: np.ndarray, columns: Columns) -> np.ndarray:
-    """Logits `[rows, classes]` with the task's classes in order."""
-    return logits[:, list(columns)]
+    """Logits `[..., classes]` with the task's classes in order."""
+    return logits[..., list(columns)]

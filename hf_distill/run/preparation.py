@@ -6,19 +6,19 @@ import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_distill.distillation import Distillation
 from hf_distill.objectives import Labels, Terms
 from hf_distill.recipe import Recipe, TrainGroup
 from hf_distill.run import models
-from hf_distill.run.corpus import Corpus
+from hf_distill.run.augmenting import Augmenter
 from hf_distill.run.folder import RunFolder
-from hf_distill.run.labels import Columns, align_labels, in_model_order
+from hf_distill.run.labels import Columns
 from hf_distill.run.measuring import by_length, metrics_of
 from hf_distill.run.record import Losses
 from hf_distill.run.stages import Inputs, Job, Learned, check_stage, hand_on
+from hf_distill.run.workload import Limits, Rows, Workload
 
 
 @dataclass(frozen=True)
@@ -48,28 +48,45 @@ class Setup:
 
     recipe: Recipe
     folder: RunFolder
-    corpus: Corpus
+    workload: Workload
     jobs: Jobs
     tokenizer: PreTrainedTokenizerBase
-    splits: Mapping[str, Dataset]
+    splits: Mapping[str, Rows]
     teacher: PreTrainedModel | None
     columns: Columns
+    limits: Limits
+    augmenter: Augmenter | None = None
     losses: Losses = field(default_factory=lambda: Losses([], {}))
 
     def student(self) -> PreTrainedModel:
         """The student before training, with the task's labels."""
-        model = models.make_student(self.recipe, self.corpus, self.teacher)
-        align_labels(model, "student", self.corpus.text)
+        model = models.make_student(self.recipe, self.workload, self.teacher, self.tokenizer)
+        self.workload.fit(model, "student")
         return model
 
     def inputs(self, columns: Columns) -> Inputs:
         """The data of a model whose classes stand in `columns`."""
+        workload, split = self.workload, self.workload.evaluated_splits[0]
+        rows, order = by_length(workload.in_model_order(self.splits[split], columns))
         return Inputs(
-            train=in_model_order(self.splits["train"], columns),
-            validation=by_length(in_model_order(self.splits[self.corpus.validation_splits[0]], columns))[0],
+            train=workload.in_model_order(self.splits["train"], columns),
+            validation=rows,
             tokenizer=self.tokenizer,
-            metrics=metrics_of(self.corpus, columns),
+            collator=workload.collator(self.tokenizer),
+            metrics=None if workload.judged_by_objectives else metrics_of(workload, split, rows, order, columns),
+            reduce=workload.reduce,
         )
+
+    def augmented_rows(self) -> Rows:
+        """The training rows with the variants that `augmenter` makes of them, in the student's order of classes."""
+        augmenter, place = self.augmenter, self.jobs.student[0].arguments().device
+        assert augmenter is not None
+        workload = self.workload.augmented(
+            lambda rows, text_columns: augmenter.stored(rows, text_columns, self.folder.stages, place)
+        )
+        self.augmenter = None  # and its model goes
+        rows = workload.read(copy.deepcopy(self.tokenizer), self.limits, ["train"])["train"]
+        return workload.in_model_order(rows, self.columns)
 
 
 def plan(recipe: Recipe, folder: RunFolder) -> Jobs:
@@ -82,6 +99,7 @@ def plan(recipe: Recipe, folder: RunFolder) -> Jobs:
             recipe.seed,
             stage.terms,
             _groups(stage.train),
+            stage.rows == "augmented",
         )
         for i, stage in enumerate(recipe.stages, start=1)
     )
@@ -103,22 +121,25 @@ def _labels_alone() -> Terms:
     return Terms.of(Labels())
 
 
-def prepare(recipe: Recipe, folder: RunFolder, corpus: Corpus, jobs: Jobs) -> Setup:
+def prepare(recipe: Recipe, folder: RunFolder, workload: Workload, jobs: Jobs) -> Setup:
     """Loads models and tokenizer, reads the texts, and binds every stage once.
 
     Raises: `DistillationError` and its kinds for whatever does not fit; nothing has been written then.
     """
     for job in jobs.all:
         job.arguments()  # before the models are loaded
-    tokenizer = models.load_tokenizer_of(recipe, corpus)
-    teacher = _teacher(recipe, corpus, jobs)
+    tokenizer = models.load_tokenizer_of(recipe, workload)
+    teacher = _teacher(recipe, workload, jobs)
     if teacher is not None:
-        align_labels(teacher, "teacher", corpus.text)
-    student = models.make_student(recipe, corpus, teacher)
-    columns = align_labels(student, "student", corpus.text)
-    limits, names = models.reads(teacher, student)
-    splits = corpus.tokenized(copy.deepcopy(tokenizer), recipe.max_length, limits, names)
-    setup = Setup(recipe, folder, corpus, jobs, tokenizer, splits, teacher, columns)
+        workload.fit(teacher, "teacher")
+    student = models.make_student(recipe, workload, teacher, tokenizer)
+    columns = workload.fit(student, "student")
+    limits = models.limits(recipe, teacher, student)
+    splits = workload.read(copy.deepcopy(tokenizer), limits)
+    setup = Setup(recipe, folder, workload, jobs, tokenizer, splits, teacher, columns, limits)
+    if any(job.augmented and job.mark is None for job in jobs.student):
+        setup.augmenter = Augmenter.of(recipe)
+        workload.augmented(setup.augmenter.first)
     setup.losses = _check_jobs(setup, student)
     return setup
 
@@ -127,9 +148,7 @@ def _check_jobs(setup: Setup, student: PreTrainedModel) -> Losses:
     """Makes every job's trainer once, and hands on what terms would have learned."""
     jobs, inputs = setup.jobs, setup.inputs(setup.columns)
     if jobs.teacher is not None and jobs.teacher.mark is None and setup.teacher is not None:
-        check_stage(
-            jobs.teacher, setup.teacher, None, setup.inputs(align_labels(setup.teacher, "teacher", setup.corpus.text))
-        )
+        check_stage(jobs.teacher, setup.teacher, None, setup.inputs(setup.workload.fit(setup.teacher, "teacher")))
     bound: dict[str, Distillation] = {}
     learned: Learned = {}
     for stage, job in zip(setup.recipe.stages, jobs.student, strict=True):
@@ -141,9 +160,9 @@ def _check_jobs(setup: Setup, student: PreTrainedModel) -> Losses:
     return Losses.of(bound)
 
 
-def _teacher(recipe: Recipe, corpus: Corpus, jobs: Jobs) -> PreTrainedModel | None:
+def _teacher(recipe: Recipe, workload: Workload, jobs: Jobs) -> PreTrainedModel | None:
     if recipe.teacher is None:
         return None
     if jobs.teacher is not None and jobs.teacher.mark is not None:
-        return models.load_finished(jobs.teacher.folder, "teacher", recipe.teacher)
-    return models.load_teacher(recipe, corpus)
+        return models.load_finished(jobs.teacher.folder, workload.auto_class, "teacher", recipe.teacher)
+    return models.load_teacher(recipe, workload)

@@ -4,28 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from transformers import PreTrainedModel
 
-from hf_distill.data.glue import HUB_ID
 from hf_distill.distillation import Distillation
 from hf_distill.hub.card import Card
-from hf_distill.hub.record import (
-    DataFacts,
-    ModelFacts,
-    ObjectiveFacts,
-    Record,
-    SourceFacts,
-    environment,
-    finite_metrics,
-)
+from hf_distill.hub.record import ModelFacts, ObjectiveFacts, Record, environment, finite_metrics
 from hf_distill.hub.terms import layer_maps, objective_facts
 from hf_distill.recipe import Recipe
-from hf_distill.run.corpus import Corpus
 from hf_distill.run.folder import RunFolder
 from hf_distill.run.measuring import Role
 from hf_distill.run.stages import Job
+from hf_distill.run.workload import Workload
 from hf_distill.tasks import Task
 
 
@@ -55,7 +45,7 @@ class Story:
 
     command: Sequence[str]
     recipe: Recipe
-    corpus: Corpus
+    workload: Workload
     jobs: Sequence[Job]
     losses: Losses
     teacher: ModelFacts | None
@@ -84,7 +74,7 @@ def _record(story: Story, student: PreTrainedModel) -> Record:
         layer_maps=dict(story.losses.layer_maps),
         recipe=story.recipe.to_dict(),
         training_arguments={**arguments.to_dict(), "mixed_precision": arguments.mixed_precision},
-        data=_data(story),
+        data=story.workload.facts(story.recipe),
         seeds={"training": story.recipe.seed, **_split_seed(story.recipe)},
         versions=versions,
         hardware=hardware,
@@ -100,32 +90,6 @@ def _record(story: Story, student: PreTrainedModel) -> Record:
 def _lasting(metrics: Mapping[str, float]) -> dict[str, float]:
     """Without the times, which say nothing about the model."""
     return {name: value for name, value in metrics.items() if not name.endswith(("_runtime", "_per_second"))}
-
-
-def _data(story: Story) -> DataFacts:
-    recipe, corpus = story.recipe, story.corpus
-    on_hub = corpus.task is not None and recipe.dataset_dir is None
-    names = _file_names(recipe)
-    return DataFacts(
-        name=corpus.name,
-        id=HUB_ID if on_hub else None,
-        config=corpus.name if on_hub else None,
-        sources={
-            split: SourceFacts(name=names.get(split, split), sha256=sum_)
-            for split, sum_ in corpus.text.sources.items()
-        },
-        sizes={split: len(rows) for split, rows in corpus.text.splits.items()},
-        fingerprint=corpus.fingerprint(),
-    )
-
-
-def _file_names(recipe: Recipe) -> dict[str, str]:
-    if recipe.data is None:
-        return {}
-    if recipe.data.package is not None:
-        return {"train": Path(recipe.data.package.file).name}
-    files = recipe.data.files.model_dump() if recipe.data.files is not None else {}
-    return {split: Path(path).name for split, path in files.items() if path is not None}
 
 
 def _split_seed(recipe: Recipe) -> dict[str, int]:

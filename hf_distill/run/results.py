@@ -6,21 +6,17 @@ import dataclasses
 import importlib.util
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from hf_distill.evaluation import fidelity
 from hf_distill.evaluation.latency import Latency
 from hf_distill.evaluation.report import write_report
 from hf_distill.evaluation.summary import RunSummary, table
-from hf_distill.hub.record import write_whole
-from hf_distill.run.corpus import Corpus
 from hf_distill.run.folder import ALL_RESULTS, RunFolder, read_json, write_json
-from hf_distill.run.measuring import Answers, Role, correct_rows, key_of
+from hf_distill.run.measuring import Answers, Role, key_of
+from hf_distill.run.workload import Workload
 
 logger = logging.getLogger(__name__)
 
@@ -44,8 +40,8 @@ class RunResult:
 
     @property
     def table(self) -> str:
-        """The runs side by side, and what the columns mean; empty where nothing was evaluated."""
-        return "\n".join([table(self.runs, self.metric), *self.notes]) if self.runs else ""
+        """The runs side by side, what the columns mean, and the notes; empty where nothing was evaluated."""
+        return "\n".join([*([table(self.runs, self.metric)] if self.runs else []), *self.notes])
 
     def run(self, role: Role) -> RunSummary:
         """The run of that role."""
@@ -80,25 +76,22 @@ def _summary(data: Mapping[str, Any]) -> RunSummary:
     return RunSummary(**{**data, **made})
 
 
-def notes_of(corpus: Corpus, answers: Mapping[Role, Answers]) -> tuple[str, ...]:
+def notes_of(workload: Workload, answers: Mapping[Role, Answers]) -> tuple[str, ...]:
     """What the table cannot say: on which rows, what the control is, and whether the student's lead is more than
     chance.
     """
-    split = corpus.reported_split
-    notes = [f"All on {corpus.name}, {split}: {len(corpus.text.splits[split]):,} rows."]
+    split = workload.reported_split
+    notes = [f"All on {workload.name}, {split}: {workload.sizes[split]:,} rows."]
     if "control" in answers:
-        note = "Control: the same student, from the same start, on the labels alone."
-        if corpus.metrics[0] == "accuracy":
-            rows = [correct_rows(answers[role], corpus, split) for role in ("student", "control")]
-            note += f" Student against control, row by row: p = {fidelity.mcnemar_p_value(*rows):.2g} (McNemar)."
-        notes.append(note)
+        lead = workload.lead(split, answers["student"].kept[split], answers["control"].kept[split])
+        notes.append(f"Control: the same student, from the same start, on the labels alone. {lead}".strip())
     return tuple(notes)
 
 
-def all_metrics(answers: Answers, summary: RunSummary, corpus: Corpus) -> dict[str, float]:
+def all_metrics(answers: Answers, summary: RunSummary, workload: Workload) -> dict[str, float]:
     """A model's metrics, with agreement and calibration error on the reported split."""
     more = {"agreement": summary.agreement, "calibration_error": summary.calibration_error}
-    split = corpus.reported_split
+    split = workload.reported_split
     return {**answers.metrics, **{key_of(name, split): value for name, value in more.items() if value is not None}}
 
 
@@ -110,19 +103,6 @@ def write_results(folder: RunFolder, **parts: Mapping[str, float]) -> None:
         write_json(folder.path / f"{part}_results.json", finite)
         everything |= finite
     write_json(folder.path / ALL_RESULTS, everything)
-
-
-def write_predictions(folder: RunFolder, name: str, logits: np.ndarray, label_names: Sequence[str]) -> Path:
-    """`predict_results_<name>.txt`: a row's number and its label, separated by a tab, under a line that says so.
-
-    Labels are names, or scores to three digits where there are none.
-    """
-    if label_names:
-        rows = [label_names[column] for column in logits.argmax(axis=1)]
-    else:
-        rows = [f"{score:.3f}" for score in logits[:, 0]]
-    lines = ["index\tprediction", *(f"{i}\t{row}" for i, row in enumerate(rows))]
-    return write_whole(folder.path / f"predict_results_{name}.txt", "\n".join(lines) + "\n")
 
 
 def write_pictures(folder: RunFolder, result: RunResult) -> list[Path]:

@@ -16,11 +16,12 @@ from hf_distill.hub.record import is_hub_id
 from hf_distill.recipe import Recipe
 from hf_distill.run.answering import evaluate_alone, predict_tests
 from hf_distill.run.conclusion import conclude
-from hf_distill.run.corpus import Corpus, load_corpus
 from hf_distill.run.folder import RunFolder, is_main_process, wait_for_everyone
 from hf_distill.run.preparation import Jobs, plan, prepare
 from hf_distill.run.results import RunResult
 from hf_distill.run.training import train_all
+from hf_distill.run.workload import Workload
+from hf_distill.run.workloads import load_workload
 
 logger = logging.getLogger(__name__)
 
@@ -86,31 +87,31 @@ def _trained(
     command: Sequence[str],
     publication: Publication | None,
 ) -> RunResult:
-    corpus = load_corpus(recipe, predict=predict)
-    folder.check(recipe, corpus.text.sources)
+    workload = load_workload(recipe, predict=predict)
+    folder.check(recipe, workload.sources)
     jobs = plan(recipe, folder)
     kept = folder.results() if jobs.finished else None
-    if kept is not None and (kept["runs"] or not evaluate):
+    if kept is not None and (kept["metrics"] or not evaluate):
         logger.warning("%s: the run is finished; nothing is trained.", folder.path)
         result = RunResult.from_dict(folder.path, kept)
     else:
-        result = _train(recipe, folder, corpus, jobs, evaluate, command, publication)
+        result = _train(recipe, folder, workload, jobs, evaluate, command, publication)
     if predict:
-        result = replace(result, predictions=tuple(predict_tests(recipe, folder, corpus)))
+        result = replace(result, predictions=tuple(predict_tests(recipe, folder, workload)))
     return result
 
 
 def _train(
     recipe: Recipe,
     folder: RunFolder,
-    corpus: Corpus,
+    workload: Workload,
     jobs: Jobs,
     evaluate: bool,
     command: Sequence[str],
     publication: Publication | None,
 ) -> RunResult:
-    setup = prepare(recipe, folder, corpus, jobs)
-    with folder.claimed(recipe, corpus.text.sources):
+    setup = prepare(recipe, folder, workload, jobs)
+    with folder.claimed(recipe, workload.sources):
         wait_for_everyone()
         train_all(setup)
         repo_id = None if publication is None else publication.repo_id

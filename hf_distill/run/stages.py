@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,24 +11,21 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from datasets import Dataset
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from transformers import (
-    DataCollatorWithPadding,
-    EvalPrediction,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    TrainingArguments,
-)
+from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
+from transformers.trainer_callback import ProgressCallback
 
 from hf_distill.checkpoints import OBJECTIVES, last_whole
 from hf_distill.distillation import Distillation
-from hf_distill.errors import DistillationError, IncompatiblePair, RecipeError
+from hf_distill.errors import DistillationError, IncompatiblePair
 from hf_distill.objectives.terms import Terms
 from hf_distill.recipe import TrainGroup
 from hf_distill.run.arguments import evaluation_arguments, training_arguments
 from hf_distill.run.folder import MARK, TRAINER_STATE, is_main_process, read_json, wait_for_everyone, write_json
+from hf_distill.run.freezing import check_reached, freeze
+from hf_distill.run.progress import TOKENS_PER_SECOND, Pace, PaceBar
+from hf_distill.run.workload import Collator, Rows
 from hf_distill.teachers import Frozen, Teacher
 from hf_distill.trainer import DistillationTrainer
 
@@ -43,7 +39,7 @@ Metrics = Callable[[EvalPrediction], dict[str, float]]
 
 @dataclass(frozen=True)
 class Job:
-    """One training run: its name in messages, its folder, its terms, and what trains."""
+    """One training run: its name in messages, its folder, its terms, what trains, and whether on augmented rows."""
 
     title: str
     folder: Path
@@ -51,6 +47,7 @@ class Job:
     seed: int
     terms: Callable[[], Terms]
     groups: Sequence[TrainGroup] = ()
+    augmented: bool = False
 
     def arguments(self) -> TrainingArguments:
         """New training arguments; they also set up the processes, so each trainer takes its own."""
@@ -76,18 +73,42 @@ class Job:
 class Inputs:
     """What a trainer reads: token ids in the model's label order, and how its answers are scored."""
 
-    train: Dataset
-    validation: Dataset
+    train: Rows
+    validation: Rows
     tokenizer: PreTrainedTokenizerBase
-    metrics: Metrics
+    collator: Collator
+    metrics: Metrics | None
+    """None where training is judged by its objectives; they are evaluated once more when it is finished."""
+    reduce: Callable[[Any, Any], Tensor] | None
 
 
 class StageTrainer(DistillationTrainer):
     """A `DistillationTrainer` in which parameters of the student may have their share of the learning rate, by
-    name.
+    name, and which logs real tokens a second over all processes.
     """
 
     scales: Mapping[str, float] = {}
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._pace = Pace()
+        if self.pop_callback(ProgressCallback) is not None:
+            self.add_callback(PaceBar)
+
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple[list[Any], Any]:
+        """The batches of one optimizer step, and their counts."""
+        samples, counts = super().get_batch_samples(*args, **kwargs)
+        for batch in samples:
+            self._pace.add(batch)
+        return samples, counts
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds `tokens_per_second` to a training log."""
+        if self.is_in_train and "loss" in logs:
+            tokens, seconds = self._pace.read()
+            if tokens is not None:
+                logs[TOKENS_PER_SECOND] = float(self._sum_over_ranks(tokens)) / seconds
+        super().log(logs, start_time)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """The Trainer's optimizer, its groups divided by learning rate."""
@@ -136,8 +157,9 @@ def _trainer(job: Job, model: PreTrainedModel, teacher: Teacher | None, inputs: 
         train_dataset=inputs.train,
         eval_dataset=inputs.validation,
         processing_class=inputs.tokenizer,
-        data_collator=DataCollatorWithPadding(inputs.tokenizer),
+        data_collator=inputs.collator,
         compute_metrics=inputs.metrics,
+        preprocess_logits_for_metrics=inputs.reduce,
     )
     trainer.scales = scales
     return trainer
@@ -162,6 +184,8 @@ def _finish(job: Job, trainer: StageTrainer, metrics: Mapping[str, float]) -> No
             f"{job.title}: stopped at step {state.global_step} of {state.max_steps}; run the same command again to go "
             "on from its last checkpoint."
         )
+    if trainer.compute_metrics is None:
+        metrics = {**metrics, **trainer.evaluate()}
     trainer.save_model(str(job.folder))
     trainer.save_state()
     wait_for_everyone()
@@ -198,40 +222,19 @@ def hand_on(learned: Mapping[str, Tensor], objectives: nn.ModuleDict, title: str
         objective.load_state_dict(before)
 
 
-def freeze(model: PreTrainedModel, groups: Sequence[TrainGroup], title: str) -> dict[str, float]:
-    """Freezes the parameters that no group names, and returns the learning rates' scales of the others.
-
-    Without groups everything trains. A parameter belongs to the first group whose pattern is found in its name.
-
-    Raises: `RecipeError` for a pattern that matches nothing.
-    """
-    names = [name for name, _ in model.named_parameters()]
-    for group in groups:
-        if not any(re.search(group.parameters, name) for name in names):
-            raise RecipeError(
-                f"{title}: train: no parameter of the student matches {group.parameters!r}; its names are like "
-                f"{names[0]!r} and {names[-1]!r}."
-            )
-    scales: dict[str, float] = {}
-    for name, parameter in model.named_parameters():
-        found = next((group for group in groups if re.search(group.parameters, name)), None)
-        if found is not None:
-            scales[name] = found.learning_rate_scale
-        parameter.requires_grad_(not groups or found is not None)
-    return scales
-
-
 def check_stage(job: Job, model: PreTrainedModel, teacher: PreTrainedModel | None, inputs: Inputs) -> Distillation:
     """Makes the stage's trainer without training, for whatever it would refuse; returns its terms as they are bound.
 
     Nothing is left in the job's folder, nor on the models.
 
-    Raises: `DistillationError` and its kinds: a set-up, patterns, layers, labels and vocabularies that do not fit.
+    Raises: `DistillationError` and its kinds: a set-up, patterns, layers, labels and vocabularies that do not fit, and
+    parameters that should train and get no gradient.
     """
     trains = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
     frozen = None if teacher is None else Frozen(teacher)
     with TemporaryDirectory() as folder:
         trainer = _trainer(replace(job, folder=Path(folder)), model, frozen, inputs)
+    check_reached(trainer.distillation, model, job.groups, job.title)
     trainer.distillation.close()
     if frozen is not None:
         frozen.bind(frozenset())  # takes its hooks off

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 from transformers import PreTrainedModel
 
 from hf_distill.loading import DTYPES
 from hf_distill.run import models
-from hf_distill.run.labels import align_labels
 from hf_distill.run.preparation import Setup
 from hf_distill.run.stages import Job, Learned, read_learned, train_stage
 from hf_distill.teachers import Frozen
@@ -25,23 +25,25 @@ def train_all(setup: Setup) -> None:
         return
     if jobs.teacher is not None and jobs.teacher.mark is None:
         _train_teacher(setup, jobs.teacher)
-    teacher, inputs = _frozen(setup), setup.inputs(setup.columns)
+    teacher, inputs = _frozen(setup), {False: setup.inputs(setup.columns)}  # by whether the rows are augmented
     learned: Learned = {}
     before: Job | None = None
     for job in jobs.student:
         if job.mark is None:
             student = setup.student() if before is None else finished_student(setup, before)
-            train_stage(job, student, teacher, inputs, learned)
+            if job.augmented not in inputs:
+                inputs[job.augmented] = replace(inputs[False], train=setup.augmented_rows())
+            train_stage(job, student, teacher, inputs[job.augmented], learned)
         learned |= read_learned(job)
         before = job
     if jobs.control is not None and jobs.control.mark is None:
-        train_stage(jobs.control, setup.student(), None, inputs, {})
+        train_stage(jobs.control, setup.student(), None, inputs[False], {})
 
 
 def finished_student(setup: Setup, job: Job) -> PreTrainedModel:
     """The student that a finished stage left."""
-    student = models.load_finished(job.folder, "student", setup.recipe.student)
-    align_labels(student, "student", setup.corpus.text)
+    student = models.load_finished(job.folder, setup.workload.auto_class, "student", setup.recipe.student)
+    setup.workload.fit(student, "student")
     return student
 
 
@@ -49,9 +51,9 @@ def _train_teacher(setup: Setup, job: Job) -> None:
     """Trains the teacher on the labels, and goes on with what is on disk."""
     if setup.teacher is None or setup.recipe.teacher is None:
         return
-    columns = align_labels(setup.teacher, "teacher", setup.corpus.text)
+    columns = setup.workload.fit(setup.teacher, "teacher")
     train_stage(job, setup.teacher, None, setup.inputs(columns), {})
-    setup.teacher = models.load_finished(job.folder, "teacher", setup.recipe.teacher)
+    setup.teacher = models.load_finished(job.folder, setup.workload.auto_class, "teacher", setup.recipe.teacher)
 
 
 def _frozen(setup: Setup) -> Frozen | None:

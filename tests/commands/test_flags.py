@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,17 +10,29 @@ import pytest
 
 from hf_distill import objectives
 from hf_distill.commands import main as commands
-from hf_distill.commands.flags import make_parser, parse
+from hf_distill.commands import ner, qa
+from hf_distill.commands.flags import Flags, make_parser
+from hf_distill.commands.flags import parse as parse_with
+from hf_distill.commands.glue import SCRIPT
 from hf_distill.commands.objectives import main as objectives_main
-from hf_distill.commands.overrides import recipe_of
+from hf_distill.commands.overrides import Script, recipe_of
 from hf_distill.errors import RecipeError
 from hf_distill.recipe import Recipe
 
 PLAIN = ["--task_name", "mrpc", "--teacher_name_or_path", "teacher", "--student_layers", "2"]
 
 
+def parse(flags: Sequence[str]) -> Flags:
+    return parse_with(flags, make_parser(SCRIPT.name, SCRIPT.description, SCRIPT.flags))
+
+
 def made(*flags: str) -> dict[str, Any]:
-    return recipe_of(parse(flags))[0].to_dict()
+    return recipe_of(parse(flags), SCRIPT)[0].to_dict()
+
+
+def asked(script: Script, *flags: str) -> dict[str, Any]:
+    parser = make_parser(script.name, script.description, script.flags)
+    return recipe_of(parse_with(flags, parser), script)[0].to_dict()
 
 
 def test_only_what_was_given_is_there() -> None:
@@ -31,7 +44,7 @@ def test_only_what_was_given_is_there() -> None:
 
 
 def test_nothing_at_all_is_the_quick_start() -> None:
-    recipe, name = recipe_of(parse([]))
+    recipe, name = recipe_of(parse([]), SCRIPT)
     assert name == "quickstart"
     assert recipe == Recipe.load("quickstart")
 
@@ -46,6 +59,11 @@ def test_flags_alone_are_half_soft_targets_and_half_labels() -> None:
         {"labels": {}, "weight": 0.5},
     ]
     assert "data" not in recipe
+
+
+def test_a_control_is_asked_for() -> None:
+    assert made(*PLAIN)["control"] is False
+    assert made(*PLAIN, "--control")["control"] is True
 
 
 def test_a_flag_wins_over_the_recipe_and_the_rest_stays() -> None:
@@ -110,6 +128,32 @@ def test_files_of_ones_own() -> None:
     assert made("--recipe", "quickstart", "--task_name", "rte")["task"] == "rte"
 
 
+def test_rows_of_the_hub_and_of_files_on_top_of_a_recipe() -> None:
+    flags = ["--dataset_name", "me/qa", "--dataset_revision", "v1", "--doc_stride", "9", *PLAIN[2:], "--control"]
+    recipe = asked(qa.SCRIPT, *flags)
+    assert recipe["data"]["hub"] == {"id": "me/qa", "revision": "v1"}
+    assert recipe["data"]["question_answering"]["doc_stride"] == 9
+    assert (recipe["max_length"], recipe["control"]) == (384, True)
+    recipe = asked(qa.SCRIPT, "--recipe", "qa/squad_v2", "--train_file", "a.jsonl", "--n_best_size", "5")
+    assert recipe["data"]["files"] == {"train": "a.jsonl"}
+    assert recipe["data"]["split"]["validation"] == 0.1
+    assert (
+        recipe["data"]["question_answering"] | {"n_best_size": 5, "version_2_with_negative": True}
+        == (recipe["data"]["question_answering"])
+    )
+    recipe = asked(qa.SCRIPT, "--recipe", "qa/squad", "--dataset_revision", "v2", "--max_answer_length", "7")
+    assert recipe["data"]["hub"] == {"id": "rajpurkar/squad", "revision": "v2"}
+    assert recipe["data"]["question_answering"]["max_answer_length"] == 7
+    recipe = asked(ner.SCRIPT, "--train_file", "a.jsonl", "--label_all_tokens", *PLAIN[2:])
+    assert recipe["data"]["token_classification"] == {
+        "tokens_column": "tokens",
+        "tags_column": "ner_tags",
+        "label_all_tokens": True,
+    }
+    with pytest.raises(RecipeError, match="--test_file goes with"):
+        asked(ner.SCRIPT, "--recipe", "qa/squad", "--test_file", "x")
+
+
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
@@ -152,7 +196,7 @@ def test_a_token_is_refused_and_not_repeated(flags: list[str]) -> None:
 
 
 def test_help_shows_distillation_apart_and_no_tokens() -> None:
-    text = make_parser().format_help()
+    text = make_parser(SCRIPT.name, SCRIPT.description, SCRIPT.flags).format_help()
     groups = [line for line in text.splitlines() if line.endswith(":") and not line.startswith(" ")]
     assert groups[1:3] == ["distillation:", "data:"]
     assert text.index("--temperature") < text.index("--task_name") < text.index("--learning_rate")
@@ -187,4 +231,4 @@ def test_the_shipped_recipes_name_their_own_task() -> None:
 def test_the_recipe_of_a_path_gives_its_name(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text(Recipe.load("glue/rte").to_yaml())
-    assert recipe_of(parse(["--recipe", str(path)]))[1] == "mine"
+    assert recipe_of(parse(["--recipe", str(path)]), SCRIPT)[1] == "mine"

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification
 
-from hf_distill.commands import glue
+from hf_distill.commands import script
 from hf_distill.commands.glue import main
 from hf_distill.hub.record import Record
 from hf_distill.run import running
@@ -229,6 +229,6 @@ def test_a_defect_keeps_its_traceback(home: Path, tmp_path: Path, monkeypatch: p
     def broken(*args: object, **kwargs: object) -> None:
         raise ZeroDivisionError("ours")
 
-    monkeypatch.setattr(glue, "run", broken)
+    monkeypatch.setattr(script, "run", broken)
     with pytest.raises(ZeroDivisionError, match="ours"):
         main(sst2(home, tmp_path / "out"))

@@ -128,6 +128,15 @@ def test_each_citation_is_given_once() -> None:
     assert text.index("hinton2015") < text.index("@misc{b")
 
 
+def test_the_example_imports_the_package_where_transformers_does_not_know_the_class() -> None:
+    facts = {"num_parameters": 1, "num_bytes": 4}
+    ours = ModelFacts(class_name="IBBertForSequenceClassification", model_type="ib_bert", **facts)
+    for student, first in ((ours, "import hf_distill  #"), (make_record().student, "from transformers")):
+        text = str(Card.from_record(make_record(student=student), repo_id="me/student"))
+        [snippet] = re.findall(r"```python\n(.*?)\n```", text, re.DOTALL)
+        assert snippet.startswith(first)
+
+
 @pytest.mark.parametrize("task", sorted(TASKS))
 def test_the_example_is_python_and_names_the_repository(task: str) -> None:
     text = str(Card.from_record(make_record(task=task), repo_id="me/student"))

@@ -246,7 +246,7 @@ def test_an_override_makes_the_mappings_on_its_way_and_replaces_whole_sections()
         ({"": 1}, ["override ''", "words joined by dots"]),
         ({"a..b": 1}, ["override 'a..b'", "words joined by dots"]),
         ({"teacher": None}, ["overridden by 'teacher'", "line 13", "student.from_layers", "add teacher"]),
-        ({"student.model": "x"}, ["overridden by 'student.model'", "exactly one of model and from_layers"]),
+        ({"student.model": "x"}, ["overridden by 'student.model'", "exactly one of model, from_layers"]),
         ({"data": {}}, ["overridden by 'data'", "exactly one of task and data"]),
         (
             {"stages.head.objectives": [{"labels": {}}] * 2, "stages.head.objectives.labels.weight": 1},

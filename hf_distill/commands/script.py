@@ -1,0 +1,94 @@
+"""What all `distill_…` scripts do: from flags to a recipe, and on to the student."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hf_distill.commands.console import command_line, configure_logging, show
+from hf_distill.commands.flags import Flags, make_parser, parse
+from hf_distill.commands.overrides import Script, recipe_of
+from hf_distill.errors import RecipeError
+from hf_distill.recipe import Recipe
+from hf_distill.run import Publication, run
+from hf_distill.run.folder import RunFolder
+
+
+def distil(script: Script, words: Sequence[str], flags: Flags) -> int:
+    """Does what a command line asks for, `words` with the `flags` that `begin` found in them; the exit status."""
+    steps = steps_of(flags)
+    recipe, name = recipe_of(flags, script, kept_recipe(flags))
+    result = run(
+        recipe,
+        output_dir(flags, name),
+        train=steps["train"],
+        evaluate=steps["eval"],
+        predict=steps["predict"],
+        command=command_line(script.name, words),
+        publication=_publication(flags),
+    )
+    show(result)
+    return 0
+
+
+def begin(script: Script, argv: Sequence[str] | None) -> tuple[list[str], Flags]:
+    """The words of the command line `argv`, by default that of the process, and the flags in them. Messages go to the
+    terminal from here on.
+
+    Raises: `RecipeError` for flags that are unknown, or go against each other or against what a run does.
+    """
+    words = sys.argv[1:] if argv is None else list(argv)
+    flags = parse(words, make_parser(script.name, script.description, script.flags))
+    configure_logging()
+    _check(flags)
+    return words, flags
+
+
+def _check(flags: Flags) -> None:
+    own, arguments = flags.own, flags.arguments
+    if "student_name_or_path" in own and "student_layers" in own:
+        raise RecipeError(
+            "command line: --student_name_or_path and --student_layers are both given; a student is loaded, or built "
+            "from the teacher."
+        )
+    if "resume_from_checkpoint" in arguments:
+        raise RecipeError(
+            "command line: --resume_from_checkpoint is not taken: a run goes on by itself from the last whole "
+            "checkpoint in its output_dir."
+        )
+    if arguments.get("hub_strategy", "end") != "end" or arguments.get("hub_always_push", False):
+        raise RecipeError("command line: a student is published once, when it is finished; leave --hub_strategy out.")
+
+
+def steps_of(flags: Flags) -> dict[str, bool]:
+    """What is done: what the flags say, or, where none says anything, training and evaluation."""
+    given = {step: bool(flags.arguments.get(f"do_{step}", False)) for step in ("train", "eval", "predict")}
+    return given if any(given.values()) else {"train": True, "eval": True, "predict": False}
+
+
+def output_dir(flags: Flags, name: str) -> str:
+    """Where the run works: what the flags say, or a folder named after the recipe."""
+    return str(flags.arguments.get("output_dir") or Path("outputs", name))
+
+
+def kept_recipe(flags: Flags) -> Recipe | None:
+    """The recipe of the run in output_dir, for a command that only evaluates or predicts."""
+    if steps_of(flags)["train"] or "recipe" in flags.own or "output_dir" not in flags.arguments:
+        return None
+    return RunFolder(flags.arguments["output_dir"]).recipe()
+
+
+def _publication(flags: Flags) -> Publication | None:
+    arguments: Mapping[str, Any] = flags.arguments
+    if not arguments.get("push_to_hub", False):
+        return None
+    if not arguments.get("hub_model_id"):
+        raise RecipeError("command line: --push_to_hub needs a name: --hub_model_id owner/name.")
+    private = arguments.get("hub_private_repo")
+    return Publication(
+        repo_id=arguments["hub_model_id"],
+        private=True if private is None else private,
+        revision=arguments.get("hub_revision"),
+    )

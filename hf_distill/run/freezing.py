@@ -1,0 +1,93 @@
+"""Which parameters of the student a stage trains, at which rates, and whether its terms reach them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from transformers import PreTrainedModel
+
+from hf_distill.anatomy import Anatomy
+from hf_distill.distillation import Distillation
+from hf_distill.errors import DistillationError, RecipeError
+from hf_distill.recipe import TrainGroup
+
+_SHOWN = 3
+
+
+def freeze(model: PreTrainedModel, groups: Sequence[TrainGroup], title: str) -> dict[str, float]:
+    """Freezes the parameters that no group names, and returns the learning rates' scales of the others.
+
+    Without groups everything trains. A parameter belongs to the first group that names it.
+
+    Raises: `RecipeError` for a pattern that matches nothing, and a layer that does not exist.
+    """
+    model.requires_grad_(True)
+    named = [_named_by(group, model, title) for group in groups]
+    scales: dict[str, float] = {}
+    for name, parameter in model.named_parameters():
+        found = next((group for group, names in zip(groups, named, strict=True) if name in names), None)
+        if found is not None:
+            scales[name] = found.learning_rate_scale
+        parameter.requires_grad_(not groups or found is not None)
+    return scales
+
+
+def _named_by(group: TrainGroup, model: PreTrainedModel, title: str) -> set[str]:
+    """The names of the parameters that a group names."""
+    if group.layers is not None:
+        return {name for layer in group.layers for name in _of_layer(layer, model, title)}
+    pattern, names = str(group.parameters), [name for name, _ in model.named_parameters()]
+    found = {name for name in names if re.search(pattern, name)}
+    if not found:
+        raise RecipeError(
+            f"{title}: train: no parameter of the student matches {pattern!r}; its names are like "
+            f"{names[0]!r} and {names[-1]!r}."
+        )
+    return found
+
+
+def _of_layer(layer: int, model: PreTrainedModel, title: str) -> list[str]:
+    anatomy = Anatomy.of(model)
+    if set(anatomy.shape.stacks) != {""}:
+        raise RecipeError(
+            f"{title}: train: layers are those of a single stack of blocks that the family table knows, and "
+            f"{anatomy.shape.family!r} is no such model; name its parameters with a pattern."
+        )
+    depth = anatomy.shape.stack().num_hidden_layers
+    if layer > depth:
+        raise RecipeError(
+            f"{title}: train: layer {layer} does not exist; the student's layers are 1 to {depth}, and 0 for the "
+            "embeddings."
+        )
+    return [name for name, _ in anatomy.layer_parameters(layer)]
+
+
+def check_reached(
+    distillation: Distillation, model: PreTrainedModel, groups: Sequence[TrainGroup], title: str
+) -> None:
+    """Refuses a stage in which a parameter that a group names would get no gradient, or the student none at all.
+
+    Found by one pass over a few tokens; nothing is trained. Terms of weight 0 give no gradient. Without groups, what
+    no term reaches stays as it is, as long as that is not everything.
+
+    Raises: `DistillationError` with the parameters and the terms.
+    """
+    weighted = zip(distillation.objectives, distillation.terms(), distillation.weights, strict=True)
+    terms = {name: objective for name, objective, weight in weighted if weight > 0}
+    if not terms:
+        raise DistillationError(f"{title}: every term has the weight 0, so nothing would be trained.")
+    if groups:
+        signals = {signal for objective in terms.values() for signal in objective.needs().student}
+        unreached = [name for name, _ in Anatomy.of(model).unreached(signals)]
+    else:
+        left_out = {id(parameter) for parameter in distillation.unreached()}
+        unreached = [name for name, parameter in model.named_parameters() if id(parameter) in left_out]
+        if len(unreached) < sum(parameter.requires_grad for parameter in model.parameters()):
+            return
+    if unreached:
+        more = f" and {len(unreached) - _SHOWN} more" if len(unreached) > _SHOWN else ""
+        raise DistillationError(
+            f"{title}: train: {', '.join(unreached[:_SHOWN])}{more} should train, but no gradient of the terms "
+            f"{', '.join(terms)} gets there. Leave the parameters out, or add a term that depends on them."
+        )

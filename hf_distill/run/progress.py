@@ -1,0 +1,63 @@
+"""How fast a training run reads, and when it will be done."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.trainer_callback import ProgressCallback
+
+TOKENS_PER_SECOND = "tokens_per_second"
+"""The name in the logs."""
+
+
+class Pace:
+    """Real tokens (those of the attention mask) of this process since the last reading.
+
+    They are added up on the device, which nothing waits for before `read`.
+    """
+
+    def __init__(self) -> None:
+        self._tokens: Tensor | None = None
+        self._since = time.perf_counter()
+
+    def add(self, batch: Mapping[str, Any]) -> None:
+        """Counts the tokens of one micro-batch."""
+        mask = batch.get("attention_mask", batch.get("input_ids"))
+        if isinstance(mask, Tensor):
+            number = mask.sum() if "attention_mask" in batch else torch.full((), mask.numel(), device=mask.device)
+            self._tokens = number if self._tokens is None else self._tokens + number
+
+    def read(self) -> tuple[Tensor | None, float]:
+        """Tokens and seconds since the last reading, or since the start; begins anew."""
+        now = time.perf_counter()
+        tokens, seconds = self._tokens, now - self._since
+        self._tokens, self._since = None, now
+        return tokens, seconds
+
+
+class PaceBar(ProgressCallback):  # type: ignore[misc]
+    """The Trainer's progress bar, with tokens a second and the time left behind it.
+
+    The time left follows from the steps of this process alone: of a run that goes on from a checkpoint, the steps
+    before it took no time here. Evaluations and saves count, as they will come again.
+    """
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        super().on_train_begin(args, state, control, **kwargs)
+        self._first, self._start = state.global_step, time.perf_counter()
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        super().on_log(args, state, control, logs=logs, **kwargs)
+        if self.training_bar is not None and TOKENS_PER_SECOND in (logs or {}):
+            left = time_left(state.global_step - self._first, state.max_steps - state.global_step, self._start)
+            self.training_bar.set_postfix_str(f"{logs[TOKENS_PER_SECOND]:,.0f} tokens/s, {left} left")
+
+
+def time_left(done: int, to_do: int, start: float) -> timedelta:
+    """The time that `to_do` steps take, as `done` steps since `start` (of `time.perf_counter`) took, in seconds."""
+    return timedelta(seconds=round((time.perf_counter() - start) / max(done, 1) * to_do))

@@ -1,0 +1,27 @@
+"""The kinds of tasks that a run knows, and the choice among them."""
+
+from __future__ import annotations
+
+from hf_distill.recipe import Recipe
+from hf_distill.run.workload import Workload
+from hf_distill.run.workloads import pretraining, question_answering, text_classification, token_classification
+
+__all__ = ["load_workload"]
+
+
+def load_workload(recipe: Recipe, *, train: bool = True, predict: bool = False) -> Workload:
+    """The rows of a recipe, deduplicated, split and cut as it says, with all that a run asks about its task.
+
+    `train` and `predict` say whether the training rows and the tests must be there; own training rows always must, as
+    they say which labels there are.
+
+    Raises: `DataError` naming file, row and column of what is missing or wrong.
+    """
+    data = recipe.data
+    if data is not None and data.question_answering is not None:
+        return question_answering.load(data, data.question_answering, recipe, predict=predict)
+    if data is not None and data.token_classification is not None:
+        return token_classification.load(data, data.token_classification, recipe, predict=predict)
+    if data is not None and data.text is not None:
+        return pretraining.load(data.text, recipe, predict=predict)
+    return text_classification.load(recipe, train=train, predict=predict)

@@ -1,0 +1,317 @@
+"""Raw text: masked and causal language modelling, and encoders without a head."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from torch import Tensor
+from torch.nn import functional
+from transformers import EvalPrediction, PreTrainedTokenizerBase
+
+from hf_distill.data.masking import (
+    Labelling,
+    Masking,
+    Padding,
+    Weights,
+    read_counts,
+    sampling_weights,
+    size_of,
+    unmasked,
+)
+from hf_distill.data.packing import Layout, chunks, token_ids
+from hf_distill.data.pretraining import PackedRows, PackedStream
+from hf_distill.data.streams import First, HubText, Source, TextFiles, interleaved
+from hf_distill.data.token_store import stored
+from hf_distill.errors import DataError
+from hf_distill.hub.record import DataFacts, SourceFacts
+from hf_distill.losses import at_least_float32
+from hf_distill.recipe import Masks, Recipe, TextSource, UnlabelledText
+from hf_distill.run.workload import Collator, Limits, Workload
+from hf_distill.tasks import IGNORED, CausalLM, Encoder, MaskedLM
+
+logger = logging.getLogger(__name__)
+
+SAMPLE = 50
+"""Documents on which two tokenizers must agree, and on which a sentence's time is measured."""
+
+COUNTED = 100_000
+"""Documents of a stream whose tokens are counted for smoothed masks, where no counts are given."""
+
+LARGEST_SHARE = 10
+"""At most a tenth of the rows is held out."""
+
+
+@dataclass(frozen=True)
+class Words:
+    """A model's answers at the predicted positions of a split, in the order of rows and places: the token it prefers,
+    the token that stands there, and minus the logarithm of that one's probability."""
+
+    found: np.ndarray
+    wanted: np.ndarray
+    losses: np.ndarray
+
+
+class Pretraining(Workload):
+    """`name` is that of the first source. Rows are packed when they are read; `validation` is text of its own, or rows
+    held out of the training text, and is masked the same way every time.
+    """
+
+    def __init__(self, recipe: Recipe, text: UnlabelledText) -> None:
+        self.recipe, self.text = recipe, text
+        self.train = [_source(each) for each in text.train]
+        self.validation = [_source(each) for each in text.validation or ()]
+        self.name = self.train[0].name
+        self._sources = {
+            name: source.identity()
+            for split, sources in (("train", self.train), ("validation", self.validation))
+            for name, source in _numbered(split, sources)
+        }
+        self._sizes: dict[str, int] = {}
+        self._length: int | None = None
+
+    # ---- the data ----
+
+    @property
+    def sources(self) -> Mapping[str, str]:
+        return self._sources
+
+    @property
+    def sizes(self) -> Mapping[str, int]:
+        return self._sizes
+
+    @property
+    def evaluated_splits(self) -> tuple[str, ...]:
+        return ("validation",)
+
+    def facts(self, recipe: Recipe) -> DataFacts:
+        named = [*_numbered("train", self.train), *_numbered("validation", self.validation)]
+        told = json.dumps([self.text.model_dump(exclude={"cache_dir"}), self._sources], sort_keys=True, default=str)
+        only = getattr(self.train[0], "source", self.train[0])
+        hub: dict[str, str | None] = {}
+        if len(self.train) == 1 and isinstance(only, HubText):
+            hub = {"id": only.id, "config": only.config, "revision": only.commit()}
+        return DataFacts(
+            name=self.name,
+            **hub,
+            sources={name: SourceFacts(name=source.name, sha256=self._sources[name]) for name, source in named},
+            sizes=self._sizes,
+            fingerprint=hashlib.sha256(told.encode()).hexdigest(),
+        )
+
+    # ---- the models ----
+
+    def samples(self) -> Iterator[str]:
+        return islice(self.train[0].documents(), SAMPLE)
+
+    def texts(self) -> list[str]:
+        return list(islice((self.validation or self.train)[0].documents(), SAMPLE))
+
+    # ---- reading ----
+
+    def read(
+        self, tokenizer: PreTrainedTokenizerBase, limits: Limits, splits: Sequence[str] | None = None
+    ) -> dict[str, Any]:
+        """See `hf_distill.data.pretraining`: `PackedRows`, or for a stream's training text a `PackedStream`."""
+        layout = Layout.of(tokenizer, limits.longest(tokenizer), self.text.packing)
+        self._length = layout.max_length if self.text.streaming else None
+        found = self._streamed(tokenizer, layout) if self.text.streaming else self._stored(tokenizer, layout)
+        self._sizes = {name: len(rows) for name, rows in found.items() if isinstance(rows, PackedRows)}
+        return {name: rows for name, rows in found.items() if splits is None or name in splits}
+
+    def _stored(self, tokenizer: PreTrainedTokenizerBase, layout: Layout) -> dict[str, Any]:
+        stores = [stored(source, tokenizer, layout, self.text.cache_dir) for source in self.train]
+        counts = sum(store.counts for store in stores)
+        training, fixed = self._maskings(tokenizer, lambda: np.asarray(counts))
+        train = PackedRows(stores, training, weights=_weights(self.text.train))
+        if self.validation:
+            return {"train": self._at_most("train", train), "validation": self._own(tokenizer, layout, fixed)}
+        number = min(self.text.held_out, max(len(train) // LARGEST_SHARE, 1))
+        if number < self.text.held_out:
+            logger.info("%d rows are held out, a tenth of the text, and not %d.", number, self.text.held_out)
+        train, validation = train.held_out(number, fixed)
+        return {"train": self._at_most("train", train), "validation": self._at_most("validation", validation)}
+
+    def _streamed(self, tokenizer: PreTrainedTokenizerBase, layout: Layout) -> dict[str, Any]:
+        weights = _weights(self.text.train)
+        training, fixed = self._maskings(tokenizer, lambda: _counted(self.train, weights, tokenizer))
+        stream = PackedStream(
+            self.train,
+            tokenizer,
+            layout,
+            training,
+            weights=weights,
+            shuffle=self.text.shuffle,
+            seed=self.recipe.seed,
+        )
+        return {"train": stream, "validation": self._own(tokenizer, layout, fixed)}
+
+    def _own(self, tokenizer: PreTrainedTokenizerBase, layout: Layout, masking: Labelling | None) -> PackedRows:
+        """The validation text that was given."""
+        stores = [stored(source, tokenizer, layout, self.text.cache_dir) for source in self.validation]
+        return self._at_most("validation", PackedRows(stores, masking))
+
+    def _at_most(self, split: str, rows: PackedRows) -> PackedRows:
+        return rows.first(getattr(self.recipe.max_samples, split))
+
+    def _maskings(self, tokenizer: PreTrainedTokenizerBase, counts: Any) -> tuple[Labelling | None, Labelling | None]:
+        """How training and evaluation rows are masked and labelled; by default not at all."""
+        return None, None
+
+    def collator(self, tokenizer: PreTrainedTokenizerBase) -> Collator:
+        return Padding(int(tokenizer.pad_token_id), self._length)
+
+
+class PredictedWords(Pretraining):
+    """Words that a model predicts. Reported are the share of them that is found (`accuracy`) and the exponential of
+    their mean loss (`perplexity`), over all predicted positions."""
+
+    metrics = ("accuracy", "perplexity")
+
+    @staticmethod
+    def targets(labels: Any) -> Any:
+        """What the model should answer at each position from the first one on, of an array or a tensor."""
+        return labels
+
+    def reduce(self, outputs: Any, labels: Any) -> Tensor:
+        """`[rows, length, 2]` in float64: the token preferred, and minus the log-probability of the target."""
+        logits, labels = (each[0] if isinstance(each, tuple) else each for each in (outputs, labels))
+        wanted = self.targets(labels)
+        counted = wanted != IGNORED
+        rows = logits[:, : wanted.shape[1]][counted]
+        found = torch.zeros(*wanted.shape, 2, dtype=torch.float64, device=wanted.device)
+        losses = functional.cross_entropy(at_least_float32(rows), wanted[counted], reduction="none")
+        found[counted] = torch.stack([rows.argmax(-1).double(), losses.double()], -1)
+        return found
+
+    def answers(self, split: str, rows: Dataset, order: np.ndarray, found: EvalPrediction, columns: Any) -> Words:
+        outputs = found.predictions[0] if isinstance(found.predictions, tuple) else found.predictions
+        labels = found.label_ids[0] if isinstance(found.label_ids, tuple) else found.label_ids
+        wanted = self.targets(labels)
+        counted = wanted != IGNORED
+        return Words(outputs[counted][:, 0].astype(np.int64), wanted[counted], outputs[counted][:, 1])
+
+    def score(self, split: str, answers: Words) -> dict[str, float]:
+        if not len(answers.wanted):
+            raise DataError(f"{self.name}: no token of {split} is predicted; hold more rows out.")
+        with np.errstate(over="ignore"):
+            perplexity = float(np.exp(answers.losses.mean()))
+        return {"accuracy": float((answers.found == answers.wanted).mean()), "perplexity": perplexity}
+
+    def agreement(self, split: str, ours: Words, teachers: Words) -> float:
+        """The share of predicted positions at which both prefer the same token."""
+        return float((ours.found == teachers.found).mean())
+
+
+class MaskedWords(PredictedWords):
+    """Masked language modelling: hidden words are predicted."""
+
+    auto_class = MaskedLM.auto_class
+
+    def _maskings(self, tokenizer: PreTrainedTokenizerBase, counts: Any) -> tuple[Masking | None, Masking | None]:
+        asked = self.text.masking or Masks()
+        shares = {"probability": asked.probability, "masked": asked.masked, "random": asked.random}
+        weights: Weights | None = None
+        if asked.smoothing is not None:
+            size = size_of(tokenizer)
+            found = counts() if asked.counts is None else read_counts(asked.counts, size)
+            weights = sampling_weights(found, tokenizer.all_special_ids, asked.smoothing)
+        common: dict[str, Any] = {
+            **shares,
+            "seed": self.recipe.seed,
+            "weights": weights,
+            "whole_word": asked.whole_word,
+        }
+        return Masking(tokenizer, **common), Masking(tokenizer, evaluation=True, **common)
+
+
+class NextWords(PredictedWords):
+    """Causal language modelling: every word is predicted from those before it, the first one of a row excepted."""
+
+    auto_class = CausalLM.auto_class
+
+    def tokenizer_settings(self, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+        """The end of a text stands for padding where there is none, as in GPT-2: neither mask nor labels count it."""
+        return {"pad_token": tokenizer.eos_token} if tokenizer.pad_token is None else {}
+
+    def _maskings(self, tokenizer: PreTrainedTokenizerBase, counts: Any) -> tuple[Labelling, Labelling]:
+        return unmasked, unmasked
+
+    @staticmethod
+    def targets(labels: Any) -> Any:
+        return labels[:, 1:]
+
+
+class Headless(Pretraining):
+    """Models without a head, whose rows are not masked: what is learned are hidden states and relations. Training is
+    judged by its objectives' own value on the validation rows, `eval_loss`.
+    """
+
+    auto_class = Encoder.auto_class
+    metrics = ("loss",)
+    judged_by_objectives = True
+
+    def answers(self, split: str, rows: Dataset, order: np.ndarray, found: EvalPrediction, columns: Any) -> None:
+        return None
+
+    def score(self, split: str, answers: None) -> dict[str, float]:
+        return {}
+
+
+KINDS: Mapping[str, type[Pretraining]] = {
+    MaskedLM.name: MaskedWords,
+    CausalLM.name: NextWords,
+    Encoder.name: Headless,
+}
+
+
+def load(text: UnlabelledText, recipe: Recipe, *, predict: bool) -> Pretraining:
+    """The text of a recipe. Raises: `DataError`, as `load_workload`."""
+    found = KINDS[text.task](recipe, text)
+    if predict:
+        raise DataError(f"{found.name}: raw text has no test to predict; leave --do_predict out.")
+    return found
+
+
+def _source(given: TextSource) -> Source:
+    whole = _whole_source(given)
+    return whole if given.documents is None else First(whole, given.documents)
+
+
+def _whole_source(given: TextSource) -> Source:
+    if given.files is not None:
+        return TextFiles(tuple(map(Path, given.files)), given.column, given.unit)
+    if given.hub is None:
+        raise DataError("a source of text names neither files nor a data set of the Hub.")
+    return HubText(given.hub.id, given.column, given.hub.config, given.hub.split, given.hub.revision)
+
+
+def _numbered(split: str, sources: Sequence[Source]) -> list[tuple[str, Source]]:
+    """`train`, or with several sources `train 1`, `train 2` …"""
+    if len(sources) == 1:
+        return [(split, sources[0])]
+    return [(f"{split} {i}", source) for i, source in enumerate(sources, start=1)]
+
+
+def _weights(sources: Iterable[TextSource]) -> list[float] | None:
+    given = [source.weight for source in sources if source.weight is not None]
+    return given or None
+
+
+def _counted(sources: Sequence[Source], weights: Sequence[float] | None, tokenizer: PreTrainedTokenizerBase) -> Any:
+    """How often each token stands in the first documents of a stream."""
+    documents = sources[0].documents() if weights is None else interleaved(sources, weights, seed=0, epoch=0)
+    counts = np.zeros(size_of(tokenizer), dtype=np.int64)
+    for chunk in chunks(islice(documents, COUNTED)):
+        flat = list(chain.from_iterable(token_ids(tokenizer, chunk)))
+        counts += np.bincount(np.asarray(flat, dtype=np.int64), minlength=len(counts))
+    return counts

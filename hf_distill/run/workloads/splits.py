@@ -1,0 +1,126 @@
+"""Which rows of a recipe's own data are used."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from datasets import Dataset, DatasetDict
+
+from hf_distill.data.files import Table, read
+from hf_distill.data.hub import load_splits, to_table
+from hf_distill.data.selection import split, truncate
+from hf_distill.data.text import SPLITS
+from hf_distill.errors import DataError
+from hf_distill.hub.record import DataFacts, SourceFacts
+from hf_distill.recipe import Data, Recipe
+
+Cut = Callable[[Dataset, float, float, int], Mapping[str, Dataset]]
+"""From rows, the shares of validation and test, and a seed, to `train`, `validation`, `test`."""
+
+
+def with_cuts(splits: dict[str, Dataset], data: Data, cut_rows: Cut = split) -> dict[str, Dataset]:
+    """The splits, with those cut from train that the files do not bring.
+
+    Raises: `DataError` where there is no validation split then.
+    """
+    cut = data.split
+    if cut is not None:
+        shares = {name: getattr(cut, name) for name in ("validation", "test") if name not in splits}
+        if any(shares.values()):
+            parts = cut_rows(splits["train"], shares.get("validation", 0.0), shares.get("test", 0.0), cut.seed)
+            splits = {**splits, **parts}
+    if "validation" not in splits:
+        raise DataError("the data has no validation split; give a validation file, or data.split.validation.")
+    return splits
+
+
+def data_name(data: Data) -> str:
+    """What the data are called: the training file, or the id on the Hub."""
+    return data.hub.id if data.hub is not None else Path(_files(data)["train"]).name
+
+
+def tables_of(data: Data, columns: Sequence[str], labels: Sequence[str]) -> dict[str, Table]:
+    """The splits of files or of a data set of the Hub with these columns; a test need not have those of `labels`.
+
+    Raises: `DataError` for what is missing or cannot be read.
+    """
+    tables = {}
+    if data.hub is None:
+        for name, path in _files(data).items():
+            tables[name] = read(path, *_columns(name, columns, labels))
+    else:
+        hub = data.hub
+        for name, rows in load_splits(hub.id, SPLITS, config=hub.config, revision=hub.revision).items():
+            tables[name] = to_table(rows, f"{hub.id}/{name}", *_columns(name, columns, labels))
+    if "train" not in tables:
+        raise DataError(f"{data_name(data)}: there is no split train; it has {', '.join(tables) or 'none of ours'}.")
+    return tables
+
+
+def _columns(split: str, columns: Sequence[str], labels: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The columns that a split must have, and those that it may have."""
+    return ([*columns], [*labels]) if split == "test" else ([*columns, *labels], [])
+
+
+def _files(data: Data) -> dict[str, str]:
+    if data.files is None:
+        return {}
+    return {split: path for split, path in data.files.model_dump().items() if path is not None}
+
+
+def hub_facts(recipe: Recipe) -> dict[str, str | None]:
+    """The id, configuration and revision of a data set of the Hub; nothing for files."""
+    hub = None if recipe.data is None else recipe.data.hub
+    return {} if hub is None else {"id": hub.id, "config": hub.config, "revision": hub.revision}
+
+
+def need_test(splits: Mapping[str, Dataset], name: str, predict: bool) -> None:
+    """Raises: `DataError` if tests are to be predicted and there are none."""
+    if predict and "test" not in splits:
+        raise DataError(f"{name}: there is no test split to predict; give a test file, or data.split.test.")
+
+
+def at_most(splits: Mapping[str, Dataset], recipe: Recipe) -> DatasetDict:
+    """The first rows of each split, as many as the recipe allows."""
+    most = {
+        "train": recipe.max_samples.train,
+        "validation": recipe.max_samples.validation,
+        "test": recipe.max_samples.test,
+    }
+    return DatasetDict({name: truncate(rows, most[name.partition("_")[0]]) for name, rows in splits.items()})
+
+
+def fingerprint(splits: Mapping[str, Dataset]) -> str:
+    """SHA-256 over the rows that are used."""
+    digest = hashlib.sha256()
+    for name, dataset in splits.items():
+        digest.update(name.encode() + b"\n")
+        for batch in dataset.iter(batch_size=1000):
+            for row in zip(*batch.values(), strict=True):
+                digest.update(json.dumps(row).encode() + b"\n")
+    return digest.hexdigest()
+
+
+def data_facts(
+    recipe: Recipe, name: str, splits: Mapping[str, Dataset], sources: Mapping[str, str], hub: Mapping[str, str | None]
+) -> DataFacts:
+    """What the record tells of rows; `hub` has the id and what else names a data set of the Hub, or nothing."""
+    names = _file_names(recipe)
+    return DataFacts(
+        name=name,
+        **hub,
+        sources={split: SourceFacts(name=names.get(split, split), sha256=sum_) for split, sum_ in sources.items()},
+        sizes={split: len(rows) for split, rows in splits.items()},
+        fingerprint=fingerprint(splits),
+    )
+
+
+def _file_names(recipe: Recipe) -> dict[str, str]:
+    if recipe.data is None:
+        return {}
+    if recipe.data.package is not None:
+        return {"train": Path(recipe.data.package.file).name}
+    return {split: Path(path).name for split, path in _files(recipe.data).items()}

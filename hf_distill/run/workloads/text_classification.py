@@ -1,0 +1,246 @@
+"""Classes or scores of texts and pairs of texts: the GLUE tasks, and a user's own files."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datasets import Dataset, DatasetDict
+from transformers import DataCollatorWithPadding, EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase
+
+from hf_distill.data import glue
+from hf_distill.data.glue import GlueTask
+from hf_distill.data.selection import deduplicate, truncate
+from hf_distill.data.text import TextData, load_files, load_packaged
+from hf_distill.data.tokenization import tokenize
+from hf_distill.errors import DataError
+from hf_distill.evaluation import fidelity
+from hf_distill.evaluation.metrics import compute_metrics_for
+from hf_distill.recipe import Data, Recipe
+from hf_distill.run.labels import Columns, align_labels, in_task_order, label_settings
+from hf_distill.run.workload import Collator, Interval, Limits, Workload
+from hf_distill.run.workloads.labelled_rows import LabelledRows
+from hf_distill.run.workloads.splits import at_most, need_test, with_cuts
+from hf_distill.tasks import IGNORED, SingleLabel
+
+logger = logging.getLogger(__name__)
+
+SAMPLE = 50
+"""Texts on which two tokenizers must agree."""
+
+FILE_NAMES = {"test_mismatched": "mnli-mm", "test_matched": "mnli"}
+"""Splits whose predictions are not named after the task."""
+
+DIAGNOSTICS = "ax"
+
+
+@dataclass(frozen=True)
+class TextClassification(LabelledRows):
+    """`name` is that of the GLUE task, the file or the package. The answers of a split are logits `[rows, classes]`,
+    in the order of the rows and of the task's classes.
+    """
+
+    auto_class = SingleLabel.auto_class
+    label_column = "label"
+
+    name: str
+    text: TextData
+    metrics: tuple[str, ...]
+    task: GlueTask | None = None
+
+    # ---- the data ----
+
+    @property
+    def sources(self) -> Mapping[str, str]:
+        return self.text.sources
+
+    @property
+    def splits(self) -> DatasetDict:
+        return self.text.splits
+
+    def _hub_facts(self, recipe: Recipe) -> dict[str, str | None]:
+        on_hub = self.task is not None and recipe.dataset_dir is None
+        return {"id": glue.HUB_ID, "config": self.name} if on_hub else {}
+
+    # ---- the models ----
+
+    def samples(self) -> Iterator[str]:
+        for column in self.text.text_columns:
+            yield from self.splits["train"][:SAMPLE][column]
+
+    @property
+    def _names(self) -> tuple[str, ...]:
+        return () if self.text.is_regression else self.text.label_names
+
+    def head(self) -> dict[str, Any]:
+        return label_settings(self._names)
+
+    def fit(self, model: PreTrainedModel, role: str) -> Columns:
+        return align_labels(model, role, self._names)
+
+    # ---- reading ----
+
+    def read(
+        self, tokenizer: PreTrainedTokenizerBase, limits: Limits, splits: Sequence[str] | None = None
+    ) -> dict[str, Dataset]:
+        """See `hf_distill.data.tokenization.tokenize`."""
+        longest = limits.longest(tokenizer)
+        return {
+            name: tokenize(
+                self.splits[name],
+                tokenizer,
+                self.text.text_columns,
+                max_length=longest,
+                position_limits=limits.positions,
+                input_names=limits.input_names,
+            )
+            for name in (self.splits if splits is None else splits)
+        }
+
+    def collator(self, tokenizer: PreTrainedTokenizerBase) -> Collator:
+        collator: Collator = DataCollatorWithPadding(tokenizer)
+        return collator
+
+    def augmented(self, make: Callable[[Dataset, Sequence[str]], Dataset]) -> TextClassification:
+        rows = make(self.splits["train"], self.text.text_columns)
+        return replace(self, text=replace(self.text, splits=DatasetDict({**self.splits, "train": rows})))
+
+    # ---- judging ----
+
+    def answers(
+        self, split: str, rows: Dataset, order: np.ndarray, found: EvalPrediction, columns: Columns
+    ) -> np.ndarray:
+        outputs = found.predictions[0] if isinstance(found.predictions, tuple) else found.predictions
+        logits = np.empty_like(outputs)
+        logits[order] = outputs
+        return in_task_order(logits, columns)
+
+    def score(self, split: str, answers: np.ndarray) -> dict[str, float]:
+        if not self.is_labelled(split):
+            return {}
+        compute = compute_metrics_for(None if self.task is None else self.task.name, self.text.is_regression)
+        return compute(EvalPrediction(predictions=answers, label_ids=self._labels(split)))
+
+    def _labels(self, split: str) -> np.ndarray:
+        labels = self.splits[split]["label"][:]
+        return np.asarray(labels, dtype=np.float32 if self.text.is_regression else np.int64)
+
+    def agreement(self, split: str, ours: np.ndarray, teachers: np.ndarray) -> float:
+        return fidelity.agreement(ours, teachers)
+
+    def calibration_error(self, split: str, answers: np.ndarray) -> float | None:
+        if self.text.is_regression:
+            return None
+        return fidelity.expected_calibration_error(answers, self._labels(split))
+
+    def _correct(self, split: str, answers: np.ndarray) -> np.ndarray:
+        """Which rows were answered right, boolean `[rows]`."""
+        right: np.ndarray = answers.argmax(axis=1) == self._labels(split)
+        return right
+
+    def interval(self, split: str, answers: np.ndarray) -> Interval | None:
+        """Of the accuracy, if that is what is reported."""
+        if self.metrics[0] != "accuracy":
+            return None
+        correct = self._correct(split, answers)
+        interval = fidelity.wilson_interval(int(correct.sum()), len(correct))
+        return interval.low, interval.high
+
+    def lead(self, split: str, student: np.ndarray, control: np.ndarray) -> str:
+        if self.metrics[0] != "accuracy":
+            return ""
+        p_value = fidelity.mcnemar_p_value(self._correct(split, student), self._correct(split, control))
+        return f"Student against control, row by row: p = {p_value:.2g} (McNemar)."
+
+    def texts(self) -> list[str] | list[tuple[str, str]]:
+        """The texts of the reported split, or its pairs of texts."""
+        columns = [list(self.splits[self.reported_split][column]) for column in self.text.text_columns]
+        return columns[0] if len(columns) == 1 else list(zip(*columns, strict=True))
+
+    # ---- predictions ----
+
+    def predictions(self, split: str, answers: np.ndarray) -> tuple[str, str]:
+        """A row's number and its label, separated by a tab, under a line that says so. Labels are names, or scores to
+        three digits where there are none."""
+        names = self.text.label_names
+        if names:
+            labels = [names[column] for column in answers.argmax(axis=1)]
+        else:
+            labels = [f"{score:.3f}" for score in answers[:, 0]]
+        lines = ["index\tprediction", *(f"{i}\t{label}" for i, label in enumerate(labels))]
+        name = FILE_NAMES.get(split, self.name if self.task is not None else split)
+        return f"predict_results_{name}.txt", "\n".join(lines) + "\n"
+
+    def companions(self, recipe: Recipe) -> Iterable[Workload]:
+        """AX, for MNLI, where it is at hand."""
+        if self.name != "mnli":
+            return ()
+        place = None if recipe.dataset_dir is None else Path(recipe.dataset_dir) / DIAGNOSTICS
+        if place is not None and not place.is_dir():
+            logger.warning("%s is not there; AX is not predicted.", place)
+            return ()
+        return (load_diagnostics(recipe, place),)
+
+
+def load(recipe: Recipe, *, train: bool, predict: bool) -> TextClassification:
+    """The texts and labels of a recipe. Raises: `DataError`, as `load_workload`."""
+    if recipe.data is not None:
+        name, text = _own_data(recipe.data)
+        need_test(text.splits, name, predict)
+        found = TextClassification(name, text, ("pearson", "spearmanr") if text.is_regression else ("accuracy",))
+    else:
+        task = glue.task(str(recipe.task))
+        needed = [*(["train"] if train else []), *task.validation_splits, *(task.test_splits if predict else ())]
+        found = TextClassification(task.name, task.load(recipe.dataset_dir, needed=needed), task.metrics, task)
+    return replace(found, text=replace(found.text, splits=at_most(found.text.splits, recipe)))
+
+
+def load_diagnostics(recipe: Recipe, dataset_dir: str | Path | None) -> TextClassification:
+    """The texts of AX, which a student of MNLI predicts."""
+    task = glue.task(DIAGNOSTICS)
+    text = task.load(dataset_dir, needed=["test"])
+    test = truncate(text.splits["test"], recipe.max_samples.test).select_columns(list(text.text_columns))
+    return TextClassification(task.name, replace(text, splits=DatasetDict({"test": test})), task.metrics, task)
+
+
+def _own_data(data: Data) -> tuple[str, TextData]:
+    columns = data.text_columns or []
+    if data.files is not None:
+        given = {name: path for name, path in data.files.model_dump().items() if path is not None}
+        name = Path(given["train"]).name
+        text = load_files(given, columns, data.label_column, data.label_names, data.where or None)
+    elif data.package is not None:
+        source = data.package
+        name = source.name
+        text = load_packaged(
+            source.name,
+            source.file,
+            source.sha256,
+            columns,
+            data.label_column,
+            data.label_names,
+            data.where or None,
+        )
+    else:
+        raise DataError("the recipe's data names neither files nor a package.")
+    _check_labels(name, str(data.label_column), text)
+    splits = dict(text.splits)
+    if data.deduplicate:
+        splits = {split: deduplicate(of_split, text.text_columns) for split, of_split in splits.items()}
+    return name, replace(text, splits=DatasetDict(with_cuts(splits, data)))
+
+
+def _check_labels(name: str, column: str, text: TextData) -> None:
+    if str(IGNORED) in text.label_names:
+        raise DataError(
+            f"{name}: column {column!r} holds {IGNORED}, which marks rows without a label; leave those rows out."
+        )
+    if not text.is_regression and len(text.label_names) < 2:
+        raise DataError(
+            f"{name}: column {column!r} holds one label only, {text.label_names[0]!r}; there is nothing to learn. Is "
+            "it the right column?"
+        )

@@ -1,0 +1,1 @@
+"""Tests of the recipes that come with the package."""

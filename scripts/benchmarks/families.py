@@ -1,0 +1,141 @@
+"""Does distillation help, and which family's? Three-layer students of a six-layer teacher, by every recipe in
+`recipes/comparisons`, against the same student on the labels alone.
+
+    python scripts/benchmarks/families.py --task sst2 --teacher FOLDER --dataset_dir FOLDER --output_dir FOLDER
+    python scripts/benchmarks/families.py --task rte --base FOLDER --dataset_dir FOLDER --output_dir FOLDER
+
+`--base` is a pre-trained encoder out of which the teacher is fine-tuned first, once, in `output_dir/teacher`. All
+students start from the teacher's layers 2, 4 and 6, see the same batches in the same order, and use the same
+arguments in each stage; the last step is kept, and nothing is chosen or tuned on the validation rows. Called again it
+goes on where it stopped; `--report` prints the table of what is there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import transformers
+
+from hf_distill import Recipe, run
+
+METHODS = ("soft_targets", "distilbert", "pkd", "tinybert", "minilm_v2")
+
+EPOCHS = {"sst2": 1, "rte": 5, "stsb": 4}
+METRIC = {"sst2": "eval_accuracy", "rte": "eval_accuracy", "stsb": "eval_spearmanr"}
+
+RESULTS = "all_results.json"
+
+
+def fine_tuned(given: argparse.Namespace) -> str:
+    """The teacher: as given, or trained from the base on the labels."""
+    if given.teacher:
+        return str(given.teacher)
+    folder = Path(given.output_dir, "teacher")
+    arguments = {
+        "num_train_epochs": EPOCHS[given.task],
+        "learning_rate": 1e-4,
+        "warmup_steps": 0.06,
+        "weight_decay": 0.01,
+        "per_device_train_batch_size": 32,
+    }
+    recipe = {
+        "schema": 1,
+        "task": given.task,
+        "dataset_dir": given.dataset_dir,
+        "max_length": 128,
+        "student": {"model": given.base},
+        "stages": [{"name": "labels", "objectives": [{"labels": {}}], "arguments": arguments}],
+        "seed": 0,
+    }
+    run(recipe, folder)
+    return str(folder)
+
+
+def changes(given: argparse.Namespace, recipe: Recipe, teacher: str, seed: int) -> dict[str, Any]:
+    """What this task, teacher and seed change in a recipe."""
+    found: dict[str, Any] = {
+        "task": given.task,
+        "dataset_dir": given.dataset_dir,
+        "teacher.model": teacher,
+        "seed": seed,
+        "control": recipe.control,
+    }
+    for stage in recipe.stages:
+        place = f"stages.{stage.name}.arguments"
+        found |= {f"{place}.num_train_epochs": EPOCHS[given.task], f"{place}.save_strategy": "no"}
+        if given.task == "stsb" and stage.name == "prediction":
+            # TinyBERT's prediction stage on scores takes the labels.
+            found["stages.prediction.objectives"] = [{"labels": {}}]
+    return found
+
+
+def train(given: argparse.Namespace) -> None:
+    teacher = fine_tuned(given)
+    for seed in given.seeds:
+        for method in given.methods:
+            recipe = Recipe.load(f"comparisons/{method}")
+            run(recipe.override(changes(given, recipe, teacher, seed)), Path(given.output_dir, method, str(seed)))
+            print(table(given), flush=True)
+
+
+def results(output_dir: str, method: str) -> Iterator[Mapping[str, float]]:
+    """The results of every seed that is finished."""
+    for path in sorted(Path(output_dir, method).glob(f"*/{RESULTS}")):
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if any(name.startswith("eval_") for name in found):
+            yield found
+
+
+def row(title: str, scores: list[float], agreements: list[float], seconds: list[float]) -> str:
+    spread = f" ({statistics.stdev(scores):.4f})" if len(scores) > 1 else ""
+    each = ", ".join(f"{score:.4f}" for score in scores)
+    agreement = f"{statistics.mean(agreements):.4f}" if agreements else "-"
+    time = f"{statistics.mean(seconds):.0f}" if seconds else "-"
+    return f"| {title} | {statistics.mean(scores):.4f}{spread} | {each} | {agreement} | {time} |"
+
+
+def table(given: argparse.Namespace) -> str:
+    """One row a method: mean, standard deviation and every seed."""
+    metric = METRIC[given.task]
+    lines = [
+        f"| {given.task} | {metric.removeprefix('eval_')}, mean (standard deviation) | each seed | agreement | s |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for method in METHODS:
+        found = list(results(given.output_dir, method))
+        if not found:
+            continue
+        if method == METHODS[0]:
+            lines.append(row("teacher", [found[0][f"teacher_{metric}"]], [], []))
+            controls = [each[f"control_{metric}"] for each in found]
+            lines.append(row("control", controls, [each["control_eval_agreement"] for each in found], []))
+        seconds = [each["train_runtime"] for each in found if "train_runtime" in each]
+        lines.append(row(method, [e[metric] for e in found], [e["eval_agreement"] for e in found], seconds))
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--task", choices=sorted(EPOCHS), required=True)
+    teacher = parser.add_mutually_exclusive_group(required=True)
+    teacher.add_argument("--teacher")
+    teacher.add_argument("--base")
+    parser.add_argument("--dataset_dir", required=True)
+    parser.add_argument("--output_dir", required=True)
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--report", action="store_true", help="train nothing")
+    given = parser.parse_args()
+    transformers.logging.set_verbosity_error()
+    if not given.report:
+        train(given)
+    print(table(given))
+
+
+if __name__ == "__main__":
+    main()

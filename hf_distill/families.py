@@ -124,8 +124,8 @@ class Family:
     modules at `blocks` and the config. `groups`: config entry with the number of groups of layers that share their
     weights. `first_block_end`: what the first block's output still passes. `pooler`: what gives the pooled state.
     `two_stacks`: an encoder and a decoder. `depth`: config entry with the number of layers of each stack.
-    `per_layer`: config entries with one value a layer. `detects`: the pretraining class tells replaced tokens, with
-    one logit each.
+    `per_layer`: config entries with one value a layer. `by_number`: config flags that make what a block computes
+    depend on its number. `detects`: the pretraining class tells replaced tokens, with one logit each.
     """
 
     blocks: str
@@ -144,6 +144,7 @@ class Family:
     two_stacks: bool = False
     depth: Mapping[str, str] = field(default_factory=lambda: {"": "num_hidden_layers"})
     per_layer: tuple[str, ...] = ()
+    by_number: tuple[str, ...] = ()
     detects: bool = False
 
 
@@ -282,7 +283,7 @@ FAMILIES: dict[str, Family] = {
     "gpt2": Family(
         "h", "attn", "c_attn", "c_attn", "c_attn",
         heads={**_DECODER_HEADS, "ForTokenClassification": _TOKENS, "DoubleHeadsModel": _chain("lm_head")},
-        depth={"": "n_layer"},
+        depth={"": "n_layer"}, by_number=("scale_attn_by_inverse_layer_idx",),
     ),
     "llama": _llama("q_proj", "k_proj"),
     "qwen3": _llama("q_norm", "k_norm"),

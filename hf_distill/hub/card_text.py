@@ -44,6 +44,7 @@ SNIPPETS = {
         "outputs = model.generate(**tokenizer('An example text.', return_tensors='pt'), max_new_tokens=20)\n"
         "print(tokenizer.decode(outputs[0], skip_special_tokens=True))"
     ),
+    "encoder": "print(model(**tokenizer('An example text.', return_tensors='pt')).last_hidden_state)",
 }
 WITH_PIPELINE = frozenset({"single_label", "multi_label", "token_classification", "masked_lm", "causal_lm"})
 """Tasks that have a pipeline in transformers 5 which reads the model as it was trained."""

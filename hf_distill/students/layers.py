@@ -75,10 +75,25 @@ def choose_all(
     asked = dict.fromkeys(stacks, layers)
     if decoder_layers is not None:
         asked["decoder"] = decoder_layers
-    return {
+    chosen = {
         stack: _choose(asked[stack], pick, shape.num_hidden_layers, f"{maker} ({stack})" if stack else maker)
         for stack, shape in stacks.items()
     }
+    _check_numbers(anatomy, chosen, maker)
+    return chosen
+
+
+def _check_numbers(anatomy: Anatomy, chosen: Mapping[str, Sequence[int]], maker: str) -> None:
+    """Refuses to move a block to another place where it would compute something else there."""
+    config, flags = anatomy.base.config, anatomy.row.by_number if anatomy.row else ()
+    for layers in chosen.values():
+        moved = [layer for place, layer in enumerate(layers, start=1) if layer != place]
+        for flag in flags:
+            if moved and getattr(config, flag, False):
+                raise IncompatiblePair(
+                    f"{maker}: with {flag} a block of {anatomy.shape.family!r} computes by its number, and layer "
+                    f"{moved[0]} would get another one; take the first layers (pick 'first')."
+                )
 
 
 def _choose(layers: int | Sequence[int], pick: str, depth: int, where: str) -> list[int]:

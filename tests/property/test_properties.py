@@ -124,6 +124,7 @@ def test_maps_stay_in_range_and_in_order(name: str, student: int, teacher: int) 
             "pkd_last": not deep_enough or student == 1,
             "first": not deep_enough,
             "last": not deep_enough,
+            "one_to_one": teacher != student,
         }
         assert expected.get(name, False), "refused a map that exists"
         return

@@ -10,7 +10,7 @@ import torch
 import transformers
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
 from hf_distill import students
 from hf_distill.anatomy import Anatomy
@@ -340,3 +340,17 @@ def test_a_family_without_a_row_is_refused():
     )
     with pytest.raises(IncompatiblePair, match="'roformer' has no row"):
         students.from_layers(transformers.RoFormerModel(config), 1)
+
+
+def test_a_block_that_computes_by_its_number_stays_where_it_is() -> None:
+    """GPT-2's attention divided by the number of its layer: block 2 as block 1 would have twice the scores."""
+    config = GPT2Config(vocab_size=64, n_embd=16, n_layer=4, n_head=2, n_positions=16, bos_token_id=1, eos_token_id=2)
+    config.scale_attn_by_inverse_layer_idx = True
+    teacher = GPT2LMHeadModel(config).eval()
+    with pytest.raises(IncompatiblePair, match=r"scale_attn_by_inverse_layer_idx.*layer 2 would get another"):
+        students.from_layers(teacher, layers=2, pick="uniform")
+    ids = torch.arange(3, 11)[None]
+    student = students.from_layers(teacher, layers=2, pick="first")
+    states = teacher(ids, output_hidden_states=True).hidden_states[2]
+    expected = teacher.lm_head(teacher.transformer.ln_f(states))
+    torch.testing.assert_close(student(ids).logits, expected, rtol=0, atol=1e-6)

@@ -125,9 +125,10 @@ class Distillation(nn.Module):
             value = objective(student.read_by(name), view, batch)
             weighted = value / divisor if weight == 1.0 else value * (weight / divisor)
             total = weighted if total is None else total + weighted
-            with torch.no_grad():
-                values.append(value / divisor)
-        return Losses(total, torch.stack(values))  # type: ignore[arg-type]
+            values.append(value)
+        with torch.no_grad():
+            means = [value / divisor for value, divisor in zip(values, counts.divisors, strict=True)]
+        return Losses(total, torch.stack(means))  # type: ignore[arg-type]
 
     def _evaluate(self, batch: Batch) -> Evaluation:
         outputs, activations = self._evaluation_capture(batch)

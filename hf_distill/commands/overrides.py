@@ -10,7 +10,8 @@ from typing import Any
 from hf_distill.commands.flags import Flags, Group
 from hf_distill.errors import RecipeError
 from hf_distill.recipe import Recipe
-from hf_distill.recipe.rules import MADE
+from hf_distill.recipe.problems import shown
+from hf_distill.recipe.rules import KINDS, MADE
 
 Changes = dict[str, tuple[str, Any]]
 """Overrides by key: the flag they come from, and the value."""
@@ -35,6 +36,9 @@ class Script:
     default: str | None = None
 
 
+COMMAND_LINE = "command line"
+"""Where a recipe comes from that flags alone make."""
+
 HALF_AND_HALF = [
     {
         "name": "distil",
@@ -42,6 +46,9 @@ HALF_AND_HALF = [
     }
 ]
 """The stages of a recipe from flags alone."""
+
+SCRIPTS = {"text_columns": "glue", "question_answering": "qa", "token_classification": "ner", "text": "mlm"}
+"""Which script is for which kind of data, by the key of `data` that says the kind."""
 
 RUN_LEVEL = frozenset({"output_dir", "do_train", "do_eval", "do_predict", "seed", "push_to_hub"})
 """Training arguments that belong to the run; those of the Hub do as well."""
@@ -56,9 +63,21 @@ def recipe_of(flags: Flags, script: Script, kept: Recipe | None = None) -> tuple
     recipe, name = _base(flags, script, kept)
     changes = _changes(flags, script, recipe)
     try:
-        return recipe.override({key: value for key, (_, value) in changes.items()}), name
+        recipe = recipe.override({key: value for key, (_, value) in changes.items()})
     except RecipeError as error:
         raise RecipeError(_by_flags(str(error), {key: flag for key, (flag, _) in changes.items()})) from error
+    _check_kind(recipe, script)
+    return recipe, name
+
+
+def _check_kind(recipe: Recipe, script: Script) -> None:
+    """Raises: `RecipeError` for data of another script."""
+    kind = next((kind for kind in KINDS if recipe.data is not None and getattr(recipe.data, kind)), "text_columns")
+    if SCRIPTS[kind] != script.name:
+        raise RecipeError(
+            f"command line: distill_{script.name} is not for the recipe's kind of data, {kind}; "
+            f"run distill_{SCRIPTS[kind]} with it."
+        )
 
 
 def _base(flags: Flags, script: Script, kept: Recipe | None) -> tuple[Recipe, str]:
@@ -72,7 +91,7 @@ def _base(flags: Flags, script: Script, kept: Recipe | None) -> tuple[Recipe, st
         return Recipe.load(script.default), script.default
     if name is None:
         raise RecipeError("command line: there are no data; give --train_file, or --recipe. --help lists the flags.")
-    recipe = Recipe.from_dict(script.plain, "command line")
+    recipe = Recipe.from_dict(script.plain, COMMAND_LINE)
     trains = not any(flags.arguments.get(f"do_{step}") for step in ("eval", "predict")) or flags.arguments.get(
         "do_train"
     )
@@ -247,7 +266,11 @@ def _arguments(arguments: Mapping[str, Any], recipe: Recipe) -> Changes:
 
 
 def _by_flags(message: str, flags: Mapping[str, str]) -> str:
-    """The message with the flags that were typed in place of the keys they stand for."""
+    """The message with the flags that were typed in place of the keys they stand for. Flags that change a recipe are
+    named once each, those that stand for all of it not at all."""
+    typed = f", overridden by {', '.join(dict.fromkeys(flags.values()))}"
+    message = message.replace(f", overridden by {', '.join(map(shown, flags))}", typed, 1)
+    message = message.replace(f"{COMMAND_LINE}{typed}", COMMAND_LINE, 1)
     for key, flag in sorted(flags.items(), key=lambda item: -len(item[0])):
         message = message.replace(f"override {key!r}", flag).replace(repr(key), flag)
     return message

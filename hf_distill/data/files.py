@@ -14,8 +14,8 @@ import hashlib
 import io
 import json
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ class Table:
 
     `numbers[i]` says where row i stands: its line, or its row counted from 1 in formats without lines. `is_text` is
     true where the format knows nothing but text (CSV and TSV), so that a number there is one by its looks alone.
+    `class_names` are the names of classes in the order of their ids, of the columns whose format has them.
     """
 
     path: Path
@@ -43,6 +44,7 @@ class Table:
     unit: str
     is_text: bool
     sha256: str
+    class_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.numbers)

@@ -10,9 +10,14 @@ from typing import Any
 
 from datasets import ClassLabel, Dataset, List, load_dataset
 from datasets.exceptions import DatasetsError
+from huggingface_hub.errors import HfHubHTTPError
 
 from hf_distill.data.files import Table, choices
 from hf_distill.errors import DataError
+
+HUB_ERRORS: tuple[type[Exception], ...] = (HfHubHTTPError.__bases__[0], OSError, ValueError, DatasetsError)
+"""What reading from the Hub raises. The first is the error of the HTTP library that its client was built on, which may
+be no OSError where there is no connection."""
 
 
 def load_splits(
@@ -24,7 +29,7 @@ def load_splits(
     """
     try:
         loaded = load_dataset(hub_id, config, revision=revision)
-    except (OSError, ValueError, DatasetsError) as error:
+    except HUB_ERRORS as error:
         raise DataError(
             f"{hub_id}, configuration {config or 'default'}, revision {revision or 'main'}, could not be loaded: "
             f"{error}. Where there is no way to the Hub, give files."
@@ -46,7 +51,23 @@ def to_table(dataset: Dataset, name: str, columns: Sequence[str], optional: Sequ
     chosen = [*columns, *(column for column in optional if column in dataset.column_names)]
     rows = dataset.select_columns(chosen)
     cells = {column: _named(rows[column][:], rows.features[column]) for column in chosen}
-    return Table(Path(name), cells, list(range(1, len(rows) + 1)), "row", is_text=False, sha256=digest(rows))
+    classes = {column: _classes(rows.features[column]) for column in chosen}
+    return Table(
+        Path(name),
+        cells,
+        list(range(1, len(rows) + 1)),
+        "row",
+        is_text=False,
+        sha256=digest(rows),
+        class_names={column: names for column, names in classes.items() if names},
+    )
+
+
+def _classes(feature: Any) -> tuple[str, ...]:
+    """The names of class ids, also in lists; none for what has no classes."""
+    if isinstance(feature, List):
+        return _classes(feature.feature)
+    return tuple(feature.names) if isinstance(feature, ClassLabel) else ()
 
 
 def _named(cells: list[Any], feature: Any) -> list[Any]:

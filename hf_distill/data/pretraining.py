@@ -123,9 +123,9 @@ class PackedRows(Dataset[Row]):
 class EpochSampler(Sampler[int]):
     """Numbers of `PackedRows` for one epoch: a shuffle of the rows that the epoch takes of each store.
 
-    Rows of equal length are shuffled freely. Where lengths differ (`packing: none`) those of similar length come
-    together, as in `LengthGroupedSampler`. The order follows from `(seed, epoch)` alone; the epoch is set by
-    `set_epoch`, and every process gives the same order.
+    Rows of `packing: full` are shuffled freely. Where half of the rows are shorter than the longest (`packing: none`),
+    those of similar length come together, as in `LengthGroupedSampler`. The order follows from `(seed, epoch)` alone;
+    the epoch is set by `set_epoch`, and every process gives the same order.
     """
 
     def __init__(self, rows: PackedRows, seed: int, window: int) -> None:
@@ -134,7 +134,7 @@ class EpochSampler(Sampler[int]):
         ends = _shares(rows.weights, len(rows)) if rows.weights is not None else list(rows.sizes)
         self.quotas = ends
         lengths = rows.lengths()
-        self._lengths = lengths if lengths.max() - lengths.min() > _SAME else None
+        self._lengths = lengths if np.median(lengths) < lengths.max() - _SAME else None
 
     def set_epoch(self, epoch: int) -> None:
         """Chooses the order of that epoch, counted from 0, for the next iteration."""
@@ -169,7 +169,8 @@ class EpochSampler(Sampler[int]):
 
 
 _SAME = 1
-"""Rows of `packing: full` differ by at most so many tokens, but for the last of a source."""
+"""Rows of `packing: full` are at most so many tokens short, but for the last of a source. Where half of the rows are
+shorter, grouping saves padding."""
 
 
 class PackedStream(IterableDataset[Row]):
@@ -184,7 +185,7 @@ class PackedStream(IterableDataset[Row]):
     follows from seed and number of workers alone, and a resumed run comes to the same rows by skipping, for which the
     text before them is read once more. With several processes accelerate lets the first one read for all of them.
 
-    Errors: those of the sources, and of `interleaved` for their weights.
+    Errors: those of the sources, and of `interleaved` for their weights; DataError for documents without a token.
     """
 
     def __init__(
@@ -224,14 +225,20 @@ class PackedStream(IterableDataset[Row]):
 
         Chunks are dealt out on through the passes, so that of a text with less chunks than workers each has some.
         """
-        epoch = dealt = 0
+        epoch = dealt = found = 0
         while True:
             for number, chunk in enumerate(chunks(self._documents(epoch))):
                 dealt += 1
                 if dealt % workers == own:
                     for place, row in enumerate(self._packed(chunk)):
+                        found += 1
                         yield np.asarray(row, dtype=np.int32), epoch, (number << _PLACES) + place
             epoch += 1
+            if not found and epoch >= workers:  # each worker has had a chunk by then
+                names = ", ".join(source.name for source in self.sources)
+                raise DataError(
+                    f"{names}: read as a whole, and there was no token to {type(self.tokenizer).__name__}."
+                )
 
     def _packed(self, chunk: list[str]) -> Iterator[list[int]]:
         packer = Packer(self.layout)

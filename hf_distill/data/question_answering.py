@@ -94,7 +94,7 @@ def _answers(cell: Any, context: str, table: Table, row: int) -> dict[str, list[
             f"{place}: holds {describe(cell)}, expected {{text: [...], answer_start: [...]}}, equally long."
         )
     for text, start in zip(texts, starts, strict=True):
-        if not isinstance(text, str) or not text or isinstance(start, bool) or not isinstance(start, int):
+        if not isinstance(text, str) or not text.strip() or isinstance(start, bool) or not isinstance(start, int):
             raise DataError(f"{place}: the answer {describe(text)} at {describe(start)} is no text at a character.")
         found = context[max(start, 0) : max(start, 0) + len(text)]
         if start < 0 or found != text:

@@ -17,11 +17,10 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet
 from datasets import load_dataset
-from datasets.exceptions import DatasetsError
 from huggingface_hub import HfApi
-from huggingface_hub.errors import HfHubHTTPError
 
 from hf_distill.data.files import choices, describe, json_lines, listing
+from hf_distill.data.hub import HUB_ERRORS
 from hf_distill.errors import DataError
 
 FORMATS = (".txt", ".jsonl", ".parquet")
@@ -153,7 +152,7 @@ class HubText(Source):
             return self.revision
         try:
             found = HfApi().dataset_info(self.id, revision=self.revision).sha
-        except (HfHubHTTPError, OSError, ValueError) as error:
+        except HUB_ERRORS as error:
             raise DataError(
                 f"{self.name}: the Hub does not say which commit {self.revision or 'main'} is: {error}. Where there "
                 "is no way to the Hub, give files."
@@ -173,7 +172,7 @@ class HubText(Source):
                 yield f"{self.name}, row {number}", row[self.column]
         except DataError:
             raise
-        except (OSError, ValueError, DatasetsError) as error:
+        except HUB_ERRORS as error:
             raise DataError(f"{self.name}, commit {commit}: could not be read: {error}.") from error
 
 

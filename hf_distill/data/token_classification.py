@@ -34,15 +34,17 @@ def tagged_tokens(
 ) -> TaggedTokens:
     """Checks the rows of the splits; those without a token are left out, and counted in the log.
 
-    Tags are the names themselves or, with `tag_names`, their positions as well. Without `tag_names` they are the tags
-    of `train` in alphabetical order. A test that lacks the column, or has nothing in it, is unlabelled.
+    Tags are the names themselves or, with `tag_names`, their positions as well. Without `tag_names` they are the
+    classes of the column in a data set of the Hub, in its order, else the tags of `train` in alphabetical order. A
+    test that lacks the column, or has nothing in it, is unlabelled.
 
     Errors: DataError, with file, line and column, for what is no list, lists of different lengths, a token or tag that
     is no text, a tag that is unknown or out of range, and numbers without `tag_names`.
     """
     if tag_names is not None:
         check_names(tag_names)
-    names = tuple(tag_names) if tag_names is not None else _names(tables["train"], tags_column)
+    known = tables["train"].class_names.get(tags_column) if tag_names is None else tuple(tag_names)
+    names = known or _names(tables["train"], tags_column)
     ids: dict[Any, int] = {key: i for i, name in enumerate(names) for key in (i, name)}
     splits = {name: _split(table, tokens_column, tags_column, names, ids) for name, table in tables.items()}
     return TaggedTokens(DatasetDict(splits), names, {name: table.sha256 for name, table in tables.items()})

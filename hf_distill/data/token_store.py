@@ -58,9 +58,20 @@ class TokenStore:
         self.folder = Path(folder)
         self.facts = _read_facts(self.folder)
         self.dtype = np.dtype(self.facts.dtype)
-        self.ends = np.fromfile(self.folder / ENDS, dtype=np.int64)
-        self.counts = np.fromfile(self.folder / COUNTS, dtype=np.int64)
-        size = (self.folder / TOKENS).stat().st_size
+        try:
+            self.ends = np.fromfile(self.folder / ENDS, dtype=np.int64)
+            self.counts = np.fromfile(self.folder / COUNTS, dtype=np.int64)
+            size = (self.folder / TOKENS).stat().st_size
+        except OSError as error:
+            raise DataError(
+                f"{self.folder}: not a whole store of tokens: {error}; remove the folder, and it is made anew."
+            ) from error
+        told = self.facts.tokens
+        if self.counts.sum() != told or not len(self.ends) or self.ends[-1] != told:
+            raise DataError(
+                f"{self.folder}: {ENDS} or {COUNTS} is damaged, they do not come to the {told} tokens of {FACTS}; "
+                "remove the folder, and it is made anew."
+            )
         if len(self.ends) != self.facts.rows or size != self.facts.tokens * self.dtype.itemsize:
             raise DataError(
                 f"{self.folder}: holds {len(self.ends)} rows and {size} bytes of tokens, its {FACTS} says "

@@ -36,8 +36,8 @@ def windows(
     that fit into `MAX_QUESTION` tokens, or into what `max_length` and `doc_stride` leave.
 
     `start_positions` and `end_positions` are the tokens in which the first answer begins and ends; the position of
-    the classification token (0 without one) in a window that does not hold the whole of it, and for a question
-    without an answer. A row without `answers` has no such columns.
+    the classification token (0 without one) in a window that does not hold the whole of it, for an answer that the
+    tokenizer reads as nothing, and for a question without an answer. A row without `answers` has no such columns.
 
     `with_offsets` adds what turns tokens back into text: `no_answer`, the position of the classification token,
     `context_start`, that of the context's first token, and `offset_starts`, `offset_ends`, the characters of the
@@ -116,13 +116,14 @@ def _columns(
 
 
 def _positions(answers: dict[str, list[Any]], offsets: np.ndarray, first: int, no_answer: int) -> tuple[int, int]:
-    """The first and the last token of the first answer, for a context whose first token is at `first`."""
+    """The first and the last token of the first answer, but for blanks around it, for a context whose first token is
+    at `first`. Of a character of several tokens all are the answer's."""
     if not answers["text"] or not len(offsets):
         return no_answer, no_answer
-    start = answers["answer_start"][0]
-    end = start + len(answers["text"][0])
+    text, place = answers["text"][0], answers["answer_start"][0]
+    start, end = place + len(text) - len(text.lstrip()), place + len(text.rstrip())
     if start < offsets[0, 0] or end > offsets[-1, 1]:
         return no_answer, no_answer
-    begins = int(np.searchsorted(offsets[:, 0], start, side="right")) - 1
-    ends = int(np.searchsorted(offsets[:, 1], end, side="left"))
-    return first + begins, first + ends
+    begins = int(np.searchsorted(offsets[:, 1], start, side="right"))
+    ends = int(np.searchsorted(offsets[:, 0], end, side="left")) - 1
+    return (first + begins, first + ends) if begins <= ends else (no_answer, no_answer)

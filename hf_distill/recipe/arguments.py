@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import Enum
 from types import NoneType, UnionType
 from typing import Any
@@ -23,6 +24,20 @@ ELSEWHERE = {
     "push_to_hub_token": "use `hf auth login`",
 }
 """Arguments that a recipe may not hold, and why."""
+
+_COUNT = (lambda number: number >= 1, "1 or more")
+_AMOUNT = (lambda number: 0 <= number < math.inf, "0 or more")
+
+RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
+    "max_steps": (lambda number: number >= 1 or number == -1, "1 or more, or -1 where num_train_epochs decides"),
+    "num_train_epochs": (lambda number: 0 < number < math.inf, "above 0"),
+    "per_device_train_batch_size": _COUNT,
+    "per_device_eval_batch_size": _COUNT,
+    "gradient_accumulation_steps": _COUNT,
+    "learning_rate": _AMOUNT,
+    "weight_decay": _AMOUNT,
+}
+"""Numbers with which nothing would be trained, or torch would break off in the middle; transformers takes them."""
 
 _KINDS = {
     bool: "true or false",
@@ -52,9 +67,15 @@ def checked(arguments: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]
             problems.append(Problem((name,), f"TrainingArguments has no argument {shown(name)}{near}"))
         else:
             found[name], fault = _fitted(value, _hints()[name])
+            fault = fault or _out_of_range(name, found[name])
             if fault:
                 problems.append(Problem((name,), fault))
     return found, problems
+
+
+def _out_of_range(name: str, value: Any) -> str:
+    holds, meaning = RANGES.get(name, (lambda number: True, ""))
+    return "" if holds(value) else f"must be {meaning}; given {shown(value)}."
 
 
 def _fitted(value: Any, hint: Any) -> tuple[Any, str]:

@@ -117,6 +117,9 @@ def _text(data: Mapping[str, Any]) -> Iterator[Problem]:
             if not isinstance(steps, int) or steps < 1:
                 text = "needs max_steps: a stream has no end, and no epochs."
                 yield Problem(("stages", i, "arguments"), text)
+        if _section(data, "max_samples").get("train") is not None:
+            text = "does not go with a stream, whose rows are not counted; give its sources documents instead."
+            yield Problem(("max_samples", "train"), text)
     masking = _section(section, "masking")
     if masking.get("smoothing") is None and masking.get("counts") is not None:
         yield Problem((*here, "masking", "counts"), "goes with smoothing, which is not given.")

@@ -90,6 +90,8 @@ class RunFolder:
 
     def _refuse_foreign(self) -> None:
         found = sorted(entry.name for entry in self.path.iterdir()) if self.path.is_dir() else []
+        if self.stages.is_dir() and all(entry.name.startswith(".") for entry in self.stages.iterdir()):
+            found.remove(self.stages.name)  # a run was broken off while it claimed the folder
         ours = [
             name
             for name in found

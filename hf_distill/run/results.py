@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hf_distill.errors import DistillationError
 from hf_distill.evaluation.latency import Latency
 from hf_distill.evaluation.report import write_report
 from hf_distill.evaluation.summary import RunSummary, table
@@ -59,15 +60,21 @@ class RunResult:
 
     @classmethod
     def from_dict(cls, output_dir: Path, data: Mapping[str, Any]) -> RunResult:
-        """What `to_dict` gave."""
-        return cls(
-            output_dir,
-            data["split"],
-            data["metric"],
-            tuple(map(_summary, data["runs"])),
-            data["metrics"],
-            tuple(data["notes"]),
-        )
+        """What `to_dict` gave. Raises: `DistillationError` for anything else, as another version may have written."""
+        try:
+            return cls(
+                output_dir,
+                data["split"],
+                data["metric"],
+                tuple(map(_summary, data["runs"])),
+                data["metrics"],
+                tuple(data["notes"]),
+            )
+        except (KeyError, TypeError) as error:
+            raise DistillationError(
+                f"{output_dir}: stages/results.json holds no results of this version ({error}); remove it, and the "
+                "models are evaluated again."
+            ) from error
 
 
 def _summary(data: Mapping[str, Any]) -> RunSummary:

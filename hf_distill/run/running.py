@@ -91,9 +91,9 @@ def _trained(
     folder.check(recipe, workload.sources)
     jobs = plan(recipe, folder)
     kept = folder.results() if jobs.finished else None
-    if kept is not None and (kept["metrics"] or not evaluate):
+    result = None if kept is None else RunResult.from_dict(folder.path, kept)
+    if result is not None and (result.metrics or not evaluate):
         logger.warning("%s: the run is finished; nothing is trained.", folder.path)
-        result = RunResult.from_dict(folder.path, kept)
     else:
         result = _train(recipe, folder, workload, jobs, evaluate, command, publication)
     if predict:

@@ -182,6 +182,29 @@ def test_what_is_wrong_is_said_with_the_flag(flags: list[str], words: str) -> No
 
 
 @pytest.mark.parametrize(
+    ("script", "name", "words"),
+    [
+        (qa.SCRIPT, "glue/sst2", r"distill_qa .*text_columns.* distill_glue"),
+        (ner.SCRIPT, "qa/squad", r"distill_ner .*question_answering.* distill_qa"),
+        (SCRIPT, "ner/uner_ewt", r"distill_glue .*token_classification.* distill_ner"),
+        (SCRIPT, "pretraining/distilbert", r"distill_glue .*text.* distill_mlm"),
+    ],
+)
+def test_a_recipe_of_another_kind_names_its_script(script: Script, name: str, words: str) -> None:
+    with pytest.raises(RecipeError, match=words):
+        asked(script, "--recipe", name)
+
+
+def test_an_error_names_each_flag_once_and_only_beside_a_recipe() -> None:
+    with pytest.raises(RecipeError, match=r"^command line: --temperature, stages") as caught:
+        made("--task_name", "sst2", *PLAIN[2:], "--temperature", "0")
+    assert "overridden" not in str(caught.value)
+    models = ["--teacher_name_or_path", "t", "--student_layers", "2"]
+    with pytest.raises(RecipeError, match="overridden by --teacher_name_or_path, --student_layers, --temperature:"):
+        made("--recipe", "glue/sst2", *models, "--temperature", "0")
+
+
+@pytest.mark.parametrize(
     "flags",
     [
         ["--hub_token", "hf_secretsecretsecret"],

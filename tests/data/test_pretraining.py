@@ -147,6 +147,15 @@ def test_rows_of_unequal_length_come_together(tmp_path: Path) -> None:
     assert len(set(lengths[:20, 0])) > 1
 
 
+def test_full_rows_are_shuffled_freely(tmp_path: Path) -> None:
+    """The last row of a source is short; that is no reason to group all others, by a window of batches, by length."""
+    rows = PackedRows([stored(Sentences(0, 61), TOKENIZER, LAYOUT, tmp_path)], MASKING)
+    lengths = rows.lengths()
+    assert lengths.min() < lengths.max() - 1
+    orders = [list(rows.epoch_sampler(0, window)) for window in (2, 4, 16)]
+    assert orders[0] == orders[1] == orders[2]
+
+
 def test_settings_that_cannot_be(stores: list[TokenStore]) -> None:
     with pytest.raises(DataError, match="each needs some"):
         PackedRows([], MASKING)
@@ -219,6 +228,23 @@ def test_workers_share_a_stream_without_overlap(documents: int) -> None:
     assert found == [named(row) for row in islice(loader, 60)]
     assert len({name for name, _ in found}) == len(found)
     assert dict(found).items() <= dict(named(row) for row in islice(alone, 200)).items()
+
+
+class Silent(Sentences):
+    def __init__(self, start: int, number: int) -> None:
+        super().__init__(start, number)
+        self.reads = 0
+
+    def documents(self) -> Iterator[str]:
+        self.reads += 1
+        if self.reads > 9:
+            raise AssertionError("a stream without tokens is read for ever")
+        return iter(["\u200b"])
+
+
+def test_a_stream_without_tokens_is_not_read_for_ever() -> None:
+    with pytest.raises(DataError, match=r"sentences 0: .* no token"):
+        next(iter(stream(Silent(0, 1))))
 
 
 class Named(Masking):

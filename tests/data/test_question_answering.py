@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 from datasets import Dataset
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
 
 from hf_distill.data.files import read
 from hf_distill.data.question_answering import ANSWERS, COLUMNS, Questions, questions_of, split_by_context
@@ -83,6 +85,7 @@ def test_questions_without_an_answer_are_the_second_versions(tmp_path: Path) -> 
         ({"id": "q1"}, "'q1' .* stands in line 1 as well"),
         ({"id": ""}, "column 'id': holds ''"),
         ({"id": 1.5}, "column 'id': holds 1.5"),
+        ({"answers": {"text": [" "], "answer_start": [3]}}, "the answer ' ' .* is no text"),
     ],
 )
 def test_what_is_wrong_is_told_with_its_line(tmp_path: Path, wrong: dict[str, Any], words: str) -> None:
@@ -165,6 +168,34 @@ def test_an_answer_inside_words_is_the_words_it_touches() -> None:
     start = CONTEXT.index("ery go")
     (window,) = read_windows(row(1) | {"answers": {"text": ["ery go"], "answer_start": [start]}})
     assert words(window)[window["start_positions"] : window["end_positions"] + 1] == ["very", "good"]
+
+
+@pytest.mark.parametrize("answer", [" very good ", " the", "dull ", "the ", " dull"])
+def test_blanks_around_an_answer_touch_no_word(answer: str) -> None:
+    context = f" {CONTEXT} "
+    start = context.index(answer)
+    (window,) = read_windows(row(1, context) | {"answers": {"text": [answer], "answer_start": [start]}})
+    assert words(window)[window["start_positions"] : window["end_positions"] + 1] == answer.split()
+
+
+def byte_level() -> PreTrainedTokenizerFast:
+    """A token for each byte, so that several stand at one character."""
+    special = tiny_runs.SPECIAL
+    vocabulary = {token: i for i, token in enumerate([*special, *sorted(pre_tokenizers.ByteLevel.alphabet())])}
+    made = Tokenizer(models.BPE(vocabulary, []))
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    made.post_processor = processors.BertProcessing(("[SEP]", vocabulary["[SEP]"]), ("[CLS]", vocabulary["[CLS]"]))
+    return PreTrainedTokenizerFast(tokenizer_object=made, cls_token="[CLS]", sep_token="[SEP]")
+
+
+@pytest.mark.parametrize("answer", ["\U0001f600", "\u00e9", "caf\u00e9", "\u00e9 \U0001f600"])
+def test_all_tokens_of_a_character_belong_to_the_answer(answer: str) -> None:
+    example = row(1, "a caf\u00e9 \U0001f600 is", answer, question="q")
+    columns = {name: [example[name]] for name in (*COLUMNS, ANSWERS)}
+    (window,) = windows(Dataset.from_dict(columns), byte_level(), max_length=64, doc_stride=2)
+    found = window["input_ids"][window["start_positions"] : window["end_positions"] + 1]
+    assert byte_level().decode(found) == answer
 
 
 def test_only_what_is_asked_for_is_there() -> None:

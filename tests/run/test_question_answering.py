@@ -63,6 +63,18 @@ def test_splits_and_sizes(loaded: QuestionAnswering) -> None:
     assert len(list(loaded.samples())) == 48
 
 
+def test_positions_hold_whichever_side_the_tokenizer_pads(loaded: QuestionAnswering) -> None:
+    tokenizer = tiny_runs.tokenizer()
+    tokenizer.padding_side = "left"
+    windows = loaded.read(tokenizer, Limits(24, [32], frozenset()), ["train"])["train"]
+    rows = [{name: row[name] for name in ("input_ids", "start_positions")} for row in list(windows)[:6]]
+    assert len({len(row["input_ids"]) for row in rows}) > 1
+    batch = loaded.collator(tokenizer)(rows)
+    for i, row in enumerate(rows):
+        assert batch["input_ids"][i, : len(row["input_ids"])].tolist() == row["input_ids"]
+    assert tokenizer.padding_side == "left"
+
+
 def test_perfect_scores_in_any_order_of_windows_are_perfect_answers(loaded: QuestionAnswering) -> None:
     windows = loaded.read(tiny_runs.tokenizer(), Limits(24, [32], frozenset()), ["validation"])["validation"]
     assert len(windows) > loaded.sizes["validation"]

@@ -77,6 +77,17 @@ def test_perfect_logits_in_any_order_are_perfect_tags(loaded: TokenClassificatio
     )
 
 
+def test_tokens_stand_where_they_are_read_whichever_side_the_tokenizer_pads(loaded: TokenClassification) -> None:
+    tokenizer = tiny_runs.tokenizer()
+    tokenizer.padding_side = "left"
+    rows = [{name: row[name] for name in ("input_ids", "labels")} for row in read(loaded)]
+    assert len({len(row["input_ids"]) for row in rows}) > 1
+    batch = loaded.collator(tokenizer)(rows)
+    for i, row in enumerate(rows):
+        for name, values in row.items():
+            assert batch[name][i, : len(values)].tolist() == values
+
+
 def test_a_model_may_keep_its_tags_in_another_order(loaded: TokenClassification) -> None:
     turned = (4, 3, 2, 1, 0)
     plain = read(loaded)
@@ -136,14 +147,14 @@ def test_models_are_fitted_by_the_names_of_tags(loaded: TokenClassification) -> 
         loaded.fit(BertForTokenClassification(tiny_runs.config(("a", "b"))), "teacher")
 
 
-def test_class_labels_of_the_hub_keep_their_names(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_class_labels_of_the_hub_keep_their_names_and_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
     features = Features({"tokens": List(Value("string")), "ner_tags": List(ClassLabel(names=list(tiny_tasks.TAGS)))})
     rows = [{"tokens": row["tokens"], "ner_tags": row["ner_tags"]} for row in tiny_tasks.tagged_rows(8)]
     splits = Dataset.from_list(rows, features=features)
     monkeypatch.setattr(hub, "load_dataset", lambda *names, **options: DatasetDict(train=splits, validation=splits))
     made = recipe({"hub": {"id": "me/names"}, "token_classification": {"tags_column": "ner_tags"}})
     found = workload(made)
-    assert found.data.tag_names == tuple(sorted(tiny_tasks.TAGS))
+    assert found.data.tag_names == tiny_tasks.TAGS  # a teacher with LABEL_0, LABEL_1 ... was trained in that order
     names = [[found.data.tag_names[tag] for tag in tags] for tags in found.data.splits["train"]["tags"]]
     assert names == [[tiny_tasks.TAGS[tag] for tag in row["ner_tags"]] for row in rows]
 

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import copy
 from abc import abstractmethod
 from collections.abc import Mapping
 from typing import ClassVar
 
 from datasets import DatasetDict
+from transformers import PreTrainedTokenizerBase
 
 from hf_distill.hub.record import DataFacts
 from hf_distill.recipe import Recipe
 from hf_distill.run.workload import Workload
 from hf_distill.run.workloads.splits import data_facts, hub_facts
+
+
+def padding_on_the_right(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """A copy for collators of rows in which answers are positions, which padding on the left would move."""
+    found = copy.deepcopy(tokenizer)
+    found.padding_side = "right"
+    return found
 
 
 class LabelledRows(Workload):

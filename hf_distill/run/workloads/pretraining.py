@@ -32,7 +32,7 @@ from hf_distill.data.packing import Layout, chunks, token_ids
 from hf_distill.data.pretraining import PackedRows, PackedStream
 from hf_distill.data.streams import First, HubText, Source, TextFiles, interleaved
 from hf_distill.data.token_store import stored
-from hf_distill.errors import DataError
+from hf_distill.errors import DataError, NonFiniteLoss
 from hf_distill.hub.record import DataFacts, SourceFacts
 from hf_distill.losses import at_least_float32
 from hf_distill.recipe import Masks, Recipe, TextSource, UnlabelledText
@@ -198,7 +198,11 @@ class PredictedWords(Pretraining):
         labels = found.label_ids[0] if isinstance(found.label_ids, tuple) else found.label_ids
         wanted = self.targets(labels)
         counted = wanted != IGNORED
-        return Words(outputs[counted][:, 0].astype(np.int64), wanted[counted], outputs[counted][:, 1])
+        best, losses = outputs[counted].T
+        broken = int(np.isnan(losses).sum())
+        if broken:
+            raise NonFiniteLoss(f"answers: the predictions of {broken} of {len(losses)} words are NaN.")
+        return Words(best.astype(np.int64), wanted[counted], losses)
 
     def score(self, split: str, answers: Words) -> dict[str, float]:
         if not len(answers.wanted):

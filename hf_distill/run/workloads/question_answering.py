@@ -21,7 +21,7 @@ from hf_distill.recipe import Data, Recipe
 from hf_distill.recipe.schema import QuestionAnswering as Settings
 from hf_distill.run.labels import Columns
 from hf_distill.run.workload import Collator, Interval, Limits
-from hf_distill.run.workloads.labelled_rows import LabelledRows
+from hf_distill.run.workloads.labelled_rows import LabelledRows, padding_on_the_right
 from hf_distill.run.workloads.splits import at_most, data_name, need_test, tables_of, with_cuts
 from hf_distill.tasks import QuestionAnswering as Task
 
@@ -92,7 +92,7 @@ class QuestionAnswering(LabelledRows):
         }
 
     def collator(self, tokenizer: PreTrainedTokenizerBase) -> Collator:
-        collator: Collator = DataCollatorWithPadding(tokenizer)
+        collator: Collator = DataCollatorWithPadding(padding_on_the_right(tokenizer))
         return collator
 
     # ---- judging ----

@@ -23,7 +23,7 @@ from hf_distill.recipe import Data, Recipe
 from hf_distill.recipe.schema import TokenClassification as Settings
 from hf_distill.run.labels import Columns, align_labels, in_task_order, label_settings
 from hf_distill.run.workload import Collator, Interval, Limits
-from hf_distill.run.workloads.labelled_rows import LabelledRows
+from hf_distill.run.workloads.labelled_rows import LabelledRows, padding_on_the_right
 from hf_distill.run.workloads.splits import at_most, data_name, need_test, tables_of, with_cuts
 from hf_distill.tasks import IGNORED
 from hf_distill.tasks import TokenClassification as Task
@@ -99,7 +99,7 @@ class TokenClassification(LabelledRows):
         }
 
     def collator(self, tokenizer: PreTrainedTokenizerBase) -> Collator:
-        collator: Collator = DataCollatorForTokenClassification(tokenizer)
+        collator: Collator = DataCollatorForTokenClassification(padding_on_the_right(tokenizer))
         return collator
 
     def in_model_order(self, rows: Dataset, columns: Columns) -> Dataset:

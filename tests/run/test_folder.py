@@ -1,0 +1,40 @@
+"""The folder of a run that was broken off."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from hf_distill.errors import DistillationError
+from hf_distill.recipe import Recipe
+from hf_distill.run.folder import RunFolder
+from hf_distill.run.results import RunResult
+
+RECIPE = Recipe.from_dict(
+    {
+        "schema": 1,
+        "task": "sst2",
+        "student": {"model": "x"},
+        "stages": [{"name": "a", "objectives": [{"labels": {}}]}],
+    }
+)
+
+
+def test_a_run_that_was_broken_off_before_it_said_whose_the_folder_is_begins_anew(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "out")
+    folder.stages.mkdir(parents=True)
+    (folder.stages / ".lock").write_text("")
+    (folder.stages / ".run.json.12.part").write_text("{")
+    folder.check(RECIPE, {})
+    (folder.stages / "01-a").mkdir()
+    with pytest.raises(DistillationError, match="already holds stages"):
+        folder.check(RECIPE, {})
+
+
+def test_results_of_another_version_are_told(tmp_path: Path) -> None:
+    found = RunResult(tmp_path, "validation", "accuracy", (), {"eval_accuracy": 1.0}, ("a note",))
+    assert RunResult.from_dict(tmp_path, found.to_dict()) == found
+    for other in ({"a": 1}, {**found.to_dict(), "runs": [{"name": "student", "interval": None, "latency": None}]}):
+        with pytest.raises(DistillationError, match=r"stages/results\.json.*remove it"):
+            RunResult.from_dict(tmp_path, other)

@@ -184,9 +184,9 @@ def test_any_value_survives_writing(value: str | int | float | bool) -> None:
     ],
 )
 def test_numbers_as_they_are_written(written: str, read: float) -> None:
-    stage = Recipe.from_yaml(GLUE.replace("learning_rate: 1e-4", f"learning_rate: {written}")).stages[1]
-    assert stage.arguments["learning_rate"] == read
-    assert not isinstance(stage.arguments["learning_rate"], str)
+    stage = Recipe.from_yaml(GLUE.replace("learning_rate: 1e-4", f"adam_epsilon: {written}")).stages[1]
+    assert stage.arguments["adam_epsilon"] == read
+    assert not isinstance(stage.arguments["adam_epsilon"], str)
 
 
 def test_overrides() -> None:

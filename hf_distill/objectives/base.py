@@ -106,7 +106,8 @@ class RowWise(Objective):
 
     def values(self, student: Activations, teacher: Activations | None, batch: Batch) -> Tensor:
         """The value of every row, those that do not count included (their gradient is cut by `mask`)."""
-        task, mask = self.pair.task, self.mask(batch)
+        task = self.pair.task
+        mask = self.mask(batch) if task.tokens else None
         tokens = self.tokens_read or next(iter(task.tokens), "")
         student_rows = task.rows(student, batch, tokens)
         teacher_rows = task.rows(teacher, batch, tokens) if teacher is not None and self.needs_teacher else None

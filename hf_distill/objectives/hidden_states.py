@@ -12,9 +12,7 @@ from hf_distill.losses import blank
 from hf_distill.objectives.base import check_choice
 from hf_distill.objectives.layer_pairs import LayerPairs, Layers, reduced
 from hf_distill.objectives.pair import Pair
-from hf_distill.tasks import Batch, Task
-
-__all__ = ["HiddenStates", "Layers", "Projection"]
+from hf_distill.tasks import Batch
 
 
 class HiddenStates(LayerPairs):
@@ -67,10 +65,6 @@ class HiddenStates(LayerPairs):
     def _kind(self, position: int, student_layer: int) -> int:
         """Pairs of one kind share a projection."""
         return {"per_layer": position, "per_level": min(student_layer, 1)}.get(self.projection, 0)
-
-    def count(self, batch: Batch, task: Task) -> Tensor | int:
-        mask = self.mask(batch)
-        return mask.sum() if self.reduction == "token_mean" else mask.any(1).sum()
 
     def forward(self, student: Activations, teacher: Activations | None, batch: Batch) -> Tensor:
         mask = self.shown_mask(student)

@@ -14,7 +14,7 @@ from hf_distill.layer_map import NAMES, LayerMap, explicit_pairs
 from hf_distill.losses import at_least_float32, example_means, masked_sum
 from hf_distill.objectives.base import Objective, check_choice
 from hf_distill.objectives.pair import Pair
-from hf_distill.tasks import Batch, real_tokens
+from hf_distill.tasks import Batch, Task, real_tokens
 
 Layers = str | Sequence[Sequence[int]]
 
@@ -24,11 +24,13 @@ class LayerPairs(Objective):
 
     A subclass names its `field` and `default_layer_map`. `stack` picks `encoder` or `decoder` of an encoder-decoder.
     A field that blocks alone have (`first_layer` 1) leaves the embedding outputs (0, 0) out of the named maps.
+    Counted are real tokens, or with `reduction` `example_mean` the examples that have some.
     """
 
     field: ClassVar[str] = "hidden"
     first_layer: ClassVar[int] = 0
     default_layer_map: ClassVar[str]
+    reduction: str
 
     def __init__(self, *, layer_map: Layers | None, stack: str) -> None:
         super().__init__()
@@ -75,6 +77,10 @@ class LayerPairs(Objective):
     def mask(self, batch: Batch) -> Tensor:
         """Real tokens of the stack."""
         return self.pair.task.decoder_tokens(batch) if self.stack == "decoder" else real_tokens(batch)
+
+    def count(self, batch: Batch, task: Task) -> Tensor | int:
+        mask = self.mask(batch)
+        return mask.sum() if self.reduction == "token_mean" else mask.any(1).sum()
 
     def shown_mask(self, student: Activations) -> Tensor:
         """Real tokens of the stack, as the student's pass had them."""

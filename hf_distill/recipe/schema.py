@@ -131,7 +131,8 @@ class TokenClassification(Section):
     tokens_column: Text = "tokens"
     tags_column: Text
     tag_names: Names | None = None
-    """The tags in the order of their ids; without them they are those of the training rows."""
+    """The tags in the order of their ids; without them they are those that the data set names, or those of the
+    training rows."""
     label_all_tokens: bool = False
     """Train on every word piece of a token, not only on its first."""
 

@@ -6,7 +6,8 @@ from torch import Tensor
 
 from hf_distill.losses import cosine_distance
 from hf_distill.objectives.base import register
-from hf_distill.objectives.hidden_states import HiddenStates, Layers
+from hf_distill.objectives.hidden_states import HiddenStates
+from hf_distill.objectives.layer_pairs import Layers
 
 
 @register("hidden_cosine")

@@ -10,7 +10,7 @@ from hf_distill.activations import Activations
 from hf_distill.objectives.attention_scores import AttentionScores
 from hf_distill.objectives.base import check_choice, register
 from hf_distill.objectives.layer_pairs import Layers, reduced
-from hf_distill.tasks import Batch, Task
+from hf_distill.tasks import Batch
 
 HIDDEN_KEY = -1e30
 """The score of a key that a query does not see: its probability is 0, its logarithm still finite."""
@@ -53,10 +53,6 @@ class AttentionKL(AttentionScores):
         super().__init__(layer_map=layer_map, reduction=reduction, layer_reduction=layer_reduction, stack=stack)
         check_choice(self.name, "kind", kind, ("forward_kl", "cross_entropy"))
         self.kind = kind
-
-    def count(self, batch: Batch, task: Task) -> Tensor | int:
-        mask = self.mask(batch)
-        return mask.sum() if self.reduction == "token_mean" else mask.any(1).sum()
 
     def forward(self, student: Activations, teacher: Activations | None, batch: Batch) -> Tensor:
         mask = self.shown_mask(student)

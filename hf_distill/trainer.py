@@ -10,7 +10,9 @@ from typing import Any
 
 import torch
 from accelerate.optimizer import AcceleratedOptimizer
+from accelerate.utils import DistributedType
 from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
 from transformers import PreTrainedModel, Trainer, TrainerCallback
 from transformers.trainer_pt_utils import nested_detach
 from transformers.trainer_utils import HubStrategy
@@ -221,6 +223,10 @@ class DistillationTrainer(Trainer):  # type: ignore[misc]
         return (total, {"loss": total}) if return_outputs else total
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        alone = self.accelerator.distributed_type == DistributedType.NO and self.accelerator.scaler is None
+        if grad_norm is None and alone:
+            # Nothing is clipped; accelerate would still multiply every gradient, by 1.
+            grad_norm = get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)
         # A loss scaler meets infinite gradients by design, and skips them.
         scaled = self.accelerator.scaler is not None

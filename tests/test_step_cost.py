@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 
 import pytest
 import torch
 from torch.nn import functional
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import BertConfig, BertForSequenceClassification, Trainer
 
@@ -77,13 +79,23 @@ def model(layers: int) -> BertForSequenceClassification:
     )
 
 
+QUIET = {
+    "max_steps": 6,
+    "logging_strategy": "no",
+    "logging_nan_inf_filter": False,
+    "per_device_train_batch_size": 1,
+}
+
+
 def counted(kind: type[Trainer], **given) -> Counter[str]:
+    return trained(kind, **given).train_dataset.operators.names
+
+
+def trained(kind: type[Trainer], arguments: dict | None = None, **given) -> Trainer:
     student, rows = model(3), Rows()
     trainer = kind(
         model=student,
-        args=tiny.arguments(
-            max_steps=6, logging_strategy="no", logging_nan_inf_filter=False, per_device_train_batch_size=1
-        ),
+        args=tiny.arguments(**{**QUIET, **(arguments or {})}),
         train_dataset=rows,
         data_collator=lambda items: items[0],
         optimizers=(torch.optim.AdamW(student.parameters(), lr=1e-4, fused=True), None),
@@ -92,7 +104,7 @@ def counted(kind: type[Trainer], **given) -> Counter[str]:
     if kind is HandWritten:
         trainer.teacher = model(6).eval().requires_grad_(False)
     trainer.train()
-    return rows.operators.names
+    return trainer
 
 
 @pytest.fixture(scope="module")
@@ -129,3 +141,22 @@ def test_no_term_waits_for_the_device(hand_written: Counter[str]) -> None:
     terms = SoftTargets() + Labels() + HiddenCosine(layer_map="last") + HiddenMSE()
     ours = counted(DistillationTrainer, teacher=model(6), objectives=terms)
     assert sum(ours[name] for name in waits) <= sum(hand_written[name] for name in waits) == 2
+
+
+def test_gradients_that_are_not_clipped_are_not_touched() -> None:
+    """Their norm is logged all the same."""
+    seen: list[float] = []
+
+    def remember(optimizer: torch.optim.Optimizer, *_: object) -> None:
+        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        seen.append(math.sqrt(sum(float((g.double() ** 2).sum()) for g in gradients)))
+
+    handle = register_optimizer_step_pre_hook(remember)
+    try:
+        asked = {"max_grad_norm": 0.0, "logging_strategy": "steps", "logging_steps": 1}
+        trainer = trained(DistillationTrainer, asked, teacher=model(6), objectives=SoftTargets() + Labels())
+    finally:
+        handle.remove()
+    logged = [entry["grad_norm"] for entry in trainer.state.log_history if "grad_norm" in entry]
+    assert logged == pytest.approx(seen, rel=1e-5) and len(seen) == 6
+    assert not any("_foreach_mul_" in name for name in trainer.train_dataset.operators.names)

@@ -2,9 +2,13 @@
 `recipes/comparisons`, against the same student on the labels alone.
 
     python scripts/benchmarks/families.py --task sst2 --teacher FOLDER --dataset_dir FOLDER --output_dir FOLDER
-    python scripts/benchmarks/families.py --task rte --base FOLDER --dataset_dir FOLDER --output_dir FOLDER
+    python scripts/benchmarks/families.py --task stsb --base FOLDER --dataset_dir FOLDER --output_dir FOLDER
+    python scripts/benchmarks/families.py --task rte --base FOLDER --before FOLDER --dataset_dir FOLDER \\
+        --output_dir FOLDER
 
-`--base` is a pre-trained encoder out of which the teacher is fine-tuned first, once, in `output_dir/teacher`. All
+`--base` is a pre-trained encoder out of which the teacher is fine-tuned first, once, in `output_dir/teacher`. RTE has
+too few rows to begin with: `--before` names a folder with SNLI (train.jsonl.gz and validation.jsonl.gz; premise,
+hypothesis, label), on whose training rows the encoder is fine-tuned before that of the teacher. All
 students start from the teacher's layers 2, 4 and 6, see the same batches in the same order, and use the same
 arguments in each stage; the last step is kept, and nothing is chosen or tuned on the validation rows. Called again it
 goes on where it stopped; `--report` prints the table of what is there.
@@ -20,12 +24,13 @@ from pathlib import Path
 from typing import Any
 
 import transformers
+from transformers import AutoModel, AutoTokenizer
 
 from hf_distill import Recipe, run
 
 METHODS = ("soft_targets", "distilbert", "pkd", "tinybert", "minilm_v2")
 
-EPOCHS = {"sst2": 1, "rte": 5, "stsb": 4}
+EPOCHS = {"sst2": 1, "rte": 3, "stsb": 2}
 METRIC = {"sst2": "eval_accuracy", "rte": "eval_accuracy", "stsb": "eval_spearmanr"}
 
 RESULTS = "all_results.json"
@@ -35,25 +40,36 @@ def fine_tuned(given: argparse.Namespace) -> str:
     """The teacher: as given, or trained from the base on the labels."""
     if given.teacher:
         return str(given.teacher)
+    base = inference_encoder(given) if given.before else given.base
     folder = Path(given.output_dir, "teacher")
+    run(labels_alone(base, 2 * EPOCHS[given.task], {"task": given.task, "dataset_dir": given.dataset_dir}), folder)
+    return str(folder)
+
+
+def inference_encoder(given: argparse.Namespace) -> str:
+    """The base after fine-tuning on natural language inference, without the head of that task."""
+    folder, encoder = Path(given.output_dir, "before"), Path(given.output_dir, "encoder")
+    if not (encoder / "config.json").is_file():
+        files = {part: str(Path(given.before, f"{part}.jsonl.gz")) for part in ("train", "validation")}
+        columns = {"text_columns": ["premise", "hypothesis"], "label_column": "label"}
+        names = {"label_names": ["entailment", "neutral", "contradiction"]}
+        run(labels_alone(given.base, 2, {"data": {"files": files, **columns, **names}}), folder)
+        AutoTokenizer.from_pretrained(folder).save_pretrained(encoder)
+        AutoModel.from_pretrained(folder).save_pretrained(encoder)
+    return str(encoder)
+
+
+def labels_alone(model: str, epochs: int, data: Mapping[str, Any]) -> dict[str, Any]:
+    """The recipe of a model that is fine-tuned on the labels."""
     arguments = {
-        "num_train_epochs": EPOCHS[given.task],
+        "num_train_epochs": epochs,
         "learning_rate": 1e-4,
         "warmup_steps": 0.06,
         "weight_decay": 0.01,
         "per_device_train_batch_size": 32,
     }
-    recipe = {
-        "schema": 1,
-        "task": given.task,
-        "dataset_dir": given.dataset_dir,
-        "max_length": 128,
-        "student": {"model": given.base},
-        "stages": [{"name": "labels", "objectives": [{"labels": {}}], "arguments": arguments}],
-        "seed": 0,
-    }
-    run(recipe, folder)
-    return str(folder)
+    stage = {"name": "labels", "objectives": [{"labels": {}}], "arguments": arguments}
+    return {"schema": 1, **data, "max_length": 128, "student": {"model": model}, "stages": [stage], "seed": 0}
 
 
 def changes(given: argparse.Namespace, recipe: Recipe, teacher: str, seed: int) -> dict[str, Any]:
@@ -125,6 +141,7 @@ def main() -> None:
     teacher = parser.add_mutually_exclusive_group(required=True)
     teacher.add_argument("--teacher")
     teacher.add_argument("--base")
+    parser.add_argument("--before", help="a folder with SNLI, for a teacher of RTE")
     parser.add_argument("--dataset_dir", required=True)
     parser.add_argument("--output_dir", required=True)
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))

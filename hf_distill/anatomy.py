@@ -6,6 +6,7 @@ A model of a family without a row still serves its logits.
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -99,8 +100,8 @@ class Anatomy:
             vocab_size=int(getattr(config, "vocab_size", 0) or 0),
             max_length=self.row.max_length(config) if self.row else None,
         )
-        parameters = inspect.signature(self.base.forward).parameters.values()
-        self.accepts = frozenset(p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY))
+        self.accepts = _arguments(self.base)
+        self._depths: Mapping[str, int] = {}
 
     @classmethod
     def of(cls, model: nn.Module) -> Anatomy:
@@ -110,10 +111,24 @@ class Anatomy:
         """
         return cls(model)
 
+    def part(self, base: PreTrainedModel, depths: Mapping[str, int] | None = None) -> Anatomy:
+        """The anatomy of a run of the submodel `base` in which only the first `depths` blocks of some stacks run."""
+        part = copy.copy(self)
+        part.base, part.accepts, part._depths = base, _arguments(base), depths or {}
+        return part
+
     def blocks(self, stack: str = "") -> list[nn.Module]:
-        """The blocks of one stack, one for each layer, first to last; a block that layers share comes repeatedly."""
+        """The blocks of one stack that run, one for each layer, first to last; a block that layers share comes
+        repeatedly.
+        """
         self.shape.stack(stack)
-        return _blocks(self._row(), self.roots[stack])
+        blocks = _blocks(self._row(), self.roots[stack])
+        return blocks[: max(self._depths[stack], 1)] if stack in self._depths else blocks
+
+    def ends_behind_block(self, layer: int, stack: str = "") -> bool:
+        """Whether the output of block `layer` passes another module before it is `hidden[layer]`."""
+        block = self.blocks(stack)[layer - 1]
+        return _block_end(self._row(), self.roots[stack], block, layer) is not block
 
     def blocks_path(self, stack: str = "") -> str:
         """The name of the blocks of one stack in `base`, with a dot behind it, as names of weights begin."""
@@ -137,6 +152,11 @@ class Anatomy:
             ours = {id(p) for p in self.model.parameters() if p.requires_grad and id(p) not in others}
         return [(name, parameter) for name, parameter in self.model.named_parameters() if id(parameter) in ours]
 
+    @property
+    def knows_head(self) -> bool:
+        """Whether `head` can be called."""
+        return self.row is not None and class_ending(self.base, self.row.heads) is not None
+
     def head(self, hidden: Tensor, batch: Batch | None = None) -> Tensor:
         """The model's logits from `final` (of the decoder in an encoder-decoder); question answering gives `[..., 2]`.
 
@@ -147,7 +167,7 @@ class Anatomy:
         batch.
         """
         heads = self._row().heads
-        ending = _ending(self.base, heads)
+        ending = class_ending(self.base, heads)
         if ending is None:
             raise IncompatiblePair(
                 f"{type(self.base).__name__}: the head of this class is not known; for {self.shape.family!r} the "
@@ -206,17 +226,17 @@ class Anatomy:
         return self.row
 
     def _logits(self, signal: Signal) -> Tap:
-        spans = _ending(self.base, ("ForQuestionAnswering",)) is not None
+        spans = class_ending(self.base, ("ForQuestionAnswering",)) is not None
         if not self.shape.num_logits or spans != (signal.field != "logits"):
             gives = "start_logits and end_logits" if spans else "logits" if self.shape.num_logits else "no logits"
             raise IncompatiblePair(
                 f"{signal}: {type(self.base).__name__} gives {gives}; load the model with the task's head."
             )
-        pretraining = not (self.row is not None and self.row.detects) and _ending(self.base, ("ForPreTraining",))
+        pretraining = not (self.row is not None and self.row.detects) and class_ending(self.base, ("ForPreTraining",))
         return Tap(output="prediction_logits" if pretraining else signal.field)
 
     def _next_sentence(self, signal: Signal) -> Tap:
-        if _ending(self.base, ("ForPreTraining",)) is None or "next_sentence_label" not in self.accepts:
+        if class_ending(self.base, ("ForPreTraining",)) is None or "next_sentence_label" not in self.accepts:
             raise IncompatiblePair(
                 f"{signal}: {type(self.base).__name__} has no next-sentence head; load a model of a family that has "
                 "one as AutoModelForPreTraining, or leave the term out."
@@ -235,7 +255,7 @@ class Anatomy:
         if signal.field == "final":
             # An adapter calls base.forward, not base, so a hook on the base itself would not fire.
             return Tap(output="last_hidden_state") if root is self.base else Tap((Point(root, _output),))
-        blocks = _blocks(row, root)
+        blocks = self.blocks(signal.stack)
         if signal.field == "embeddings" or signal.layer == 0:
             return Tap((Point(blocks[0], _input, *_runs(blocks, 1)),))
         assert signal.layer is not None
@@ -382,12 +402,12 @@ def _projection(row: Family, attention: nn.Module, field_name: str, runs: tuple[
     return Tap((point,), lambda value: value.flatten(2))
 
 
-def _split(value: Tensor, heads: int) -> Tensor:
+def split_heads(value: Tensor, heads: int) -> Tensor:
     """`[batch, length, heads * size]` to `[batch, heads, length, size]`."""
     return value.view(*value.shape[:2], heads, -1).transpose(1, 2)
 
 
-def _rotate(value: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def rotate(value: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotary position embedding of the halves of each head (Su et al., 2021, arXiv:2104.09864)."""
     first, second = value.chunk(2, dim=-1)
     return value * cos.unsqueeze(1) + torch.cat((-second, first), dim=-1) * sin.unsqueeze(1)
@@ -402,7 +422,7 @@ def _rotated(row: Family, attention: nn.Module, shape: StackShape, signal: Signa
     heads = shape.num_attention_heads if name == "queries" else shape.num_key_value_heads
 
     def combine(value: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
-        return _rotate(_split(plain.combine(value), heads), *rotation).transpose(1, 2).flatten(2)
+        return rotate(split_heads(plain.combine(value), heads), *rotation).transpose(1, 2).flatten(2)
 
     return Tap((*plain.points, Point(attention, _rotation, *runs)), combine)
 
@@ -422,14 +442,14 @@ def _scores(row: Family, attention: nn.Module, shape: StackShape, signal: Signal
         return torch.matmul(query, key.transpose(2, 3)) * scale
 
     def rotary(query: Tensor, key: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
-        return plain(_rotate(query, *rotation), _rotate(key, *rotation))
+        return plain(rotate(query, *rotation), rotate(key, *rotation))
 
     def biased(query: Tensor, key: Tensor, bias: Tensor) -> Tensor:
         return plain(query, key) + bias
 
     def combine(query: Tensor, key: Tensor, *position: Any) -> Tensor:
-        query = _split(queries.combine(query), shape.num_attention_heads)
-        key = _split(keys.combine(key), shape.num_key_value_heads)
+        query = split_heads(queries.combine(query), shape.num_attention_heads)
+        key = split_heads(keys.combine(key), shape.num_key_value_heads)
         if groups > 1:
             key = key.repeat_interleave(groups, dim=1)
         return forms[row.scores](query, key, *position)
@@ -458,6 +478,12 @@ def _plain(model: Any) -> PreTrainedModel:
             "prompt-learning adapters lengthen the input, so tokens of the two models do not line up."
         )
     return base
+
+
+def _arguments(base: nn.Module) -> frozenset[str]:
+    """The names of the explicit parameters of a model's forward."""
+    parameters = inspect.signature(base.forward).parameters.values()
+    return frozenset(p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY))
 
 
 def _roots(base: PreTrainedModel, row: Family) -> dict[str, nn.Module]:
@@ -499,7 +525,7 @@ def _first(owner: Any, *names: str) -> Any:
     return next((getattr(owner, name) for name in names if hasattr(owner, name)), None)
 
 
-def _ending(base: PreTrainedModel, endings: Iterable[str]) -> str | None:
+def class_ending(base: PreTrainedModel, endings: Iterable[str]) -> str | None:
     """The one of `endings` that the name of the model's class, or of a class it derives from, has."""
     names = [cls.__name__ for cls in type(base).__mro__]
     return next((ending for name in names for ending in endings if name.endswith(ending)), None)
@@ -507,13 +533,13 @@ def _ending(base: PreTrainedModel, endings: Iterable[str]) -> str | None:
 
 def _num_logits(base: PreTrainedModel, row: Family | None) -> int:
     config = base.config
-    if _ending(base, ("ForQuestionAnswering",)):
+    if class_ending(base, ("ForQuestionAnswering",)):
         return 2
-    if _ending(base, ("ForSequenceClassification", "ForTokenClassification")):
+    if class_ending(base, ("ForSequenceClassification", "ForTokenClassification")):
         return int(config.num_labels)
-    if _ending(base, ("ForPreTraining",)) and row is not None and row.detects:
+    if class_ending(base, ("ForPreTraining",)) and row is not None and row.detects:
         return 1
-    if _ending(base, ("ForMaskedLM", "ForPreTraining")) or base.get_output_embeddings() is not None:
+    if class_ending(base, ("ForMaskedLM", "ForPreTraining")) or base.get_output_embeddings() is not None:
         return int(config.get_text_config().vocab_size)
     return 0 if base.base_model is base else int(config.num_labels)
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from hf_distill.activations import Activations, Signal
 from hf_distill.anatomy import Anatomy, Taps
+from hf_distill.depth import Run, ready
 from hf_distill.errors import DistillationError
 from hf_distill.tasks import IGNORED
 
@@ -22,19 +23,22 @@ class Capture:
 
     Hooks are registered here, once, on the modules that are read and on no other; make the capture before the model is
     compiled or wrapped. `role` ("student", "teacher") is named in messages; what is captured of a student must carry
-    gradients while it trains.
+    gradients while it trains. `run` says how much of the model runs (`depth.shallow`), all of it if it is left out.
 
     Raises: `IncompatiblePair` for a signal that the model does not have.
     """
 
-    def __init__(self, anatomy: Anatomy, signals: Iterable[Signal], role: str) -> None:
+    def __init__(self, anatomy: Anatomy, signals: Iterable[Signal], role: str, run: Run | None = None) -> None:
         self.anatomy = anatomy
         self.role = role
-        self.taps = Taps(anatomy, signals, role)
+        self.run = Run.whole(anatomy) if run is None else run
+        self.taps = Taps(self.run.anatomy, signals, role)
         self._names = tuple(sorted(anatomy.accepts - LABELS))
+        self._takes = self.run.anatomy.accepts
         self._options: dict[str, bool] = {"return_dict": True}
-        if role == "teacher" and "use_cache" in anatomy.accepts:
-            self._options["use_cache"] = False  # the student's is the Trainer's business
+        # A whole student's is the Trainer's business; a run in part would fill it in part.
+        if (role == "teacher" or not self.run.is_whole) and "use_cache" in self._takes:
+            self._options["use_cache"] = False
         self._two_stacks = len(anatomy.shape.stacks) == 2 or "decoder_input_ids" in anatomy.accepts
         self._shift = getattr(anatomy.base, "prepare_decoder_input_ids_from_labels", None)
 
@@ -52,7 +56,10 @@ class Capture:
         taps = self.taps
         taps.recording = True
         try:
-            output = (forward or self.anatomy.model)(**inputs, **self._options)
+            if forward is None:
+                output = self.run(**self._taken(inputs), **self._options)
+            else:
+                output = forward(**inputs, **self._options)
             taps.recording = False
             tensors = taps.read(output)
         finally:
@@ -61,6 +68,13 @@ class Capture:
         if self.role == "student" and self.anatomy.base.training and torch.is_grad_enabled():
             self._check_gradients(tensors)
         return output, self._activations(tensors, inputs, batch)
+
+    def _taken(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor | None]:
+        """What the run takes of the inputs."""
+        taken: dict[str, Tensor | None] = {name: value for name, value in inputs.items() if name in self._takes}
+        if "attention_mask" in taken:
+            taken["attention_mask"] = ready(self.run.anatomy, inputs["attention_mask"])
+        return taken
 
     def close(self) -> None:
         """Removes the hooks."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from hf_distill.errors import DistillationError
 
 Batch = Mapping[str, Tensor]
 Head = Callable[[PreTrainedModel, Tensor, Batch], Tensor]
+Leave = Callable[[nn.Module, Tensor, Tensor], Tensor]
 
 # --- heads ----------------------------------------------------------------------------------------
 
@@ -110,6 +111,31 @@ def _read(model: PreTrainedModel, batch: Batch, name: str) -> Tensor:
     return batch[name]
 
 
+# --- what follows an attention's sum over values, within the attention ----------------------------
+
+
+def _nothing(attention: nn.Module, states: Tensor, hidden_states: Tensor) -> Tensor:
+    return states
+
+
+def _through(*paths: str) -> Leave:
+    """The named modules, one after the other."""
+
+    def leave(attention: nn.Module, states: Tensor, hidden_states: Tensor) -> Tensor:
+        for path in paths:
+            states = attention.get_submodule(path)(states)
+        return states
+
+    return leave
+
+
+def _with_residual(attention: nn.Module, states: Tensor, hidden_states: Tensor) -> Tensor:
+    """ALBERT: the residual and its norm are the attention's."""
+    output: Tensor = _through("dense", "output_dropout")(attention, states, hidden_states)
+    normed: Tensor = attention.get_submodule("LayerNorm")(hidden_states + output)
+    return normed
+
+
 # --- the table ------------------------------------------------------------------------------------
 
 
@@ -126,6 +152,15 @@ class Family:
     `two_stacks`: an encoder and a decoder. `depth`: config entry with the number of layers of each stack.
     `per_layer`: config entries with one value a layer. `by_number`: config flags that make what a block computes
     depend on its number. `detects`: the pretraining class tells replaced tokens, with one logit each.
+
+    For runs in part: `attention_norm`: the norm that a block applies before its attention, empty where there is none,
+    None where its projections read something else. `normed`: for a norm over heads at `queries` or `keys`, the
+    projection that it follows. `block_outputs`: how many outputs a block returns in a tuple, 0 for a bare tensor.
+    `final_norm`: the norm that follows the blocks. `position`: which position of the last layer a sequence classifier
+    reads, by its config: `first`, `last` (the last token that is no padding, through `score`), or empty. `leave`: what
+    the attention does after its sum over values, from that sum and what the attention received; None where the
+    attention takes no other queries than its keys. `plain_mask`: an attention mask only hides positions, the same
+    ones in all layers.
     """
 
     blocks: str
@@ -146,6 +181,14 @@ class Family:
     per_layer: tuple[str, ...] = ()
     by_number: tuple[str, ...] = ()
     detects: bool = False
+    attention_norm: str | None = ""
+    normed: Mapping[str, str] = field(default_factory=dict)
+    block_outputs: int = 0
+    final_norm: str = ""
+    position: Callable[[Any], Literal["", "first", "last"]] = lambda config: ""
+    score: str = "score"
+    leave: Leave | None = None
+    plain_mask: bool = False
 
 
 _SPANS: Head = _chain("qa_outputs")
@@ -170,6 +213,18 @@ def _no_table(config: Any) -> int | None:
     return None
 
 
+def _reads_first(config: Any) -> Literal["first"]:
+    return "first"
+
+
+def _reads_last(config: Any) -> Literal["last"]:
+    return "last"
+
+
+_FIRST: Mapping[str, Any] = {"position": _reads_first, "leave": _nothing, "plain_mask": True}
+_BOTTLENECK: Mapping[str, Any] = {"attention_norm": None, "position": lambda config: ""}
+
+
 def _shared_blocks(groups: Any, config: Any) -> list[nn.Module]:
     """ALBERT: each group runs for its share of the layers, all its inner blocks each time."""
     layers_of_a_group = config.num_hidden_layers / len(groups)
@@ -183,7 +238,7 @@ def _shared_blocks(groups: Any, config: Any) -> list[nn.Module]:
 def _bert(name: str, **changes: Any) -> Family:
     """A row laid out as BERT's, whose backbone is `name`."""
     classifier = _chain(f"{name}.pooler", "dropout", "classifier")
-    row: dict[str, Any] = {"heads": {**_BERT_HEADS, "ForSequenceClassification": classifier}, **changes}
+    row: dict[str, Any] = {"heads": {**_BERT_HEADS, "ForSequenceClassification": classifier}, **_FIRST, **changes}
     return Family("encoder.layer", "attention.self", "query", "key", "value", **row)
 
 
@@ -191,7 +246,8 @@ def _llama(attention_queries: str, attention_keys: str, **changes: Any) -> Famil
     """A row laid out as Llama's."""
     return Family(
         "layers", "self_attn", attention_queries, attention_keys, "v_proj",
-        heads=_DECODER_HEADS, max_length=_no_table, scores="rotary", per_layer=("layer_types",), **changes,
+        heads=_DECODER_HEADS, max_length=_no_table, scores="rotary", per_layer=("layer_types",),
+        attention_norm="input_layernorm", final_norm="norm", position=_reads_last, leave=_through("o_proj"), **changes,
     )  # fmt: skip
 
 
@@ -216,7 +272,7 @@ FAMILIES: dict[str, Family] = {
             "ForTokenClassification": _TOKENS,
             "ForQuestionAnswering": _chain("dropout", "qa_outputs"),
         },
-        depth={"": "n_layers"},
+        depth={"": "n_layers"}, position=_reads_first, leave=_through("out_lin"), plain_mask=True,
     ),
     "electra": _bert(
         "electra",
@@ -242,6 +298,7 @@ FAMILIES: dict[str, Family] = {
             "ForQuestionAnswering": _SPANS,
         },
         order=_shared_blocks, groups="num_hidden_groups", pooler="pooler_activation",
+        position=_reads_first, leave=_with_residual, plain_mask=True,
     ),
     "mpnet": Family(
         "encoder.layer", "attention.attn", "q", "k", "v",
@@ -252,10 +309,10 @@ FAMILIES: dict[str, Family] = {
             "ForQuestionAnswering": _SPANS,
         },
         max_length=lambda config: config.max_position_embeddings - 2,  # positions start behind the padding's, 1
-        scores="given_bias",
+        scores="given_bias", block_outputs=1, position=_reads_first,
     ),
-    "mobilebert": _bert("mobilebert"),
-    "ib_bert": _bert("mobilebert"),
+    "mobilebert": _bert("mobilebert", **_BOTTLENECK),
+    "ib_bert": _bert("mobilebert", **_BOTTLENECK),
     "modernbert": Family(
         "layers", "attn", "Wqkv", "Wqkv", "Wqkv",
         heads={
@@ -265,6 +322,8 @@ FAMILIES: dict[str, Family] = {
             "ForQuestionAnswering": _chain("head", "drop", "classifier"),
         },
         max_length=_no_table, scores="rotary", per_layer=("layer_types",),
+        attention_norm="attn_norm", final_norm="final_norm", leave=_through("Wo", "out_drop"),
+        position=lambda config: "first" if config.classifier_pooling == "cls" else "",
     ),
     "deberta-v2": Family(
         "encoder.layer", "attention.self", "query_proj", "key_proj", "value_proj",
@@ -278,15 +337,16 @@ FAMILIES: dict[str, Family] = {
         scores="",
         # With share_att_key the content projections run a second time, for the position embeddings.
         runs=lambda attention: 2 if attention.relative_attention and attention.share_att_key else 1,
-        first_block_end="encoder.conv",
+        first_block_end="encoder.conv", block_outputs=2, position=_reads_first,
     ),
     "gpt2": Family(
         "h", "attn", "c_attn", "c_attn", "c_attn",
         heads={**_DECODER_HEADS, "ForTokenClassification": _TOKENS, "DoubleHeadsModel": _chain("lm_head")},
         depth={"": "n_layer"}, by_number=("scale_attn_by_inverse_layer_idx",),
+        attention_norm="ln_1", final_norm="ln_f", position=_reads_last, leave=_through("c_proj", "resid_dropout"),
     ),
     "llama": _llama("q_proj", "k_proj"),
-    "qwen3": _llama("q_norm", "k_norm"),
+    "qwen3": _llama("q_norm", "k_norm", normed={"q_norm": "q_proj", "k_norm": "k_proj"}),
     "t5": Family(
         "block", "layer.0.SelfAttention", "q", "k", "v",
         heads={
@@ -297,6 +357,7 @@ FAMILIES: dict[str, Family] = {
         },
         max_length=_no_table, scores="returned_bias", two_stacks=True,
         depth={"": "num_layers", "encoder": "num_layers", "decoder": "num_decoder_layers"},
+        attention_norm="layer.0.layer_norm", block_outputs=3, final_norm="final_layer_norm",
     ),
     "bart": Family(
         "layers", "self_attn", "q_proj", "k_proj", "v_proj",

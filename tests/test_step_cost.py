@@ -112,12 +112,12 @@ def hand_written() -> Counter[str]:
     return counted(HandWritten)
 
 
-def test_a_step_takes_no_more_operators_than_a_hand_written_loss(hand_written: Counter[str]) -> None:
+def test_a_step_takes_fewer_operators_than_a_hand_written_loss(hand_written: Counter[str]) -> None:
     ours = counted(
         DistillationTrainer, teacher=model(6), objectives=0.5 * SoftTargets(temperature=2.0) + 0.5 * Labels()
     )
     assert hand_written.total() > 600
-    assert ours.total() <= 1.01 * hand_written.total(), ours - hand_written
+    assert ours.total() <= 0.92 * hand_written.total(), ours - hand_written
 
 
 def test_counts_over_processes_copy_nothing_from_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,11 +136,12 @@ def test_counts_over_processes_copy_nothing_from_the_host(monkeypatch: pytest.Mo
 
 
 def test_no_term_waits_for_the_device(hand_written: Counter[str]) -> None:
-    """The stock models ask once a forward pass whether the mask is all ones; nothing of ours asks anything."""
+    """The stock models ask once a forward pass whether the mask is all ones; here they are not made to."""
     waits = ("aten._local_scalar_dense.default", "aten.is_nonzero.default", "aten.nonzero.default")
     terms = SoftTargets() + Labels() + HiddenCosine(layer_map="last") + HiddenMSE()
     ours = counted(DistillationTrainer, teacher=model(6), objectives=terms)
-    assert sum(ours[name] for name in waits) <= sum(hand_written[name] for name in waits) == 2
+    assert sum(hand_written[name] for name in waits) == 2
+    assert sum(ours[name] for name in waits) == 0
 
 
 def test_gradients_that_are_not_clipped_are_not_touched() -> None:
@@ -158,5 +159,6 @@ def test_gradients_that_are_not_clipped_are_not_touched() -> None:
     finally:
         handle.remove()
     logged = [entry["grad_norm"] for entry in trainer.state.log_history if "grad_norm" in entry]
-    assert logged == pytest.approx(seen, rel=1e-5) and len(seen) == 6
+    assert logged == pytest.approx(seen, rel=1e-5)
+    assert len(seen) == 6
     assert not any("_foreach_mul_" in name for name in trainer.train_dataset.operators.names)

@@ -1,0 +1,6 @@
+"""How much of a model runs: the layers, rows and heads that somebody reads, and nothing above them."""
+
+from hf_distill.depth.mask import ready
+from hf_distill.depth.run import Run, shallow
+
+__all__ = ["Run", "ready", "shallow"]

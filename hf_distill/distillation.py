@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -11,11 +13,15 @@ from transformers.utils import ModelOutput
 from hf_distill.activations import Activations, Needs
 from hf_distill.anatomy import Anatomy
 from hf_distill.capture import Capture
+from hf_distill.depth import Run, shallow
 from hf_distill.objectives.base import Objective
 from hf_distill.objectives.pair import Pair
 from hf_distill.objectives.response.labels import Labels
 from hf_distill.objectives.terms import Terms
 from hf_distill.tasks import Batch
+from hf_distill.vocabulary import Step, Vocabulary
+
+logger = logging.getLogger(__name__)
 
 
 class Counts(NamedTuple):
@@ -44,9 +50,21 @@ class Distillation(nn.Module):
 
     The student is a submodule and so is every objective, so that an engine reduces, clips, casts and shards what they
     learn together with the student; what is published is `student` alone. The teacher is none.
+
+    While it trains, the student runs as deep as the terms read it; evaluated, it runs whole. Logits of a large
+    vocabulary are made and compared in chunks (`Vocabulary`), the teacher's by its head, `teacher_head`.
+    `in_part=False` for an engine that must see all of the student in every pass.
     """
 
-    def __init__(self, student: nn.Module, terms: Terms, pair: Pair) -> None:
+    def __init__(
+        self,
+        student: nn.Module,
+        terms: Terms,
+        pair: Pair,
+        *,
+        in_part: bool = True,
+        teacher_head: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
         super().__init__()
         self.student = student
         self.objectives = nn.ModuleDict({term.name: term.objective for term in terms})
@@ -59,11 +77,16 @@ class Distillation(nn.Module):
         for loss in self._task_loss:
             loss.bind(pair)
         self.pair = pair
-        needs = self.needs()
         anatomy = Anatomy.of(student)
-        self._capture = Capture(anatomy, needs.student, role="student")
-        read = [signal for loss in self._task_loss for signal in loss.needs().student]
-        self._evaluation_capture = Capture(anatomy, read, role="evaluation")
+        named = dict(zip(self.objectives, self.terms(), strict=True))
+        self._vocabulary = Vocabulary.of(named, self.weights, pair, anatomy, teacher_head) if in_part else None
+        read = self.reads().student
+        run = shallow(anatomy, read) if in_part else Run.whole(anatomy)
+        logger.info("the student runs %s while it trains", run.description)
+        self._capture = Capture(anatomy, read, role="student", run=run)
+        evaluated = [signal for loss in self._task_loss for signal in loss.needs().student]
+        self._traceable = self._vocabulary is None and all(objective.traceable for objective in self.terms())
+        self._evaluation_capture = Capture(anatomy, evaluated, role="evaluation")
 
     @property
     def config(self) -> object:
@@ -85,6 +108,11 @@ class Distillation(nn.Module):
             union = union | objective.needs()
         return union
 
+    def reads(self) -> Needs:
+        """What the models are asked for: what the terms read, or what the logits that they read are made of."""
+        needs = self.needs()
+        return needs if self._vocabulary is None else self._vocabulary.reads(needs)
+
     def unreached(self) -> list[nn.Parameter]:
         """The student's trainable parameters that no term depends on; asked before an engine wraps the module."""
         signals, anatomy = self.needs().student, Anatomy.of(self.student)
@@ -97,6 +125,12 @@ class Distillation(nn.Module):
         """The units of one batch that each term counts."""
         return [objective.count(batch, self.pair.task) for objective in self.terms()]
 
+    def train(self, mode: bool = True) -> Self:
+        """Sets the mode, also of the part of the student that runs."""
+        super().train(mode)
+        self._capture.run.refresh()
+        return self
+
     def close(self) -> None:
         """Take the hooks off the student."""
         self._capture.close()
@@ -108,19 +142,43 @@ class Distillation(nn.Module):
         """The losses of a batch; without `counts`, the evaluation of it."""
         if counts is None:
             return self._evaluate(batch)
+        step = None if self._vocabulary is None else self._vocabulary.step(batch)
         activations = self._capture(batch)[1]
+        given = (activations, teacher, batch, counts, step)
+        return self._compare(*given) if self._traceable else _outside_graph(self._compare, *given)
+
+    def _compare(
+        self, student: Activations, teacher: Activations | None, batch: Batch, counts: Counts, step: Step | None
+    ) -> Losses:
+        """The losses; heads in the precision that is active, all else outside of mixed precision."""
+        total: Tensor | None = None
+        sums: dict[str, Tensor] = {}
+        if self._vocabulary is not None and step is not None:
+            divisors = dict(zip(self.objectives, counts.divisors, strict=True))
+            total, sums = self._vocabulary(student, teacher, step, divisors)
         device = activations_device(batch)
         if torch.is_autocast_enabled(device):
             with torch.autocast(device, enabled=False):
-                return self._losses(activations, teacher, batch, counts)
-        return self._losses(activations, teacher, batch, counts)
+                return self._losses(student, teacher, batch, counts, total, sums)
+        return self._losses(student, teacher, batch, counts, total, sums)
 
-    def _losses(self, student: Activations, teacher: Activations | None, batch: Batch, counts: Counts) -> Losses:
+    def _losses(
+        self,
+        student: Activations,
+        teacher: Activations | None,
+        batch: Batch,
+        counts: Counts,
+        total: Tensor | None,
+        sums: Mapping[str, Tensor],
+    ) -> Losses:
+        """Adds the terms that have no sum yet to the `total` of those in `sums`."""
         values: list[Tensor] = []
-        total: Tensor | None = None
         for (name, objective), weight, divisor in zip(
             self.objectives.items(), self.weights, counts.divisors, strict=True
         ):
+            if name in sums:
+                values.append(sums[name])
+                continue
             view = None if teacher is None else teacher.read_by(name)
             value = objective(student.read_by(name), view, batch)
             weighted = value / divisor if weight == 1.0 else value * (weight / divisor)
@@ -141,6 +199,12 @@ class Distillation(nn.Module):
         examples = task.num_examples(batch)
         kept = torch.where(mask, values, values.new_zeros(()))
         return Evaluation(outputs, kept.reshape(examples, -1).sum(1), mask.reshape(examples, -1).sum(1))
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def _outside_graph(function: Callable[..., Any], *given: Any) -> Any:
+    """Calls a function that forms gradients itself; `torch.compile` would break in the middle of it."""
+    return function(*given)
 
 
 def activations_device(batch: Batch) -> str:

@@ -44,6 +44,10 @@ class Task:
         """Logits `[rows..., classes]`, a tensor for each of `logit_fields`; the loss is the mean over the tensors."""
         return tuple(getattr(activations, field) for field in self.logit_fields)
 
+    def at_rows(self, values: Tensor, tokens: str = "") -> Tensor:
+        """Of values at each position, `[batch, length, ...]`, those at the positions that `rows(...)` takes."""
+        return values
+
     def labels(self, batch: Batch) -> tuple[Tensor, ...]:
         """The columns of `label_names`, as they came.
 
@@ -217,7 +221,10 @@ class CausalLM(Task):
     vocabulary_sized = True
 
     def rows(self, activations: Activations, batch: Batch, tokens: str = "labeled") -> tuple[Tensor, ...]:
-        return (activations.logits if tokens == "attention" else activations.logits[:, :-1],)
+        return (self.at_rows(activations.logits, tokens),)
+
+    def at_rows(self, values: Tensor, tokens: str = "labeled") -> Tensor:
+        return values if tokens == "attention" else values[:, :-1]
 
     def targets(self, batch: Batch) -> tuple[Tensor, ...]:
         return (self.labels(batch)[0][:, 1:],)

@@ -41,6 +41,8 @@ class AttentionRelations(Objective):
     documents does not count. Sliding windows are ignored: a position sees everything before it, or everything.
     """
 
+    traceable = False
+
     def __init__(
         self,
         *,

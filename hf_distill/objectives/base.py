@@ -27,6 +27,8 @@ class Objective(Weighable):
 
     needs_teacher: ClassVar[bool] = True
     citation: ClassVar[str] = ""
+    traceable: ClassVar[bool] = True
+    """Whether `torch.compile` can trace it; False where it forms its gradient itself (`autograd.Function`)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -70,7 +72,9 @@ class Objective(Weighable):
 class RowWise(Objective):
     """An objective that is a sum over rows of logits: it writes `rows(...)` and inherits the rest.
 
-    `needs_labels`: whether `rows` gets the labels of the rows.
+    The sum is that of `rows` over `row_divisors`, over the rows that count, and it may be taken over some rows at a
+    time: of a large vocabulary the logits then never exist in full (`vocabulary.py`). `needs_labels`: whether `rows`
+    gets the labels of the rows.
     """
 
     needs_labels: ClassVar[bool] = False
@@ -82,14 +86,42 @@ class RowWise(Objective):
                 f"objective {self.name!r} reads logits, and the student ({pair.student.family}) is a model without a "
                 "head; load it with one (AutoModelFor…), or take objectives of hidden states and relations alone."
             )
+        if self.needs_teacher and pair.temperatures is not None:
+            self.check_top_logits(pair.temperatures)
 
-    def rows(self, student_logits: Tensor, teacher_rows: Tensor | None, labels: Tensor | None) -> Tensor:
-        """One value a row. `student_logits`, `teacher_rows` `[rows..., classes]`, `labels` `[rows...]` or None."""
+    def check_top_logits(self, temperatures: tuple[float, ...]) -> None:
+        """Refuse a teacher that shows its largest logits alone, with the sum of the rest at these temperatures; an
+        objective that overrides this takes `TopLogits` as `teacher_rows`.
+
+        Raises: `IncompatiblePair`.
+        """
+        raise IncompatiblePair(
+            f"objective {self.name!r} reads all logits of the teacher, and its cache has the largest alone (codec "
+            "top_k). Cache the last hidden state, or train with the teacher itself."
+        )
+
+    def rows(self, student_logits: Tensor, teacher_rows: Any, labels: Tensor | None) -> Tensor:
+        """One value a row. `student_logits` `[rows..., classes]`; `teacher_rows` the same, `TopLogits`, or None;
+        `labels` `[rows...]` or None."""
         raise NotImplementedError
+
+    @property
+    def sums_rows(self) -> bool:
+        """Whether it is what `rows` gives, summed as here, and so may be taken over some rows at a time."""
+        own = type(self)
+        return own.forward is RowWise.forward and own.values is RowWise.values and own.compare is RowWise.compare
 
     def mask(self, batch: Batch) -> Tensor | None:
         """Which rows count; None for all."""
         raise NotImplementedError
+
+    def summed(self, batch: Batch) -> Tensor | None:
+        """Which rows the sum runs over; None for all, where the value of a row that does not count is 0 anyway."""
+        return self.mask(batch)
+
+    def row_divisors(self, batch: Batch) -> Tensor | int:
+        """What the value of a row that counts is divided by: a number, or a tensor that broadcasts to the rows."""
+        return 1
 
     @property
     def tokens_read(self) -> str:
@@ -114,19 +146,24 @@ class RowWise(Objective):
         targets = task.targets(batch) if self.needs_labels else None
         total: Tensor | None = None
         for i, logits in enumerate(student_rows):
-            if teacher_rows is not None:
-                logits, against = self.pair.align(logits, teacher_rows[i])
-                against = at_least_float32(against.detach())
-            else:
-                against = None
             # Padded positions may hold anything; rows that are examples or single labels hold finite logits.
             row_mask = mask if mask is not None and 1 < mask.dim() < logits.dim() else None
-            value = self.rows(blank(at_least_float32(logits), row_mask), against, targets[i] if targets else None)
+            against = None if teacher_rows is None else teacher_rows[i]
+            value = self.compare(logits, against, targets[i] if targets else None, row_mask)
             total = value if total is None else total + value
         return total if len(student_rows) == 1 else total / len(student_rows)  # type: ignore[return-value, operator]
 
+    def compare(self, logits: Tensor, against: Any, labels: Tensor | None, mask: Tensor | None = None) -> Tensor:
+        """The value of each of some rows of logits, as the models gave them; rows outside `mask` get no gradient."""
+        if isinstance(against, Tensor):
+            logits, against = self.pair.align(logits, against)
+            against = at_least_float32(against.detach())
+        return self.rows(blank(at_least_float32(logits), mask), against, labels)
+
     def forward(self, student: Activations, teacher: Activations | None, batch: Batch) -> Tensor:
-        return masked_sum(self.values(student, teacher, batch), self.mask(batch))
+        values, divisors = self.values(student, teacher, batch), self.row_divisors(batch)
+        undivided = isinstance(divisors, int) and divisors == 1
+        return masked_sum(values if undivided else values / divisors, self.summed(batch))
 
     def check_labels(self, student_logits: Tensor, labels: Tensor) -> None:
         """Refuse shapes and kinds of labels that torch would broadcast, or refuse without a word about the data."""

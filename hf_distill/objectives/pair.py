@@ -27,7 +27,8 @@ class Pair:
 
     `teacher_columns[c]` is the teacher's column of the student's class c, `None` for the identity. `vocabulary` is the
     number of columns both sides share, `None` for all. `label_smoothing` is what the training arguments ask of hard
-    labels.
+    labels. `temperatures`: of a teacher that shows its largest logits alone, those at which the sum of the rest is
+    known; `None` for one that shows all.
     """
 
     student: Shape
@@ -36,6 +37,7 @@ class Pair:
     teacher_columns: tuple[int, ...] | None = None
     vocabulary: int | None = None
     label_smoothing: float = 0.0
+    temperatures: tuple[float, ...] | None = None
 
     @classmethod
     def from_shapes(cls, student: Shape, teacher: Shape | None, task: Task, **alignment: Any) -> Pair:
@@ -52,6 +54,7 @@ class Pair:
         tokenizer_size: int | None = None,
         label_map: Mapping[str, str] | None = None,
         label_smoothing: float = 0.0,
+        temperatures: tuple[float, ...] | None = None,
     ) -> Pair:
         """The pair of two models, checked.
 
@@ -70,7 +73,19 @@ class Pair:
             vocabulary = _shared_vocabulary(student.shape, teacher.shape, tokenizer_size)
         elif named:
             columns = _teacher_columns(student.base.config, teacher.base.config, label_map)
-        return cls(student.shape, teacher.shape, task, columns, vocabulary, label_smoothing)
+        pair = cls(student.shape, teacher.shape, task, columns, vocabulary, label_smoothing, temperatures)
+        if temperatures is not None:
+            pair.check_same_columns()
+        return pair
+
+    def check_same_columns(self) -> None:
+        """Raises: `IncompatiblePair` where both models' logits must be cut or reordered before they are compared."""
+        if self.teacher is not None and (self.teacher_columns is not None or self.vocabulary is not None):
+            raise IncompatiblePair(
+                f"the student has {self.student.num_logits} output tokens, the teacher {self.teacher.num_logits}; the "
+                "largest logits alone (codec top_k) cannot be cut to what both share. Cache the last hidden state, or "
+                "train with the teacher itself."
+            )
 
     def align(self, student_logits: Tensor, teacher_logits: Tensor) -> tuple[Tensor, Tensor]:
         """Both logits with the same classes in the student's order, cut before any softmax."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional
 
-from hf_distill.activations import Activations
 from hf_distill.errors import DistillationError, IncompatiblePair
 from hf_distill.objectives.base import RowWise, check_number, register
 from hf_distill.objectives.pair import Pair
@@ -49,11 +48,10 @@ class Labels(RowWise):
     def mask(self, batch: Batch) -> Tensor:
         return self.pair.task.label_mask(batch)
 
-    def forward(self, student: Activations, teacher: Activations | None, batch: Batch) -> Tensor:
-        if self.pair.task.form == "softmax" and not self.pair.task.tokens:
-            # the cross-entropy of an unlabelled example is 0 already
-            return self.values(student, teacher, batch).sum()
-        return super().forward(student, teacher, batch)
+    def summed(self, batch: Batch) -> Tensor | None:
+        # The cross-entropy of an unlabelled example is 0 already.
+        whole_examples = self.pair.task.form == "softmax" and not self.pair.task.tokens
+        return None if whole_examples else self.mask(batch)
 
     def rows(self, student_logits: Tensor, teacher_rows: Tensor | None, labels: Tensor | None) -> Tensor:
         if labels is None:

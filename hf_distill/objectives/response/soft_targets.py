@@ -12,11 +12,13 @@ from hf_distill.errors import DistillationError, IncompatiblePair
 from hf_distill.objectives.base import RowWise, check_choice, check_number, register
 from hf_distill.objectives.pair import Pair
 from hf_distill.tasks import TASKS, Batch, Task
+from hf_distill.top_logits import TopLogits, bucketed, spread
 
 TOKENS = tuple(sorted({tokens for task in TASKS.values() for tokens in task.tokens}))
 KINDS = ("forward_kl", "reverse_kl", "cross_entropy", "jsd", "skew_kl", "skew_rkl", "logit_mse", "logit_sse")
 RAW = ("logit_mse", "logit_sse")
 """Kinds over raw logits, which know no temperature."""
+TAILS = ("bucket", "renormalized", "uniform")
 
 
 @register("soft_targets")
@@ -35,6 +37,11 @@ class SoftTargets(RowWise):
     known labels or, with `label_reduction="sum"`, summed in each example; regression is the squared difference of
     scores; a question-answering loss is the mean of start and end; `tokens` picks the positions that count
     (`tasks.py`; default: the task's own).
+
+    Of a teacher whose cache has its k largest logits alone, `tail` says what becomes of the rest: `bucket`, one class
+    more on both sides, a lower bound of the loss over all classes; `renormalized`, nothing is there, and the student
+    is drawn to the kept classes; `uniform`, the mass of the rest is spread evenly. The sum of the rest must be known
+    at `temperature`, but for `renormalized`.
 
     Reads: logits of both.  Counts: tokens or examples (`token_mean`), or examples after a mean inside each
     (`example_mean`). `element_mean` divides by the number of classes too, as torch's `KLDivLoss(reduction="mean")` in
@@ -62,6 +69,7 @@ class SoftTargets(RowWise):
         label_reduction: str = "mean",
         beta: float = 0.5,
         alpha: float = 0.1,
+        tail: str = "bucket",
     ) -> None:
         super().__init__()
         check_choice("soft_targets", "kind", kind, KINDS)
@@ -71,6 +79,7 @@ class SoftTargets(RowWise):
         if tokens is not None:
             check_choice("soft_targets", "tokens", tokens, TOKENS)
         check_choice("soft_targets", "label_reduction", label_reduction, ("mean", "sum"))
+        check_choice("soft_targets", "tail", tail, TAILS)
         check_number("soft_targets", "beta", beta, 0.0, 1.0)
         check_number("soft_targets", "alpha", alpha, 0.0, 1.0, open_low=True)
         if alpha == 1.0:
@@ -79,6 +88,7 @@ class SoftTargets(RowWise):
             )
         self.kind, self.temperature, self.scale, self.reduction = kind, temperature, scale, reduction
         self.tokens, self.label_reduction, self.beta, self.alpha = tokens, label_reduction, beta, alpha
+        self.tail = tail
 
     @property
     def tokens_read(self) -> str:
@@ -119,6 +129,25 @@ class SoftTargets(RowWise):
             )
         self._divergence = self._form(task)
 
+    def check_top_logits(self, temperatures: tuple[float, ...]) -> None:
+        if self.kind in RAW:
+            raise IncompatiblePair(
+                f"soft_targets: kind {self.kind!r} compares all raw logits, and the teacher's cache has the largest "
+                "alone (codec top_k). Use forward_kl, or cache the last hidden state."
+            )
+        if self.tail == "renormalized" and self.kind not in ("forward_kl", "cross_entropy"):
+            raise IncompatiblePair(
+                f"soft_targets: kind {self.kind!r} is not finite where the teacher's law is 0, as outside its largest "
+                "logits with tail='renormalized'. Use tail='bucket'."
+            )
+        if self.tail != "renormalized" and self.temperature not in temperatures:
+            known = ", ".join(f"{each:g}" for each in temperatures)
+            raise IncompatiblePair(
+                f"soft_targets: temperature is {self.temperature:g}, and the teacher's cache of its largest logits "
+                f"knows the sum of the rest at {known}; it does not follow from that. Write the cache for this "
+                "temperature, or the last hidden state, which serves any."
+            )
+
     def _form(self, task: Task) -> Any:
         """The divergence of one row, before temperature and scale."""
         if task.form == "identity" or (task.form == "sigmoid" and self.kind == "logit_mse"):
@@ -152,9 +181,11 @@ class SoftTargets(RowWise):
             return task.num_examples(batch)
         return mask.flatten(1).any(1).sum() if self._per_example else mask.sum()
 
-    def rows(self, student_logits: Tensor, teacher_rows: Tensor | None, labels: Tensor | None) -> Tensor:
+    def rows(self, student_logits: Tensor, teacher_rows: Any, labels: Tensor | None) -> Tensor:
         if teacher_rows is None:
             raise DistillationError("soft_targets got no teacher logits.")
+        if isinstance(teacher_rows, TopLogits):
+            return self._divergence(*self._with_tail(student_logits, teacher_rows)) * self._factor  # type: ignore[no-any-return]
         if self.kind in RAW or self.pair.task.form == "identity":
             return self._divergence(student_logits, teacher_rows)  # type: ignore[no-any-return]
         if self.temperature != 1.0:
@@ -162,17 +193,28 @@ class SoftTargets(RowWise):
         value = self._divergence(student_logits, teacher_rows)
         return value * self._factor if self._factor != 1.0 else value  # type: ignore[no-any-return]
 
+    def _with_tail(self, student_logits: Tensor, top: TopLogits) -> tuple[Tensor, Tensor]:
+        """Logits of both over as many classes, at the temperature."""
+        if self.tail == "uniform":
+            return spread(student_logits, top, self.temperature)
+        if self.tail == "bucket":
+            return bucketed(student_logits, top, self.temperature, top.tail(self.temperature))
+        nothing = top.logits.new_full(top.logits.shape[:-1], float("-inf"))
+        return bucketed(student_logits, top, self.temperature, nothing)
+
     @property
     def _factor(self) -> float:
         return self.temperature**2 if self.scale == "tau2" else 1.0
 
-    def forward(self, student: Any, teacher: Any, batch: Batch) -> Tensor:
-        values, mask = self.values(student, teacher, batch), self.mask(batch)
-        if self.reduction == "example_mean" and values.dim() > 1:
-            ones = values.new_ones(values.shape) if mask is None else mask
-            return losses.example_means(values, ones).sum()
-        total = losses.masked_sum(values, mask)
-        return total / self._num_classes if self.reduction == "element_mean" else total
+    def row_divisors(self, batch: Batch) -> Tensor | int:
+        if self.reduction == "element_mean":
+            return self._num_classes
+        if self.reduction == "token_mean":
+            return 1
+        mask = self.mask(batch)
+        if mask is None:  # the scores of an example, or its only law
+            return 1 if self.pair.task.form == "softmax" else self.pair.student.num_logits
+        return mask.flatten(1).sum(1).clamp(min=1).view(-1, *[1] * (mask.dim() - 1))
 
     @property
     def _num_classes(self) -> int:

@@ -1,0 +1,202 @@
+"""The terms over a large vocabulary, evaluated together from the states before the heads, some rows at a time."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from hf_distill.activations import Activations, Needs, Signal
+from hf_distill.anatomy import Anatomy
+from hf_distill.chunks import Head, RowLoss, Rows, Sizes, ThroughHead
+from hf_distill.depth.plan import runs_whole
+from hf_distill.errors import DataError, IncompatiblePair
+from hf_distill.objectives.base import Objective, RowWise
+from hf_distill.objectives.pair import Pair
+from hf_distill.tasks import IGNORED, Batch, real_tokens
+
+logger = logging.getLogger(__name__)
+
+LARGE = 4096
+"""Logits of more columns go through the head in chunks; of fewer they are taken whole, in one product."""
+
+LOGITS = Signal("logits")
+HEADS = frozenset({"logits", "start_logits", "end_logits", "next_sentence_logits"})
+"""What a model computes along with its logits, if it computes one of them."""
+
+
+class Step(NamedTuple):
+    """What the batch says of a pass before any model runs: its rows, and the labels by position."""
+
+    rows: Rows
+    labels: Tensor | None
+    size: tuple[int, int]
+
+
+class Vocabulary:
+    """The row-wise terms of a large vocabulary.
+
+    Heads and losses run over the rows that a term counts and over no other, chunk by chunk (`chunks.py`), and the
+    gradient of the student's states and of its head is formed on the way, so that memory does not grow with tokens x
+    vocabulary. Objectives do not know: they are asked for the values of some rows. A term that counts few rows, as
+    labels of a masked LM do, is evaluated on these alone.
+
+    The models are asked for `final`, what their heads read, in place of logits; a teacher that cannot show it gives
+    its logits.
+    """
+
+    def __init__(
+        self,
+        objectives: Mapping[str, RowWise],
+        weights: Mapping[str, float],
+        pair: Pair,
+        student: Anatomy,
+        teacher_head: Head | None,
+    ) -> None:
+        self.objectives, self.weights, self.pair, self.student = objectives, weights, pair, student
+        self.teacher_head = teacher_head
+        self.head_parameters = _reached_by_head(student)
+        self._dtype = torch.promote_types(student.base.dtype, torch.float32)
+
+    @classmethod
+    def of(
+        cls,
+        objectives: Mapping[str, Objective],
+        weights: Iterable[float],
+        pair: Pair,
+        student: Anatomy,
+        teacher_head: Head | None = None,
+    ) -> Vocabulary | None:
+        """The terms that read logits, if these are a large vocabulary's and can be taken in chunks; else None.
+
+        They are taken whole where a term needs all of them at once, where another term lets a model compute its heads
+        anyway, and where the student must run whole or its family has no head in the table.
+        """
+        if not pair.task.vocabulary_sized or pair.student.num_logits <= LARGE:
+            return None
+        reading = {name: objective for name, objective in objectives.items() if _reads_heads(objective)}
+        some = {name: o for name, o in reading.items() if isinstance(o, RowWise) and o.sums_rows}
+        if not some or len(some) < len(reading) or not student.knows_head or runs_whole(student):
+            return None
+        named = dict(zip(objectives, weights, strict=True))
+        logger.info("%s: taken over %d words in chunks of rows", ", ".join(some), pair.student.num_logits)
+        return cls(some, {name: named[name] for name in some}, pair, student, teacher_head)
+
+    def reads(self, needs: Needs) -> Needs:
+        """What is asked of the models: `final` in place of logits."""
+        theirs = needs.teacher
+        if self.teacher_head is not None and self.pair.teacher is not None:
+            theirs = _before_head(theirs, _last_stack(self.pair.teacher.stacks))
+        return Needs(_before_head(needs.student, _last_stack(self.pair.student.stacks)), theirs)
+
+    def step(self, batch: Batch) -> Step:
+        """The rows of a batch; asked for before the models run."""
+        task = self.pair.task
+        grid = _positions(batch)
+        dtype = self._dtype
+        weights = torch.zeros(len(self.objectives), grid.numel(), dtype=dtype, device=grid.device)
+        labels = None
+        for i, objective in enumerate(self.objectives.values()):
+            tokens = objective.tokens_read or task.tokens[0]
+            mask, places = objective.mask(batch), task.at_rows(grid, tokens).flatten()
+            counted = torch.ones_like(grid, dtype=torch.bool) if mask is None else mask
+            weights[i, places] = (counted.to(dtype) / objective.row_divisors(batch)).flatten()
+            if objective.needs_labels and labels is None:
+                labels = torch.full((grid.numel(),), IGNORED, device=grid.device)
+                labels[task.at_rows(grid, task.tokens[0]).flatten()] = task.targets(batch)[0].flatten()
+        sizes = Sizes.of(self.pair.student.num_logits, grid.device)
+        return Step(Rows(weights, sizes), labels, (grid.shape[0], grid.shape[1]))
+
+    def __call__(
+        self, student: Activations, teacher: Activations | None, step: Step, divisors: Mapping[str, Tensor | float]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The weighted total of the terms, each sum over its divisor, with gradient; and every sum, without."""
+        hidden = student.stack(_last_stack(self.pair.student.stacks)).final
+        _check_size("student", hidden, step)
+        through_head = ThroughHead(
+            self.student.head,
+            self._against(teacher, step),
+            [self._loss(objective, step.labels) for objective in self.objectives.values()],
+            [self._coefficient(name, divisors[name]) for name in self.objectives],
+            self.head_parameters,
+            [parameter for objective in self.objectives.values() for parameter in objective.parameters()],
+        )
+        total, sums = through_head(hidden, step.rows)
+        return total, dict(zip(self.objectives, sums.unbind(), strict=True))
+
+    def _coefficient(self, name: str, divisor: Tensor | float) -> Tensor | float:
+        precise = divisor.to(self._dtype) if isinstance(divisor, Tensor) else divisor
+        return self.weights[name] / precise
+
+    def _loss(self, objective: RowWise, labels: Tensor | None) -> RowLoss:
+        def values(logits: Tensor, against: Any, positions: Tensor) -> Tensor:
+            wanted = labels[positions] if objective.needs_labels and labels is not None else None
+            return objective.compare(logits, against if objective.needs_teacher else None, wanted)
+
+        return values
+
+    def _against(self, teacher: Activations | None, step: Step) -> Callable[[Tensor], Any]:
+        """What gives the teacher's logits at some positions."""
+        pair_teacher, head = self.pair.teacher, self.teacher_head
+        if teacher is None or pair_teacher is None or not any(o.needs_teacher for o in self.objectives.values()):
+            return lambda positions: None
+        if head is None:
+            logits, length = teacher.logits, step.size[1]
+            return lambda positions: logits[positions // length, positions % length]
+        final = teacher.stack(_last_stack(pair_teacher.stacks)).final
+        _check_size("teacher", final, step)
+        states, known_head = final.flatten(0, 1), head
+        return lambda positions: known_head(states[positions].unsqueeze(0)).squeeze(0)
+
+
+def _reads_heads(objective: Objective) -> bool:
+    needs = objective.needs()
+    return any(signal.field in HEADS for signal in needs.student | needs.teacher)
+
+
+def _last_stack(stacks: Iterable[str]) -> str:
+    """The stack whose state the head reads."""
+    return "decoder" if "decoder" in stacks else ""
+
+
+def _before_head(signals: frozenset[Signal], stack: str) -> frozenset[Signal]:
+    return (signals - {LOGITS}) | ({Signal("final", None, stack)} if LOGITS in signals else set())
+
+
+def _positions(batch: Batch) -> Tensor:
+    """The numbers of the positions that have logits, `[batch, length]`: those of the labels, or of the text."""
+    like = batch["labels"] if "labels" in batch else real_tokens(batch)
+    return torch.arange(like.numel(), device=like.device).view(like.shape)
+
+
+def _check_size(role: str, states: Tensor, step: Step) -> None:
+    if tuple(states.shape[:2]) != step.size:
+        error = IncompatiblePair if role == "teacher" else DataError
+        raise error(
+            f"the {role} shows states of shape {tuple(states.shape)} for labels or text of shape {step.size}; both "
+            "must see the same tokens."
+        )
+
+
+def _reached_by_head(anatomy: Anatomy) -> list[Tensor]:
+    """The parameters that the logits depend on, those included that do not train now."""
+    parameters = [parameter for parameter in anatomy.model.parameters() if parameter.is_floating_point()]
+    trained = [parameter.requires_grad for parameter in parameters]
+    modes = [(module, module.training) for module in anatomy.model.modules()]
+    width = anatomy.shape.stack(_last_stack(anatomy.shape.stacks)).hidden_size
+    state = torch.ones(1, 1, width, dtype=anatomy.base.dtype, device=anatomy.base.device)
+    try:
+        anatomy.model.eval()
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+        with torch.enable_grad():
+            found = torch.autograd.grad(anatomy.head(state).float().sum(), parameters, allow_unused=True)
+        return [p for p, gradient in zip(parameters, found, strict=True) if gradient is not None]
+    finally:
+        for parameter, trains in zip(parameters, trained, strict=True):
+            parameter.requires_grad_(trains)
+        for module, training in modes:
+            module.training = training

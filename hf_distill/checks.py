@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,6 +13,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from hf_distill.activations import Needs
+from hf_distill.data.batching import fits_budget
 from hf_distill.errors import DataError, DistillationError, IncompatiblePair
 from hf_distill.loading import load_tokenizer
 from hf_distill.objectives.pair import Pair
@@ -40,6 +42,8 @@ def before_training(trainer: DistillationTrainer) -> None:
         raise DistillationError(
             "fp16 mixed precision needs a GPU (there is no loss scaler on a CPU); use bf16, or none."
         )
+    if args.torch_compile and args.torch_compile_backend == "inductor" and accelerator.device.type == "cpu":
+        _needs_compiler()
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     if launched != args.world_size:
         raise DistillationError(
@@ -50,6 +54,16 @@ def before_training(trainer: DistillationTrainer) -> None:
         raise DistillationError(
             f"{launched} processes were launched, but nothing would exchange their gradients. On a CPU pass --use_cpu "
             "(use_cpu=True)."
+        )
+
+
+def _needs_compiler() -> None:
+    """torch finds out in the first step, with a page of its own inside."""
+    names = [os.environ.get("CXX", "g++"), "clang++", "cl"]
+    if not any(map(shutil.which, names)):
+        raise DistillationError(
+            f"torch_compile makes C++ of the models on a CPU, and there is no compiler here ({', '.join(names)}). "
+            "Install one (apt-get install g++), name yours in the variable CXX, or leave torch_compile out."
         )
 
 
@@ -86,6 +100,33 @@ def fits_data(trainer: DistillationTrainer, needs_labels: bool) -> None:
     if trainer.args.length_column_name in columns and hasattr(trainer.train_dataset, "__len__"):
         longest = max(trainer.train_dataset[trainer.args.length_column_name][:], default=0)
         fits_positions(trainer.distillation.pair, longest)
+
+
+def fits_token_budget(trainer: DistillationTrainer) -> None:
+    """Refuses `tokens_per_batch` with what makes batches in another way, or where a row is known to be longer."""
+    tokens, rows, column = trainer.tokens_per_batch, trainer.train_dataset, trainer.args.length_column_name
+    if tokens is None:
+        return
+    if isinstance(tokens, bool) or not isinstance(tokens, int) or tokens < 1:
+        raise DistillationError(f"tokens_per_batch is {tokens!r}; it must be a whole number of 1 or more.")
+    given = {
+        "auto_find_batch_size": trainer.args.auto_find_batch_size,
+        "split_batches": trainer.accelerator.split_batches,
+        "dispatch_batches": trainer.accelerator.dispatch_batches,
+    }
+    for name in (name for name, value in given.items() if value):
+        raise DistillationError(
+            f"tokens_per_batch says what is in a batch, and {name} changes it; leave one of them out."
+        )
+    if rows is not None and not hasattr(rows, "__len__"):
+        raise DataError(
+            "tokens_per_batch needs the lengths of all rows, and those of a stream are not known; set "
+            "per_device_train_batch_size, or store the text first (streaming: false)."
+        )
+    if hasattr(rows, "epoch_batches"):
+        rows.epoch_batches(0, tokens)
+    elif column in (getattr(rows, "column_names", None) or ()):
+        fits_budget(max(rows[column][:], default=0), tokens)
 
 
 def fits_positions(pair: Pair, length: int) -> None:
@@ -157,12 +198,16 @@ def optimizer_is_complete(optimizer: torch.optim.Optimizer, objectives: nn.Modul
         )
 
 
+def loaded_in_shards(model: nn.Module) -> bool:
+    """Whether each process holds a part of the model's parameters since it was loaded."""
+    return bool(getattr(model, "is_distributed_loading_by_transformers", False))
+
+
 def engine_is_active(trainer: DistillationTrainer) -> None:
     """Asserts, with several processes, that gradients will be exchanged."""
-    if trainer.accelerator.num_processes > 1 and trainer.model_wrapped is trainer.distillation:
-        sharded = getattr(trainer.model, "is_distributed_loading_by_transformers", False)
-        if not sharded and trainer.accelerator.distributed_type != DistributedType.FSDP:
-            raise DistillationError(
-                f"{trainer.accelerator.num_processes} processes, but the model is not wrapped for them "
-                f"({trainer.accelerator.distributed_type}); their gradients would never be exchanged."
-            )
+    sharded = loaded_in_shards(trainer.model) or trainer.accelerator.distributed_type == DistributedType.FSDP
+    if trainer.accelerator.num_processes > 1 and trainer.model_wrapped is trainer.distillation and not sharded:
+        raise DistillationError(
+            f"{trainer.accelerator.num_processes} processes, but the model is not wrapped for them "
+            f"({trainer.accelerator.distributed_type}); their gradients would never be exchanged."
+        )

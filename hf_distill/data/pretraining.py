@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset, IterableDataset, Sampler, get_worker_info
 from transformers import PreTrainedTokenizerBase
 
-from hf_distill.data.batching import LengthGroupedSampler
+from hf_distill.data.batching import LengthGroupedSampler, TokenBudgetSampler
 from hf_distill.data.masking import Ids, Labelling
 from hf_distill.data.packing import Layout, Packer, chunks, token_ids
 from hf_distill.data.streams import Source, interleaved
@@ -86,9 +86,21 @@ class PackedRows(Dataset[Row]):
         """Tokens of every row."""
         return np.concatenate([s.lengths()[rows] for s, rows in zip(self.stores, self.chosen, strict=True)])
 
-    def epoch_sampler(self, seed: int, window: int) -> EpochSampler:
-        """The order of training: rows of unequal length come together by length, `window` at a time."""
-        return EpochSampler(self, seed, window)
+    def epoch_sampler(self, seed: int, batch_size: int, *, processes: int = 1, accumulation: int = 1) -> EpochSampler:
+        """The order of training: rows of unequal length come together by length, as in `LengthGroupedSampler`."""
+        return EpochSampler(self, seed, batch_size, processes=processes, accumulation=accumulation)
+
+    def epoch_batches(self, seed: int, tokens: int, *, processes: int = 1, drop_last: bool = False) -> EpochBatches:
+        """The batches of training where each has a budget of tokens, as in `TokenBudgetSampler`.
+
+        Errors: DataError for weights, with which epochs differ in their rows and so would in their batches.
+        """
+        if self.weights is not None:
+            raise DataError(
+                "tokens_per_batch does not go with weights of text sources, which give every epoch other rows; leave "
+                "out one of them."
+            )
+        return EpochBatches(self, seed, tokens, processes=processes, drop_last=drop_last)
 
     def held_out(self, number: int, masking: Labelling | None) -> tuple[PackedRows, PackedRows]:
         """The rows without some that are kept for evaluation, and those, masked by `masking`.
@@ -128,8 +140,11 @@ class EpochSampler(Sampler[int]):
     the epoch is set by `set_epoch`, and every process gives the same order.
     """
 
-    def __init__(self, rows: PackedRows, seed: int, window: int) -> None:
-        self.rows, self.seed, self.window = rows, seed, window
+    def __init__(
+        self, rows: PackedRows, seed: int, batch_size: int, *, processes: int = 1, accumulation: int = 1
+    ) -> None:
+        self.rows, self.seed, self.batch_size = rows, seed, batch_size
+        self.processes, self.accumulation = processes, accumulation
         self.epoch = 0
         ends = _shares(rows.weights, len(rows)) if rows.weights is not None else list(rows.sizes)
         self.quotas = ends
@@ -163,9 +178,29 @@ class EpochSampler(Sampler[int]):
     def _order(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
         if self._lengths is None:
             return random_of(self.seed, _MIX, self.epoch).permutation(len(numbers))
-        grouped = LengthGroupedSampler(self._lengths[numbers % len(self.rows)], self.window, self.seed)  # type: ignore[arg-type]
+        grouped = LengthGroupedSampler(
+            self._lengths[numbers % len(self.rows)],
+            self.batch_size,
+            self.seed,
+            processes=self.processes,
+            accumulation=self.accumulation,
+        )
         grouped.set_epoch(self.epoch)
         return np.fromiter(grouped, dtype=np.int64, count=len(numbers))
+
+
+class EpochBatches(TokenBudgetSampler):
+    """Batches of `PackedRows`' numbers, each of at most `tokens` cells."""
+
+    def __init__(
+        self, rows: PackedRows, seed: int, tokens: int, *, processes: int = 1, drop_last: bool = False
+    ) -> None:
+        super().__init__(rows.lengths(), tokens, seed, processes=processes, drop_last=drop_last)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        first = self.epoch * len(self.lengths)
+        for batch in super().__iter__():
+            yield [first + row for row in batch]
 
 
 _SAME = 1

@@ -156,6 +156,23 @@ def test_full_rows_are_shuffled_freely(tmp_path: Path) -> None:
     assert orders[0] == orders[1] == orders[2]
 
 
+def test_batches_with_a_budget_hold_the_rows_of_their_epoch(tmp_path: Path) -> None:
+    layout = Layout.of(TOKENIZER, 16, "none")
+    rows = PackedRows([stored(Sentences(0, 61), TOKENIZER, layout, tmp_path)], MASKING)
+    assert len(set(rows.lengths())) > 2
+    batches = rows.epoch_batches(3, 40)
+    for epoch_ in (0, 2):
+        batches.set_epoch(epoch_)
+        drawn = list(batches)
+        assert len(drawn) == len(batches)
+        numbers = sorted(number for batch in drawn for number in batch)
+        assert numbers == list(range(epoch_ * len(rows), (epoch_ + 1) * len(rows)))
+        assert max(Padding(0)([rows[n] for n in batch])["input_ids"].numel() for batch in drawn) <= 40
+    weighted = PackedRows(rows.stores, MASKING, weights=[1.0])
+    with pytest.raises(DataError, match="does not go with weights of text sources"):
+        weighted.epoch_batches(3, 40)
+
+
 def test_settings_that_cannot_be(stores: list[TokenStore]) -> None:
     with pytest.raises(DataError, match="each needs some"):
         PackedRows([], MASKING)

@@ -75,6 +75,27 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         recipe({"streaming": True, "validation": HELD}, max_samples={"train": 9}),
         "max_samples.train: does not go with a stream",
     ),
+    "a budget for a stream": (
+        recipe(
+            {"streaming": True, "validation": HELD},
+            stages=[
+                {
+                    "name": "distil",
+                    "objectives": [{"labels": {}}],
+                    "arguments": {"max_steps": 5},
+                    "tokens_per_batch": 9,
+                }
+            ],
+        ),
+        r"stages\[0\].tokens_per_batch: needs the lengths of all rows",
+    ),
+    "a budget for weighed sources": (
+        recipe(
+            {"train": WEIGHED},
+            stages=[{"name": "distil", "objectives": [{"labels": {}}], "tokens_per_batch": 9}],
+        ),
+        r"stages\[0\].tokens_per_batch: does not go with weights",
+    ),
     "counts alone": (recipe({"masking": {"counts": "counts.json"}}), "counts: goes with smoothing"),
     "two maskings": (recipe({"masking": {"smoothing": 0.7, "whole_word": True}}), "choose one of them"),
     "a masked encoder": (recipe({"task": "encoder", "masking": {"probability": 0.2}}), "masking: needs labels"),

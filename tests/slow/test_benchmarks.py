@@ -1,0 +1,44 @@
+"""The benchmarks' commands run, at toy sizes and without other toolkits."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.slow
+
+
+def command(name: str, *arguments: str) -> None:
+    subprocess.run([sys.executable, str(ROOT / "scripts" / "benchmarks" / name), *arguments], check=True, cwd=ROOT)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="peak memory is read from /proc")
+def test_steps(tmp_path: Path) -> None:
+    file, plot = tmp_path / "steps.json", tmp_path / "steps.png"
+    names = ["floor", "loop", "hf_kd", "hf_control", "hf_distill"]
+    for workload in ("w0", "w2"):
+        more = ["--scale", "0.1", "--rounds", "2", "--output", str(file), "--plot", str(plot)]
+        command("steps.py", workload, "--only", *names, *more)
+    held = json.loads(file.read_text())["workloads"]
+    assert list(held) == ["w0", "w2"]
+    assert list(held["w0"]["rows"]) == names
+    assert list(held["w2"]["rows"]) == [name for name in names if name != "hf_control"]
+    for found in held.values():
+        assert all(row["same_gradient"] for row in found["rows"].values() if row["same_loss"])
+        assert all(len(row["against_loop"]["rounds"]) == 2 for row in found["rows"].values())
+        assert found["rows"]["hf_distill"]["flops"] == found["rows"]["floor"]["flops"]
+    assert plot.read_bytes().startswith(b"\x89PNG")
+
+
+def test_gpu_without_one(tmp_path: Path) -> None:
+    file = tmp_path / "gpu.json"
+    asked = ["--device", "cpu", "--scale", "0.1", "--steps", "3", "--eager", "--output", str(file)]
+    command("gpu.py", "w1", "w2", "w3", "w4", *asked)
+    for rows in json.loads(file.read_text())["workloads"].values():
+        assert list(rows) == ["loop", "hf_kd", "hf_distill"]
+        assert all("error" not in row and row["tokens_per_second"] > 0 for row in rows.values())

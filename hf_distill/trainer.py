@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
-from contextlib import nullcontext
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.utils import DistributedType
+from datasets import Dataset
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
+from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, Trainer, TrainerCallback
 from transformers.trainer_pt_utils import nested_detach
 from transformers.trainer_utils import HubStrategy
 
 from hf_distill import checkpoints, checks
+from hf_distill.activations import Signal
 from hf_distill.anatomy import Anatomy
-from hf_distill.data.batching import LengthGroupedSampler
+from hf_distill.data.batching import LengthGroupedSampler, TokenBudgetSampler, lengths_of, ready_batches
 from hf_distill.distillation import Counts, Distillation, Evaluation, Losses
-from hf_distill.errors import HubError
+from hf_distill.errors import DistillationError, HubError
 from hf_distill.hub.card import Card
 from hf_distill.hub.publish import Published, prepare_repository, publish
 from hf_distill.hub.trained import record_of
@@ -32,7 +35,13 @@ from hf_distill.objectives.response.labels import Labels
 from hf_distill.objectives.response.soft_targets import SoftTargets
 from hf_distill.objectives.terms import Term, Terms
 from hf_distill.tasks import Task
-from hf_distill.teachers import Frozen, Teacher
+from hf_distill.teachers import Cached, Frozen, Teacher
+from hf_distill.teachers.cache.codecs import Codec
+from hf_distill.teachers.cache.filling import Order
+from hf_distill.teachers.cache.filling import fill as write_cache
+from hf_distill.teachers.cache.folder import CacheFolder
+from hf_distill.teachers.cache.plan import check_readers
+from hf_distill.teachers.cache.scanning import Source
 
 TermsLike = Objective | Term | Terms | Iterable[Objective | Term]
 
@@ -43,7 +52,9 @@ class DistillationTrainer(Trainer):  # type: ignore[misc]
     `model` is the student. `teacher` is a loaded model, a path or Hub id, or a `Teacher`. `objectives` are weighted
     terms, `5.0 * SoftTargets(temperature=2.0) + 2.0 * Labels()`; left out, they are half soft targets at temperature 2
     and half labels, or the labels alone without a teacher. `label_map` pairs student label names with teacher label
-    names where they differ. Everything else is the Trainer's.
+    names where they differ. `tokens_per_batch` is the most cells, padding included, of a batch of one process: as
+    many rows of similar length as fit, in place of `per_device_train_batch_size` (`TokenBudgetSampler`). Everything
+    else is the Trainer's.
 
     Every term's sum is divided by what it counts over the whole accumulation window and all processes, so results do
     not depend on padding, on how a batch is cut into micro-batches, or on the number of processes. `eval_loss` is the
@@ -63,6 +74,7 @@ class DistillationTrainer(Trainer):  # type: ignore[misc]
     loss_is_scaled_for_ga = True
     model: PreTrainedModel
     model_wrapped: nn.Module
+    data_collator: Any
 
     def __init__(
         self,
@@ -72,6 +84,7 @@ class DistillationTrainer(Trainer):  # type: ignore[misc]
         teacher: PreTrainedModel | str | os.PathLike[str] | Teacher | None = None,
         objectives: TermsLike | None = None,
         label_map: Mapping[str, str] | None = None,
+        tokens_per_batch: int | None = None,
         **trainer_kwargs: Any,
     ) -> None:
         self._distillation: Distillation | None = None
@@ -79,8 +92,11 @@ class DistillationTrainer(Trainer):  # type: ignore[misc]
         self._frozen: list[nn.Parameter] = []
         self._num_parameters = 0
         self._epoch_order: Any = None
+        self._prepared: Teacher | None = None  # the teacher that has seen the rows
+        self.tokens_per_batch = tokens_per_batch
         super().__init__(model, args, *trainer_args, **trainer_kwargs)
         checks.before_training(self)
+        checks.fits_token_budget(self)
         self.args.logging_nan_inf_filter = False
         self.label_map = label_map
         self.teacher = self._as_teacher(teacher)
@@ -119,16 +135,22 @@ class DistillationTrainer(Trainer):  # type: ignore[misc]
             tokenizer_size=tokenizer_size,
             label_map=self.label_map,
             label_smoothing=self.args.label_smoothing_factor,
+            temperatures=None if self.teacher is None else self.teacher.temperatures,
         )
-        self._distillation = Distillation(self.model, self.terms, pair)
-        needs = self._distillation.needs()
-        checks.fits_arguments(self.args, needs)
+        # Engines that shard parameters gather those of the whole model's forward, not those of a part run alone.
+        sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled or checks.loaded_in_shards(self.model)
+        head = None if self.teacher is None else self.teacher.head
+        self._distillation = Distillation(self.model, self.terms, pair, in_part=not sharded, teacher_head=head)
+        checks.fits_arguments(self.args, self._distillation.needs())
+        needs = self._distillation.reads()
         if self.teacher is not None:
             if isinstance(self.teacher, Frozen):
                 checks.apart(self.model, self.teacher.model)
             self.teacher.bind(needs.teacher)
             mixed = self.accelerator.mixed_precision not in (None, "no")
             self.teacher.place(self.args.device, self.accelerator.autocast if mixed else nullcontext)
+            if self.args.torch_compile:
+                self.teacher.compile(backend=self.args.torch_compile_backend, mode=self.args.torch_compile_mode)
         self._reads_teacher = bool(needs.teacher)
         checks.half_precision_student(self.model)
         checks.fits_data(self, any(isinstance(objective, Labels) for objective in self._distillation.terms()))
@@ -137,6 +159,62 @@ class DistillationTrainer(Trainer):  # type: ignore[misc]
         super()._set_signature_columns_if_needed()
         extra = {*(self.teacher.accepts if self.teacher is not None else ()), "special_tokens_mask"}
         self._signature_columns += sorted(extra - set(self._signature_columns))
+
+    # ---- a teacher on the disk ----
+
+    def cache_teacher(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        codec: Codec | None = None,
+        signals: Iterable[Signal] = (),
+        max_length: int | None = None,
+    ) -> None:
+        """Writes what the objectives read of the teacher for the training rows into `folder`, where it is not there
+        yet, and trains from the folder from now on: let go of the teacher, and its memory is free.
+
+        `codec` says how states and a vocabulary's logits are written (`teachers.cache.codecs`; float16 when left out);
+        narrow logits are kept in float32. `signals` are written as well, and `max_length`, which texts were cut to,
+        goes into the fingerprint. See `teachers.Cached`. Every process calls it and does its share.
+
+        Raises: `CacheMismatch` for a folder with the cache of something else, or another writer; `IncompatiblePair`
+        for signals that no cache holds; `DistillationError` without a teacher.
+        """
+        if not isinstance(self.teacher, Frozen):
+            raise DistillationError("there is no teacher to be cached; give the trainer one (teacher=…).")
+        check_readers(codec, self.distillation.pair, self.distillation.terms())
+        read = self.distillation.needs().teacher | frozenset(signals)
+        order = Order.of(self.teacher, read, codec, self.processing_class, max_length)
+        sources = [Source(rows, collator) for rows, collator in self._rows_for_teacher()]
+        write_cache(CacheFolder(folder), self.teacher, order, sources, self.args.per_device_eval_batch_size)
+        self.teacher = Cached(folder)
+        self._bind()
+
+    def _rows_for_teacher(self) -> list[tuple[Any, Any]]:
+        """The rows that are compared with the teacher, and what puts them together."""
+        found = []
+        evaluated = self.eval_dataset if isinstance(self.eval_dataset, dict) else {"": self.eval_dataset}
+        for rows in (self.train_dataset, *(() if self._has_labels else evaluated.values())):
+            if isinstance(rows, Dataset):
+                found.append((self._remove_unused_columns(rows), self.data_collator))
+            elif rows is not None:
+                found.append((rows, self._get_collator_with_removed_columns(self.data_collator)))
+        return found
+
+    @contextmanager
+    def _reading_teacher(self) -> Iterator[None]:
+        """The batches of loaders that are made meanwhile hold what the teacher reads of the disk."""
+        collator = self.data_collator
+        if self.teacher is not None and self._reads_teacher:
+            if self._prepared is not self.teacher:
+                for rows, together in self._rows_for_teacher():
+                    self.teacher.prepare(rows, together, self.processing_class)
+                self._prepared = self.teacher
+            self.data_collator = self.teacher.reading(collator)
+        try:
+            yield
+        finally:
+            self.data_collator = collator
 
     # ---- training ----
 
@@ -338,6 +416,11 @@ class DistillationTrainer(Trainer):  # type: ignore[misc]
         self._totals = sums if self._totals is None else self._totals + sums
         return losses.total
 
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
+        """The Trainer's loader; the batches of a model without a head are compared with the teacher's."""
+        with nullcontext() if self._has_labels else self._reading_teacher():
+            return super().get_eval_dataloader(eval_dataset)  # type: ignore[no-any-return]
+
     def _get_eval_sampler(self, eval_dataset: Any) -> Any:
         """In the data set's own order, also where training groups by length: predictions are written row by row."""
         strategy = self.args.train_sampling_strategy
@@ -347,24 +430,68 @@ class DistillationTrainer(Trainer):  # type: ignore[misc]
         finally:
             self.args.train_sampling_strategy = strategy
 
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """The Trainer's loader, or one of batches with a budget of tokens."""
+        with self._reading_teacher():
+            return self._train_loader()
+
+    def _train_loader(self) -> DataLoader[Any]:
+        if self.tokens_per_batch is None:
+            return super().get_train_dataloader()  # type: ignore[no-any-return]
+        rows, collate = self.train_dataset, self.data_collator
+        self._epoch_order = self._token_batches(rows, self.tokens_per_batch)
+        if isinstance(rows, Dataset):
+            rows = self._remove_unused_columns(rows, description="training")
+        else:
+            collate = self._get_collator_with_removed_columns(collate, description="training")
+        evened, self.accelerator.even_batches = self.accelerator.even_batches, False  # the sampler sees to that
+        try:
+            loader: DataLoader[Any] = self.accelerator.prepare(
+                ready_batches(rows, self._epoch_order, collate, self.args)
+            )
+        finally:
+            self.accelerator.even_batches = evened
+        return loader
+
+    def _token_batches(self, rows: Any, tokens: int) -> TokenBudgetSampler:
+        seed, drop_last = self._data_seed, self.args.dataloader_drop_last
+        processes = self.accelerator.num_processes
+        if hasattr(rows, "epoch_batches"):
+            packed: TokenBudgetSampler = rows.epoch_batches(seed, tokens, processes=processes, drop_last=drop_last)
+            return packed
+        lengths = lengths_of(rows, self.args.length_column_name)
+        return TokenBudgetSampler(lengths, tokens, seed, processes=processes, drop_last=drop_last)
+
+    def get_total_train_batch_size(self, args: Any) -> int:
+        """Rows of an optimizer step over all processes; their mean where batches have a budget of tokens."""
+        if not isinstance(self._epoch_order, TokenBudgetSampler):
+            return int(super().get_total_train_batch_size(args))
+        batches = len(self._epoch_order)
+        step: int = args.gradient_accumulation_steps * self._epoch_order.processes
+        return round(len(self._epoch_order.lengths) * min(step, batches) / batches)
+
+    @property
+    def _data_seed(self) -> int:
+        return int(self.args.seed if self.args.data_seed is None else self.args.data_seed)
+
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         """Length groups are drawn from seed and epoch alone, so that a resumed run sees the batches it would have
-        seen; so are the rows of a data set that brings its own order (`epoch_sampler(seed, window)`: `PackedRows`).
+        seen; so are the rows of a data set that brings its own order (`PackedRows.epoch_sampler`).
         """
         dataset = train_dataset if train_dataset is not None else self.train_dataset
-        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        window = self.args.train_batch_size * self.args.gradient_accumulation_steps
+        dealt = {
+            "processes": 1 if self.accelerator.split_batches else self.accelerator.num_processes,
+            "accumulation": self.args.gradient_accumulation_steps,
+        }
         if hasattr(dataset, "epoch_sampler"):
-            self._epoch_order = dataset.epoch_sampler(seed, window)
+            self._epoch_order = dataset.epoch_sampler(self._data_seed, self._train_batch_size, **dealt)
             return self._epoch_order
         if self.args.train_sampling_strategy != "group_by_length" or not hasattr(dataset, "__len__"):
             return super()._get_train_sampler(train_dataset)
-        column = self.args.length_column_name
-        if column in getattr(dataset, "column_names", []):
-            lengths = list(dataset[column][:])
-        else:
-            lengths = [len(row["input_ids"]) for row in dataset]
-        self._epoch_order = LengthGroupedSampler(lengths, window, seed)
+        column = self.args.length_column_name  # of `dataset` it is removed by now
+        named = column in getattr(self.train_dataset, "column_names", [])
+        lengths = lengths_of(self.train_dataset if named else dataset, column)
+        self._epoch_order = LengthGroupedSampler(lengths, self._train_batch_size, self._data_seed, **dealt)
         return self._epoch_order
 
     # ---- checkpoints ----

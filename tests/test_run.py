@@ -223,6 +223,36 @@ def test_a_term_that_learned_other_things_is_refused() -> None:
         stages.hand_on({"wide.weight": torch.zeros(4, 3), "wide.bias": torch.zeros(4)}, objectives, "stage 'b'")
 
 
+def test_every_training_of_a_run_reads_batches_within_the_budget(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cells: dict[str, list[int]] = {}
+
+    class Watched(stages.StageTrainer):
+        def training_step(self, model: Any, inputs: Any, *args: Any) -> Any:
+            place = Path(self.args.output_dir).name
+            cells.setdefault(place, []).append(inputs["input_ids"].numel())
+            assert self.optimizer.optimizer.defaults["fused"]
+            return super().training_step(model, inputs, *args)
+
+    monkeypatch.setattr(stages, "StageTrainer", Watched)
+    budget = {"tokens_per_batch": 48}
+    teacher = {"model": str(home / "base"), "fine_tune": {"arguments": QUICK, **budget}}
+    stage_ = {**stage("distil", SOFT, QUICK), **budget}
+    run(recipe(home, teacher=teacher, stages=[stage_], control=True), tmp_path / "out", evaluate=False)
+    assert cells.keys() == {"00-teacher", "01-distil", "control"}
+    for found in cells.values():
+        assert max(found) <= 48
+        assert len(set(found)) > 1
+    assert len({len(found) for found in cells.values()}) == 1
+
+
+def test_a_row_above_the_budget_is_told_before_anything_is_trained(home: Path, tmp_path: Path) -> None:
+    with pytest.raises(DistillationError, match="tokens_per_batch is 3: it fits no batch"):
+        run(recipe(home, stages=[{**stage("distil", SOFT, QUICK), "tokens_per_batch": 3}]), tmp_path / "out")
+    assert not (tmp_path / "out" / "stages").exists()
+
+
 def test_the_control_starts_where_the_student_does(home: Path, tmp_path: Path) -> None:
     """Neither moves at a learning rate of 0; the head of the student is new, so drawn from the seed."""
     still = [stage("distil", SOFT, STILL)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import difflib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -12,7 +13,9 @@ from typing import Any, NoReturn
 from transformers import HfArgumentParser, TrainingArguments
 
 from hf_distill.errors import RecipeError
+from hf_distill.loading import DTYPES
 from hf_distill.students.layers import PICKS
+from hf_distill.teachers.cache import codecs
 
 TOKENS = ("hub_token", "push_to_hub_token")
 
@@ -104,6 +107,17 @@ def names_in(text: str) -> list[str]:
     return found
 
 
+def settings_in(text: str) -> dict[str, Any]:
+    """A mapping in JSON."""
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no JSON ({error})") from error
+    if not isinstance(found, dict):
+        raise argparse.ArgumentTypeError(f"{text!r} is no mapping in JSON")
+    return found
+
+
 def _layers(text: str) -> int | list[int]:
     """`3` is a number of layers, `1,3,5` are layers."""
     parts = [part.strip() for part in text.split(",") if part.strip()]
@@ -128,6 +142,19 @@ DISTILLATION: Group = {
     "recipe": flag("A recipe: a .yaml file, or the name of a shipped one (quickstart, glue/sst2 …)."),
     "teacher_name_or_path": flag("The teacher, trained for the task: a folder or an id on the Hub."),
     "teacher_revision": flag("Branch, tag or commit of the teacher."),
+    "teacher_dtype": flag("What the teacher is held and computed in, bfloat16 for example.", choices=list(DTYPES)),
+    "cache_teacher": flag(
+        "Write what the teacher shows of the training rows into this folder (by default one in output_dir), where it "
+        "is not there yet, and train from it without the teacher in memory.",
+        nargs="?",
+        const="",
+    ),
+    "cache_codec": flag(
+        "How states and a vocabulary's logits are written (default: float16). Of language models it is the last "
+        "hidden state, with top_k the largest logits.",
+        choices=codecs.names(),
+    ),
+    "cache_settings": flag('Settings of the codec in JSON: \'{"k": 64, "temperatures": [1.0]}\'.', settings_in),
     "student_name_or_path": flag("The student to start from: a folder or an id on the Hub."),
     "student_revision": flag("Branch, tag or commit of the student."),
     "student_layers": flag(
@@ -164,5 +191,10 @@ ROWS: Group = {
     "max_train_samples": flag("Use so many training rows at most.", whole),
     "max_eval_samples": flag("Use so many validation rows at most.", whole),
     "max_predict_samples": flag("Use so many test rows at most.", whole),
+    "tokens_per_batch": flag(
+        "The most cells of a batch, padding included: many short rows or few long ones, in place of "
+        "--per_device_train_batch_size.",
+        whole,
+    ),
     "max_seq_length": flag("Tokens of a row, the special ones included; longer texts are cut.", whole),
 }

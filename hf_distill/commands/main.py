@@ -6,7 +6,7 @@ import difflib
 import sys
 from collections.abc import Sequence
 
-from hf_distill.commands import Command, glue, mlm, ner, objectives, qa, reports_errors
+from hf_distill.commands import Command, cache_teacher, glue, mlm, ner, objectives, qa, reports_errors
 from hf_distill.errors import RecipeError
 from hf_distill.version import __version__
 
@@ -15,6 +15,7 @@ COMMANDS: dict[str, tuple[Command, str]] = {
     "qa": (qa.main, "distil on SQuAD or on questions of your own (as scripts/distill_qa.py)"),
     "ner": (ner.main, "distil on tokens with a tag each (as scripts/distill_ner.py)"),
     "mlm": (mlm.main, "distil on raw text (as scripts/distill_mlm.py)"),
+    "cache-teacher": (cache_teacher.main, "write down what a teacher shows (as scripts/cache_teacher.py)"),
     "objectives": (objectives.main, "list the objectives and their settings"),
 }
 
@@ -22,7 +23,7 @@ USAGE = "\n".join(
     [
         "usage: hf-distill COMMAND [flags]",
         "",
-        *(f"  {name:<12}{meaning}" for name, (_, meaning) in COMMANDS.items()),
+        *(f"  {name:<14}{meaning}" for name, (_, meaning) in COMMANDS.items()),
         "",
         "hf-distill COMMAND --help lists the flags of a command; --version prints the version.",
     ]

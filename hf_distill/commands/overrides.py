@@ -109,6 +109,7 @@ def _changes(flags: Flags, script: Script, recipe: Recipe) -> Changes:
     return {
         **script.data(flags.own, recipe),
         **_rows(flags.own),
+        **_batches(flags.own, recipe),
         **_models(flags.own, recipe),
         **_losses(flags.own, recipe),
         **_arguments(flags.arguments, recipe),
@@ -124,6 +125,21 @@ def _rows(own: Mapping[str, Any]) -> Changes:
     }
     changes = {key: (f"--{flag}", own[flag]) for flag, key in keys.items() if flag in own}
     return {**changes, **({"control": ("--control", True)} if own.get("control") else {})}
+
+
+def _batches(own: Mapping[str, Any], recipe: Recipe) -> Changes:
+    if "tokens_per_batch" not in own:
+        return {}
+    return {
+        f"{place}.tokens_per_batch": ("--tokens_per_batch", own["tokens_per_batch"]) for place in _trainings(recipe)
+    }
+
+
+def _trainings(recipe: Recipe) -> list[str]:
+    """The keys of what is trained: the stages, and the teacher if it is."""
+    places = [f"stages.{i}" for i in range(len(recipe.stages))]
+    trains_teacher = recipe.teacher is not None and recipe.teacher.fine_tune is not None
+    return [*places, *(["teacher.fine_tune"] if trains_teacher else [])]
 
 
 def files(own: Mapping[str, Any]) -> dict[str, str]:
@@ -192,6 +208,11 @@ def _models(own: Mapping[str, Any], recipe: Recipe) -> Changes:
         changes |= {"teacher.model": (flag, own["teacher_name_or_path"]), "teacher.revision": (flag, None)}
         if recipe.teacher is not None and recipe.teacher.package is not None:
             changes["teacher.package"] = (flag, None)
+    if "teacher_dtype" in own:
+        if recipe.teacher is None:
+            raise RecipeError("command line: --teacher_dtype is given, and the recipe has no teacher.")
+        changes["teacher.dtype"] = ("--teacher_dtype", own["teacher_dtype"])
+    changes |= _cache(own, recipe)
     if "student_name_or_path" in own:
         flag = "--student_name_or_path"
         changes |= {"student.model": (flag, own["student_name_or_path"]), "student.revision": (flag, None)}
@@ -211,6 +232,28 @@ def _models(own: Mapping[str, Any], recipe: Recipe) -> Changes:
             changes[f"{role}.revision"] = (f"--{role}_revision", own[f"{role}_revision"])
         if own.get("trust_remote_code") and _is_named(role, own, recipe):
             changes[f"{role}.trust_remote_code"] = ("--trust_remote_code", True)
+    return changes
+
+
+def _cache(own: Mapping[str, Any], recipe: Recipe) -> Changes:
+    """The cache of the teacher: --cache_teacher makes one, the other flags go with it or with that of the recipe."""
+    given = [name for name in ("cache_teacher", "cache_codec", "cache_settings") if name in own]
+    if not given:
+        return {}
+    has = recipe.teacher is not None and recipe.teacher.cache is not None
+    if recipe.teacher is None or not (has or "cache_teacher" in own):
+        missing = "no teacher" if recipe.teacher is None else "no cache of its teacher; give --cache_teacher"
+        raise RecipeError(f"command line: --{given[0]} is given, and the recipe has {missing}.")
+    changes: Changes = {}
+    if "cache_teacher" in own:
+        section = {"folder": own["cache_teacher"]} if own["cache_teacher"] else {}
+        before = recipe.teacher.cache.model_dump() if recipe.teacher.cache is not None else {}
+        changes["teacher.cache"] = ("--cache_teacher", {**before, **section})
+    if "cache_codec" in own:
+        changes |= {"teacher.cache.codec": ("--cache_codec", own["cache_codec"])}
+        changes |= {"teacher.cache.settings": ("--cache_codec", {})}
+    if "cache_settings" in own:
+        changes["teacher.cache.settings"] = ("--cache_settings", own["cache_settings"])
     return changes
 
 
@@ -256,9 +299,7 @@ def _need(found: list[str], flag: str, what: str) -> None:
 
 def _arguments(arguments: Mapping[str, Any], recipe: Recipe) -> Changes:
     changes: Changes = {"seed": ("--seed", arguments["seed"])} if "seed" in arguments else {}
-    places = [f"stages.{i}.arguments" for i in range(len(recipe.stages))]
-    if recipe.teacher is not None and recipe.teacher.fine_tune is not None:
-        places.append("teacher.fine_tune.arguments")
+    places = [f"{place}.arguments" for place in _trainings(recipe)]
     for name, value in arguments.items():
         if name not in RUN_LEVEL and not name.startswith("hub_"):
             changes |= {f"{place}.{name}": (f"--{name}", value) for place in places}

@@ -19,6 +19,7 @@ ARGUMENTS = (
     "warmup_steps",
     "weight_decay",
     "per_device_train_batch_size",
+    "tokens_per_batch",
     "gradient_accumulation_steps",
     "num_train_epochs",
     "max_steps",
@@ -159,6 +160,12 @@ def _method(record: Record) -> str:
     if record.objectives:
         rows = [[code(o.name), code(o.objective), _weight(o.weight), _settings(o.settings)] for o in record.objectives]
         parts.append("The loss is the weighted sum of:\n\n" + table(["term", "objective", "weight", "settings"], rows))
+    if record.teacher_cache is not None:
+        kept = ", ".join(f"{code(name)} as {code(how)}" for name, how in record.teacher_cache.codecs.items())
+        parts.append(
+            "The teacher was run once over the training rows, and its targets were read from a cache of "
+            f"{kept} (fingerprint {code(record.teacher_cache.fingerprint)})."
+        )
     if record.layer_maps:
         maps = [
             f"- {code(term)}: " + ", ".join(f"{s} ← {t}" for s, t in pairs)

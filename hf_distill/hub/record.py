@@ -110,6 +110,13 @@ class ModelFacts(_Strict):
         )
 
 
+class CacheFacts(_Strict):
+    """A teacher that was read from the disk: the fingerprint of its cache, and the codec of each signal."""
+
+    fingerprint: Text
+    codecs: dict[Text, Text]
+
+
 class ObjectiveFacts(_Strict):
     """One term of the loss: its `name` in the logs, the registered `objective`, its weight and settings.
 
@@ -163,6 +170,7 @@ class Record(_Strict):
     schema_version: Literal[1] = 1
     command: Command = []
     teacher: ModelFacts | None = None
+    teacher_cache: CacheFacts | None = None
     student: ModelFacts
     task: Text
     objectives: list[ObjectiveFacts] = []
@@ -271,6 +279,13 @@ class Environment(NamedTuple):
 
     versions: dict[str, str]
     hardware: Hardware
+
+
+def batch_size_facts(tokens_per_batch: int | None) -> Facts:
+    """What the training arguments do not tell: that batches have a budget of tokens, and no number of rows."""
+    if tokens_per_batch is None:
+        return {}
+    return {"tokens_per_batch": tokens_per_batch, "per_device_train_batch_size": None}
 
 
 def environment() -> Environment:

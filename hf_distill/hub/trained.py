@@ -5,9 +5,17 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
-from hf_distill.hub.record import DataFacts, ModelFacts, Record, environment, finite_metrics
+from hf_distill.hub.record import (
+    CacheFacts,
+    DataFacts,
+    ModelFacts,
+    Record,
+    batch_size_facts,
+    environment,
+    finite_metrics,
+)
 from hf_distill.hub.terms import layer_maps, objective_facts
-from hf_distill.teachers import Frozen
+from hf_distill.teachers import Cached, Frozen, Teacher
 
 if TYPE_CHECKING:
     from hf_distill.trainer import DistillationTrainer
@@ -20,14 +28,13 @@ def record_of(trainer: DistillationTrainer) -> Record:
     data = {"train": trainer.train_dataset, "validation": trainer.eval_dataset}
     return Record(
         command=list(sys.argv),
-        teacher=ModelFacts.of(teacher.model, teacher.model.name_or_path or None)
-        if isinstance(teacher, Frozen)
-        else None,
+        teacher=_teacher(teacher),
+        teacher_cache=_cache(teacher),
         student=ModelFacts.of(trainer.model),
         task=trainer.distillation.pair.task.name,
         objectives=objective_facts(trainer.distillation),
         layer_maps=layer_maps(trainer.distillation),
-        training_arguments=args.to_sanitized_dict(),
+        training_arguments={**args.to_sanitized_dict(), **batch_size_facts(trainer.tokens_per_batch)},
         data=DataFacts(
             name=_name(trainer.train_dataset),
             sizes={split: len(rows) for split, rows in data.items() if hasattr(rows, "__len__")},
@@ -40,6 +47,17 @@ def record_of(trainer: DistillationTrainer) -> Record:
         epochs=float(state.epoch or 0.0),
         metrics=finite_metrics(_last_evaluation(state.log_history)),
     )
+
+
+def _teacher(teacher: Teacher | None) -> ModelFacts | None:
+    """Of a cached one, the facts of its shape alone are known."""
+    if isinstance(teacher, Frozen):
+        return ModelFacts.of(teacher.model, teacher.model.name_or_path or None)
+    return ModelFacts.of(teacher.anatomy.base) if isinstance(teacher, Cached) else None
+
+
+def _cache(teacher: Teacher | None) -> CacheFacts | None:
+    return CacheFacts(**teacher.facts.told()) if isinstance(teacher, Cached) else None
 
 
 def _name(dataset: Any) -> str:

@@ -40,7 +40,8 @@ MAX_NAME = 64
 
 def broken(data: Mapping[str, Any]) -> list[Problem]:
     """The rules that the data breaks."""
-    checks = (_alternatives, _task, _data, _text, _augmentation, _models, _shape, _stages, _progressive, _teacher)
+    of_rows, of_models = (_task, _data, _text, _augmentation), (_models, _shape, _teacher, _cache)
+    checks = (_alternatives, *of_rows, *of_models, _stages, _progressive, _budgets)
     return [problem for check in checks for problem in check(data)]
 
 
@@ -129,6 +130,19 @@ def _text(data: Mapping[str, Any]) -> Iterator[Problem]:
         yield from _encoder(data)
     if section.get("task") == "causal_lm" and masking:
         yield Problem((*here, "masking"), "hides words, and a causal model predicts the next one; leave it out.")
+
+
+def _budgets(data: Mapping[str, Any]) -> Iterator[Problem]:
+    """Batches with a budget are cut by the lengths of all rows of an epoch, the same in every epoch."""
+    text = _section(data, "data", "text")
+    weighed = any(isinstance(source, Mapping) and source.get("weight") for source in _list(text.get("train")))
+    for i, stage in enumerate(_list(data.get("stages"))):
+        if isinstance(stage, Mapping) and stage.get("tokens_per_batch") is not None:
+            here = ("stages", i, "tokens_per_batch")
+            if text.get("streaming") is True:
+                yield Problem(here, "needs the lengths of all rows, and those of a stream are not known.")
+            elif weighed:
+                yield Problem(here, "does not go with weights of sources, which give every epoch other rows.")
 
 
 def _text_sources(path: Path, sources: list[Any], streaming: bool) -> Iterator[Problem]:
@@ -272,3 +286,16 @@ def _teacher(data: Mapping[str, Any]) -> Iterator[Problem]:
                 if name in objectives.names() and objectives.get(name).needs_teacher:
                     text = "compares with a teacher, and the recipe has none; add teacher."
                     yield Problem(("stages", i, "objectives", j, name), text)
+
+
+def _cache(data: Mapping[str, Any]) -> Iterator[Problem]:
+    """What a teacher shows of a row is written down once, so the row must be the same every time."""
+    if _section(data, "teacher").get("cache") is None:
+        return
+    text, here = _section(data, "data", "text"), ("teacher", "cache")
+    if text.get("streaming") is True:
+        yield Problem(here, "needs rows that can be had by their number, and a stream has none; leave it out.")
+    if text and text.get("task", "masked_lm") == "masked_lm":
+        yield Problem(
+            here, "cannot serve: words are hidden anew in every epoch, and the teacher must run; leave it out."
+        )

@@ -24,6 +24,7 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
 from hf_distill import objectives
+from hf_distill.errors import DistillationError
 from hf_distill.objectives.terms import Term, Terms
 from hf_distill.recipe.fields import (
     Arguments,
@@ -49,6 +50,8 @@ from hf_distill.recipe.fields import (
 )
 from hf_distill.recipe.problems import Problem, fail, shown
 from hf_distill.recipe.rules import MAX_LAYERS, WEIGHING
+from hf_distill.teachers.cache import codecs
+from hf_distill.teachers.cache.codecs import Codec
 
 
 class Section(BaseModel):
@@ -260,8 +263,38 @@ class PackagedModel(Section):
 class FineTune(Section):
     """Train the teacher on the labels of the task first."""
 
+    tokens_per_batch: Count | None = None
+    """The most cells of a batch, padding included, in place of per_device_train_batch_size."""
     arguments: Arguments = {}
     """Arguments of transformers.TrainingArguments."""
+
+
+class TeacherCache(Section):
+    """What the teacher shows of the training rows is written into a folder, where it is not there yet, and read from
+    it while the student trains; the teacher is not in memory then."""
+
+    folder: Text | None = None
+    """Where; by default in the folder of the run. Runs with the same teacher, rows and objectives may share it."""
+    codec: Text | None = None
+    """How states and a vocabulary's logits are written: float16 by default, or another of
+    hf_distill.teachers.cache.codecs. Of language models the last hidden state is written, with top_k the largest
+    logits."""
+    settings: dict[str, Any] = {}
+    """Settings of the codec, as in k: 64."""
+
+    @model_validator(mode="after")
+    def _made(self) -> TeacherCache:
+        if self.codec is None and self.settings:
+            raise fail([Problem(("settings",), "are those of a codec, and none is named; add codec.")])
+        try:
+            self.made_codec()
+        except (DistillationError, TypeError, ValueError) as error:
+            raise fail([Problem(("codec",), str(error))]) from error
+        return self
+
+    def made_codec(self) -> Codec | None:
+        """The codec, None for the default."""
+        return None if self.codec is None else codecs.make(self.codec, self.settings)
 
 
 class Teacher(Section):
@@ -275,7 +308,10 @@ class Teacher(Section):
     trust_remote_code: bool = False
     """Run the Python code of the repository; only with a commit as revision."""
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    """What its weights are held and computed in while a student learns from it; without it float32, or the mixed
+    precision of the training."""
     fine_tune: FineTune | None = None
+    cache: TeacherCache | None = None
 
 
 def _layers_form(value: Any) -> str | None:
@@ -507,6 +543,9 @@ class Stage(Section):
     """All parameters, or groups of them; the rest is frozen."""
     progressive: Progressive | None = None
     """Makes of this stage one for each layer, `<name>-01`, `<name>-02` ..., when the recipe is read."""
+    tokens_per_batch: Count | None = None
+    """The most cells of a batch, padding included: many short rows or few long ones, in place of
+    per_device_train_batch_size."""
     arguments: Arguments = {}
     """Arguments of transformers.TrainingArguments."""
 

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from transformers import PreTrainedModel
 
 from hf_distill.evaluation.summary import RunSummary
-from hf_distill.hub.record import WEIGHT_FILES, ModelFacts, sha256_of_files
+from hf_distill.hub.record import WEIGHT_FILES, CacheFacts, ModelFacts, sha256_of_files
 from hf_distill.run import models, record, results
+from hf_distill.run.caching import cache_facts
 from hf_distill.run.folder import is_main_process
 from hf_distill.run.measuring import Answers, Role, answer, key_of, latency_of, summarize
 from hf_distill.run.preparation import Setup
@@ -125,6 +126,7 @@ def _story(setup: Setup, compared: _Comparison, command: Sequence[str]) -> recor
         jobs=setup.jobs.student,
         losses=setup.losses,
         teacher=_teacher_facts(setup),
+        teacher_cache=_cache_facts(setup),
         metrics={role: compared.metrics(role) for role in compared.answers} or {"student": compared.flat()},
         intervals=compared.intervals(),
     )
@@ -133,6 +135,11 @@ def _story(setup: Setup, compared: _Comparison, command: Sequence[str]) -> recor
 def _objectives_value(setup: Setup) -> dict[str, float]:
     metrics: Mapping[str, float] = (setup.jobs.student[-1].mark or {}).get("metrics", {})
     return {name: value for name, value in metrics.items() if name.startswith("eval_")}
+
+
+def _cache_facts(setup: Setup) -> CacheFacts | None:
+    found = cache_facts(setup.recipe, setup.folder)
+    return None if found is None else CacheFacts(**found.told())
 
 
 def _teacher_facts(setup: Setup) -> ModelFacts | None:

@@ -8,11 +8,13 @@ from dataclasses import dataclass, field
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from hf_distill.activations import Signal
 from hf_distill.distillation import Distillation
 from hf_distill.objectives import Labels, Terms
 from hf_distill.recipe import Recipe, TrainGroup
 from hf_distill.run import models
 from hf_distill.run.augmenting import Augmenter
+from hf_distill.run.caching import check_cache
 from hf_distill.run.folder import RunFolder
 from hf_distill.run.labels import Columns
 from hf_distill.run.measuring import by_length, metrics_of
@@ -56,10 +58,25 @@ class Setup:
     columns: Columns
     limits: Limits
     augmenter: Augmenter | None = None
+    signals: frozenset[Signal] = frozenset()
+    """All that the stages read of the teacher."""
     losses: Losses = field(default_factory=lambda: Losses([], {}))
+
+    def release_teacher(self) -> None:
+        """Lets the teacher go, to be loaded again by `recover_teacher`."""
+        self.teacher = None
+
+    def recover_teacher(self) -> PreTrainedModel | None:
+        """The teacher, loaded again if it was let go."""
+        if self.teacher is None:
+            self.teacher = _teacher(self.recipe, self.workload, self.jobs)
+            if self.teacher is not None:
+                self.workload.fit(self.teacher, "teacher")
+        return self.teacher
 
     def student(self) -> PreTrainedModel:
         """The student before training, with the task's labels."""
+        self.recover_teacher()
         model = models.make_student(self.recipe, self.workload, self.teacher, self.tokenizer)
         self.workload.fit(model, "student")
         return model
@@ -100,16 +117,33 @@ def plan(recipe: Recipe, folder: RunFolder) -> Jobs:
             stage.terms,
             _groups(stage.train),
             stage.rows == "augmented",
+            stage.tokens_per_batch,
         )
         for i, stage in enumerate(recipe.stages, start=1)
     )
     last = recipe.stages[-1]
     teacher = control = None
     if recipe.teacher is not None and recipe.teacher.fine_tune is not None:
-        settings = recipe.teacher.fine_tune.arguments
-        teacher = Job("teacher.fine_tune", folder.stage(0, "teacher"), settings, recipe.seed, _labels_alone)
+        first = recipe.teacher.fine_tune
+        place = folder.stage(0, "teacher")
+        teacher = Job(
+            "teacher.fine_tune",
+            place,
+            first.arguments,
+            recipe.seed,
+            _labels_alone,
+            tokens_per_batch=first.tokens_per_batch,
+        )
     if recipe.control:
-        control = Job("control", folder.control, last.arguments, recipe.seed, _labels_alone, _groups(last.train))
+        control = Job(
+            "control",
+            folder.control,
+            last.arguments,
+            recipe.seed,
+            _labels_alone,
+            _groups(last.train),
+            tokens_per_batch=last.tokens_per_batch,
+        )
     return Jobs(students, teacher, control)
 
 
@@ -155,6 +189,8 @@ def _check_jobs(setup: Setup, student: PreTrainedModel) -> Losses:
         bound[stage.name] = check_stage(job, student, setup.teacher, inputs)
         hand_on(learned, bound[stage.name].objectives, job.title)
         learned |= bound[stage.name].objectives.state_dict()
+        setup.signals |= bound[stage.name].needs().teacher
+    check_cache(setup.recipe, setup.teacher, bound)
     if jobs.control is not None:
         check_stage(jobs.control, student, None, inputs)
     return Losses.of(bound)

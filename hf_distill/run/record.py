@@ -9,7 +9,15 @@ from transformers import PreTrainedModel
 
 from hf_distill.distillation import Distillation
 from hf_distill.hub.card import Card
-from hf_distill.hub.record import ModelFacts, ObjectiveFacts, Record, environment, finite_metrics
+from hf_distill.hub.record import (
+    CacheFacts,
+    ModelFacts,
+    ObjectiveFacts,
+    Record,
+    batch_size_facts,
+    environment,
+    finite_metrics,
+)
 from hf_distill.hub.terms import layer_maps, objective_facts
 from hf_distill.recipe import Recipe
 from hf_distill.run.folder import RunFolder
@@ -49,6 +57,7 @@ class Story:
     jobs: Sequence[Job]
     losses: Losses
     teacher: ModelFacts | None
+    teacher_cache: CacheFacts | None
     metrics: Mapping[Role, Mapping[str, float]]
     intervals: Mapping[Role, Mapping[str, tuple[float, float]]]
 
@@ -68,12 +77,17 @@ def _record(story: Story, student: PreTrainedModel) -> Record:
     return Record(
         command=list(story.command),
         teacher=story.teacher,
+        teacher_cache=story.teacher_cache,
         student=ModelFacts.of(student),
         task=Task.of(student).name,
         objectives=list(story.losses.objectives),
         layer_maps=dict(story.losses.layer_maps),
         recipe=story.recipe.to_dict(),
-        training_arguments={**arguments.to_dict(), "mixed_precision": arguments.mixed_precision},
+        training_arguments={
+            **arguments.to_dict(),
+            "mixed_precision": arguments.mixed_precision,
+            **batch_size_facts(story.jobs[-1].tokens_per_batch),
+        },
         data=story.workload.facts(story.recipe),
         seeds={"training": story.recipe.seed, **_split_seed(story.recipe)},
         versions=versions,

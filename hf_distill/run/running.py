@@ -60,7 +60,7 @@ def run(
 
     Raises: `DistillationError` and its kinds, before anything is trained or written where that can be known.
     """
-    loaded = _as_recipe(recipe)
+    loaded = as_recipe(recipe)
     folder = RunFolder(output_dir)
     if publication is not None:
         _check_publication(publication)
@@ -73,7 +73,8 @@ def run(
     return result
 
 
-def _as_recipe(recipe: Recipe | Mapping[str, Any] | str | os.PathLike[str]) -> Recipe:
+def as_recipe(recipe: Recipe | Mapping[str, Any] | str | os.PathLike[str]) -> Recipe:
+    """The recipe of plain values, of a file, or of the name of a shipped one."""
     if isinstance(recipe, Recipe):
         return recipe
     return Recipe.from_dict(recipe) if isinstance(recipe, Mapping) else Recipe.load(recipe)

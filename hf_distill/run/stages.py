@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 from transformers.trainer_callback import ProgressCallback
 
+from hf_distill.activations import Signal
 from hf_distill.checkpoints import OBJECTIVES, last_whole
 from hf_distill.distillation import Distillation
 from hf_distill.errors import DistillationError, IncompatiblePair
@@ -27,6 +28,7 @@ from hf_distill.run.freezing import check_reached, freeze
 from hf_distill.run.progress import TOKENS_PER_SECOND, Pace, PaceBar
 from hf_distill.run.workload import Collator, Rows
 from hf_distill.teachers import Frozen, Teacher
+from hf_distill.teachers.cache.codecs import Codec
 from hf_distill.trainer import DistillationTrainer
 
 logger = logging.getLogger(__name__)
@@ -39,7 +41,9 @@ Metrics = Callable[[EvalPrediction], dict[str, float]]
 
 @dataclass(frozen=True)
 class Job:
-    """One training run: its name in messages, its folder, its terms, what trains, and whether on augmented rows."""
+    """One training run: its name in messages, its folder, its terms, what trains, whether on augmented rows, and the
+    budget of a batch if it has one.
+    """
 
     title: str
     folder: Path
@@ -48,6 +52,7 @@ class Job:
     terms: Callable[[], Terms]
     groups: Sequence[TrainGroup] = ()
     augmented: bool = False
+    tokens_per_batch: int | None = None
 
     def arguments(self) -> TrainingArguments:
         """New training arguments; they also set up the processes, so each trainer takes its own."""
@@ -147,6 +152,28 @@ def train_stage(job: Job, model: PreTrainedModel, teacher: Teacher | None, input
     trainer.distillation.close()
 
 
+def cache_teacher(
+    job: Job,
+    model: PreTrainedModel,
+    teacher: Frozen,
+    inputs: Inputs,
+    folder: Path,
+    *,
+    codec: Codec | None,
+    signals: Iterable[Signal],
+    max_length: int,
+) -> None:
+    """Writes what `signals` and the job's terms read of the teacher for the job's rows into `folder`, where it is not
+    there yet. `model` is the student before this job.
+
+    Raises: `CacheMismatch` for a cache of something else, and for another writer.
+    """
+    with TemporaryDirectory() as nowhere:
+        trainer = _trainer(replace(job, folder=Path(nowhere)), model, teacher, inputs)
+        trainer.cache_teacher(folder, codec=codec, signals=signals, max_length=max_length)
+    trainer.distillation.close()
+
+
 def _trainer(job: Job, model: PreTrainedModel, teacher: Teacher | None, inputs: Inputs) -> StageTrainer:
     scales = freeze(model, job.groups, job.title)
     trainer = StageTrainer(
@@ -160,6 +187,7 @@ def _trainer(job: Job, model: PreTrainedModel, teacher: Teacher | None, inputs: 
         data_collator=inputs.collator,
         compute_metrics=inputs.metrics,
         preprocess_logits_for_metrics=inputs.reduce,
+        tokens_per_batch=job.tokens_per_batch,
     )
     trainer.scales = scales
     return trainer

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import replace
 
 from transformers import PreTrainedModel
 
-from hf_distill.loading import DTYPES
 from hf_distill.run import models
+from hf_distill.run.caching import Teachers
 from hf_distill.run.preparation import Setup
 from hf_distill.run.stages import Job, Learned, read_learned, train_stage
-from hf_distill.teachers import Frozen
 
 
 def train_all(setup: Setup) -> None:
@@ -25,7 +23,8 @@ def train_all(setup: Setup) -> None:
         return
     if jobs.teacher is not None and jobs.teacher.mark is None:
         _train_teacher(setup, jobs.teacher)
-    teacher, inputs = _frozen(setup), {False: setup.inputs(setup.columns)}  # by whether the rows are augmented
+    inputs = {False: setup.inputs(setup.columns)}  # by whether the rows are augmented
+    teachers = Teachers(setup)
     learned: Learned = {}
     before: Job | None = None
     for job in jobs.student:
@@ -33,11 +32,13 @@ def train_all(setup: Setup) -> None:
             student = setup.student() if before is None else finished_student(setup, before)
             if job.augmented not in inputs:
                 inputs[job.augmented] = replace(inputs[False], train=setup.augmented_rows())
+            teacher = teachers.of(job, student, inputs[job.augmented])
             train_stage(job, student, teacher, inputs[job.augmented], learned)
         learned |= read_learned(job)
         before = job
     if jobs.control is not None and jobs.control.mark is None:
         train_stage(jobs.control, setup.student(), None, inputs[False], {})
+    setup.recover_teacher()  # it is compared with its students
 
 
 def finished_student(setup: Setup, job: Job) -> PreTrainedModel:
@@ -54,13 +55,3 @@ def _train_teacher(setup: Setup, job: Job) -> None:
     columns = setup.workload.fit(setup.teacher, "teacher")
     train_stage(job, setup.teacher, None, setup.inputs(columns), {})
     setup.teacher = models.load_finished(job.folder, setup.workload.auto_class, "teacher", setup.recipe.teacher)
-
-
-def _frozen(setup: Setup) -> Frozen | None:
-    if setup.teacher is None or setup.recipe.teacher is None:
-        return None
-    dtype = setup.recipe.teacher.dtype
-    if dtype is None:
-        return Frozen(setup.teacher)
-    # The student is cut from the teacher at full precision, also the control that is made last.
-    return Frozen(copy.deepcopy(setup.teacher), dtype=DTYPES[dtype])

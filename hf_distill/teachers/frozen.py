@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from hf_distill.activations import Activations, Signal
 from hf_distill.anatomy import Anatomy
 from hf_distill.capture import Capture
+from hf_distill.depth import shallow
 from hf_distill.errors import DistillationError
 from hf_distill.loading import load_model
 from hf_distill.tasks import Batch
 from hf_distill.teachers.base import Teacher
+
+logger = logging.getLogger(__name__)
 
 LARGE = 1024
 """Logits of more columns are a vocabulary's."""
@@ -39,6 +45,7 @@ class Frozen(Teacher):
         self._own_dtype = dtype is not None
         self._autocast: Callable[[], AbstractContextManager[None]] = nullcontext
         self._capture: Capture | None = None
+        self._show: Callable[..., tuple[Any, Activations]] | None = None  # the capture, or what is compiled of it
         self._large_logits = False
 
     @classmethod
@@ -66,13 +73,33 @@ class Frozen(Teacher):
         return cls(model, dtype=dtype)
 
     @property
+    def precision(self) -> str:
+        """The type of its weights, and that of the mixed precision it runs under, if any."""
+        kind, own = self.model.device.type, str(self.model.dtype).removeprefix("torch.")
+        with self._autocast():
+            mixed = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+        return own if mixed is None else f"{own}, autocast {str(mixed).removeprefix('torch.')}"
+
+    @property
     def accepts(self) -> frozenset[str]:
         return self.anatomy.accepts
+
+    @property
+    def head(self) -> Callable[[Tensor], Tensor] | None:
+        return self._logits if self.anatomy.knows_head else None
+
+    def _logits(self, final: Tensor) -> Tensor:
+        unmixed = torch.autocast(final.device.type, enabled=False)  # the student's precision is not the teacher's
+        with torch.no_grad(), unmixed, self._autocast():
+            return self.anatomy.head(final)
 
     def bind(self, signals: frozenset[Signal]) -> None:
         if self._capture is not None:
             self._capture.close()
-        self._capture = Capture(self.anatomy, signals, role="teacher")
+        run = shallow(self.anatomy, signals)
+        logger.info("the teacher runs %s", run.description)
+        self._capture = Capture(self.anatomy, signals, role="teacher", run=run)
+        self._show = self._capture
         # Inference mode saves dispatch, and a copy of what is shown; a copy of [tokens, vocabulary] costs more than
         # that.
         self._large_logits = self.anatomy.shape.num_logits > LARGE and Signal("logits") in signals
@@ -81,14 +108,18 @@ class Frozen(Teacher):
         self.model.to(device)
         self._autocast = nullcontext if self._own_dtype else autocast
 
+    def compile(self, **settings: Any) -> None:
+        if self._capture is not None:
+            self._show = torch.compile(self._capture.__call__, **settings)
+
     def activations(self, batch: Batch) -> Activations:
-        if self._capture is None:
+        if self._show is None:
             raise DistillationError("the teacher is asked for activations before bind(signals).")
         if self.model.training:
             self.model.eval()
         if self._large_logits:
             with torch.no_grad(), self._autocast():
-                return self._capture(batch)[1]
+                return self._show(batch)[1]
         with torch.inference_mode(), self._autocast():
-            shown = self._capture(batch)[1]
+            shown = self._show(batch)[1]
         return shown.cloned()  # an inference tensor cannot be saved for the student's backward

@@ -85,6 +85,14 @@ def test_a_flag_wins_over_the_recipe_and_the_rest_stays() -> None:
     assert (recipe["max_length"], recipe["seed"], recipe["dataset_dir"]) == (32, 7, "data")
 
 
+def test_a_budget_of_tokens_is_for_every_training_and_a_dtype_for_the_teacher() -> None:
+    recipe = made("--recipe", "glue/sst2", "--tokens_per_batch", "1024", "--teacher-dtype", "bfloat16")
+    assert recipe["stages"][0]["tokens_per_batch"] == 1024
+    assert recipe["teacher"]["fine_tune"]["tokens_per_batch"] == 1024
+    assert recipe["teacher"]["dtype"] == "bfloat16"
+    assert "tokens_per_batch" not in made(*PLAIN)["stages"][0]
+
+
 def test_models_by_name_take_the_place_of_what_the_recipe_had() -> None:
     recipe = made(
         "--recipe",
@@ -165,6 +173,8 @@ def test_rows_of_the_hub_and_of_files_on_top_of_a_recipe() -> None:
         (["--student_layers", "0"], "--student_layers"),
         (["--student_layers", "2,2"], "--student_layers.*given twice"),
         (["--temperature", "-1"], "--temperature.*above 0"),
+        (["--tokens_per_batch", "0"], "--tokens_per_batch.*no number of 1 or more"),
+        (["--teacher_dtype", "half"], "--teacher_dtype.*invalid choice: 'half'"),
         (["--max_train_samples", "0"], "--max_train_samples.*no number of 1 or more"),
         (["--recipe", "quickstar"], "did you mean 'quickstart'"),
         (["--recipe", "none.yaml"], "'none.yaml' is not a file"),

@@ -1,0 +1,46 @@
+"""`cache_teacher`: writes what a teacher shows of the training rows, and trains nothing."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Sequence
+
+from hf_distill.commands import glue, mlm, ner, qa, reports_errors
+from hf_distill.commands.overrides import Script, recipe_of
+from hf_distill.commands.script import begin, output_dir
+from hf_distill.errors import RecipeError
+from hf_distill.run import cache_teacher
+from hf_distill.run.folder import is_main_process
+
+SCRIPTS: dict[str, Script] = {script.name: script for script in (glue.SCRIPT, qa.SCRIPT, ner.SCRIPT, mlm.SCRIPT)}
+
+USAGE = f"""usage: cache_teacher ({" | ".join(SCRIPTS)}) [flags]
+
+Writes what the objectives read of the teacher for the training rows into --cache_teacher FOLDER, where it is not
+there yet. The flags are those of the script distill_<name>, which, run with the same ones, trains from the folder
+without the teacher in memory. cache_teacher NAME --help lists them."""
+
+
+@reports_errors
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line `argv`, by default that of the process; the exit status."""
+    words = sys.argv[1:] if argv is None else list(argv)
+    if not words or words[0] in ("-h", "--help"):
+        sys.stdout.write(USAGE + "\n")
+        return 0
+    if words[0] not in SCRIPTS:
+        near = difflib.get_close_matches(words[0], SCRIPTS, n=1)
+        hint = f", did you mean {near[0]!r}?" if near else ""
+        raise RecipeError(
+            f"cache_teacher: {words[0]!r} is no kind of data{hint} The first word is one of "
+            f"{', '.join(SCRIPTS)}, as in distill_glue."
+        )
+    script = SCRIPTS[words[0]]
+    _, flags = begin(script, words[1:])
+    recipe, name = recipe_of(flags, script)
+    folder, facts = cache_teacher(recipe, output_dir(flags, name))
+    if is_main_process():
+        rows = sum(shard.rows for shard in facts.shards)
+        sys.stdout.write(f"{folder}: {rows} rows, fingerprint {facts.digest}\n")
+    return 0

@@ -1,0 +1,111 @@
+"""The teacher of each stage: in memory, or written down and let go."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from transformers import PreTrainedModel
+
+from hf_distill.anatomy import Anatomy
+from hf_distill.distillation import Distillation
+from hf_distill.loading import DTYPES
+from hf_distill.recipe import Recipe
+from hf_distill.run.folder import RunFolder
+from hf_distill.run.stages import Inputs, Job, cache_teacher
+from hf_distill.teachers import Cached, Frozen, Teacher
+from hf_distill.teachers.cache.folder import CacheFolder, Facts
+from hf_distill.teachers.cache.plan import check_readers, stored_signals
+
+if TYPE_CHECKING:
+    from hf_distill.run.preparation import Setup
+
+FOLDER = "teacher-cache"
+"""Below `stages/`, where nothing is published from."""
+
+
+def cache_folder(recipe: Recipe, folder: RunFolder) -> Path | None:
+    """Where the recipe keeps what the teacher shows; None where it does not."""
+    if recipe.teacher is None or recipe.teacher.cache is None:
+        return None
+    named = recipe.teacher.cache.folder
+    return folder.stages / FOLDER if named is None else Path(named).expanduser()
+
+
+def cache_facts(recipe: Recipe, folder: RunFolder) -> Facts | None:
+    """The facts of the cache that the students learned from, if there was one."""
+    place = cache_folder(recipe, folder)
+    return CacheFolder(place).facts() if place is not None and CacheFolder(place).exists() else None
+
+
+def check_cache(recipe: Recipe, teacher: PreTrainedModel | None, bound: Mapping[str, Distillation]) -> None:
+    """Refuses, before anything runs, what cannot be written down, or not be read as the stages would.
+
+    Raises: `IncompatiblePair` for signals that no cache holds, and for objectives that do not take the largest logits
+    alone, or not at their temperature.
+    """
+    if recipe.teacher is None or recipe.teacher.cache is None or teacher is None:
+        return
+    codec, anatomy = recipe.teacher.cache.made_codec(), Anatomy.of(teacher)
+    for distillation in bound.values():
+        stored_signals(anatomy, distillation.needs().teacher, codec)
+        check_readers(codec, distillation.pair, distillation.terms())
+
+
+class Teachers:
+    """Gives each stage its teacher. With a cache, that is written for the rows of the stage where it is not there yet,
+    the teacher is let go, and what the stage reads is on the disk."""
+
+    def __init__(self, setup: Setup) -> None:
+        self.setup = setup
+        self._frozen: Frozen | None = None
+        self._written: set[bool] = set()  # whether the rows are augmented
+
+    def of(self, job: Job, student: PreTrainedModel, inputs: Inputs) -> Teacher | None:
+        """The teacher of a job, whose rows are in `inputs`.
+
+        Raises: `CacheMismatch` for a cache of something else.
+        """
+        folder = cache_folder(self.setup.recipe, self.setup.folder)
+        if folder is None:
+            self._frozen = self._frozen or _frozen(self.setup)
+            return self._frozen
+        if job.augmented not in self._written:
+            write_cache(self.setup, job, student, inputs, folder)
+            self._written.add(job.augmented)
+            self.setup.release_teacher()
+        return Cached(folder)
+
+
+def write_cache(setup: Setup, job: Job, student: PreTrainedModel, inputs: Inputs, folder: Path) -> None:
+    """Writes down what the stages read of the teacher for the rows of a job, where it is not there yet.
+
+    Raises: `CacheMismatch`, as `cache_teacher`.
+    """
+    teacher, section = _frozen(setup), setup.recipe.teacher
+    if teacher is None or section is None or section.cache is None:
+        return
+    cache_teacher(
+        job,
+        student,
+        teacher,
+        inputs,
+        folder,
+        codec=section.cache.made_codec(),
+        signals=setup.signals,
+        max_length=setup.limits.longest(setup.tokenizer),
+    )
+
+
+def _frozen(setup: Setup) -> Frozen | None:
+    """The teacher in the recipe's dtype."""
+    teacher = setup.recover_teacher()
+    if teacher is None or setup.recipe.teacher is None:
+        return None
+    dtype = setup.recipe.teacher.dtype
+    if dtype is None:
+        return Frozen(teacher)
+    # The student is cut from the teacher at full precision, also the control that is made last.
+    return Frozen(copy.deepcopy(teacher), dtype=DTYPES[dtype])

@@ -1,0 +1,59 @@
+"""A recipe's cache of its teacher, written without training anything."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from hf_distill.errors import DistillationError, RecipeError
+from hf_distill.recipe import Recipe
+from hf_distill.run.caching import cache_folder, write_cache
+from hf_distill.run.folder import RunFolder, wait_for_everyone
+from hf_distill.run.preparation import Setup, plan, prepare
+from hf_distill.run.running import as_recipe
+from hf_distill.run.workloads import load_workload
+from hf_distill.teachers.cache.folder import CacheFolder, Facts
+
+
+def cache_teacher(
+    recipe: Recipe | Mapping[str, Any] | str | os.PathLike[str], output_dir: str | os.PathLike[str]
+) -> tuple[Path, Facts]:
+    """Writes what the stages of a recipe read of the teacher for their rows into the recipe's cache, where it is not
+    there yet; the folder, and what it holds. A `run` of the same recipe then trains from it.
+
+    With several processes every one of them calls this and does its share.
+
+    Raises: `RecipeError` for a recipe without `teacher.cache`; `DistillationError` for a teacher that the run has yet
+    to train; `CacheMismatch` for a cache of something else.
+    """
+    loaded = as_recipe(recipe)
+    folder = RunFolder(output_dir)
+    place = cache_folder(loaded, folder)
+    if place is None:
+        raise RecipeError("the recipe has no cache of its teacher; give teacher.cache, or --cache_teacher FOLDER.")
+    workload = load_workload(loaded)
+    folder.check(loaded, workload.sources)
+    jobs = plan(loaded, folder)
+    if jobs.teacher is not None and jobs.teacher.mark is None:
+        raise DistillationError(
+            f"{folder.path}: the teacher is trained by the run itself (teacher.fine_tune), and it is not trained yet; "
+            "the run writes its cache when it is."
+        )
+    setup = prepare(loaded, folder, workload, jobs)
+    with folder.claimed(loaded, workload.sources):
+        wait_for_everyone()
+        _write(setup, place)
+        wait_for_everyone()
+    return place, CacheFolder(place).facts()
+
+
+def _write(setup: Setup, place: Path) -> None:
+    """For the rows of each kind that stages learn from."""
+    inputs, student = setup.inputs(setup.columns), setup.student()
+    for augmented in sorted({job.augmented for job in setup.jobs.student}):
+        job = next(job for job in setup.jobs.student if job.augmented == augmented)
+        rows = replace(inputs, train=setup.augmented_rows()) if augmented else inputs
+        write_cache(setup, job, student, rows, place)

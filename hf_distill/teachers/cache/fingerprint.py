@@ -1,0 +1,44 @@
+"""What must be the same for a cache to serve: the teacher, its tokenizer, and how it was run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from hf_distill.teachers.cache.folder import digest_of
+
+_SAYS_NOTHING = frozenset(
+    {"_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache", "architectures", "_commit_hash"}
+)
+"""Entries of a configuration that do not change what a model computes, or are told by others."""
+
+
+def teacher_digest(model: PreTrainedModel) -> str:
+    """The digest of a model's class, settings, and every number of its parameters and buffers."""
+    config = {name: value for name, value in model.config.to_diff_dict().items() if name not in _SAYS_NOTHING}
+    digest = hashlib.blake2b(digest_size=16)
+    digest.update(json.dumps([type(model).__name__, config], sort_keys=True, default=str).encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(_bytes_of(tensor))
+    return digest.hexdigest()
+
+
+def _bytes_of(tensor: Tensor) -> Any:
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+
+
+def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
+    """The digest of all that decides which ids a text gets, but for truncation and padding."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        told: Any = [type(tokenizer).__name__, tokenizer.get_vocab(), repr(sorted(tokenizer.added_tokens_encoder))]
+    else:
+        whole = json.loads(backend.to_str())
+        told = {name: part for name, part in whole.items() if name not in ("truncation", "padding")}
+    return digest_of(json.dumps(told, sort_keys=True).encode())

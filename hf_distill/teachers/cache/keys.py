@@ -1,0 +1,85 @@
+"""What a teacher reads of a row, as a key of 16 bytes."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from hf_distill.errors import CacheMismatch, DataError
+
+KEY_BYTES = 16
+KEY = np.dtype(f"S{KEY_BYTES}")
+"""Keys in an array. Arrays of bytes take zeros at the end for padding; all keys have the same length, so none is."""
+
+MASK = "attention_mask"
+
+NO_KEY = frozenset(
+    {"labels", "label", "label_ids", "start_positions", "end_positions", "next_sentence_label", MASK, "use_cache"}
+)
+"""Inputs of a model that are no part of what it reads: its targets, and where the text ends."""
+
+ZEROS_MEAN_ABSENT = "token_type_ids"
+"""A model that is given no segment ids takes all of them to be 0."""
+
+
+def row_lengths(batch: Mapping[str, Any]) -> NDArray[np.int64]:
+    """`[rows]`, the tokens of each row.
+
+    Raises: `CacheMismatch` where a row does not begin with its first token, or has holes: positions, and with them
+    what a teacher shows, would depend on the padding.
+    """
+    if "input_ids" not in batch:
+        raise DataError(f"a teacher's cache is keyed by input_ids, and the batch has only {', '.join(batch)}.")
+    ids = batch["input_ids"]
+    mask = batch.get(MASK)
+    if mask is None:
+        return np.full(ids.shape[0], ids.shape[1], dtype=np.int64)
+    real = mask.numpy() != 0
+    lengths: NDArray[np.int64] = real.sum(1)
+    if real.shape != tuple(ids.shape) or (real != (np.arange(real.shape[1]) < lengths[:, None])).any():
+        raise CacheMismatch(
+            "a row of the batch is padded on the left, or between its tokens; a teacher's cache holds rows that are "
+            "padded on the right. Set tokenizer.padding_side = 'right'."
+        )
+    return lengths
+
+
+def row_keys(batch: Mapping[str, Any], columns: Iterable[str], lengths: NDArray[np.int64]) -> list[bytes]:
+    """The key of each row: a digest (BLAKE2b, 128 bits) of its columns among `columns`, the inputs of the teacher,
+    without the padding. The batch is on the CPU.
+
+    Two rows have the same key where the teacher reads the same of both, whatever batch they are in. Segment ids that
+    are all 0 count as absent.
+
+    Raises: `DataError` for a column that is not one whole number a token.
+    """
+    shape = tuple(batch["input_ids"].shape)
+    read: list[tuple[str, NDArray[np.int64]]] = []
+    for name in sorted({*columns} - NO_KEY):
+        values = batch.get(name)
+        if values is None:
+            continue
+        if not isinstance(values, Tensor) or values.is_floating_point() or tuple(values.shape) != shape:
+            found = f"{values.dtype} {tuple(values.shape)}" if isinstance(values, Tensor) else type(values).__name__
+            raise DataError(
+                f"the teacher reads the column {name!r}, which is {found}; a cache is keyed by whole numbers of the "
+                f"shape of input_ids, {shape}. Leave the column out, or train with the teacher itself."
+            )
+        read.append((name, values.to(torch.int64).numpy()))
+    return [_digest(read, row, int(length)) for row, length in enumerate(lengths)]
+
+
+def _digest(read: list[tuple[str, NDArray[np.int64]]], row: int, length: int) -> bytes:
+    digest = hashlib.blake2b(digest_size=KEY_BYTES)
+    for name, values in read:
+        used = values[row, :length]
+        if name != ZEROS_MEAN_ABSENT or used.any():
+            digest.update(f"{name} {length}\n".encode())
+            digest.update(used.astype("<i8", copy=False).tobytes())
+    return digest.digest()

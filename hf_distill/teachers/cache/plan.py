@@ -1,0 +1,100 @@
+"""Which signals of a teacher are written down, and which are made out of them on reading."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from hf_distill.activations import LAYERED, Signal
+from hf_distill.anatomy import Anatomy
+from hf_distill.errors import CacheMismatch, IncompatiblePair
+from hf_distill.objectives.base import Objective, RowWise
+from hf_distill.objectives.pair import Pair
+from hf_distill.teachers.cache import codecs
+from hf_distill.teachers.cache.codecs import Codec, TopK
+
+LARGE = 1024
+"""Logits of more columns are a vocabulary's; narrower ones are kept in float32, whatever the codec of the rest."""
+
+FINAL, LOGITS = Signal("final"), Signal("logits")
+
+SPANS = ("start_logits", "end_logits")
+"""One number a token."""
+
+
+def stored_signals(anatomy: Anatomy, signals: Iterable[Signal], codec: Codec | None) -> frozenset[Signal]:
+    """What must be written down so that `signals` can be given: a vocabulary's logits by the state its head reads.
+
+    Raises: `IncompatiblePair` for a signal that no cache holds.
+    """
+    found = set()
+    for signal in signals:
+        if signal.field == "scores" or signal.stack:
+            raise IncompatiblePair(
+                f"{signal}: a teacher's cache holds logits, states, queries, keys and values of models with one stack "
+                "of blocks. Train with the teacher itself, or without the objective that reads it."
+            )
+        found.add(FINAL if signal == LOGITS and by_head(anatomy, codec) else signal)
+    return frozenset(found)
+
+
+def by_head(anatomy: Anatomy, codec: Codec | None) -> bool:
+    """Whether logits are made out of the last hidden state: at equal bytes that loses a hundredth of what the largest
+    logits lose, and nothing in float32."""
+    return anatomy.shape.num_logits > LARGE and anatomy.knows_head and not isinstance(codec, TopK)
+
+
+def check_readers(codec: Codec | None, pair: Pair, objectives: Iterable[Objective]) -> None:
+    """Refuses, before a teacher runs, what could not be read as these objectives, bound to `pair`, read it.
+
+    Raises: `IncompatiblePair` for one that does not take the largest logits alone, or not at its temperature.
+    """
+    if isinstance(codec, TopK) and pair.teacher is not None and pair.teacher.num_logits > LARGE:
+        pair.check_same_columns()
+        for objective in objectives:
+            if isinstance(objective, RowWise) and objective.needs_teacher:
+                objective.check_top_logits(tuple(codec.temperatures))
+
+
+def codec_of(signal: str, width: int, codec: Codec | None) -> Codec:
+    """A new codec for one signal: the one that was asked for, or float16. Narrow logits are kept in float32, and
+    states beside the largest logits in float16.
+
+    Raises: `DistillationError` for a width that it cannot write down.
+    """
+    logits = signal.endswith("logits")
+    if logits and width <= LARGE:
+        return codecs.make("float32", {})
+    if codec is None or (isinstance(codec, TopK) and not logits):
+        return codecs.make("float16", {})
+    found = codecs.make(codec.name, codec.settings())
+    found.check(width)
+    return found
+
+
+def signal_named(name: str) -> Signal:
+    """The signal that `str(signal)` names, of a model with one stack."""
+    field, bracket, layer = name.partition("[")
+    return Signal(field, int(layer.removesuffix("]"))) if bracket else Signal(field)
+
+
+def check_holds(held: Iterable[Signal], signals: Iterable[Signal], where: object) -> None:
+    """Raises: `CacheMismatch` for signals that a cache does not hold."""
+    has = {*held}
+    missing = sorted({*signals} - has, key=str)
+    if missing:
+        raise CacheMismatch(
+            f"{where} holds {', '.join(sorted(map(str, has)))} of the teacher, and {', '.join(map(str, missing))} is "
+            "read as well. Write a cache for these objectives into another folder, or leave out what reads it."
+        )
+
+
+def nested(tensors: Mapping[Signal, Any]) -> dict[str, Any]:
+    """Fields for `Activations`, those that are kept by layer as a mapping."""
+    fields: dict[str, Any] = {}
+    for signal, tensor in tensors.items():
+        if signal.field in LAYERED:
+            fields.setdefault(signal.field, {})[signal.layer] = tensor
+        else:
+            fields[signal.field] = tensor
+    return fields

@@ -1,0 +1,177 @@
+"""One file of a cache: what the teacher showed for some rows.
+
+A shard is a safetensors file (8 bytes with the length of the header, little-endian; the header in JSON; the tensors).
+Of n rows with t tokens in all it holds
+
+    keys        [n, 16]  uint8   the keys of the rows
+    lengths     [n]      int64   tokens of each row
+    checksums   [n]      int64   CRC-32 of the row's bytes in the tensors below, in the order of their names
+    SIGNAL/PART [n, …] or [t, …] what the codec of the signal wrote, by row, or by token, rows one behind the other
+
+so that every row can be read by itself, and is compared with its checksum whenever it is read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import mmap
+import os
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import save
+from torch import Tensor
+
+from hf_distill.errors import CacheMismatch
+from hf_distill.teachers.cache.keys import KEY_BYTES
+
+KEYS, LENGTHS, CHECKSUMS = "keys", "lengths", "checksums"
+_OWN = (KEYS, LENGTHS, CHECKSUMS)
+_LARGEST_HEADER = 2**26
+
+BITS: dict[str, tuple[torch.dtype, Any]] = {
+    "F32": (torch.float32, np.int32),
+    "F16": (torch.float16, np.int16),
+    "BF16": (torch.bfloat16, np.int16),
+    "U8": (torch.uint8, np.uint8),
+    "I8": (torch.int8, np.int8),
+    "U16": (torch.uint16, np.int16),
+    "I16": (torch.int16, np.int16),
+    "I32": (torch.int32, np.int32),
+    "I64": (torch.int64, np.int64),
+}
+"""Types of tensors by their names in a header, and the whole numbers of the same size that stand for their bits. Bits
+pass through numpy, which has no bfloat16, and through engines that cast what is a float."""
+
+
+def shard_bytes(
+    keys: list[bytes], lengths: NDArray[np.int64], parts: Mapping[str, Tensor], by_token: set[str]
+) -> bytes:
+    """A shard with these rows; `by_token` are the names of the parts `[tokens, …]`, the others are `[rows, …]`."""
+    bits = {name: _bits(parts[name]) for name in sorted(parts)}
+    ends = np.cumsum(lengths)
+    sums = [
+        _checksum([each[_span(name in by_token, row, ends, lengths)] for name, each in bits.items()])
+        for row in range(len(keys))
+    ]
+    own = {
+        KEYS: torch.frombuffer(bytearray(b"".join(keys)), dtype=torch.uint8).view(-1, KEY_BYTES),
+        LENGTHS: torch.from_numpy(lengths.astype(np.int64)),
+        CHECKSUMS: torch.tensor(sums, dtype=torch.int64),
+    }
+    data: bytes = save({**own, **{name: part.contiguous() for name, part in parts.items()}})
+    return data
+
+
+def _span(by_token: bool, row: int, ends: NDArray[np.int64], lengths: NDArray[np.int64]) -> slice:
+    return slice(int(ends[row] - lengths[row]), int(ends[row])) if by_token else slice(row, row + 1)
+
+
+def _checksum(arrays: list[NDArray[Any]]) -> int:
+    found = 0
+    for array in arrays:
+        found = zlib.crc32(array.data, found)
+    return found
+
+
+def _bits(part: Tensor) -> NDArray[Any]:
+    kind = next(bits for dtype, bits in BITS.values() if dtype == part.dtype)
+    return part.contiguous().view(_TORCH[kind]).numpy()
+
+
+_TORCH = {
+    np.int32: torch.int32,
+    np.int16: torch.int16,
+    np.uint8: torch.uint8,
+    np.int8: torch.int8,
+    np.int64: torch.int64,
+}
+
+
+class Shard:
+    """A shard, mapped into memory; what is not read takes none.
+
+    Raises: `CacheMismatch` for a file that is missing, cut off, or no shard.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._open()
+        if not {*_OWN} <= set(self.arrays):
+            raise self._broken("it has no keys, lengths or checksums")
+        self.lengths: NDArray[np.int64] = self.arrays.pop(LENGTHS)
+        self.checksums: NDArray[np.int64] = self.arrays.pop(CHECKSUMS)
+        self.keys: NDArray[np.uint8] = self.arrays.pop(KEYS)
+        rows, self.tokens = len(self.keys), int(self.lengths.sum())
+        self.ends = np.cumsum(self.lengths)
+        if self.keys.shape != (rows, KEY_BYTES) or self.lengths.shape != (rows,) or self.checksums.shape != (rows,):
+            raise self._broken("its keys, lengths and checksums are not of the same rows")
+        self._names = sorted(self.arrays)
+
+    @property
+    def index(self) -> str:
+        """The digest of the header, keys, lengths and checksums."""
+        digest = hashlib.blake2b(self._head, digest_size=16)
+        for each in (self.keys, self.lengths, self.checksums):
+            digest.update(each.data)
+        return digest.hexdigest()
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def row(self, row: int, by_token: Mapping[str, bool]) -> dict[str, NDArray[Any]]:
+        """The bits of one row `[1, …]`, or `[tokens, …]`, by the name of the part.
+
+        Raises: `CacheMismatch` if the row is not as it was written.
+        """
+        found = {name: self.arrays[name][_span(by_token[name], row, self.ends, self.lengths)] for name in self._names}
+        if _checksum(list(found.values())) != self.checksums[row]:
+            raise self._broken(f"row {row} is not as it was written (its checksum differs)")
+        return found
+
+    def _open(self) -> None:
+        try:
+            with self.path.open("rb") as file:
+                size = os.fstat(file.fileno()).st_size
+                length = int.from_bytes(file.read(8), "little")
+                if size < 8 or length > min(size - 8, _LARGEST_HEADER):
+                    raise self._broken("it is cut off, or no shard")
+                self._head = file.read(length)
+                header = json.loads(self._head)
+                memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        except (OSError, ValueError) as error:
+            if isinstance(error, CacheMismatch):
+                raise
+            raise self._broken(str(error)) from error
+        self.arrays: dict[str, NDArray[Any]] = {}
+        self.dtypes: dict[str, torch.dtype] = {}
+        for name, told in header.items():
+            if name != "__metadata__":
+                self.arrays[name] = self._array(memory, 8 + length, name, told)
+
+    def _array(self, memory: mmap.mmap, start: int, name: str, told: Any) -> NDArray[Any]:
+        try:
+            shape, (begin, end) = tuple(int(n) for n in told["shape"]), told["data_offsets"]
+            kind = np.dtype(BITS[told["dtype"]][1])
+        except (KeyError, TypeError, ValueError) as error:
+            raise self._broken(f"its header tells of {name!r} {told!r}") from error
+        count = math.prod(shape)
+        if min(shape, default=0) < 0 or not 0 <= begin <= end or (end - begin) != count * kind.itemsize:
+            raise self._broken(f"its header tells of {name!r} {told!r}")
+        if start + end > len(memory):
+            raise self._broken(f"it has {len(memory)} bytes, and {start + end} are told of; it is cut off")
+        if name not in _OWN:
+            self.dtypes[name] = BITS[told["dtype"]][0]
+        return np.frombuffer(memory, kind, count, start + begin).reshape(shape)
+
+    def _broken(self, why: str) -> CacheMismatch:
+        return CacheMismatch(
+            f"{self.path}: not a whole shard of a teacher's cache: {why}. Remove the cache's folder; it is made anew."
+        )

@@ -1,0 +1,88 @@
+"""The signals of a cache: from a teacher's tensors to what is written, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load
+from torch import Tensor
+
+from hf_distill.activations import Activations, Signal
+from hf_distill.errors import CacheMismatch, DistillationError
+from hf_distill.teachers.cache import codecs
+from hf_distill.teachers.cache.codecs import Codec
+from hf_distill.teachers.cache.folder import TABLES, CacheFolder, Facts
+from hf_distill.teachers.cache.plan import SPANS, signal_named
+from hf_distill.top_logits import TopLogits
+
+
+def tensor_of(shown: Activations, signal: Signal) -> Tensor:
+    """The tensor of a signal, its features last: `[batch, length, width]` or `[batch, width]`."""
+    value = getattr(shown, signal.field)
+    tensor: Tensor = value if signal.layer is None else value[signal.layer]
+    return tensor.unsqueeze(-1) if signal.field in SPANS else tensor
+
+
+def rows_of(tensor: Tensor, lengths: NDArray[np.int64], length: int) -> Tensor:
+    """Its rows in float32: `[batch, width]`, or of every token before the padding `[tokens, width]`; the batch is
+    padded to `length`.
+
+    Raises: `DistillationError` for numbers that are none.
+    """
+    rows = tensor.float()
+    if rows.dim() == 3:
+        real = torch.arange(length) < torch.from_numpy(lengths).unsqueeze(1)
+        rows = rows[real.to(rows.device)]
+    if bool((rows.isnan() | rows.isposinf()).any()):
+        raise DistillationError(
+            "the teacher gives NaN or infinite numbers, which are not written down. Run it in float32 or bfloat16."
+        )
+    return rows
+
+
+@dataclass(frozen=True)
+class Written:
+    """One signal of a cache with its codec, tables included."""
+
+    signal: Signal
+    by_token: bool
+    width: int
+    codec: Codec
+
+    def encode(self, rows: Tensor) -> dict[str, Tensor]:
+        """The parts of rows by their names in a shard, on the CPU."""
+        return {f"{self.signal}/{name}": part.cpu() for name, part in self.codec.encode(rows).items()}
+
+    def decode(self, parts: Mapping[str, Tensor]) -> Tensor | TopLogits:
+        """The signal of a batch, from parts `[batch, …]`, or `[batch, length, …]` by token, by their names in a
+        shard."""
+        own = {name.rpartition("/")[2]: part for name, part in parts.items() if name.startswith(f"{self.signal}/")}
+        if not self.by_token:
+            return self.codec.decode(own)
+        shape = next(iter(own.values())).shape[:2]
+        rows = self.codec.decode({name: part.flatten(0, 1) for name, part in own.items()})
+        if isinstance(rows, TopLogits):
+            return rows.reshape(*shape)
+        return rows.reshape(*shape) if self.signal.field in SPANS else rows.reshape(*shape, self.width)
+
+
+def written_signals(folder: CacheFolder, facts: Facts) -> list[Written]:
+    """The signals of a cache.
+
+    Raises: `CacheMismatch` for a codec that this version has not, or damaged tables.
+    """
+    tables = load(folder.read(TABLES, facts))
+    found = []
+    for told in facts.signals:
+        own = {name.rpartition("/")[2]: each for name, each in tables.items() if name.startswith(f"{told.name}/")}
+        try:
+            codec = codecs.make(told.codec, told.settings)
+        except DistillationError as error:
+            raise CacheMismatch(f"{folder.path}: {error} Read it with the version that wrote it.") from error
+        codec.load_state(own)
+        found.append(Written(signal_named(told.name), told.by_token, told.width, codec))
+    return found

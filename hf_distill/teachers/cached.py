@@ -1,0 +1,159 @@
+"""A teacher that is read from the disk."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from safetensors.torch import load
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from hf_distill.activations import Activations, Signal
+from hf_distill.anatomy import Anatomy
+from hf_distill.errors import CacheMismatch, DistillationError
+from hf_distill.tasks import Batch
+from hf_distill.teachers.base import Teacher
+from hf_distill.teachers.cache.codecs import TopK
+from hf_distill.teachers.cache.fingerprint import teacher_digest, tokenizer_digest
+from hf_distill.teachers.cache.folder import CONFIG, HEAD, CacheFolder, check_same
+from hf_distill.teachers.cache.keys import MASK, row_keys, row_lengths
+from hf_distill.teachers.cache.plan import FINAL, LOGITS, check_holds, nested
+from hf_distill.teachers.cache.reader import CacheReader
+from hf_distill.teachers.cache.scanning import Collator, Source, scan
+from hf_distill.teachers.cache.signals import written_signals
+from hf_distill.teachers.cache.skeleton import give_head, move_head, skeleton_of
+
+COLUMN = "teacher/"
+"""How the columns of a batch begin that hold what the cache has of its rows. No model has an input of such a name."""
+
+
+class Cached(Teacher):
+    """What a teacher showed for each row, read from a folder that `DistillationTrainer.cache_teacher`, a recipe or
+    `scripts/cache_teacher.py` wrote. The teacher itself is not in memory.
+
+    Rows are found by what the teacher reads of them (token ids, segment ids), so order, epochs, batches and processes
+    do not matter; a row that is made anew each time (masking, augmentation while collating) is not found. The collator
+    reads them, in the workers of the loader where there are any, and they travel with the batch. Of a language model
+    the folder holds the last hidden state and the head, which is applied on reading, or the largest logits.
+
+    `teacher`, `tokenizer` and `max_length` are compared with those that the cache was written for, and not kept.
+
+    Raises: `CacheMismatch` for a folder without a cache, one that is damaged, or one of something else.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        teacher: PreTrainedModel | None = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        max_length: int | None = None,
+    ) -> None:
+        self.folder = CacheFolder(folder)
+        self.facts = self.folder.facts()
+        wanted = {"teacher": None if teacher is None else teacher_digest(teacher), "max_length": max_length}
+        check_same(self.facts.fingerprint, wanted, self.folder.path)
+        self._check_tokenizer(tokenizer)
+        self.reader = CacheReader(self.folder, self.facts)
+        self._written = {each.signal: each for each in written_signals(self.folder, self.facts)}
+        self._model = skeleton_of(self.facts.class_name, json.loads(self.folder.read(CONFIG, self.facts)))
+        self._has_head = HEAD in self.facts.files
+        if self._has_head:
+            head = load(self.folder.read(HEAD, self.facts))
+            give_head(self._model, head)
+            self._head_dtype = next(iter(head.values())).dtype
+        self.anatomy = Anatomy.of(self._model)
+        self._asked: frozenset[Signal] = frozenset()
+        self._autocast: Callable[[], AbstractContextManager[None]] = nullcontext
+
+    def _check_tokenizer(self, tokenizer: Any) -> None:
+        if isinstance(tokenizer, PreTrainedTokenizerBase):
+            check_same(self.facts.fingerprint, {"tokenizer": tokenizer_digest(tokenizer)}, self.folder.path)
+
+    @property
+    def accepts(self) -> frozenset[str]:
+        return frozenset(self.facts.columns)
+
+    @property
+    def temperatures(self) -> tuple[float, ...] | None:
+        written = self._written.get(LOGITS)
+        return tuple(written.codec.temperatures) if written and isinstance(written.codec, TopK) else None
+
+    @property
+    def head(self) -> Callable[[Tensor], Tensor] | None:
+        return self._logits if self._has_head else None
+
+    def bind(self, signals: frozenset[Signal]) -> None:
+        held = {*self._written, *({LOGITS} if self._has_head else ())}
+        check_holds(held, signals, self.folder.path)
+        self._asked = signals
+
+    def prepare(self, rows: Any, collator: Collator, tokenizer: Any) -> None:
+        """Raises: `CacheMismatch` if the cache lacks one of the rows, or is of another tokenizer."""
+        self._check_tokenizer(tokenizer)
+        if hasattr(rows, "__len__") and hasattr(rows, "__getitem__"):
+            found = self.reader.find(scan(Source(rows, collator), self.facts.columns).keys)
+            absent = (found < 0).nonzero()[0]
+            if len(absent):
+                raise CacheMismatch(
+                    f"{self.folder.path}: {len(absent)} of {len(rows)} rows are not in the teacher's cache, row "
+                    f"{absent[0]} is the first: the cache is not complete, or it was written for other texts, or for "
+                    "texts cut to another length. Write what is missing by scripts/cache_teacher.py or "
+                    "trainer.cache_teacher, or choose another folder."
+                )
+
+    def reading(self, collator: Collator) -> Collator:
+        return _Reading(collator, self.reader, self.accepts)
+
+    def place(self, device: torch.device, autocast: Callable[[], AbstractContextManager[None]]) -> None:
+        self._autocast = autocast if "autocast" in str(self.facts.fingerprint["precision"]) else nullcontext
+        for each in self._written.values():
+            each.codec.place(device)
+        move_head(self._model, device)
+
+    def activations(self, batch: Batch) -> Activations:
+        parts = self._parts(batch)
+        with torch.no_grad():
+            shown: dict[Signal, Any] = {
+                each: self._written[each].decode(parts) for each in self._asked & {*self._written}
+            }
+            if LOGITS in self._asked and LOGITS not in self._written:
+                final: Any = shown[FINAL] if FINAL in shown else self._written[FINAL].decode(parts)
+                shown[LOGITS] = self._logits(final)
+        mask = batch[MASK] if MASK in batch else torch.ones_like(batch["input_ids"])
+        return Activations(mask=mask, **nested(shown))
+
+    def _logits(self, final: Tensor) -> Tensor:
+        unmixed = torch.autocast(final.device.type, enabled=False)  # the student's precision is not the teacher's
+        with torch.no_grad(), unmixed, self._autocast():
+            return self.anatomy.head(final.to(self._head_dtype))
+
+    def _parts(self, batch: Batch) -> dict[str, Tensor]:
+        parts = {
+            name: batch[f"{COLUMN}{name}"].view(dtype)
+            for name, dtype in self.reader.dtypes.items()
+            if f"{COLUMN}{name}" in batch
+        }
+        if not parts:
+            raise DistillationError(
+                "the batch has nothing of the teacher's cache; make batches by the collator that Cached.reading gives."
+            )
+        return parts
+
+
+class _Reading:
+    """A collator whose batches hold what a cache has of their rows."""
+
+    def __init__(self, collator: Collator, reader: CacheReader, columns: frozenset[str]) -> None:
+        self.collator, self.reader, self.columns = collator, reader, columns
+
+    def __call__(self, rows: list[Any]) -> Mapping[str, Any]:
+        batch = self.collator(rows)
+        lengths = row_lengths(batch)
+        found = self.reader.read(row_keys(batch, self.columns, lengths), lengths, batch["input_ids"].shape[1])
+        return {**batch, **{f"{COLUMN}{name}": part for name, part in found.items()}}

@@ -1,0 +1,59 @@
+"""A teacher's cache on two gloo processes: each writes its share, both read, and the student is that of one."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from hf_distill.run import run
+from hf_distill.teachers import Cached
+from tests import tiny_runs
+
+ROOT = Path(__file__).parents[2]
+GO = "import json, sys; from hf_distill import run; run(json.loads(sys.argv[1]), sys.argv[2], evaluate=False)"
+
+
+def recipe(home: Path, batch_size: int, cache: str) -> dict[str, Any]:
+    arguments = {
+        "max_steps": 5, "per_device_train_batch_size": batch_size, "per_device_eval_batch_size": 4, "optim": "sgd",
+        "learning_rate": 0.1, "use_cpu": True, "disable_tqdm": True, "save_strategy": "no",
+        "train_sampling_strategy": "sequential", "dataloader_num_workers": 1, "eval_strategy": "no",
+    }  # fmt: skip
+    objectives = [{"soft_targets": {}}, {"labels": {}}, {"hidden_mse": {"layer_map": "final"}}]
+    return {
+        "schema": 1,
+        "task": "sst2",
+        "dataset_dir": str(home / "sst2"),
+        "max_length": 16,
+        "teacher": {"model": str(home / "teacher"), "cache": {"folder": str(home / cache), "codec": "float32"}},
+        "student": {"from_layers": {"layers": 1}},
+        "stages": [{"name": "distil", "objectives": objectives, "arguments": arguments}],
+    }
+
+
+@pytest.mark.slow
+def test_two_ranks_write_and_read_one_cache(tmp_path: Path) -> None:
+    tiny_runs.save_teacher(tmp_path / "teacher", dropout=0.0)
+    tiny_runs.write_sst2(tmp_path / "sst2", train=24)
+    (tmp_path / "go.py").write_text(GO)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command = [*launcher, str(tmp_path / "go.py"), json.dumps(recipe(tmp_path, 4, "two")), str(tmp_path / "out")]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    run(recipe(tmp_path, 8, "one"), tmp_path / "alone", evaluate=False)
+    two, one = Cached(tmp_path / "two"), Cached(tmp_path / "one")
+    assert two.facts.digest == one.facts.digest
+    assert [shard.rows for shard in two.facts.shards] == [12, 12]
+    assert sorted(two.reader._keys.tolist()) == sorted(one.reader._keys.tolist())
+    ours, theirs = (load_file(tmp_path / name / "model.safetensors") for name in ("out", "alone"))
+    for name, tensor in theirs.items():
+        torch.testing.assert_close(ours[name], tensor, rtol=0, atol=2e-6)

@@ -1,0 +1,409 @@
+"""What is on the disk: whole or refused, never a wrong target."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import pickle
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+from safetensors.torch import load_file
+from transformers import DataCollatorForLanguageModeling
+
+from hf_distill import DistillationTrainer, HiddenMSE, SoftTargets
+from hf_distill.errors import CacheMismatch, DataError, DistillationError, IncompatiblePair
+from hf_distill.teachers import Cached, Frozen
+from hf_distill.teachers.cache import codecs, filling
+from hf_distill.teachers.cache.folder import CacheFolder
+from hf_distill.teachers.cache.keys import row_keys, row_lengths
+from hf_distill.teachers.cache.scanning import Source, scan
+from tests import tiny, tiny_runs
+
+ROWS = tiny.rows("single_label", 20)
+PAD = tiny.Pad()
+
+
+def trainer(rows: Any = ROWS, *, teacher: Any = None, collator: Any = PAD, **settings: Any) -> DistillationTrainer:
+    return DistillationTrainer(
+        model=tiny.model("single_label", seed=4),
+        teacher=tiny.model("single_label", layers=3, seed=3) if teacher is None else teacher,
+        objectives=SoftTargets() + HiddenMSE(layer_map="final"),
+        args=tiny.arguments(per_device_eval_batch_size=4),
+        train_dataset=rows,
+        data_collator=collator,
+        **settings,
+    )
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    """A cache of `ROWS` in several shards."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(filling, "SHARD_BYTES", 1)
+        trainer().cache_teacher(tmp_path / "cache", max_length=16)
+    return tmp_path / "cache"
+
+
+def read_all(folder: Path, rows: Any = ROWS) -> dict[str, torch.Tensor]:
+    cached = Cached(folder)
+    return {name: part for name, part in cached.reading(PAD)(rows).items() if name.startswith("teacher/")}
+
+
+# ---- the format ----
+
+
+def test_the_files_are_as_documented(cache: Path) -> None:
+    facts = json.loads((cache / "cache.json").read_text())
+    assert [each["name"] for each in facts["signals"]] == ["hidden[3]", "logits"]
+    assert [each["file"] for each in facts["shards"]] == [f"shard-0000{i}.safetensors" for i in range(5)]
+    shard = load_file(cache / "shard-00000.safetensors")
+    tokens = int(shard["lengths"].sum())
+    shapes = {name: tuple(tensor.shape) for name, tensor in shard.items()}
+    assert shapes == {
+        "keys": (4, 16), "lengths": (4,), "checksums": (4,), "hidden[3]/values": (tokens, 32), "logits/values": (4, 3),
+    }  # fmt: skip
+    assert shard["hidden[3]/values"].dtype == torch.float16
+    assert shard["logits/values"].dtype == torch.float32
+
+
+def test_rows_come_in_any_order_and_by_any_process(cache: Path) -> None:
+    forward, backward = read_all(cache), read_all(cache, ROWS[::-1])
+    assert set(forward) == {"teacher/hidden[3]/values", "teacher/logits/values"}
+    for name, part in forward.items():
+        torch.testing.assert_close(part, backward[name].flip(0), rtol=0, atol=0)
+    reading = Cached(cache).reading(PAD)
+    again = pickle.loads(pickle.dumps(reading))(ROWS)
+    assert all(torch.equal(again[name], part) for name, part in forward.items())
+    assert len(pickle.dumps(reading)) < 20_000  # the files are opened anew, not sent
+
+
+def test_equal_rows_are_kept_once(tmp_path: Path) -> None:
+    trainer(ROWS[:5] * 3).cache_teacher(tmp_path / "cache")
+    assert len(Cached(tmp_path / "cache").reader) == 5
+
+
+# ---- keys ----
+
+
+def keys_of(batch: dict[str, torch.Tensor], columns: tuple[str, ...] = ("input_ids", "token_type_ids")) -> list[bytes]:
+    return row_keys(batch, columns, row_lengths(batch))
+
+
+def test_a_key_is_of_what_the_teacher_reads_without_padding() -> None:
+    short = PAD(ROWS[:4])
+    keys = keys_of(short)
+    assert keys == keys_of(tiny.Pad(7)(ROWS[:4])) == [keys_of(PAD([row]))[0] for row in ROWS[:4]]
+    assert len(set(keys)) == 4
+    zeros = torch.zeros_like(short["input_ids"])
+    assert keys_of({**short, "token_type_ids": zeros}) == keys
+    second = zeros.clone()
+    second[:, 2:] = 1
+    assert not {*keys_of({**short, "token_type_ids": second})} & {*keys}
+    assert keys_of({**short, "token_type_ids": second}, ("input_ids",)) == keys
+    assert keys_of({**short, "labels": torch.zeros(4)}, ("input_ids", "labels")) == keys
+    assert keys_of({**short, "input_ids": short["input_ids"].int()}) == keys
+
+
+def test_a_prefix_has_another_key() -> None:
+    row = {**ROWS[0], "token_type_ids": [0] * len(ROWS[0]["input_ids"])}
+    part = {name: value[:-1] if isinstance(value, list) else value for name, value in row.items()}
+    assert keys_of(PAD([row])) != keys_of(PAD([part]))
+
+
+def test_padding_on_the_left_is_refused() -> None:
+    batch = {name: column.flip(1) if column.dim() == 2 else column for name, column in PAD(ROWS[:4]).items()}
+    with pytest.raises(CacheMismatch, match="padding_side = 'right'"):
+        row_lengths(batch)
+
+
+@pytest.mark.parametrize("column", [torch.zeros(4, 12), torch.zeros(4, dtype=torch.long)])
+def test_a_column_that_is_no_number_a_token_is_refused(column: torch.Tensor) -> None:
+    with pytest.raises(DataError, match="the column 'extra'"):
+        keys_of({**PAD(ROWS[:4]), "extra": column}, ("input_ids", "extra"))
+
+
+# ---- a cache of something else ----
+
+
+def other_weight() -> Any:
+    teacher = tiny.model("single_label", layers=3, seed=3)
+    with torch.no_grad():
+        teacher.classifier.bias[0] += 1e-6
+    return teacher
+
+
+def other_setting() -> Any:
+    teacher = tiny.model("single_label", layers=3, seed=3)
+    teacher.config.layer_norm_eps = 1e-3
+    return teacher
+
+
+@pytest.mark.parametrize("make", [other_weight, other_setting])
+def test_another_teacher(make: Callable[[], Any], cache: Path) -> None:
+    before = read_all(cache)
+    with pytest.raises(CacheMismatch, match=r"was written with another teacher: teacher '[0-9a-f]{32}', here"):
+        trainer(teacher=make()).cache_teacher(cache)
+    with pytest.raises(CacheMismatch, match="another teacher"):
+        Cached(cache, teacher=make())
+    Cached(cache, teacher=tiny.model("single_label", layers=3, seed=3))
+    assert all(torch.equal(part, before[name]) for name, part in read_all(cache).items())
+
+
+def test_another_length_or_precision(cache: Path) -> None:
+    with pytest.raises(CacheMismatch, match="max_length 16, here 12"):
+        trainer().cache_teacher(cache, max_length=12)
+    half = Frozen(tiny.model("single_label", layers=3, seed=3), dtype=torch.bfloat16)
+    with pytest.raises(CacheMismatch, match="precision"):
+        trainer(teacher=half).cache_teacher(cache)
+
+
+def test_another_codec(cache: Path) -> None:
+    with pytest.raises(CacheMismatch, match=r"holds hidden\[3\] as float16 .*bfloat16 .* is asked for"):
+        trainer().cache_teacher(cache, codec=codecs.make("bfloat16", {}))
+
+
+def test_another_tokenizer(tmp_path: Path) -> None:
+    first, second = tiny_runs.tokenizer(), tiny_runs.tokenizer((*tiny_runs.SPECIAL, "other"))
+    trainer(processing_class=first).cache_teacher(tmp_path / "cache")
+    with pytest.raises(CacheMismatch, match="another tokenizer"):
+        trainer(processing_class=second).cache_teacher(tmp_path / "cache")
+    with pytest.raises(CacheMismatch, match="another tokenizer"):
+        trainer(teacher=Cached(tmp_path / "cache"), processing_class=second).train()
+    with pytest.raises(CacheMismatch, match="another tokenizer"):
+        Cached(tmp_path / "cache", tokenizer=second)
+    trainer(teacher=Cached(tmp_path / "cache"), processing_class=first).train()
+
+
+def test_other_text(cache: Path) -> None:
+    rows = [*ROWS, {**ROWS[0], "input_ids": ROWS[0]["input_ids"][::-1]}]
+    made = trainer(rows, teacher=Cached(cache))
+    with pytest.raises(CacheMismatch, match="1 of 21 rows are not in the teacher's cache, row 20 is the first"):
+        made.train()
+    with pytest.raises(CacheMismatch, match="row 1 of a batch is not in the teacher's cache of 20 rows"):
+        Cached(cache).reading(PAD)([rows[0], rows[20]])
+
+
+def test_no_cache_at_all(tmp_path: Path) -> None:
+    with pytest.raises(CacheMismatch, match="holds no teacher's cache"):
+        Cached(tmp_path)
+
+
+def test_a_batch_that_was_not_read(cache: Path) -> None:
+    cached = Cached(cache)
+    cached.bind(frozenset())
+    with pytest.raises(DistillationError, match="nothing of the teacher's cache"):
+        cached.activations(PAD(ROWS[:2]))
+
+
+# ---- damage ----
+
+
+def flip(path: Path, place: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[place] ^= 1
+    path.write_bytes(bytes(data))
+
+
+def test_a_missing_shard(cache: Path) -> None:
+    (cache / "shard-00002.safetensors").unlink()
+    with pytest.raises(CacheMismatch, match=r"shard-00002\.safetensors.*No such file"):
+        Cached(cache)
+    with pytest.raises(CacheMismatch, match=r"shard-00002\.safetensors"):
+        trainer().cache_teacher(cache, max_length=16)
+
+
+@pytest.mark.parametrize("left", [0, 4, 100, -1])
+def test_a_shard_that_is_cut_off(left: int, cache: Path) -> None:
+    path = cache / "shard-00001.safetensors"
+    path.write_bytes(path.read_bytes()[:left])
+    with pytest.raises(CacheMismatch, match=r"shard-00001\.safetensors: not a whole shard"):
+        Cached(cache)
+
+
+def test_no_flipped_bit_goes_unseen(cache: Path) -> None:
+    path = cache / "shard-00003.safetensors"
+    whole = path.read_bytes()
+    generator = random.Random(0)
+    for place in [0, 8, *generator.sample(range(len(whole)), 60)]:
+        flip(path, place)
+        with pytest.raises(CacheMismatch, match=r"shard-00003"):
+            read_all(cache)
+        path.write_bytes(whole)
+    read_all(cache)
+
+
+def test_another_shard_in_its_place(cache: Path) -> None:
+    os.replace(cache / "shard-00004.safetensors", cache / "shard-00000.safetensors")
+    with pytest.raises(CacheMismatch, match="is not the shard that"):
+        Cached(cache)
+
+
+@pytest.mark.parametrize("name", ["cache.json", "config.json", "tables.safetensors"])
+def test_damage_beside_the_shards(name: str, cache: Path) -> None:
+    size = (cache / name).stat().st_size
+    whole = (cache / name).read_bytes()
+    for place in (1, size // 2, size - 2):
+        flip(cache / name, place)
+        with pytest.raises(CacheMismatch, match=name.replace(".", r"\.")):
+            Cached(cache)
+        (cache / name).write_bytes(whole)
+    (cache / name).unlink()
+    with pytest.raises(CacheMismatch, match=r"holds no teacher's cache|cannot be read"):
+        Cached(cache)
+
+
+def test_another_format(cache: Path) -> None:
+    facts = json.loads((cache / "cache.json").read_text())
+    (cache / "cache.json").write_text(json.dumps({**facts, "format": 7}))
+    with pytest.raises(CacheMismatch, match="is of format 7, and this version reads 1"):
+        Cached(cache)
+
+
+# ---- writing ----
+
+
+def test_a_full_disk_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(filling, "SHARD_BYTES", 1)
+    trainer(ROWS[:8]).cache_teacher(tmp_path)
+    before = read_all(tmp_path, ROWS[:8])
+    synced, sync = [], os.fsync
+
+    def full(file: int) -> None:
+        synced.append(file)
+        if len(synced) > 3:  # a shard, its facts, a shard
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        sync(file)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(CacheMismatch, match=r"No space left on device.*untouched; make room"):
+            trainer().cache_teacher(tmp_path)
+    assert not list(tmp_path.glob(".*.part"))
+    assert len(Cached(tmp_path).reader) == 12
+    assert all(torch.equal(part, before[name]) for name, part in read_all(tmp_path, ROWS[:8]).items())
+    trainer().cache_teacher(tmp_path)
+    assert len(Cached(tmp_path).reader) == 20
+    trainer(teacher=Cached(tmp_path)).train()
+
+
+def test_a_writer_that_was_killed_is_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(filling, "SHARD_BYTES", 1)
+    whole = tmp_path / "whole"
+    trainer().cache_teacher(whole)
+    teacher, passes = tiny.model("single_label", layers=3, seed=3), []
+
+    def die(*_: Any) -> None:
+        passes.append(1)
+        if len(passes) == 4:  # one to learn the shapes
+            raise KeyboardInterrupt
+
+    hook = teacher.register_forward_pre_hook(die)
+    with pytest.raises(KeyboardInterrupt):
+        trainer(teacher=teacher).cache_teacher(tmp_path / "cache")
+    (tmp_path / "cache" / ".shard-00002.safetensors.1.part").write_bytes(b"torn")
+    (tmp_path / "cache" / "shard-00002.safetensors").write_bytes(b"renamed, and never told of")
+    hook.remove()
+    assert len(Cached(tmp_path / "cache").reader) == 8
+    rest: list[int] = []
+    teacher.register_forward_pre_hook(lambda *_: rest.append(1))
+    trainer(teacher=teacher).cache_teacher(tmp_path / "cache")
+    assert len(rest) == 3
+    assert not list((tmp_path / "cache").glob(".*.part"))
+    expected = read_all(whole)
+    assert all(torch.equal(part, expected[name]) for name, part in read_all(tmp_path / "cache").items())
+
+
+def test_two_writers_at_once(cache: Path) -> None:
+    with CacheFolder(cache).claimed(), pytest.raises(CacheMismatch, match="another process writes"):
+        trainer().cache_teacher(cache, max_length=16)
+    trainer().cache_teacher(cache, max_length=16)
+
+
+def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CacheMismatch, match="cannot be made"):
+        trainer().cache_teacher(tmp_path / "file" / "cache")
+
+
+def test_numbers_that_are_none_are_not_written(tmp_path: Path) -> None:
+    teacher = tiny.model("single_label", layers=3, seed=3)
+    with torch.no_grad():
+        teacher.classifier.bias[0] = float("nan")
+    with pytest.raises(DistillationError, match="NaN or infinite"):
+        trainer(teacher=teacher).cache_teacher(tmp_path / "cache")
+
+
+def test_an_adapter_is_to_be_merged_first(tmp_path: Path) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    teacher = get_peft_model(tiny.model("single_label", layers=3), LoraConfig(target_modules=["query"]))
+    with pytest.raises(IncompatiblePair, match="merge_and_unload"):
+        trainer(teacher=teacher).cache_teacher(tmp_path / "cache")
+
+
+# ---- rows that change ----
+
+
+def test_masks_drawn_while_collating_are_refused(tmp_path: Path) -> None:
+    masking = DataCollatorForLanguageModeling(tiny_runs.tokenizer(), mlm_probability=0.3)
+    rows = [{"input_ids": [2, 5, 6, 7, 8, 9, 3]} for _ in range(8)]
+    made = DistillationTrainer(
+        model=tiny.model("masked_lm", seed=4),
+        teacher=tiny.model("masked_lm", layers=3),
+        objectives=SoftTargets(),
+        args=tiny.arguments(),
+        train_dataset=rows,
+        data_collator=masking,
+    )
+    with pytest.raises(CacheMismatch, match="made anew each time"):
+        made.cache_teacher(tmp_path / "cache")
+
+
+class Epochs:
+    """Rows that are the same within an epoch, and others in the next."""
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, number: int) -> dict[str, Any]:
+        epoch, row = divmod(number, 4)
+        return {"input_ids": [4 + epoch, 5, 6 + row], "attention_mask": [1, 1, 1]}
+
+    def epoch_sampler(self) -> None:
+        raise NotImplementedError
+
+
+def test_masks_drawn_by_epoch_are_refused() -> None:
+    with pytest.raises(CacheMismatch, match="made anew each time"):
+        scan(Source(Epochs(), PAD), ["input_ids"])
+
+
+def test_a_stream_is_refused() -> None:
+    with pytest.raises(DataError, match="is a stream"):
+        scan(Source(iter(ROWS), PAD), ["input_ids"])
+
+
+def test_looking_at_the_rows_draws_no_random_numbers() -> None:
+    def drawing(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        torch.rand(1), np.random.rand(), random.random()
+        return PAD(rows)
+
+    torch.manual_seed(0), np.random.seed(0), random.seed(0)
+    expected = torch.rand(1), np.random.rand(), random.random()
+    torch.manual_seed(0), np.random.seed(0), random.seed(0)
+    found = scan(Source(ROWS, drawing), ["input_ids"])
+    assert (torch.rand(1), np.random.rand(), random.random()) == expected
+    assert len(found.keys) == len(ROWS)
+
+
+def test_rows_of_a_table_and_rows_of_a_list_have_the_same_keys() -> None:
+    table = Dataset.from_list(ROWS)
+    assert (scan(Source(table, PAD), ["input_ids"]).keys == scan(Source(ROWS, PAD), ["input_ids"]).keys).all()

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hf_distill.activations import Activations, Signal
 from hf_distill.anatomy import Anatomy, Taps
-from hf_distill.depth import Run, ready
+from hf_distill.depth import Run, ready, takes_ready
 from hf_distill.errors import DistillationError
 from hf_distill.tasks import IGNORED
 
@@ -23,18 +23,28 @@ class Capture:
 
     Hooks are registered here, once, on the modules that are read and on no other; make the capture before the model is
     compiled or wrapped. `role` ("student", "teacher") is named in messages; what is captured of a student must carry
-    gradients while it trains. `run` says how much of the model runs (`depth.shallow`), all of it if it is left out.
+    gradients while it trains. `run` says how much of the model runs (`depth.shallow`), all of it if it is left out;
+    `above` are the parameters that `final` passes afterwards, on its way to a loss.
 
     Raises: `IncompatiblePair` for a signal that the model does not have.
     """
 
-    def __init__(self, anatomy: Anatomy, signals: Iterable[Signal], role: str, run: Run | None = None) -> None:
+    def __init__(
+        self,
+        anatomy: Anatomy,
+        signals: Iterable[Signal],
+        role: str,
+        run: Run | None = None,
+        above: Iterable[Tensor] = (),
+    ) -> None:
         self.anatomy = anatomy
         self.role = role
         self.run = Run.whole(anatomy) if run is None else run
+        self._above = tuple(above)
         self.taps = Taps(self.run.anatomy, signals, role)
         self._names = tuple(sorted(anatomy.accepts - LABELS))
         self._takes = self.run.anatomy.accepts
+        self._takes_ready = takes_ready(self.run.anatomy)
         self._options: dict[str, bool] = {"return_dict": True}
         # A whole student's is the Trainer's business; a run in part would fill it in part.
         if (role == "teacher" or not self.run.is_whole) and "use_cache" in self._takes:
@@ -72,7 +82,7 @@ class Capture:
     def _taken(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor | None]:
         """What the run takes of the inputs."""
         taken: dict[str, Tensor | None] = {name: value for name, value in inputs.items() if name in self._takes}
-        if "attention_mask" in taken:
+        if self._takes_ready and "attention_mask" in taken:
             taken["attention_mask"] = ready(self.run.anatomy, inputs["attention_mask"])
         return taken
 
@@ -107,17 +117,24 @@ class Capture:
         )
 
     def _check_gradients(self, tensors: Mapping[Signal, Tensor]) -> None:
-        """A tensor below frozen parameters has no gradient and needs none; one cut off by checkpointing is an
-        error."""
+        """A tensor below frozen parameters has no gradient and needs none, and `final` none where nothing but its
+        head trains; one cut off by checkpointing is an error.
+        """
         bare = [signal for signal, tensor in tensors.items() if not tensor.requires_grad]
-        if not bare or not any(parameter.requires_grad for parameter in self.anatomy.model.parameters()):
+        if not bare:
+            return
+        above = any(parameter.requires_grad for parameter in self._above)
+        places = {id(parameter) for parameter in self._above}
+        if not any(p.requires_grad and id(p) not in places for p in self.anatomy.model.parameters()):
+            bare = [signal for signal in bare if signal.field != "final"] if above else []
+        if not bare:
             return
         if any(_is_reentrant(module) for module in self.anatomy.base.modules()):
             raise DistillationError(
                 f"{self.role}: {bare[0]} carries no gradient, because reentrant activation checkpointing hides it; "
                 "pass use_reentrant=False in the training arguments' checkpointing settings."
             )
-        if len(bare) == len(tensors):
+        if len(bare) == len(tensors) and not above:
             raise DistillationError(
                 f"{self.role}: {', '.join(map(str, bare))} carry no gradient, so nothing would train. Unfreeze "
                 "parameters that they depend on, or use an objective that reads what the trainable parameters give."

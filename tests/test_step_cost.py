@@ -162,3 +162,24 @@ def test_gradients_that_are_not_clipped_are_not_touched() -> None:
     assert logged == pytest.approx(seen, rel=1e-5)
     assert len(seen) == 6
     assert not any("_foreach_mul_" in name for name in trainer.train_dataset.operators.names)
+
+
+def test_modes_and_gradients_are_those_of_torch() -> None:
+    """`Distillation` walks over a list of its modules where torch would walk over the tree at every step."""
+    trainer = DistillationTrainer(
+        model=model(2), teacher=model(3), objectives=HiddenMSE(projection="shared") + Labels(), args=tiny.arguments()
+    )
+    whole = trainer.distillation
+    for mode in (True, False, True):
+        whole.student.bert.encoder.layer[1].train(not mode)
+        whole.train(mode)
+        assert {module.training for module in whole.modules()} == {mode}
+    expected = {id(parameter) for parameter in whole.parameters()}
+    for parameter in whole.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    assert {id(gradient) for gradient in whole.gradients()} == {id(p.grad) for p in whole.parameters()}
+    assert len(whole.gradients()) == len(expected)
+    whole.zero_grad(set_to_none=False)
+    assert all(parameter.grad.abs().max() == 0 for parameter in whole.parameters())
+    whole.zero_grad()
+    assert all(parameter.grad is None for parameter in whole.parameters())

@@ -17,6 +17,9 @@ HEADS = frozenset({*LOGITS, "next_sentence_logits"})
 ABOVE = HEADS | {"final", "pooled"}
 """Fields for which all layers run."""
 
+LIBRARIES = ("transformers", "torch", "peft", "hf_distill")
+"""Packages whose modules compute what the table says of them."""
+
 Position = Literal["", "first", "last"]
 
 
@@ -60,12 +63,15 @@ def runs_whole(anatomy: Anatomy) -> str:
     """Why this model cannot run in part, or nothing.
 
     A forward that somebody put in place of a module's own (a device map, a compiled module) would run the module that
-    it was made for; sharded weights are gathered by hooks that count on all layers; states that the config asks for
-    are those of all layers; an adapter that is no plain LoRA may act outside the layers.
+    it was made for; a module of a class that no library brought reads what it likes; sharded weights are gathered by
+    hooks that count on all layers; states that the config asks for are those of all layers; an adapter that is no
+    plain LoRA may act outside the layers.
     """
     config = anatomy.base.config
     if anatomy.row is None:
         return f"{anatomy.shape.family!r} has no row in the family table"
+    if strange := foreign(anatomy):
+        return f"{strange} is no class of transformers"
     if any(_is_replaced(module) for module in anatomy.base.modules()):
         return "a module's forward is not its own"
     if any(hasattr(parameter, "device_mesh") for parameter in anatomy.base.parameters()):
@@ -77,6 +83,12 @@ def runs_whole(anatomy: Anatomy) -> str:
     if any(each.peft_type != "LORA" or getattr(each, "alora_invocation_tokens", None) for each in adapters):
         return "its adapter is no plain LoRA"
     return ""
+
+
+def foreign(anatomy: Anatomy) -> str:
+    """The first class among a model's modules that no library brought, or nothing."""
+    kinds = {type(module) for module in anatomy.base.modules()}
+    return min((kind.__qualname__ for kind in kinds if kind.__module__.partition(".")[0] not in LIBRARIES), default="")
 
 
 def _is_replaced(module: nn.Module) -> bool:
@@ -124,7 +136,7 @@ def _position(anatomy: Anatomy, fields: set[str], depth: int) -> Position:
     position = row.position(base.config)
     classified = class_ending(base, ("ForSequenceClassification",)) is not None
     read_there = {"logits", "pooled"} if classified else {"pooled"}
-    if not fields & ABOVE <= read_there or (position == "last" and "logits" not in fields):
+    if not position or not fields & ABOVE <= read_there or (position == "last" and "logits" not in fields):
         return ""
     # A convolution over positions follows the first block; chunks of one position do not divide.
     convolved = depth == 1 and anatomy.ends_behind_block(1)

@@ -10,6 +10,8 @@ import torch
 from peft import LoraConfig, TaskType, get_peft_model
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
+from transformers import BertForSequenceClassification
+from transformers.modeling_outputs import SequenceClassifierOutput
 
 from hf_distill.activations import Signal
 from hf_distill.anatomy import Anatomy
@@ -27,6 +29,7 @@ from tests.tiny_models import (
     SPANS,
     TOKENS,
     batch,
+    config,
     tiny,
 )
 
@@ -135,6 +138,14 @@ def test_what_is_read_at_all_positions_of_the_last_layer_keeps_it_whole(family: 
 @pytest.mark.parametrize("family", [*FIRST, *DECODERS])
 def test_spans_are_read_at_all_positions(family: str) -> None:
     assert compare(model(family, SPANS), signals("start_logits", "end_logits"), batch(family)) == "the whole model"
+
+
+@pytest.mark.parametrize("family", ENCODER_DECODERS)
+def test_classifiers_with_two_stacks_of_one_layer_run_whole(family: str) -> None:
+    made = tiny(family, CLASSIFIER, layers=1)
+    assert compare(made, signals("logits"), {n: v[:1] for n, v in batch(family).items() if "decoder" not in n}) == (
+        "the whole model"
+    )
 
 
 def test_a_mean_over_the_text_reads_all_positions() -> None:
@@ -328,3 +339,54 @@ def test_it_says_why_a_model_runs_whole(monkeypatch: pytest.MonkeyPatch) -> None
     chunked = tiny("bert", CLASSIFIER, chunk_size_feed_forward=1)
     assert compare(chunked, signals("logits"), batch("bert")) == "the whole model"
     assert shallow(Anatomy.of(tiny("bert")), []).is_whole
+
+
+# ---- classes of one's own ----
+
+
+class MeanHead(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.out = nn.Linear(32, 3)
+
+    def forward(self, hidden: Tensor, **_: object) -> Tensor:
+        return self.out(hidden.mean(1))
+
+
+class MeanPool(nn.Module):
+    def forward(self, hidden: Tensor) -> Tensor:
+        return hidden.mean(1)
+
+
+def test_a_head_or_a_pooler_of_one_s_own_sees_all_positions() -> None:
+    pooled, classified = tiny("bert", CLASSIFIER), tiny("roberta", CLASSIFIER)
+    pooled.bert.pooler, classified.classifier = MeanPool(), MeanHead()
+    for made, name in ((pooled, "MeanPool"), (classified, "MeanHead")):
+        description = compare(made, signals("logits"), batch(made.config.model_type))
+        assert description == f"the whole model, as {name} is no class of transformers"
+
+
+class Averaging(BertForSequenceClassification):
+    """Reads the mask by itself."""
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, **_: object) -> SequenceClassifierOutput:
+        hidden = self.bert(input_ids, attention_mask=attention_mask).last_hidden_state
+        weights = attention_mask.unsqueeze(-1)
+        return SequenceClassifierOutput(logits=self.classifier((hidden * weights).sum(1) / weights.sum(1)))
+
+
+def test_a_forward_of_one_s_own_gets_the_mask_as_it_came() -> None:
+    made = Averaging(config("bert"))
+    made.set_attn_implementation("sdpa")
+    made.eval()
+    for given in (batch("bert"), {name: value[:1] for name, value in batch("bert").items()}):
+        capture = Capture(Anatomy.of(made), signals("logits"), role="teacher")
+        torch.testing.assert_close(capture(given)[1].logits, made(**given).logits, rtol=0, atol=0)
+
+
+def test_a_mask_of_bfloat16_is_taken() -> None:
+    given = batch("bert")
+    capture = Capture(Anatomy.of(model("bert", CLASSIFIER, "sdpa")), signals("logits"), role="teacher")
+    expected = capture(given)[1].logits
+    found = capture(given | {"attention_mask": given["attention_mask"].bfloat16()})[1].logits
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)

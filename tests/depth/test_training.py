@@ -14,7 +14,16 @@ from transformers import PreTrainedModel
 
 import hf_distill.distillation
 import hf_distill.teachers.frozen
-from hf_distill import DistillationTrainer, HiddenCosine, HiddenMSE, Labels, MiniLMv2, SoftTargets
+from hf_distill import (
+    DistillationError,
+    DistillationTrainer,
+    HiddenCosine,
+    HiddenMSE,
+    Labels,
+    MiniLMv2,
+    SoftTargets,
+    vocabulary,
+)
 from hf_distill.depth import Run
 from tests import tiny
 from tests.tiny_models import CLASSIFIER, TOKENS
@@ -173,3 +182,127 @@ def test_a_model_read_at_every_position_is_called_as_it_is() -> None:
     student = family_model("bert", TOKENS, layers=2)
     trainer = DistillationTrainer(model=student, objectives=Labels(), args=tiny.arguments())
     assert trainer.distillation._capture.run.module is student
+
+
+# ---- a student that is changed between the making of the trainer and the training ----
+
+
+def language_model(terms=None, student: PreTrainedModel | None = None, **settings) -> DistillationTrainer:
+    return DistillationTrainer(
+        model=tiny.model("causal_lm", seed=1) if student is None else student,
+        teacher=None if terms is None else tiny.model("causal_lm", hidden=48, seed=2),
+        objectives=Labels() if terms is None else terms,
+        args=tiny.arguments(max_steps=1),
+        train_dataset=tiny.rows("causal_lm"),
+        data_collator=tiny.Pad(),
+        **settings,
+    )
+
+
+def still(model: nn.Module, trainer: DistillationTrainer) -> set[str]:
+    """The parameters that a training leaves as they are."""
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    trainer.train()
+    after = dict(model.named_parameters())
+    assert after.keys() == before.keys()
+    return {name for name, parameter in before.items() if torch.equal(parameter, after[name])}
+
+
+def assign(model: nn.Module) -> None:
+    model.load_state_dict({name: tensor.clone() for name, tensor in model.state_dict().items()}, assign=True)
+
+
+def another_head(model: nn.Module) -> None:
+    torch.manual_seed(7)
+    model.lm_head = nn.Linear(32, 96, bias=False)
+
+
+CHANGES = {
+    "weights assigned": assign,
+    "another head": another_head,
+    "a larger vocabulary": lambda model: model.resize_token_embeddings(104, mean_resizing=False),
+}
+
+
+@pytest.mark.parametrize("large", [1, 4096])
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_language_model_changed_before_training_trains(change: str, large: int, monkeypatch) -> None:
+    monkeypatch.setattr(vocabulary, "LARGE", large)
+    trainer = language_model()
+    CHANGES[change](trainer.model)
+    changed = copy.deepcopy(trainer.model)
+    assert not still(trainer.model, trainer)
+    expected = language_model(student=changed)
+    expected.train()
+    assert tiny.distance(trainer.model, expected.model) < 1e-6
+
+
+def fewer_layers(model: nn.Module) -> None:
+    model.bert.encoder.layer = nn.ModuleList(copy.deepcopy(layer) for layer in model.bert.encoder.layer[:2])
+    model.config.num_hidden_layers = 2
+
+
+@pytest.mark.parametrize("family", ["bert", "gpt2"])
+def test_a_classifier_changed_before_training_trains(family: str) -> None:
+    student, teacher = classifiers(family)
+
+    def made(model: nn.Module) -> DistillationTrainer:
+        return DistillationTrainer(
+            model=model,
+            teacher=copy.deepcopy(teacher),
+            objectives=SoftTargets() + Labels() + HiddenMSE(layer_map="last"),
+            args=tiny.arguments(max_steps=1),
+            train_dataset=tiny.rows("single_label"),
+            data_collator=tiny.Pad(),
+        )
+
+    trainer = made(student)
+    if family == "bert":
+        fewer_layers(student)
+    else:
+        student.score = nn.Linear(32, 3, bias=False)
+    expected = made(copy.deepcopy(student))
+    expected.train()
+    trainer.train()
+    assert tiny.distance(trainer.model, expected.model) < 1e-6
+
+
+def test_what_objectives_learned_stays_when_the_student_is_changed(monkeypatch) -> None:
+    """Also where the terms are bound anew, to a student of another size."""
+    monkeypatch.setattr(vocabulary, "LARGE", 1)
+    for change in CHANGES:
+        terms = HiddenMSE(layer_map="final") + Labels()
+        trainer = language_model(terms)
+        learned = trainer.distillation.objectives
+        with torch.no_grad():
+            for parameter in learned.parameters():
+                parameter.fill_(0.25)
+        trainer.args.learning_rate = 0.0
+        if change != "a larger vocabulary":
+            CHANGES[change](trainer.model)
+        else:
+            fewer = trainer.model.model.layers[:1]
+            trainer.model.model.layers = fewer
+        trainer.train()
+        assert trainer.distillation.is_current
+        held = list(trainer.distillation.objectives.parameters())
+        assert held
+        assert all(bool((parameter == 0.25).all()) for parameter in held)
+
+
+def test_nothing_is_made_anew_for_a_student_that_stayed() -> None:
+    trainer = language_model()
+    capture = trainer.distillation._capture
+    trainer.train()
+    trainer.train()
+    assert trainer.distillation._capture is capture
+
+
+def test_an_optimizer_of_parameters_that_were_replaced_is_refused() -> None:
+    student = tiny.model("causal_lm", seed=1)
+    trainer = language_model(student=student, optimizers=(torch.optim.SGD(student.parameters(), lr=0.1), None))
+    assign(student)
+    with pytest.raises(DistillationError, match=r"21 of the 21 parameters .* no longer the student's"):
+        trainer.train()
+    trainer.optimizer = None
+    trainer.train()

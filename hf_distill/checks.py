@@ -198,6 +198,19 @@ def optimizer_is_complete(optimizer: torch.optim.Optimizer, objectives: nn.Modul
         )
 
 
+def optimizer_is_current(optimizer: torch.optim.Optimizer, distillation: nn.Module) -> None:
+    """Refuses an optimizer that would move parameters which the student had, in place of those that it has."""
+    ours = {id(parameter) for parameter in distillation.parameters()}
+    held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    gone = sum(id(parameter) not in ours for parameter in held)
+    if gone:
+        raise DistillationError(
+            f"{gone} of the {len(held)} parameters that the optimizer holds are no longer the student's: modules or "
+            "parameters of it were replaced since. Set trainer.optimizer to one of the parameters at hand, or to None "
+            "to have it made."
+        )
+
+
 def loaded_in_shards(model: nn.Module) -> bool:
     """Whether each process holds a part of the model's parameters since it was loaded."""
     return bool(getattr(model, "is_distributed_loading_by_transformers", False))

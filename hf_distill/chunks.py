@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
@@ -260,16 +260,20 @@ class _Linears(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is functional.linear and not kwargs:
             states, weight, bias = (*args, None)[:3]
-            to_weight = self.gradients.of(weight)
-            if to_weight is not None:
+            to_weight, to_bias = self.gradients.of(weight), self.gradients.of(bias)
+            # A bias that is computed has its parameters behind it, which autograd finds.
+            constant = bias is None or not bias.requires_grad
+            if to_weight is not None and (constant or to_bias is not None):
                 dtype = _autocast_dtype(states) or states.dtype
-                layer = _Layer(self._cast(weight, dtype), self._cast(bias, dtype), to_weight, self.gradients.of(bias))
+                layer = _Layer(self._cast(weight, dtype), self._cast(bias, dtype), to_weight, to_bias)
                 return _Linear.apply(states.to(dtype), layer)  # type: ignore[no-untyped-call]
         return func(*args, **(kwargs or {}))
 
     def _cast(self, parameter: Any, dtype: torch.dtype) -> Any:
         if parameter is None or parameter.dtype == dtype:
             return parameter
+        if not isinstance(parameter, nn.Parameter):  # computed anew for every chunk
+            return parameter.detach().to(dtype)
         key = (id(parameter), dtype)
         if key not in self._casts:
             self._casts[key] = parameter.detach().to(dtype)
@@ -305,11 +309,14 @@ class _Linear(torch.autograd.Function):
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None]:
         (states,), layer = ctx.saved_tensors, ctx.layer
         flat, rows = upstream.flatten(0, -2), states.flatten(0, -2)
-        if flat.dtype == layer.to_weight.dtype:
+        left, right = flat.mT, rows
+        if flat.dtype == torch.float16:  # the sum over the rows may be beyond its largest number
+            left, right = (factor.to(layer.to_weight.dtype) for factor in (left, right))
+        if left.dtype == layer.to_weight.dtype:
             # Not in place by addmm_: counters of arithmetic know addmm alone.
-            torch.addmm(layer.to_weight, flat.mT, rows, out=layer.to_weight)
+            torch.addmm(layer.to_weight, left, right, out=layer.to_weight)
         else:
-            layer.to_weight.add_(flat.mT @ rows)
+            layer.to_weight.add_(left @ right)
         if layer.to_bias is not None:
-            layer.to_bias.add_(flat.sum(0))
+            layer.to_bias.add_(flat.sum(0, dtype=layer.to_bias.dtype))
         return upstream @ layer.weight, None

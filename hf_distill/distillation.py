@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple, Self
 
 import torch
@@ -76,17 +78,51 @@ class Distillation(nn.Module):
         self._task_loss = (Labels(label_smoothing=0.0),) if pair.task.label_names else ()
         for loss in self._task_loss:
             loss.bind(pair)
-        self.pair = pair
-        anatomy = Anatomy.of(student)
+        self.pair, self._in_part, self._teacher_head = pair, in_part, teacher_head
+        self._look()
+
+    def _look(self) -> None:
+        """Makes what reads the student, of the modules and parameters that it has now."""
+        anatomy = Anatomy.of(self.student)
         named = dict(zip(self.objectives, self.terms(), strict=True))
-        self._vocabulary = Vocabulary.of(named, self.weights, pair, anatomy, teacher_head) if in_part else None
+        self._vocabulary: Vocabulary | None = None
+        if self._in_part:
+            self._vocabulary = Vocabulary.of(named, self.weights, self.pair, anatomy, self._teacher_head)
         read = self.reads().student
-        run = shallow(anatomy, read) if in_part else Run.whole(anatomy)
+        run = shallow(anatomy, read) if self._in_part else Run.whole(anatomy)
         logger.info("the student runs %s while it trains", run.description)
-        self._capture = Capture(anatomy, read, role="student", run=run)
+        above = () if self._vocabulary is None else self._vocabulary.head_parameters
+        self._capture = Capture(anatomy, read, role="student", run=run, above=above)
         evaluated = [signal for loss in self._task_loss for signal in loss.needs().student]
         self._traceable = self._vocabulary is None and all(objective.traceable for objective in self.terms())
         self._evaluation_capture = Capture(anatomy, evaluated, role="evaluation")
+        self.list_members()
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the student still has the modules and parameters that it was looked at with. New ones come with
+        `load_state_dict(assign=True)`, `resize_token_embeddings`, or another module in place of one.
+        """
+        parts = _parts(self.student)
+        same = (seen() is part for seen, part in zip(self._seen, parts, strict=False))
+        return len(parts) == len(self._seen) and all(same)
+
+    def refresh(self, pair: Pair) -> None:
+        """Reads a student whose modules or parameters were replaced, `pair` being what it makes with its teacher now.
+
+        What the objectives learned stays, unless they learn tensors of another shape for it.
+
+        Raises: `IncompatiblePair` where the terms do not fit the student any more.
+        """
+        self.close()
+        if replace(pair, task=self.pair.task) != self.pair or pair.task.name != self.pair.task.name:
+            for objective in self.terms():
+                _bind_again(objective, pair)
+            self.objectives.to(next(self.student.parameters()).device)
+            for loss in self._task_loss:
+                loss.bind(pair)
+            self.pair = pair
+        self._look()
 
     @property
     def config(self) -> object:
@@ -126,10 +162,39 @@ class Distillation(nn.Module):
         return [objective.count(batch, self.pair.task) for objective in self.terms()]
 
     def train(self, mode: bool = True) -> Self:
-        """Sets the mode, also of the part of the student that runs."""
-        super().train(mode)
+        """Sets the mode, also of the part of the student that runs. The Trainer asks for it before every step; what
+        is in the mode already is left alone.
+        """
+        if any(module.training is not mode for module in self._members):
+            super().train(mode)
         self._capture.run.refresh()
         return self
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Drops all gradients."""
+        if not set_to_none:
+            super().zero_grad(set_to_none=False)
+            return
+        for parameter in self._held():
+            parameter.grad = None
+
+    def gradients(self) -> list[Tensor]:
+        """The gradient of every parameter that has one, each once."""
+        return list({id(p): p.grad for p in self._held() if p.grad is not None}.values())
+
+    def list_members(self) -> None:
+        """Looks up the modules, once for all steps: torch would walk over them several times a step. Asked again when
+        an engine may have put others in their place.
+        """
+        self._members = tuple(self.modules())
+        self._seen = [weakref.ref(part) for part in _parts(self.student)]
+
+    def _held(self) -> Iterator[nn.Parameter]:
+        """The parameters; those that modules share come more than once."""
+        for module in self._members:
+            for parameter in module._parameters.values():
+                if parameter is not None:
+                    yield parameter
 
     def close(self) -> None:
         """Take the hooks off the student."""
@@ -199,6 +264,21 @@ class Distillation(nn.Module):
         examples = task.num_examples(batch)
         kept = torch.where(mask, values, values.new_zeros(()))
         return Evaluation(outputs, kept.reshape(examples, -1).sum(1), mask.reshape(examples, -1).sum(1))
+
+
+def _parts(student: nn.Module) -> list[nn.Module | nn.Parameter]:
+    return [*student.modules(), *student.parameters()]
+
+
+def _bind_again(objective: Objective, pair: Pair) -> None:
+    """Binds an objective that is bound, and gives it back what it learned if that still fits."""
+    learned = objective.state_dict()
+    objective.bind(pair)
+    shapes, wanted = ({n: t.shape for n, t in each.items()} for each in (learned, objective.state_dict()))
+    if shapes == wanted:
+        objective.load_state_dict(learned)
+    elif shapes:
+        logger.warning("%s: the student has changed, and what was learned for it begins anew", objective.name)
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -181,6 +182,11 @@ def _check_size(role: str, states: Tensor, step: Step) -> None:
         )
 
 
+def _mixed(device: str) -> AbstractContextManager[Any]:
+    """Mixed precision, in which a head may be of another type than what it reads."""
+    return torch.autocast(device) if torch.amp.is_autocast_available(device) else nullcontext()
+
+
 def _reached_by_head(anatomy: Anatomy) -> list[Tensor]:
     """The parameters that the logits depend on, those included that do not train now."""
     parameters = [parameter for parameter in anatomy.model.parameters() if parameter.is_floating_point()]
@@ -192,7 +198,7 @@ def _reached_by_head(anatomy: Anatomy) -> list[Tensor]:
         anatomy.model.eval()
         for parameter in parameters:
             parameter.requires_grad_(True)
-        with torch.enable_grad():
+        with torch.enable_grad(), _mixed(state.device.type):
             found = torch.autograd.grad(anatomy.head(state).float().sum(), parameters, allow_unused=True)
         return [p for p, gradient in zip(parameters, found, strict=True) if gradient is not None]
     finally:

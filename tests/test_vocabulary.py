@@ -72,9 +72,10 @@ def outcome(
     logits_alone: bool = False,
     autocast: bool = False,
     upstream: float = 1.0,
+    mode: bool = False,
 ) -> Outcome:
-    """One accumulation window over the batches, on a copy of the student."""
-    student = copy.deepcopy(student).eval()  # some families have dropout
+    """One accumulation window over the batches, on a copy of the student; `mode` is that of a model that trains."""
+    student = copy.deepcopy(student).train(mode)  # some families have dropout
     terms = Terms.of(copy.deepcopy(terms))
     frozen = None if teacher is None else Frozen(copy.deepcopy(teacher))
     anatomy, task = Anatomy.of(student), Task.of(student)
@@ -214,6 +215,44 @@ def test_half_precision_models_and_autocast(task: str, autocast: bool) -> None:
         assert parts.gradients[name].dtype == whole.gradients[name].dtype == dtype
         errors = [float((found.gradients[name].float() - gradient).norm()) for found in (whole, parts)]
         assert errors[1] <= 1.5 * errors[0] + 1e-6, name
+
+
+@pytest.mark.usefixtures("small_is_large")
+def test_a_head_of_another_type_than_the_body() -> None:
+    """As a loader leaves it that keeps the head in float32; the models run in mixed precision."""
+    student = tiny.model("causal_lm", seed=1).to(torch.bfloat16)
+    student.lm_head.float()
+    teacher = tiny.model("causal_lm", layers=3, seed=2)
+    given = (SoftTargets() + Labels(), [batch_of("causal_lm")])
+    whole, parts = (outcome(student, teacher, *given, in_part=part, autocast=True) for part in (False, True))
+    torch.testing.assert_close(parts.values, whole.values, rtol=1e-2, atol=0)
+    assert parts.gradients.keys() == whole.gradients.keys()
+    assert parts.gradients["lm_head.weight"].dtype == torch.float32
+
+
+@pytest.mark.usefixtures("small_is_large")
+@pytest.mark.parametrize("adapted", [False, True])
+def test_a_head_that_trains_alone(adapted: bool) -> None:
+    """What it reads carries no gradient, and needs none."""
+    student = tiny.model("causal_lm", seed=1)
+    if adapted:
+        student = get_peft_model(student, LoraConfig(target_modules=["lm_head"], r=2))
+    else:
+        student.requires_grad_(False).lm_head.requires_grad_(True)
+    given = (tiny.model("causal_lm", layers=3, seed=2), SoftTargets() + Labels(), [batch_of("causal_lm")])
+    whole, parts = (outcome(student, *given, in_part=in_part, mode=True) for in_part in (False, True))
+    assert parts.gradients
+    assert all("lm_head" in name for name in parts.gradients)
+    parts.assert_equals(whole, 1e-5, 1e-6)
+
+
+@pytest.mark.usefixtures("small_is_large")
+def test_nothing_that_trains_is_refused() -> None:
+    """The head is frozen, and nothing that trains is below it."""
+    student = tiny.model("causal_lm", seed=1).requires_grad_(False)
+    student.register_parameter("beside", nn.Parameter(torch.zeros(1)))
+    with pytest.raises(DistillationError, match="final carry no gradient"):
+        outcome(student, None, Terms.of(Labels()), [batch_of("causal_lm")], in_part=True, mode=True)
 
 
 # ---- under the Trainer ----
@@ -388,6 +427,40 @@ def test_a_pass_is_differentiated_once() -> None:
     total.backward(retain_graph=True)
     with pytest.raises(DistillationError, match="differentiated twice"):
         total.backward()
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_a_bias_that_is_computed_gets_its_gradient(autocast: bool) -> None:
+    weight, scale = (torch.randn(size, requires_grad=True) for size in ((7, 4), (7,)))
+    hidden, fixed = torch.randn(1, 5, 4), torch.randn(7)
+
+    def head(states: Tensor) -> Tensor:
+        return nn.functional.linear(states, weight, scale * fixed)
+
+    losses = [lambda logits, *_: logits.float().logsumexp(-1)]
+    through_head = ThroughHead(head, lambda _: None, losses, [1.0], [weight, scale], [])
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+        through_head(hidden, Rows(torch.ones(1, 5), Sizes(2, 1))).total.backward()
+    expected = torch.autograd.grad(head(hidden).logsumexp(-1).sum(), [weight, scale])
+    tolerance = 5e-2 if autocast else 1e-5
+    torch.testing.assert_close((weight.grad, scale.grad), expected, rtol=tolerance, atol=tolerance)
+
+
+def test_the_gradient_of_a_head_in_float16_is_as_large_as_it_has_to_be() -> None:
+    """Its sum over the rows of a chunk is beyond the largest float16, 65504; what each row has is not."""
+    rows, width = 2048, 4
+    linear = nn.Linear(width, 8)
+    with torch.no_grad():
+        linear.weight.zero_()
+    hidden = torch.full((1, rows, width), 64.0)
+    losses = [lambda logits, *_: -logits.float().log_softmax(-1)[:, 0]]
+    parameters = list(linear.parameters())
+    through_head = ThroughHead(linear, lambda _: None, losses, [1 / rows], parameters, [])
+    with torch.autocast("cpu", dtype=torch.float16):
+        through_head(hidden, Rows(torch.ones(1, rows), Sizes(rows, rows))).total.backward()
+    exact = torch.softmax(linear.bias.detach(), 0) - nn.functional.one_hot(torch.tensor(0), 8)
+    torch.testing.assert_close(linear.bias.grad, exact, rtol=2e-3, atol=1e-4)
+    torch.testing.assert_close(linear.weight.grad, 64 * exact.unsqueeze(1).expand(8, width), rtol=2e-3, atol=1e-2)
 
 
 def test_rows_that_the_same_losses_count_lie_together() -> None:

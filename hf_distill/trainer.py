@@ -36,7 +36,7 @@ from hf_distill.objectives.response.soft_targets import SoftTargets
 from hf_distill.objectives.terms import Term, Terms
 from hf_distill.tasks import Task
 from hf_distill.teachers import Cached, Frozen, Teacher
-from hf_distill.teachers.cache.codecs import Codec
+from hf_distill.teachers.cache.codecs import Codec, named
 from hf_distill.teachers.cache.filling import Order
 from hf_distill.teachers.cache.filling import fill as write_cache
 from hf_distill.teachers.cache.folder import CacheFolder
@@ -53,8 +53,9 @@ class DistillationTrainer(Trainer):  # type: ignore[misc]
     terms, `5.0 * SoftTargets(temperature=2.0) + 2.0 * Labels()`; left out, they are half soft targets at temperature 2
     and half labels, or the labels alone without a teacher. `label_map` pairs student label names with teacher label
     names where they differ. `tokens_per_batch` is the most cells, padding included, of a batch of one process: as
-    many rows of similar length as fit, in place of `per_device_train_batch_size` (`TokenBudgetSampler`). Everything
-    else is the Trainer's.
+    many rows of similar length as fit, in place of `per_device_train_batch_size` (`TokenBudgetSampler`). Cells are
+    counted for padding to the longest row; what the collator pads further (`pad_to_multiple_of`) comes on top.
+    Everything else is the Trainer's.
 
     Every term's sum is divided by what it counts over the whole accumulation window and all processes, so results do
     not depend on padding, on how a batch is cut into micro-batches, or on the number of processes. `eval_loss` is the
@@ -125,24 +126,35 @@ class DistillationTrainer(Trainer):  # type: ignore[misc]
     def _bind(self) -> None:
         if self._distillation is not None:
             self._distillation.close()
-        student = Anatomy.of(self.model)
-        task = Task.of(self.model)
+        # Engines that shard parameters gather those of the whole model's forward, not those of a part run alone.
+        sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled or checks.loaded_in_shards(self.model)
+        head = None if self.teacher is None else self.teacher.head
+        self._distillation = Distillation(self.model, self.terms, self._pair(), in_part=not sharded, teacher_head=head)
+        self._bind_teacher(self._distillation)
+
+    def _bind_again(self, distillation: Distillation) -> None:
+        """Reads the student, of which modules or parameters were replaced, anew; what objectives learned stays."""
+        distillation.refresh(self._pair())
+        self._bind_teacher(distillation)
+        if self.optimizer is not None:
+            checks.optimizer_is_current(self.optimizer, distillation)
+
+    def _pair(self) -> Pair:
         tokenizer_size = len(self.processing_class) if hasattr(self.processing_class, "__len__") else None
-        pair = Pair.of(
-            student,
+        return Pair.of(
+            Anatomy.of(self.model),
             self.teacher.anatomy if self.teacher is not None else None,
-            task,
+            Task.of(self.model),
             tokenizer_size=tokenizer_size,
             label_map=self.label_map,
             label_smoothing=self.args.label_smoothing_factor,
             temperatures=None if self.teacher is None else self.teacher.temperatures,
         )
-        # Engines that shard parameters gather those of the whole model's forward, not those of a part run alone.
-        sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled or checks.loaded_in_shards(self.model)
-        head = None if self.teacher is None else self.teacher.head
-        self._distillation = Distillation(self.model, self.terms, pair, in_part=not sharded, teacher_head=head)
-        checks.fits_arguments(self.args, self._distillation.needs())
-        needs = self._distillation.reads()
+
+    def _bind_teacher(self, distillation: Distillation) -> None:
+        """Has the teacher show what the terms read of it, and checks what all of this is used with."""
+        checks.fits_arguments(self.args, distillation.needs())
+        needs = distillation.reads()
         if self.teacher is not None:
             if isinstance(self.teacher, Frozen):
                 checks.apart(self.model, self.teacher.model)
@@ -153,7 +165,7 @@ class DistillationTrainer(Trainer):  # type: ignore[misc]
                 self.teacher.compile(backend=self.args.torch_compile_backend, mode=self.args.torch_compile_mode)
         self._reads_teacher = bool(needs.teacher)
         checks.half_precision_student(self.model)
-        checks.fits_data(self, any(isinstance(objective, Labels) for objective in self._distillation.terms()))
+        checks.fits_data(self, any(isinstance(objective, Labels) for objective in distillation.terms()))
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
@@ -166,29 +178,37 @@ class DistillationTrainer(Trainer):  # type: ignore[misc]
         self,
         folder: str | os.PathLike[str],
         *,
-        codec: Codec | None = None,
+        codec: Codec | str | None = None,
         signals: Iterable[Signal] = (),
         max_length: int | None = None,
     ) -> None:
         """Writes what the objectives read of the teacher for the training rows into `folder`, where it is not there
         yet, and trains from the folder from now on: let go of the teacher, and its memory is free.
 
-        `codec` says how states and a vocabulary's logits are written (`teachers.cache.codecs`; float16 when left out);
-        narrow logits are kept in float32. `signals` are written as well, and `max_length`, which texts were cut to,
-        goes into the fingerprint. See `teachers.Cached`. Every process calls it and does its share.
+        `codec`, a name or `teachers.cache.codecs.make(name, settings)`, says how states and a vocabulary's logits are
+        written (float16 when left out); narrow logits are kept in float32. `signals` are written as well, and
+        `max_length`, which texts were cut to, goes into the fingerprint. See `teachers.Cached`. Every process calls
+        it and does its share.
 
         Raises: `CacheMismatch` for a folder with the cache of something else, or another writer; `IncompatiblePair`
-        for signals that no cache holds; `DistillationError` without a teacher.
+        for signals that no cache holds; `DistillationError` without a teacher, without rows, for an unknown codec,
+        and where the objectives read nothing of the teacher.
         """
         if not isinstance(self.teacher, Frozen):
             raise DistillationError("there is no teacher to be cached; give the trainer one (teacher=…).")
+        if not _has_rows(self.train_dataset):
+            raise DistillationError("there are no rows to cache the teacher for; give the trainer train_dataset.")
+        codec = named(codec)
         check_readers(codec, self.distillation.pair, self.distillation.terms())
         read = self.distillation.needs().teacher | frozenset(signals)
         order = Order.of(self.teacher, read, codec, self.processing_class, max_length)
         sources = [Source(rows, collator) for rows, collator in self._rows_for_teacher()]
-        write_cache(CacheFolder(folder), self.teacher, order, sources, self.args.per_device_eval_batch_size)
-        self.teacher = Cached(folder)
-        self._bind()
+        try:
+            write_cache(CacheFolder(folder), self.teacher, order, sources, self.args.per_device_eval_batch_size)
+            self.teacher = Cached(folder)
+            self._eval_dataloaders: dict[str, Any] = {}  # those that persistent workers keep do not read the cache
+        finally:
+            self._bind()  # writing binds the teacher to what is written, also where it is refused
 
     def _rows_for_teacher(self) -> list[tuple[Any, Any]]:
         """The rows that are compared with the teacher, and what puts them together."""
@@ -221,6 +241,8 @@ class DistillationTrainer(Trainer):  # type: ignore[misc]
     def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: Any) -> Any:
         """Lets the engine wrap the `Distillation`, and shows the bare student to everything else afterwards."""
         student, distillation = self.model, self.distillation
+        if not distillation.is_current:
+            self._bind_again(distillation)
         self._unfreeze()  # a second try with a smaller batch (auto_find_batch_size) comes here without leaving train()
         if self.optimizer is not None and not isinstance(self.optimizer, AcceleratedOptimizer):
             checks.optimizer_is_complete(self.optimizer, distillation.objectives)
@@ -232,6 +254,7 @@ class DistillationTrainer(Trainer):  # type: ignore[misc]
             prepared = super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
         finally:
             self.model = student
+        distillation.list_members()
         self.callback_handler.model = student
         self._monitor = Monitor(
             list(distillation.objectives),
@@ -304,7 +327,7 @@ class DistillationTrainer(Trainer):  # type: ignore[misc]
         alone = self.accelerator.distributed_type == DistributedType.NO and self.accelerator.scaler is None
         if grad_norm is None and alone:
             # Nothing is clipped; accelerate would still multiply every gradient, by 1.
-            grad_norm = get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
+            grad_norm = get_total_norm(self.distillation.gradients())
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)
         # A loss scaler meets infinite gradients by design, and skips them.
         scaled = self.accelerator.scaler is not None
@@ -421,6 +444,11 @@ class DistillationTrainer(Trainer):  # type: ignore[misc]
         with nullcontext() if self._has_labels else self._reading_teacher():
             return super().get_eval_dataloader(eval_dataset)  # type: ignore[no-any-return]
 
+    def get_test_dataloader(self, test_dataset: Any) -> DataLoader[Any]:
+        """The Trainer's loader, as `get_eval_dataloader`."""
+        with nullcontext() if self._has_labels else self._reading_teacher():
+            return super().get_test_dataloader(test_dataset)  # type: ignore[no-any-return]
+
     def _get_eval_sampler(self, eval_dataset: Any) -> Any:
         """In the data set's own order, also where training groups by length: predictions are written row by row."""
         strategy = self.args.train_sampling_strategy
@@ -436,7 +464,7 @@ class DistillationTrainer(Trainer):  # type: ignore[misc]
             return self._train_loader()
 
     def _train_loader(self) -> DataLoader[Any]:
-        if self.tokens_per_batch is None:
+        if self.tokens_per_batch is None or self.train_dataset is None:  # which the Trainer tells
             return super().get_train_dataloader()  # type: ignore[no-any-return]
         rows, collate = self.train_dataset, self.data_collator
         self._epoch_order = self._token_batches(rows, self.tokens_per_batch)
@@ -599,6 +627,11 @@ class _EpochOrder(TrainerCallback):  # type: ignore[misc]
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self._trainer._epoch_order is not None:
             self._trainer._epoch_order.set_epoch(int(state.epoch or 0))
+
+
+def _has_rows(rows: Any) -> bool:
+    """A stream, whose length is not known, counts as rows."""
+    return rows is not None and (not hasattr(rows, "__len__") or len(rows) > 0)
 
 
 def _default_objectives(teacher: Teacher | None) -> Terms:

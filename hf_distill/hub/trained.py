@@ -16,6 +16,7 @@ from hf_distill.hub.record import (
 )
 from hf_distill.hub.terms import layer_maps, objective_facts
 from hf_distill.teachers import Cached, Frozen, Teacher
+from hf_distill.teachers.cache.skeleton import hub_id
 
 if TYPE_CHECKING:
     from hf_distill.trainer import DistillationTrainer
@@ -50,10 +51,13 @@ def record_of(trainer: DistillationTrainer) -> Record:
 
 
 def _teacher(teacher: Teacher | None) -> ModelFacts | None:
-    """Of a cached one, the facts of its shape alone are known."""
+    """Of a cached one its shape is known, and its id where it came from the Hub."""
     if isinstance(teacher, Frozen):
         return ModelFacts.of(teacher.model, teacher.model.name_or_path or None)
-    return ModelFacts.of(teacher.anatomy.base) if isinstance(teacher, Cached) else None
+    if isinstance(teacher, Cached):
+        skeleton = teacher.anatomy.base
+        return ModelFacts.of(skeleton, hub_id(skeleton.name_or_path))
+    return None
 
 
 def _cache(teacher: Teacher | None) -> CacheFacts | None:

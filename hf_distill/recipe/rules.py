@@ -299,3 +299,25 @@ def _cache(data: Mapping[str, Any]) -> Iterator[Problem]:
         yield Problem(
             here, "cannot serve: words are hidden anew in every epoch, and the teacher must run; leave it out."
         )
+    if _section(data, "teacher").get("dtype") is None:
+        yield from _one_precision(data)
+
+
+def _one_precision(data: Mapping[str, Any]) -> Iterator[Problem]:
+    """Without a dtype of its own a teacher runs under the mixed precision of the stage that writes its cache, and all
+    stages read that."""
+    stages = [(i, stage) for i, stage in enumerate(_list(data.get("stages"))) if isinstance(stage, Mapping)]
+    for i, stage in stages[1:]:
+        first, here = (_mixed(each) for each in (stages[0][1], stage))
+        if here != first:
+            text = (
+                f"say {here} for stage {stage.get('name')!r}, and stage {stages[0][1].get('name')!r} says {first}: "
+                "both read one cache of the teacher (teacher.cache), which runs under the precision of a stage. Give "
+                "teacher.dtype, or the stages the same precision."
+            )
+            yield Problem(("stages", i, "arguments"), text)
+
+
+def _mixed(stage: Mapping[str, Any]) -> str:
+    given = _section(stage, "arguments")
+    return next((name for name in ("bf16", "fp16") if given.get(name)), "neither bf16 nor fp16")

@@ -17,7 +17,7 @@ from hf_distill.run.folder import RunFolder
 from hf_distill.run.stages import Inputs, Job, cache_teacher
 from hf_distill.teachers import Cached, Frozen, Teacher
 from hf_distill.teachers.cache.folder import CacheFolder, Facts
-from hf_distill.teachers.cache.plan import check_readers, stored_signals
+from hf_distill.teachers.cache.plan import check_read, check_readers, stored_signals
 
 if TYPE_CHECKING:
     from hf_distill.run.preparation import Setup
@@ -44,11 +44,12 @@ def check_cache(recipe: Recipe, teacher: PreTrainedModel | None, bound: Mapping[
     """Refuses, before anything runs, what cannot be written down, or not be read as the stages would.
 
     Raises: `IncompatiblePair` for signals that no cache holds, and for objectives that do not take the largest logits
-    alone, or not at their temperature.
+    alone, or not at their temperature; `DistillationError` where no stage reads anything of the teacher.
     """
     if recipe.teacher is None or recipe.teacher.cache is None or teacher is None:
         return
     codec, anatomy = recipe.teacher.cache.made_codec(), Anatomy.of(teacher)
+    check_read(signal for distillation in bound.values() for signal in distillation.needs().teacher)
     for distillation in bound.values():
         stored_signals(anatomy, distillation.needs().teacher, codec)
         check_readers(codec, distillation.pair, distillation.terms())

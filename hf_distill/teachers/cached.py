@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-from safetensors.torch import load
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -21,7 +19,7 @@ from hf_distill.teachers.base import Teacher
 from hf_distill.teachers.cache.codecs import TopK
 from hf_distill.teachers.cache.fingerprint import teacher_digest, tokenizer_digest
 from hf_distill.teachers.cache.folder import CONFIG, HEAD, CacheFolder, check_same
-from hf_distill.teachers.cache.keys import MASK, row_keys, row_lengths
+from hf_distill.teachers.cache.keys import MASK, Inputs, row_keys, row_lengths
 from hf_distill.teachers.cache.plan import FINAL, LOGITS, check_holds, nested
 from hf_distill.teachers.cache.reader import CacheReader
 from hf_distill.teachers.cache.scanning import Collator, Source, scan
@@ -61,15 +59,29 @@ class Cached(Teacher):
         self._check_tokenizer(tokenizer)
         self.reader = CacheReader(self.folder, self.facts)
         self._written = {each.signal: each for each in written_signals(self.folder, self.facts)}
-        self._model = skeleton_of(self.facts.class_name, json.loads(self.folder.read(CONFIG, self.facts)))
         self._has_head = HEAD in self.facts.files
-        if self._has_head:
-            head = load(self.folder.read(HEAD, self.facts))
-            give_head(self._model, head)
-            self._head_dtype = next(iter(head.values())).dtype
+        self._model = self._skeleton()
         self.anatomy = Anatomy.of(self._model)
+        self._inputs = Inputs.of(self._model, self.facts.columns)
         self._asked: frozenset[Signal] = frozenset()
         self._autocast: Callable[[], AbstractContextManager[None]] = nullcontext
+
+    def _skeleton(self) -> PreTrainedModel:
+        config = self.folder.table(CONFIG, self.facts)
+        try:
+            model = skeleton_of(self.facts.class_name, config)
+        except CacheMismatch as error:
+            raise CacheMismatch(f"{self.folder.path}: {error}") from error
+        if self._has_head:
+            head = self.folder.tensors(HEAD, self.facts)
+            if FINAL not in self._written or not Anatomy.of(model).knows_head:
+                raise self.folder.damaged(HEAD, "there is no last hidden state, or no known head that reads it")
+            try:
+                give_head(model, head)
+            except CacheMismatch as error:
+                raise self.folder.damaged(HEAD, error) from error
+            self._head_dtype = next(iter(head.values())).dtype
+        return model
 
     def _check_tokenizer(self, tokenizer: Any) -> None:
         if isinstance(tokenizer, PreTrainedTokenizerBase):
@@ -97,7 +109,7 @@ class Cached(Teacher):
         """Raises: `CacheMismatch` if the cache lacks one of the rows, or is of another tokenizer."""
         self._check_tokenizer(tokenizer)
         if hasattr(rows, "__len__") and hasattr(rows, "__getitem__"):
-            found = self.reader.find(scan(Source(rows, collator), self.facts.columns).keys)
+            found = self.reader.find(scan(Source(rows, collator), self._inputs).keys)
             absent = (found < 0).nonzero()[0]
             if len(absent):
                 raise CacheMismatch(
@@ -108,7 +120,7 @@ class Cached(Teacher):
                 )
 
     def reading(self, collator: Collator) -> Collator:
-        return _Reading(collator, self.reader, self.accepts)
+        return _Reading(collator, self.reader, self._inputs)
 
     def place(self, device: torch.device, autocast: Callable[[], AbstractContextManager[None]]) -> None:
         self._autocast = autocast if "autocast" in str(self.facts.fingerprint["precision"]) else nullcontext
@@ -149,11 +161,11 @@ class Cached(Teacher):
 class _Reading:
     """A collator whose batches hold what a cache has of their rows."""
 
-    def __init__(self, collator: Collator, reader: CacheReader, columns: frozenset[str]) -> None:
-        self.collator, self.reader, self.columns = collator, reader, columns
+    def __init__(self, collator: Collator, reader: CacheReader, inputs: Inputs) -> None:
+        self.collator, self.reader, self.inputs = collator, reader, inputs
 
     def __call__(self, rows: list[Any]) -> Mapping[str, Any]:
         batch = self.collator(rows)
         lengths = row_lengths(batch)
-        found = self.reader.read(row_keys(batch, self.columns, lengths), lengths, batch["input_ids"].shape[1])
+        found = self.reader.read(row_keys(batch, self.inputs, lengths), lengths, batch["input_ids"].shape[1])
         return {**batch, **{f"{COLUMN}{name}": part for name, part in found.items()}}

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from hf_distill.activations import Activations, Signal
 from hf_distill.anatomy import Anatomy
 from hf_distill.capture import Capture
-from hf_distill.depth import shallow
+from hf_distill.depth import runs_whole, shallow
 from hf_distill.errors import DistillationError
 from hf_distill.loading import load_model
 from hf_distill.tasks import Batch
@@ -86,7 +86,7 @@ class Frozen(Teacher):
 
     @property
     def head(self) -> Callable[[Tensor], Tensor] | None:
-        return self._logits if self.anatomy.knows_head else None
+        return self._logits if self.anatomy.knows_head and not runs_whole(self.anatomy) else None
 
     def _logits(self, final: Tensor) -> Tensor:
         unmixed = torch.autocast(final.device.type, enabled=False)  # the student's precision is not the teacher's

@@ -169,6 +169,26 @@ def test_what_a_recipe_may_not_say(home: Path, cache: dict[str, Any], message: s
         Recipe.from_dict(recipe(home, cache, "first"))
 
 
+PRECISIONS = [[{"bf16": True}, {}], [{}, {"fp16": True}], [{"bf16": True}, {"fp16": True}]]
+
+
+@pytest.mark.parametrize("given", PRECISIONS)
+def test_stages_of_two_precisions_do_not_share_a_cache(home: Path, given: list[dict[str, bool]]) -> None:
+    def of(*precisions: dict[str, bool], cache: dict[str, Any] | None = None) -> dict[str, Any]:
+        made = recipe(home, cache, "first", "second")
+        for stage, precision in zip(made["stages"], precisions, strict=True):
+            stage["arguments"] = {**stage["arguments"], **precision}
+        return made
+
+    with pytest.raises(RecipeError, match=r"stage 'second', and stage 'first' says .* Give teacher\.dtype"):
+        Recipe.from_dict(of(*given, cache={}))
+    Recipe.from_dict(of(*given))
+    Recipe.from_dict(of(given[0], given[0], cache={}))
+    with_dtype = of(*given, cache={})
+    with_dtype["teacher"]["dtype"] = "float32"
+    Recipe.from_dict(with_dtype)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [({"task": "masked_lm"}, "hidden anew in every epoch"), ({"streaming": True}, "a stream has none")],

@@ -22,18 +22,22 @@ from hf_distill import DistillationTrainer, HiddenMSE, SoftTargets
 from hf_distill.errors import CacheMismatch, DataError, DistillationError, IncompatiblePair
 from hf_distill.teachers import Cached, Frozen
 from hf_distill.teachers.cache import codecs, filling
+from hf_distill.teachers.cache.fingerprint import teacher_digest
 from hf_distill.teachers.cache.folder import CacheFolder
-from hf_distill.teachers.cache.keys import row_keys, row_lengths
+from hf_distill.teachers.cache.keys import Inputs, row_keys, row_lengths
 from hf_distill.teachers.cache.scanning import Source, scan
-from tests import tiny, tiny_runs
+from tests import tiny, tiny_models, tiny_runs
 
 ROWS = tiny.rows("single_label", 20)
 PAD = tiny.Pad()
+READ = Inputs(frozenset({"input_ids"}))
 
 
-def trainer(rows: Any = ROWS, *, teacher: Any = None, collator: Any = PAD, **settings: Any) -> DistillationTrainer:
+def trainer(
+    rows: Any = ROWS, *, teacher: Any = None, model: Any = None, collator: Any = PAD, **settings: Any
+) -> DistillationTrainer:
     return DistillationTrainer(
-        model=tiny.model("single_label", seed=4),
+        model=tiny.model("single_label", seed=4) if model is None else model,
         teacher=tiny.model("single_label", layers=3, seed=3) if teacher is None else teacher,
         objectives=SoftTargets() + HiddenMSE(layer_map="final"),
         args=tiny.arguments(per_device_eval_batch_size=4),
@@ -94,7 +98,7 @@ def test_equal_rows_are_kept_once(tmp_path: Path) -> None:
 
 
 def keys_of(batch: dict[str, torch.Tensor], columns: tuple[str, ...] = ("input_ids", "token_type_ids")) -> list[bytes]:
-    return row_keys(batch, columns, row_lengths(batch))
+    return row_keys(batch, Inputs(frozenset(columns), first_segment=True), row_lengths(batch))
 
 
 def test_a_key_is_of_what_the_teacher_reads_without_padding() -> None:
@@ -110,6 +114,31 @@ def test_a_key_is_of_what_the_teacher_reads_without_padding() -> None:
     assert keys_of({**short, "token_type_ids": second}, ("input_ids",)) == keys
     assert keys_of({**short, "labels": torch.zeros(4)}, ("input_ids", "labels")) == keys
     assert keys_of({**short, "input_ids": short["input_ids"].int()}) == keys
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta", "albert", "deberta-v2", "distilbert", "llama", "gpt2"])
+def test_zeros_for_segments_have_the_key_of_none_where_the_teacher_reads_the_same(family: str) -> None:
+    settings = {"type_vocab_size": 2} if family == "deberta-v2" else {}
+    model = tiny_models.tiny(family, tiny_models.CLASSIFIER, **settings)
+    accepts = Frozen(model).accepts
+    ids, mask = torch.tensor([[4, 5, 6, 7, 8]]), torch.ones(1, 5, dtype=torch.long)
+    without = {"input_ids": ids, "attention_mask": mask}
+    zeros = {**without, "token_type_ids": torch.zeros_like(ids)}
+    inputs = Inputs.of(model, accepts)
+    with torch.no_grad():
+        shown = [model(**{name: each for name, each in batch.items() if name in accepts}).logits
+                 for batch in (without, zeros)]  # fmt: skip
+    keys = [row_keys(batch, inputs, row_lengths(batch)) for batch in (without, zeros)]
+    assert (keys[0] == keys[1]) == torch.equal(*shown)
+
+
+def test_a_cache_for_gpt2_without_segments_does_not_serve_rows_with_them(tmp_path: Path) -> None:
+    settings = {"model": tiny_models.tiny("gpt2", tiny_models.CLASSIFIER, layers=1), "collator": PAD}
+    teacher = tiny_models.tiny("gpt2", tiny_models.CLASSIFIER)
+    trainer(teacher=teacher, **settings).cache_teacher(tmp_path / "cache")
+    zeros = [{**row, "token_type_ids": [0] * len(row["input_ids"])} for row in ROWS]
+    with pytest.raises(CacheMismatch, match="not in the teacher's cache"):
+        read_all(tmp_path / "cache", zeros)
 
 
 def test_a_prefix_has_another_key() -> None:
@@ -131,6 +160,14 @@ def test_a_column_that_is_no_number_a_token_is_refused(column: torch.Tensor) -> 
 
 
 # ---- a cache of something else ----
+
+
+def test_a_buffer_that_is_not_saved_makes_another_teacher() -> None:
+    models = [tiny.model("causal_lm", seed=3) for _ in range(3)]
+    models[2].model.rotary_emb.inv_freq.mul_(0.5)
+    digests = [teacher_digest(model) for model in models]
+    assert "model.rotary_emb.inv_freq" not in models[2].state_dict()
+    assert digests[0] == digests[1] != digests[2]
 
 
 def other_weight() -> Any:
@@ -383,12 +420,12 @@ class Epochs:
 
 def test_masks_drawn_by_epoch_are_refused() -> None:
     with pytest.raises(CacheMismatch, match="made anew each time"):
-        scan(Source(Epochs(), PAD), ["input_ids"])
+        scan(Source(Epochs(), PAD), READ)
 
 
 def test_a_stream_is_refused() -> None:
     with pytest.raises(DataError, match="is a stream"):
-        scan(Source(iter(ROWS), PAD), ["input_ids"])
+        scan(Source(iter(ROWS), PAD), READ)
 
 
 def test_looking_at_the_rows_draws_no_random_numbers() -> None:
@@ -399,11 +436,11 @@ def test_looking_at_the_rows_draws_no_random_numbers() -> None:
     torch.manual_seed(0), np.random.seed(0), random.seed(0)
     expected = torch.rand(1), np.random.rand(), random.random()
     torch.manual_seed(0), np.random.seed(0), random.seed(0)
-    found = scan(Source(ROWS, drawing), ["input_ids"])
+    found = scan(Source(ROWS, drawing), READ)
     assert (torch.rand(1), np.random.rand(), random.random()) == expected
     assert len(found.keys) == len(ROWS)
 
 
 def test_rows_of_a_table_and_rows_of_a_list_have_the_same_keys() -> None:
     table = Dataset.from_list(ROWS)
-    assert (scan(Source(table, PAD), ["input_ids"]).keys == scan(Source(ROWS, PAD), ["input_ids"]).keys).all()
+    assert (scan(Source(table, PAD), READ).keys == scan(Source(ROWS, PAD), READ).keys).all()

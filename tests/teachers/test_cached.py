@@ -18,7 +18,8 @@ from hf_distill.hub.trained import record_of
 from hf_distill.teachers import Cached, Frozen
 from hf_distill.teachers.cache import codecs
 from hf_distill.teachers.cache.codecs import Codec
-from tests import tiny
+from hf_distill.teachers.cache.folder import CacheFolder
+from tests import tiny, tiny_models
 
 TASKS = [name for name in tiny.TASK_NAMES if name != "seq2seq_lm"]
 
@@ -275,6 +276,22 @@ def test_a_model_without_a_head_is_evaluated_against_the_cache(tmp_path: Path) -
     assert found[0] == pytest.approx(found[1], rel=1e-6)
 
 
+def test_after_a_refusal_the_teacher_itself_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise CacheMismatch("no room")
+
+    monkeypatch.setattr(tiny, "VOCABULARY", 1200)  # its states are written, and its logits are read
+    plain, refused = (trainer("causal_lm", objectives=SoftTargets()) for _ in range(2))
+    with monkeypatch.context() as patch:
+        patch.setattr(CacheFolder, "append", full)
+        with pytest.raises(CacheMismatch, match="no room"):
+            refused.cache_teacher(tmp_path / "cache")
+    assert isinstance(refused.teacher, Frozen)
+    plain.train()
+    refused.train()
+    assert tiny.distance(plain.model, refused.model) == 0.0
+
+
 def test_a_trainer_without_a_teacher_has_nothing_to_cache(tmp_path: Path) -> None:
     made = DistillationTrainer(model=tiny.model("single_label"), objectives=Labels(), args=tiny.arguments())
     with pytest.raises(DistillationError, match="no teacher to be cached"):
@@ -293,6 +310,46 @@ def test_attention_scores_are_in_no_cache(tmp_path: Path) -> None:
     made = trainer("single_label", objectives=AttentionMSE(layer_map="final"))
     with pytest.raises(IncompatiblePair, match="scores"):
         made.cache_teacher(tmp_path / "cache")
+
+
+@pytest.mark.parametrize(("family", "head"), [("t5", ""), ("bart", ""), ("bart", tiny_models.CLASSIFIER)])
+def test_a_decoder_beside_an_encoder_is_in_no_cache(family: str, head: str, tmp_path: Path) -> None:
+    rows = tiny.rows("single_label" if head else "seq2seq_lm", 8)
+    made = DistillationTrainer(
+        model=tiny_models.tiny(family, head, layers=2),
+        teacher=tiny_models.tiny(family, head, layers=2),
+        objectives=SoftTargets(),
+        args=tiny.arguments(),
+        train_dataset=rows,
+        data_collator=tiny.Pad(),
+    )
+    with pytest.raises(IncompatiblePair, match=r"has a decoder beside its encoder: .* Train with the teacher itself"):
+        made.cache_teacher(tmp_path / "cache")
+    assert not (tmp_path / "cache").exists()
+
+
+NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("family", "settings"), [("llama", {}), ("modernbert", {"classifier_pooling": "mean"}), ("bert", NO_DROPOUT)]
+)
+def test_many_labels_are_no_vocabulary(family: str, settings: dict[str, Any], tmp_path: Path) -> None:
+    def made() -> DistillationTrainer:
+        models = [
+            tiny_models.tiny(family, tiny_models.CLASSIFIER, layers=n, seed=n, num_labels=1100, **settings)
+            for n in (1, 2)
+        ]
+        return trainer(
+            "single_label", student=models[0], teacher=models[1], objectives=SoftTargets(), learning_rate=0.01
+        )
+
+    plain, cached = made(), made()
+    cached.cache_teacher(tmp_path / "cache", codec=float32())
+    assert [(each.name, each.by_token) for each in cached.teacher.facts.signals] == [("logits", False)]
+    plain.train()
+    cached.train()
+    assert tiny.distance(plain.model, cached.model) == 0.0
 
 
 def test_record_and_card_tell_of_the_cache(tmp_path: Path) -> None:

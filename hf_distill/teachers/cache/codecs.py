@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import math
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
@@ -15,6 +17,9 @@ from hf_distill.top_logits import TopLogits
 
 Parts = dict[str, Tensor]
 """The tensors `[rows, ...]` that stand for the rows, by name; names are lower-case words."""
+
+Layout = dict[str, tuple[torch.dtype, tuple[int, ...]]]
+"""The dtype and the shape of the parts of one row, by name."""
 
 Head = Callable[[Tensor], Tensor]
 """Hidden states `[rows, width]` to logits `[rows, vocabulary]`, without gradient."""
@@ -55,8 +60,12 @@ class Codec(ABC):
         """The rows `[rows, width]` in float32, or as much of them as was kept."""
 
     @abstractmethod
+    def layout(self, width: int) -> Layout:
+        """What the parts of one row are; what is read from the disk is compared with it."""
+
     def bytes_per_row(self, width: int) -> int:
         """The bytes that the parts of one row take."""
+        return sum(dtype.itemsize * math.prod(shape) for dtype, shape in self.layout(width).values())
 
     def check(self, width: int) -> None:  # noqa: B027 - most codecs take any
         """Refuse rows of a width that cannot be written down.
@@ -67,6 +76,10 @@ class Codec(ABC):
     def state(self) -> Parts:
         """The tables of `fit`, stored once beside the rows; on the CPU."""
         return {}
+
+    def fitted_width(self) -> int | None:
+        """The width of the rows that the tables are for; None without tables."""
+        return None
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Take the tables of `state()` in place of `fit`.
@@ -125,6 +138,20 @@ def make(name: str, settings: Mapping[str, Any]) -> Codec:
     return _codecs[name](**settings)
 
 
+def named(codec: Codec | str | None) -> Codec | None:
+    """A codec, or the one of a name with its settings left out; None stays None.
+
+    Raises: `DistillationError` for an unknown name, and for anything else.
+    """
+    if isinstance(codec, str):
+        return make(codec, {})
+    if codec is not None and not isinstance(codec, Codec):
+        raise DistillationError(
+            f"codec is {codec!r}; give a name ({', '.join(names())}), or what teachers.cache.codecs.make gives."
+        )
+    return codec
+
+
 class _Cast(Codec):
     """Every number of a row in another floating-point type."""
 
@@ -136,8 +163,8 @@ class _Cast(Codec):
     def decode(self, parts: Mapping[str, Tensor]) -> Tensor:
         return parts["values"].float()
 
-    def bytes_per_row(self, width: int) -> int:
-        return width * self.dtype.itemsize
+    def layout(self, width: int) -> Layout:
+        return {"values": (self.dtype, (width,))}
 
 
 @codec("float32")
@@ -175,6 +202,14 @@ class BFloat16(_Cast):
 SMALL_VOCABULARY = 2**16
 
 
+def _id_dtype(num_classes: int) -> torch.dtype:
+    return torch.uint16 if num_classes <= SMALL_VOCABULARY else torch.int32
+
+
+def _is_temperature(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0.0 < value <= sys.float_info.max
+
+
 @codec("top_k")
 class TopK(Codec):
     """The `k` largest logits of each row and, at each of `temperatures`, the log-sum-exp of the rest.
@@ -188,14 +223,14 @@ class TopK(Codec):
     """
 
     def __init__(self, *, k: int = 64, temperatures: Sequence[float] = (1.0,)) -> None:
-        self.k, self.temperatures = k, [float(each) for each in temperatures]
         if isinstance(k, bool) or not isinstance(k, int) or k < 1:
             raise DistillationError(f"top_k: k is {k!r}; it must be a number of 1 or more.")
-        bad = [each for each in self.temperatures if not 0.0 < each < float("inf")]
-        if bad or len(set(self.temperatures)) != len(self.temperatures) or not self.temperatures:
+        listed = list(temperatures) if isinstance(temperatures, list | tuple) else []
+        if not listed or not all(map(_is_temperature, listed)) or len({*listed}) != len(listed):
             raise DistillationError(
-                f"top_k: temperatures are {self.temperatures}; give at least one, above 0, each once."
+                f"top_k: temperatures are {temperatures!r}; give a list of at least one number above 0, each once."
             )
+        self.k, self.temperatures = k, [float(each) for each in listed]
         self._num_classes = 0
 
     def fit(self, sample: Tensor, head: Head | None = None) -> None:
@@ -213,9 +248,8 @@ class TopK(Codec):
         largest = kept[:, :1]
         rest = rows.scatter(-1, ids, float("-inf")) - largest
         tails = [(rest / temperature).logsumexp(-1) for temperature in self.temperatures]
-        dtype = torch.uint16 if rows.shape[-1] <= SMALL_VOCABULARY else torch.int32
         return {
-            "ids": ids.to(dtype),
+            "ids": ids.to(_id_dtype(rows.shape[-1])),
             "logits": (kept - largest).clamp(min=torch.finfo(torch.float16).min).half(),
             "tails": torch.stack(tails, -1),
         }
@@ -227,13 +261,26 @@ class TopK(Codec):
             ids = ids.view(torch.int16).int() & 0xFFFF
         return TopLogits(ids.long(), parts["logits"].float(), tails, self._num_classes)
 
-    def bytes_per_row(self, width: int) -> int:
-        return (4 if width <= SMALL_VOCABULARY else 6) * self.k + 4 * len(self.temperatures)
+    def layout(self, width: int) -> Layout:
+        return {
+            "ids": (_id_dtype(width), (self.k,)),
+            "logits": (torch.float16, (self.k,)),
+            "tails": (torch.float32, (len(self.temperatures),)),
+        }
 
     def state(self) -> Parts:
         return {"num_classes": torch.tensor(self._num_classes)}
 
+    def fitted_width(self) -> int:
+        return self._num_classes
+
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         if set(state) != {"num_classes"}:
             raise CacheMismatch(f"the codec 'top_k' keeps num_classes, and the cache holds {', '.join(state) or '-'}.")
-        self._num_classes = int(state["num_classes"])
+        number = state["num_classes"]
+        if number.dtype != torch.int64 or number.dim() or int(number) <= self.k:
+            raise CacheMismatch(
+                f"the codec 'top_k' keeps the {self.k} largest of num_classes, a whole number above that, and the "
+                f"cache holds {number.dtype} {number.tolist()}."
+            )
+        self._num_classes = int(number)

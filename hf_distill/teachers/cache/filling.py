@@ -32,13 +32,21 @@ from hf_distill.teachers.cache.folder import (
     SignalFacts,
     check_same,
 )
-from hf_distill.teachers.cache.keys import row_keys, row_lengths
-from hf_distill.teachers.cache.plan import FINAL, LOGITS, check_holds, codec_of, signal_named, stored_signals
+from hf_distill.teachers.cache.keys import Inputs, row_keys, row_lengths
+from hf_distill.teachers.cache.plan import (
+    FINAL,
+    LOGITS,
+    check_holds,
+    check_read,
+    codec_of,
+    signal_named,
+    stored_signals,
+)
 from hf_distill.teachers.cache.reader import CacheReader
 from hf_distill.teachers.cache.scanning import Source, scan
 from hf_distill.teachers.cache.shards import shard_bytes
 from hf_distill.teachers.cache.signals import Written, rows_of, tensor_of, written_signals
-from hf_distill.teachers.cache.skeleton import head_parameters, skeleton_of
+from hf_distill.teachers.cache.skeleton import config_of, head_parameters, skeleton_of
 from hf_distill.teachers.frozen import Frozen
 
 logger = logging.getLogger(__name__)
@@ -74,8 +82,10 @@ class Order:
     ) -> Order:
         """The order for what objectives read of a teacher, which is placed as it will run.
 
-        Raises: `IncompatiblePair` for signals that no cache holds, and for a teacher with an adapter.
+        Raises: `IncompatiblePair` for signals that no cache holds, and for a teacher with an adapter;
+        `DistillationError` where nothing is read.
         """
+        check_read(signals)
         if teacher.anatomy.base is not teacher.model:
             raise IncompatiblePair(
                 "the teacher is a model with an adapter, which no cache is made of; give model.merge_and_unload()."
@@ -128,9 +138,10 @@ def fill(folder: CacheFolder, teacher: Frozen, order: Order, sources: Sequence[S
             if order.with_head and each.signal == FINAL:
                 each.codec.guide(_head(teacher))
         teacher.bind(frozenset(each.signal for each in written))
+        inputs = Inputs.of(teacher.model, facts.columns)
         for source in sources:
-            numbers = _missing(folder, facts, source)[rank::processes]
-            _write(folder, teacher, written, source, facts.columns, numbers, batch_size)
+            numbers = _missing(folder, facts, source, inputs)[rank::processes]
+            _write(folder, teacher, written, source, inputs, numbers, batch_size)
             _wait()
             facts = folder.facts()
         teacher.bind(frozenset())  # takes its hooks off
@@ -147,10 +158,10 @@ def _wait() -> None:
         torch.distributed.barrier()
 
 
-def _missing(folder: CacheFolder, facts: Facts, source: Source) -> list[int]:
+def _missing(folder: CacheFolder, facts: Facts, source: Source, inputs: Inputs) -> list[int]:
     """The rows that are not in the cache, one of each key, longest first, so that batches have little padding and are
     dealt out evenly."""
-    found = scan(source, facts.columns)
+    found = scan(source, inputs)
     absent = np.flatnonzero(CacheReader(folder, facts).find(found.keys) < 0)
     _, first = np.unique(found.keys[absent], return_index=True)
     numbers = np.sort(absent[first])
@@ -183,7 +194,7 @@ def _begin(folder: CacheFolder, teacher: Frozen, order: Order, source: Source) -
         )
         facts.append(named)
     model = teacher.model
-    files = {CONFIG: json.dumps(model.config.to_dict(), default=str).encode(), TABLES: save(tables)}
+    files = {CONFIG: json.dumps(config_of(model), default=str).encode(), TABLES: save(tables)}
     if order.with_head:
         files[HEAD] = save({name: each.cpu().contiguous() for name, each in head_parameters(model).items()})
     told = Facts(
@@ -235,7 +246,7 @@ def _write(
     teacher: Frozen,
     written: Sequence[Written],
     source: Source,
-    columns: Sequence[str],
+    inputs: Inputs,
     numbers: list[int],
     batch_size: int,
 ) -> None:
@@ -249,7 +260,7 @@ def _write(
         parts: dict[str, Tensor] = {}
         for each in written:
             parts |= each.encode(rows_of(tensor_of(shown, each.signal), lengths, batch["input_ids"].shape[1]))
-        buffer.add(row_keys(batch, columns, lengths), lengths, parts)
+        buffer.add(row_keys(batch, inputs, lengths), lengths, parts)
     buffer.flush()
 
 

@@ -23,7 +23,8 @@ def teacher_digest(model: PreTrainedModel) -> str:
     config = {name: value for name, value in model.config.to_diff_dict().items() if name not in _SAYS_NOTHING}
     digest = hashlib.blake2b(digest_size=16)
     digest.update(json.dumps([type(model).__name__, config], sort_keys=True, default=str).encode())
-    for name, tensor in sorted(model.state_dict().items()):
+    # The state has no buffers that are not saved, and a forward pass reads them all the same.
+    for name, tensor in sorted({**dict(model.named_buffers()), **model.state_dict()}.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(_bytes_of(tensor))
     return digest.hexdigest()

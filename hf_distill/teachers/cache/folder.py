@@ -21,7 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+from safetensors import SafetensorError
+from safetensors.torch import load
+from torch import Tensor
 
 from hf_distill.errors import CacheMismatch
 from hf_distill.teachers.cache.shards import Shard
@@ -66,6 +69,20 @@ class Facts(_Strict):
     signals: list[SignalFacts] = Field(min_length=1)
     files: dict[str, str]
     shards: list[ShardFacts] = []
+
+    @field_validator("fingerprint")
+    @classmethod
+    def _has_precision(cls, fingerprint: dict[str, Any]) -> dict[str, Any]:
+        if not isinstance(fingerprint.get("precision"), str):
+            raise ValueError("the fingerprint has no precision")
+        return fingerprint
+
+    @field_validator("signals")
+    @classmethod
+    def _are_named_once(cls, signals: list[SignalFacts]) -> list[SignalFacts]:
+        if len({each.name for each in signals}) < len(signals):
+            raise ValueError("a signal is told of twice")
+        return signals
 
     @property
     def digest(self) -> str:
@@ -116,7 +133,7 @@ class CacheFolder:
             ) from error
         except CacheMismatch:
             raise
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise CacheMismatch(
                 f"{path} is damaged ({error}); remove the folder, and the cache is made anew."
             ) from error
@@ -133,11 +150,42 @@ class CacheFolder:
             raise CacheMismatch(
                 f"{path} cannot be read: {error.strerror or error}; remove the folder, and the cache is made anew."
             ) from error
-        if digest_of(data) != facts.files[name]:
+        if digest_of(data) != facts.files.get(name):
             raise CacheMismatch(
                 f"{path} is not as it was written (its digest differs); remove the folder, and the cache is made anew."
             )
         return data
+
+    def table(self, name: str, facts: Facts) -> dict[str, Any]:
+        """A file beside the shards in JSON.
+
+        Raises: `CacheMismatch`, as `read`, and if it is no table.
+        """
+        try:
+            told = json.loads(self.read(name, facts))
+        except (ValueError, RecursionError) as error:
+            if isinstance(error, CacheMismatch):
+                raise
+            raise self.damaged(name, error) from error
+        if not isinstance(told, dict):
+            raise self.damaged(name, f"it holds {type(told).__name__}, no table")
+        return told
+
+    def tensors(self, name: str, facts: Facts) -> dict[str, Tensor]:
+        """A file beside the shards in safetensors.
+
+        Raises: `CacheMismatch`, as `read`, and if it is no such file.
+        """
+        data = self.read(name, facts)
+        try:
+            tensors: dict[str, Tensor] = load(data)
+        except (SafetensorError, KeyError, ValueError) as error:  # a type that torch has not is a KeyError
+            raise self.damaged(name, error) from error
+        return tensors
+
+    def damaged(self, name: str, why: object) -> CacheMismatch:
+        """The error for a file that cannot be used."""
+        return CacheMismatch(f"{self.path / name} is damaged ({why}); remove the folder, and the cache is made anew.")
 
     def shards(self, facts: Facts) -> list[Shard]:
         """The shards, each compared with what is told of it; of the rows themselves nothing is read.

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from hf_distill.errors import CacheMismatch, DataError
 
@@ -24,8 +25,24 @@ NO_KEY = frozenset(
 )
 """Inputs of a model that are no part of what it reads: its targets, and where the text ends."""
 
-ZEROS_MEAN_ABSENT = "token_type_ids"
-"""A model that is given no segment ids takes all of them to be 0."""
+SEGMENTS = "token_type_ids"
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a teacher reads of a row: the columns of its `names`; `first_segment` says whether it takes all segment ids
+    to be 0 where it is given none."""
+
+    names: frozenset[str]
+    first_segment: bool = False
+
+    @classmethod
+    def of(cls, model: nn.Module, names: Iterable[str]) -> Inputs:
+        """Of a model, or its skeleton. One with a table of segments, or a buffer of them, takes the first of its
+        segments for granted. Another, as GPT-2, may add the embedding of token 0 for a segment id of 0, and nothing
+        where there is none."""
+        parts = [*dict(model.named_modules()), *dict(model.named_buffers())]
+        return cls(frozenset(names), any(part.endswith(("token_type_embeddings", SEGMENTS)) for part in parts))
 
 
 def row_lengths(batch: Mapping[str, Any]) -> NDArray[np.int64]:
@@ -50,18 +67,18 @@ def row_lengths(batch: Mapping[str, Any]) -> NDArray[np.int64]:
     return lengths
 
 
-def row_keys(batch: Mapping[str, Any], columns: Iterable[str], lengths: NDArray[np.int64]) -> list[bytes]:
-    """The key of each row: a digest (BLAKE2b, 128 bits) of its columns among `columns`, the inputs of the teacher,
-    without the padding. The batch is on the CPU.
+def row_keys(batch: Mapping[str, Any], inputs: Inputs, lengths: NDArray[np.int64]) -> list[bytes]:
+    """The key of each row: a digest (BLAKE2b, 128 bits) of its columns among `inputs`, those of the teacher, without
+    the padding. The batch is on the CPU.
 
     Two rows have the same key where the teacher reads the same of both, whatever batch they are in. Segment ids that
-    are all 0 count as absent.
+    are all 0 count as absent where the teacher takes them so (`Inputs.first_segment`).
 
     Raises: `DataError` for a column that is not one whole number a token.
     """
     shape = tuple(batch["input_ids"].shape)
     read: list[tuple[str, NDArray[np.int64]]] = []
-    for name in sorted({*columns} - NO_KEY):
+    for name in sorted(inputs.names - NO_KEY):
         values = batch.get(name)
         if values is None:
             continue
@@ -72,14 +89,16 @@ def row_keys(batch: Mapping[str, Any], columns: Iterable[str], lengths: NDArray[
                 f"shape of input_ids, {shape}. Leave the column out, or train with the teacher itself."
             )
         read.append((name, values.to(torch.int64).numpy()))
-    return [_digest(read, row, int(length)) for row, length in enumerate(lengths)]
+    left_out = SEGMENTS if inputs.first_segment else ""
+    return [_digest(read, row, int(length), left_out) for row, length in enumerate(lengths)]
 
 
-def _digest(read: list[tuple[str, NDArray[np.int64]]], row: int, length: int) -> bytes:
+def _digest(read: list[tuple[str, NDArray[np.int64]]], row: int, length: int, left_out: str) -> bytes:
+    """`left_out`: the column that is no part of the key where it is 0 throughout."""
     digest = hashlib.blake2b(digest_size=KEY_BYTES)
     for name, values in read:
         used = values[row, :length]
-        if name != ZEROS_MEAN_ABSENT or used.any():
+        if name != left_out or used.any():
             digest.update(f"{name} {length}\n".encode())
             digest.update(used.astype("<i8", copy=False).tobytes())
     return digest.digest()

@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from hf_distill.activations import LAYERED, Signal
+from hf_distill.activations import LAYERED, PLAIN, Signal
 from hf_distill.anatomy import Anatomy
-from hf_distill.errors import CacheMismatch, IncompatiblePair
+from hf_distill.errors import CacheMismatch, DistillationError, IncompatiblePair
 from hf_distill.objectives.base import Objective, RowWise
 from hf_distill.objectives.pair import Pair
+from hf_distill.tasks import Task
 from hf_distill.teachers.cache import codecs
 from hf_distill.teachers.cache.codecs import Codec, TopK
 
 LARGE = 1024
-"""Logits of more columns are a vocabulary's; narrower ones are kept in float32, whatever the codec of the rest."""
+"""Logits of no more columns are kept in float32, whatever the codec of the rest."""
 
 FINAL, LOGITS = Signal("final"), Signal("logits")
 
@@ -25,8 +26,9 @@ SPANS = ("start_logits", "end_logits")
 def stored_signals(anatomy: Anatomy, signals: Iterable[Signal], codec: Codec | None) -> frozenset[Signal]:
     """What must be written down so that `signals` can be given: a vocabulary's logits by the state its head reads.
 
-    Raises: `IncompatiblePair` for a signal that no cache holds.
+    Raises: `IncompatiblePair` for a signal that no cache holds, and for a model with a decoder beside an encoder.
     """
+    _check_one_stack(anatomy)
     found = set()
     for signal in signals:
         if signal.field == "scores" or signal.stack:
@@ -38,10 +40,32 @@ def stored_signals(anatomy: Anatomy, signals: Iterable[Signal], codec: Codec | N
     return frozenset(found)
 
 
+def _check_one_stack(anatomy: Anatomy) -> None:
+    """A row is found by the source text alone, and what a decoder beside an encoder shows depends on the target text,
+    which comes in the labels."""
+    if len(anatomy.shape.stacks) > 1 or "decoder_input_ids" in anatomy.accepts:
+        raise IncompatiblePair(
+            f"the teacher, a {type(anatomy.base).__name__}, has a decoder beside its encoder: what it shows depends "
+            "on the target text as well, and a teacher's cache finds rows by the source text alone. Train with the "
+            "teacher itself."
+        )
+
+
 def by_head(anatomy: Anatomy, codec: Codec | None) -> bool:
     """Whether logits are made out of the last hidden state: at equal bytes that loses a hundredth of what the largest
-    logits lose, and nothing in float32."""
-    return anatomy.shape.num_logits > LARGE and anatomy.knows_head and not isinstance(codec, TopK)
+    logits lose, and nothing in float32. Those of a vocabulary are; many labels are none, and a head that picks or
+    averages tokens cannot be asked for them later."""
+    wide = anatomy.shape.num_logits > LARGE and anatomy.knows_head and not isinstance(codec, TopK)
+    return wide and Task.of(anatomy.base).vocabulary_sized
+
+
+def check_read(signals: Iterable[Signal]) -> None:
+    """Raises: `DistillationError` where nothing of a teacher is read, so that there is nothing to be written down."""
+    if not {*signals}:
+        raise DistillationError(
+            "the objectives read nothing of the teacher, its cache would be empty; add one that does (SoftTargets), "
+            "or leave the cache out."
+        )
 
 
 def check_readers(codec: Codec | None, pair: Pair, objectives: Iterable[Objective]) -> None:
@@ -73,9 +97,19 @@ def codec_of(signal: str, width: int, codec: Codec | None) -> Codec:
 
 
 def signal_named(name: str) -> Signal:
-    """The signal that `str(signal)` names, of a model with one stack."""
+    """The signal that `str(signal)` names, of a model with one stack.
+
+    Raises: `CacheMismatch` for a name that no signal has.
+    """
     field, bracket, layer = name.partition("[")
-    return Signal(field, int(layer.removesuffix("]"))) if bracket else Signal(field)
+    number = layer.removesuffix("]")
+    if bracket and field in LAYERED and number.isdecimal() and len(number) < 6:
+        found = Signal(field, int(number))
+    else:
+        found = Signal(field)
+    if str(found) != name or (found.layer is None and field not in PLAIN):
+        raise CacheMismatch(f"there is no signal {name!r} of a teacher.")
+    return found
 
 
 def check_holds(held: Iterable[Signal], signals: Iterable[Signal], where: object) -> None:

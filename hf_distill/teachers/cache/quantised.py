@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from hf_distill.errors import CacheMismatch, DistillationError
-from hf_distill.teachers.cache.codecs import Codec, Head, Parts, codec
+from hf_distill.teachers.cache.codecs import Codec, Head, Layout, Parts, codec
 from hf_distill.teachers.cache.rotation import FEWEST_BITS, MOST_BITS, Rotation
 from hf_distill.teachers.cache.rounding import Sensitivity, round_in_turn
 
@@ -41,14 +41,17 @@ class Int8(Codec):
     def decode(self, parts: Mapping[str, Tensor]) -> Tensor:
         return parts["values"].float() * parts["scales"].float() * self._ranges
 
-    def bytes_per_row(self, width: int) -> int:
-        return width + 2
+    def layout(self, width: int) -> Layout:
+        return {"values": (torch.int8, (width,)), "scales": (torch.float16, (1,))}
+
+    def fitted_width(self) -> int:
+        return len(self._ranges)
 
     def state(self) -> Parts:
         return {"ranges": self._ranges.cpu()}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        if set(state) != {"ranges"} or state["ranges"].dim() != 1:
+        if set(state) != {"ranges"} or state["ranges"].dim() != 1 or not state["ranges"].is_floating_point():
             raise CacheMismatch("the codec 'int8' keeps the ranges of its channels, and the cache holds other tables.")
         self._ranges = state["ranges"].float()
 
@@ -108,8 +111,11 @@ class Rotated(Codec):
         with torch.autocast(parts["codes"].device.type, enabled=False):
             return rotation.turn_back(rotation.unpack(parts["codes"]), parts["scales"])
 
-    def bytes_per_row(self, width: int) -> int:
-        return self._code_bytes(width) + 2
+    def layout(self, width: int) -> Layout:
+        return {"codes": (torch.uint8, (self._code_bytes(width),)), "scales": (torch.float16, (1,))}
+
+    def fitted_width(self) -> int:
+        return len(self._fitted().centre)
 
     def _code_bytes(self, width: int) -> int:
         return math.ceil(self.bits * width / 8)
@@ -118,7 +124,14 @@ class Rotated(Codec):
         return self._fitted().tables()
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        self._rotation = Rotation(state)
+        rotation = Rotation(state)
+        num_bytes = self._code_bytes(len(rotation.centre))
+        if rotation.num_bytes != num_bytes:
+            raise CacheMismatch(
+                f"the tables of the codec 'rotated' deal out {rotation.num_bytes} bytes a row, and bits={self.bits} "
+                f"are {num_bytes}; the cache is damaged."
+            )
+        self._rotation = rotation
 
     def place(self, device: torch.device) -> None:
         self._rotation = self._fitted().to(device)

@@ -14,6 +14,7 @@ from hf_distill.errors import CacheMismatch
 from hf_distill.teachers.cache.folder import CacheFolder, Facts
 from hf_distill.teachers.cache.keys import KEY
 from hf_distill.teachers.cache.shards import Shard
+from hf_distill.teachers.cache.signals import layout_of
 
 
 class CacheReader:
@@ -27,7 +28,6 @@ class CacheReader:
 
     def __init__(self, folder: CacheFolder, facts: Facts) -> None:
         self.folder, self.facts = folder, facts
-        self.by_token = {signal.name: signal.by_token for signal in facts.signals}
         self._open()
 
     def _open(self) -> None:
@@ -38,8 +38,11 @@ class CacheReader:
         together = np.concatenate([np.empty(0, KEY), *keys])
         order = np.argsort(together, kind="stable")
         self._keys, self._shard, self._row = together[order], where[order], row[order]
-        self.dtypes = dict(self.shards[0].dtypes) if self.shards else {}
-        self._by_token = {name: self.by_token[name.rpartition("/")[0]] for name in self.dtypes}
+        layout = layout_of(self.folder, self.facts)
+        for shard in self.shards:
+            shard.check(layout)
+        self.dtypes = {name: dtype for name, (_, dtype, _) in layout.items()}
+        self._by_token = {name: by_token for name, (by_token, _, _) in layout.items()}
 
     def __getstate__(self) -> dict[str, Any]:
         return {"folder": self.folder, "facts": self.facts}
@@ -81,7 +84,7 @@ class CacheReader:
     def _absent(self, row: int, keys: Sequence[bytes]) -> str:
         return (
             f"{self.folder.path}: row {row} of a batch is not in the teacher's cache of {len(self)} rows: its text, "
-            "length limit or its tokens are not those it was written for, or it is not complete. Where rows are made "
-            "anew each time (masking, augmentation while collating), no cache can serve; else run "
+            "length limit, tokens or segment ids are not those it was written for, or it is not complete. Where rows "
+            "are made anew each time (masking, augmentation while collating), no cache can serve; else run "
             "scripts/cache_teacher.py on these rows, or give the teacher as well."
         )

@@ -58,6 +58,7 @@ class Rotation:
         )
         self._check(bits)
         dealt = [int(each) for each in bits.tolist()]
+        self.num_bytes = sum(dealt)
         self._plan = tuple((each, dealt.count(each)) for each in range(MOST_BITS, 0, -1) if each in dealt)
         of_axes = bits.long().repeat_interleave(GROUP)
         self.most = torch.exp2(of_axes.float()) - 1
@@ -67,10 +68,13 @@ class Rotation:
         self._middle = 0.5 * self.most[:kept]
 
     def _check(self, bits: Tensor) -> None:
-        width, axes = len(self.centre), GROUP * len(bits)
-        shapes = [tuple(each.shape) for each in (self.forward, self.backward, self.spreads)]
-        falling = bool((bits[1:] <= bits[:-1]).all()) and int(bits.max()) <= MOST_BITS
-        if shapes != [(width, axes), (axes, width), (axes,)] or not falling:
+        numbers = (self.centre, self.forward, self.backward, self.spreads, self.length)
+        shapes = [tuple(each.shape) for each in (*numbers, bits)]
+        width, axes = self.centre.numel(), GROUP * bits.numel()
+        fit = shapes == [(width,), (width, axes), (axes, width), (axes,), (1,), (bits.numel(),)]
+        typed = bits.dtype == torch.uint8 and all(each.is_floating_point() for each in numbers)
+        falling = fit and typed and bits.numel() > 0 and bool((bits[1:] <= bits[:-1]).all())
+        if not falling or int(bits[0]) > MOST_BITS:
             raise CacheMismatch("the tables of the codec 'rotated' do not fit each other; the cache is damaged.")
 
     @classmethod

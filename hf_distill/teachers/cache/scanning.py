@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from hf_distill.errors import CacheMismatch, DataError
-from hf_distill.teachers.cache.keys import KEY, row_keys, row_lengths
+from hf_distill.teachers.cache.keys import KEY, Inputs, row_keys, row_lengths
 
 Collator = Callable[[list[Any]], Mapping[str, Any]]
 
@@ -43,8 +43,8 @@ class Scan:
     lengths: NDArray[np.int64]
 
 
-def scan(source: Source, columns: Sequence[str]) -> Scan:
-    """What the teacher, whose inputs are `columns`, reads of each row, as keys.
+def scan(source: Source, inputs: Inputs) -> Scan:
+    """What the teacher reads of each row, as keys.
 
     Raises: `CacheMismatch` for rows that are made anew each time they are asked for; `DataError` for a stream.
     """
@@ -56,22 +56,22 @@ def scan(source: Source, columns: Sequence[str]) -> Scan:
     keys = [np.empty(0, KEY)]
     lengths = [np.empty(0, np.int64)]
     with _same_random_numbers():
-        _check_repeatable(source, columns)
+        _check_repeatable(source, inputs)
         for start in range(0, len(source.rows), SCANNED):
             batch = source.batch(range(start, min(start + SCANNED, len(source.rows))))
             lengths.append(row_lengths(batch))
-            keys.append(np.frombuffer(b"".join(row_keys(batch, columns, lengths[-1])), KEY))
+            keys.append(np.frombuffer(b"".join(row_keys(batch, inputs, lengths[-1])), KEY))
     return Scan(np.concatenate(keys), np.concatenate(lengths))
 
 
-def _check_repeatable(source: Source, columns: Sequence[str]) -> None:
+def _check_repeatable(source: Source, inputs: Inputs) -> None:
     """Some rows are put together twice; where a data set knows epochs (`epoch_sampler`), in two of them."""
     numbers = range(min(SCANNED, len(source.rows)))
     later = len(source.rows) if hasattr(source.rows, "epoch_sampler") else 0
     found = []
     for first in (0, later):
         batch = source.batch([first + number for number in numbers])
-        found.append(row_keys(batch, columns, row_lengths(batch)))
+        found.append(row_keys(batch, inputs, row_lengths(batch)))
     if found[0] != found[1]:
         raise CacheMismatch(
             "the rows are made anew each time they are read (masking, augmentation or sampling in the data set or the "

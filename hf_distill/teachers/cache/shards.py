@@ -104,15 +104,18 @@ class Shard:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._open()
-        if not {*_OWN} <= set(self.arrays):
-            raise self._broken("it has no keys, lengths or checksums")
+        kinds = {name: self.arrays[name].dtype for name in _OWN if name in self.arrays}
+        if kinds != {KEYS: np.uint8, LENGTHS: np.int64, CHECKSUMS: np.int64}:
+            raise self._broken("it has no keys, lengths or checksums, or of another type")
         self.lengths: NDArray[np.int64] = self.arrays.pop(LENGTHS)
         self.checksums: NDArray[np.int64] = self.arrays.pop(CHECKSUMS)
         self.keys: NDArray[np.uint8] = self.arrays.pop(KEYS)
-        rows, self.tokens = len(self.keys), int(self.lengths.sum())
-        self.ends = np.cumsum(self.lengths)
+        rows = self.lengths.size
         if self.keys.shape != (rows, KEY_BYTES) or self.lengths.shape != (rows,) or self.checksums.shape != (rows,):
             raise self._broken("its keys, lengths and checksums are not of the same rows")
+        if rows and not 0 <= self.lengths.min() <= self.lengths.max() < 2**31:
+            raise self._broken("its lengths are none")
+        self.tokens, self.ends = int(self.lengths.sum()), np.cumsum(self.lengths)
         self._names = sorted(self.arrays)
 
     @property
@@ -125,6 +128,21 @@ class Shard:
 
     def __len__(self) -> int:
         return len(self.keys)
+
+    def check(self, layout: Mapping[str, tuple[bool, torch.dtype, tuple[int, ...]]]) -> None:
+        """Compares the parts with what they must be: whether they go by token, their dtypes, and their shapes without
+        the rows.
+
+        Raises: `CacheMismatch` for others.
+        """
+        expected = {
+            name: (dtype, (self.tokens if by_token else len(self), *shape))
+            for name, (by_token, dtype, shape) in layout.items()
+        }
+        found = {name: (self.dtypes[name], array.shape) for name, array in self.arrays.items()}
+        for name in sorted({*expected} | {*found}):
+            if found.get(name) != expected.get(name):
+                raise self._broken(f"{name!r} is {found.get(name)}, and {expected.get(name)} is told of it")
 
     def row(self, row: int, by_token: Mapping[str, bool]) -> dict[str, NDArray[Any]]:
         """The bits of one row `[1, …]`, or `[tokens, …]`, by the name of the part.
@@ -145,8 +163,10 @@ class Shard:
                     raise self._broken("it is cut off, or no shard")
                 self._head = file.read(length)
                 header = json.loads(self._head)
+                if not isinstance(header, dict):
+                    raise self._broken("its header is no table")
                 memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             if isinstance(error, CacheMismatch):
                 raise
             raise self._broken(str(error)) from error
@@ -158,18 +178,22 @@ class Shard:
 
     def _array(self, memory: mmap.mmap, start: int, name: str, told: Any) -> NDArray[Any]:
         try:
-            shape, (begin, end) = tuple(int(n) for n in told["shape"]), told["data_offsets"]
+            shape, (begin, end) = told["shape"], told["data_offsets"]
             kind = np.dtype(BITS[told["dtype"]][1])
+            whole = all(type(number) is int and number >= 0 for number in (*shape, begin, end))
         except (KeyError, TypeError, ValueError) as error:
             raise self._broken(f"its header tells of {name!r} {told!r}") from error
-        count = math.prod(shape)
-        if min(shape, default=0) < 0 or not 0 <= begin <= end or (end - begin) != count * kind.itemsize:
+        count = math.prod(shape) if whole else 0
+        if not whole or begin > end or end - begin != count * kind.itemsize:
             raise self._broken(f"its header tells of {name!r} {told!r}")
         if start + end > len(memory):
             raise self._broken(f"it has {len(memory)} bytes, and {start + end} are told of; it is cut off")
         if name not in _OWN:
             self.dtypes[name] = BITS[told["dtype"]][0]
-        return np.frombuffer(memory, kind, count, start + begin).reshape(shape)
+        try:
+            return np.frombuffer(memory, kind, count, start + begin).reshape(shape)
+        except (ValueError, OverflowError) as error:  # no rows of a size that no array has
+            raise self._broken(f"its header tells of {name!r} {told!r}") from error
 
     def _broken(self, why: str) -> CacheMismatch:
         return CacheMismatch(

@@ -8,14 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load
 from torch import Tensor
 
 from hf_distill.activations import Activations, Signal
 from hf_distill.errors import CacheMismatch, DistillationError
 from hf_distill.teachers.cache import codecs
 from hf_distill.teachers.cache.codecs import Codec
-from hf_distill.teachers.cache.folder import TABLES, CacheFolder, Facts
+from hf_distill.teachers.cache.folder import TABLES, CacheFolder, Facts, SignalFacts
 from hf_distill.teachers.cache.plan import SPANS, signal_named
 from hf_distill.top_logits import TopLogits
 
@@ -75,14 +74,36 @@ def written_signals(folder: CacheFolder, facts: Facts) -> list[Written]:
 
     Raises: `CacheMismatch` for a codec that this version has not, or damaged tables.
     """
-    tables = load(folder.read(TABLES, facts))
+    tables = folder.tensors(TABLES, facts)
     found = []
     for told in facts.signals:
         own = {name.rpartition("/")[2]: each for name, each in tables.items() if name.startswith(f"{told.name}/")}
+        signal, codec = _told(folder, told)
         try:
-            codec = codecs.make(told.codec, told.settings)
-        except DistillationError as error:
-            raise CacheMismatch(f"{folder.path}: {error} Read it with the version that wrote it.") from error
-        codec.load_state(own)
-        found.append(Written(signal_named(told.name), told.by_token, told.width, codec))
+            codec.load_state(own)
+        except CacheMismatch as error:
+            raise folder.damaged(TABLES, f"{told.name}: {error}") from error
+        if codec.fitted_width() not in (None, told.width):
+            raise folder.damaged(TABLES, f"{told.name} is {told.width} wide, its tables {codec.fitted_width()}")
+        found.append(Written(signal, told.by_token, told.width, codec))
     return found
+
+
+def layout_of(folder: CacheFolder, facts: Facts) -> dict[str, tuple[bool, torch.dtype, tuple[int, ...]]]:
+    """Of each part in a shard by its name: whether it goes by token, its dtype, and its shape in one row.
+
+    Raises: `CacheMismatch` for a signal or a codec that this version has not.
+    """
+    found = {}
+    for told in facts.signals:
+        signal, codec = _told(folder, told)
+        for name, (dtype, shape) in codec.layout(told.width).items():
+            found[f"{signal}/{name}"] = (told.by_token, dtype, shape)
+    return found
+
+
+def _told(folder: CacheFolder, told: SignalFacts) -> tuple[Signal, Codec]:
+    try:
+        return signal_named(told.name), codecs.make(told.codec, told.settings)
+    except DistillationError as error:
+        raise CacheMismatch(f"{folder.path}: {error} Read it with the version that wrote it.") from error

@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from huggingface_hub.errors import HFValidationError, StrictDataclassError
+from huggingface_hub.utils._validators import validate_repo_id
 from torch import Tensor
 from transformers import CONFIG_MAPPING, PreTrainedModel
 
 from hf_distill.anatomy import Anatomy
 from hf_distill.errors import CacheMismatch, IncompatiblePair
 from hf_distill.tasks import TASKS
+
+_CAME_FROM, _COMMIT = "_name_or_path", "_commit_hash"
+
+_NO_MODEL = (
+    ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, RuntimeError, StrictDataclassError,
+    TypeError, ValueError,
+)  # fmt: skip
+"""What the constructors of models and of their layers raise for settings that they do not take."""
 
 
 def skeleton_of(class_name: str, config: Mapping[str, Any]) -> PreTrainedModel:
@@ -21,27 +32,62 @@ def skeleton_of(class_name: str, config: Mapping[str, Any]) -> PreTrainedModel:
     Raises: `CacheMismatch` for a class or a configuration that the installed transformers does not know.
     """
     model_class = _class_named(class_name, str(config.get("model_type")))
-    if model_class is None:
+    if model_class is None or model_class.config_class is None:
         raise CacheMismatch(
             f"the cached teacher is a {class_name}, which transformers {transformers.__version__} does not know; "
             "train with the teacher itself, or with another version of transformers."
         )
-    with torch.device("meta"):
-        model: PreTrainedModel = model_class(model_class.config_class.from_dict(dict(config)))
-    model.tie_weights()
+    try:
+        settings = model_class.config_class.from_dict(dict(config))
+        settings._attn_implementation = "eager"  # others may be code from the Hub, by the word of a file
+        with torch.device("meta"):
+            model: PreTrainedModel = model_class(settings)
+        model.tie_weights()
+    except _NO_MODEL as error:
+        raise CacheMismatch(
+            f"a {class_name} cannot be built from the configuration of the cached teacher by transformers "
+            f"{transformers.__version__}: {type(error).__name__}: {error}"
+        ) from error
+    commit = config.get(_COMMIT)  # which configurations do not take from a dictionary
+    model.config._commit_hash = commit if isinstance(commit, str) else None
     return model.eval()
 
 
 def _class_named(name: str, model_type: str) -> Any:
     """A class of transformers, or one that was registered with its auto classes; None for another."""
-    if hasattr(transformers, name):
-        return getattr(transformers, name)
+    known = getattr(transformers, name, None)
+    if isinstance(known, type) and issubclass(known, PreTrainedModel):
+        return known
     if model_type not in CONFIG_MAPPING:
         return None
     config_class = CONFIG_MAPPING[model_type]
     mappings = [getattr(transformers, task.auto_class)._model_mapping for task in TASKS.values()]
     found = [mapping[config_class] for mapping in mappings if config_class in mapping]
     return next((each for each in found if each.__name__ == name), None)
+
+
+def config_of(model: PreTrainedModel) -> dict[str, Any]:
+    """The configuration of a model as JSON knows it. Where it came from is told as an id on the Hub alone, never as a
+    folder of this machine."""
+    told = {name: _without_paths(each) for name, each in model.config.to_dict().items()}
+    name = hub_id(model.name_or_path)
+    return {**told, _CAME_FROM: name or "", _COMMIT: getattr(model.config, _COMMIT, None) if name else None}
+
+
+def hub_id(name: str) -> str | None:
+    """`name` where it is the id of a model on the Hub, and no folder."""
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return None
+    return None if not name or Path(name).is_dir() else name
+
+
+def _without_paths(value: Any) -> Any:
+    """A part of a configuration (that of a text model in a larger one) without where it came from."""
+    if not isinstance(value, dict):
+        return value
+    return {name: _without_paths(each) for name, each in value.items() if name != _CAME_FROM}
 
 
 def head_parameters(model: PreTrainedModel) -> dict[str, Tensor]:
@@ -69,8 +115,15 @@ def _head_names(skeleton: PreTrainedModel) -> list[str]:
 
 
 def give_head(skeleton: PreTrainedModel, head: Mapping[str, Tensor]) -> None:
-    """Puts a head's weights into a skeleton, at every place where the model has them."""
+    """Puts a head's weights into a skeleton, at every place where the model has them.
+
+    Raises: `CacheMismatch` for the weights of another head.
+    """
     own = dict(skeleton.named_parameters())
+    expected = {name: tuple(own[name].shape) for name in _head_names(skeleton)}
+    found = {name: tuple(each.shape) for name, each in head.items()}
+    if found != expected or not all(each.is_floating_point() for each in head.values()):
+        raise CacheMismatch(f"the head of a {type(skeleton).__name__} is {expected}, and the cached one {found}.")
     places = skeleton.state_dict(keep_vars=True)
     filled = {
         place: head[name]
@@ -78,8 +131,6 @@ def give_head(skeleton: PreTrainedModel, head: Mapping[str, Tensor]) -> None:
         for place, parameter in places.items()
         if name in own and parameter is own[name]
     }
-    if set(head) - set(own):
-        raise CacheMismatch(f"the cached head has weights that {type(skeleton).__name__} has not: {sorted(head)[0]}.")
     skeleton.load_state_dict(filled, strict=False, assign=True)
     skeleton.requires_grad_(False)
 

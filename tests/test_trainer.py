@@ -84,17 +84,15 @@ def fingerprint(model: nn.Module) -> str:
 
 
 @pytest.mark.parametrize(
-    ("task", "optimizer"), [(task, "sgd") for task in PLAIN_HEADS] + [("token_classification", "adamw_torch_fused")]
+    ("task", "optimizer"), [(task, "sgd") for task in PLAIN_HEADS] + [("single_label", "adamw_torch_fused")]
 )
 def test_labels_alone_train_bit_for_bit_like_the_trainer(task: str, optimizer: str) -> None:
-    """A classifier of sequences computes its last layer for one position: last digits and dropout's draws differ."""
-    of_sequences = task in ("single_label", "multi_label", "regression")
     rate = 0.1 if optimizer == "sgd" else 1e-3
     arguments = {"optim": optimizer, "learning_rate": rate, "max_grad_norm": 1.0, "train_sampling_strategy": "random"}
     runs = []
     for kind, given in ((Trainer, {}), (DistillationTrainer, {"objectives": Labels()})):
         trainer = kind(
-            model=tiny.model(task, seed=1, dropout=0.0 if of_sequences else 0.1),
+            model=tiny.model(task, seed=1, dropout=0.1),
             args=tiny.arguments(**arguments),
             train_dataset=tiny.rows(task),
             data_collator=tiny.Pad(),
@@ -104,7 +102,7 @@ def test_labels_alone_train_bit_for_bit_like_the_trainer(task: str, optimizer: s
         runs.append(trainer)
     stock, ours = runs
     assert tiny.distance(stock.model, tiny.model(task, seed=1)) > 1e-4
-    if of_sequences:
+    if task == "multi_label":  # torch divides the mean's gradient where the sum's is multiplied: the last bit differs
         assert tiny.distance(stock.model, ours.model) < 2e-6
         return
     for (name, expected), parameter in zip(stock.model.named_parameters(), ours.model.parameters(), strict=True):

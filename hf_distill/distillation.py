@@ -53,10 +53,9 @@ class Distillation(nn.Module):
     The student is a submodule and so is every objective, so that an engine reduces, clips, casts and shards what they
     learn together with the student; what is published is `student` alone. The teacher is none.
 
-    While it trains with a teacher, the student runs as deep as the terms read it; evaluated, or without a teacher, it
-    runs whole. Logits of a large vocabulary are made and compared in chunks (`Vocabulary`), the teacher's by its head,
-    `teacher_head`.
-    `in_part=False` for an engine that must see all of the student in every pass.
+    While it trains, the student runs as deep as the terms read it; evaluated, it runs whole. Logits of a large
+    vocabulary are made and compared in chunks (`Vocabulary`), the teacher's by its head, `teacher_head`.
+    `in_part=False` for an engine that must see all of the student in every pass, and where last digits matter.
     """
 
     def __init__(
@@ -90,9 +89,7 @@ class Distillation(nn.Module):
         if self._in_part:
             self._vocabulary = Vocabulary.of(named, self.weights, self.pair, anatomy, self._teacher_head)
         read = self.reads().student
-        # Without a teacher it is the plain Trainer, bit for bit: a last layer for one position has other last digits.
-        cut = self._in_part and (self.pair.teacher is not None or self._vocabulary is not None)
-        run = shallow(anatomy, read) if cut else Run.whole(anatomy)
+        run = shallow(anatomy, read) if self._in_part else Run.whole(anatomy)
         logger.info("the student runs %s while it trains", run.description)
         above = () if self._vocabulary is None else self._vocabulary.head_parameters
         self._capture = Capture(anatomy, read, role="student", run=run, above=above)

@@ -128,8 +128,10 @@ class DistillationTrainer(Trainer):  # type: ignore[misc]
             self._distillation.close()
         # Engines that shard parameters gather those of the whole model's forward, not those of a part run alone.
         sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled or checks.loaded_in_shards(self.model)
+        # Without a teacher it is the plain Trainer, bit for bit; what runs in part has other last digits.
+        in_part = self.teacher is not None and not sharded
         head = None if self.teacher is None else self.teacher.head
-        self._distillation = Distillation(self.model, self.terms, self._pair(), in_part=not sharded, teacher_head=head)
+        self._distillation = Distillation(self.model, self.terms, self._pair(), in_part=in_part, teacher_head=head)
         self._bind_teacher(self._distillation)
 
     def _bind_again(self, distillation: Distillation) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 from hf_distill.activations import Activations, Needs, Signal
 from hf_distill.anatomy import Anatomy
 from hf_distill.chunks import Head, RowLoss, Rows, Sizes, ThroughHead
-from hf_distill.depth.plan import runs_whole
+from hf_distill.depth.plan import HEADS, runs_whole
 from hf_distill.errors import DataError, IncompatiblePair
 from hf_distill.objectives.base import Objective, RowWise
 from hf_distill.objectives.pair import Pair
@@ -25,8 +25,6 @@ LARGE = 4096
 """Logits of more columns go through the head in chunks; of fewer they are taken whole, in one product."""
 
 LOGITS = Signal("logits")
-HEADS = frozenset({"logits", "start_logits", "end_logits", "next_sentence_logits"})
-"""What a model computes along with its logits, if it computes one of them."""
 
 
 class Step(NamedTuple):

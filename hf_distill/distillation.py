@@ -167,7 +167,7 @@ class Distillation(nn.Module):
         """
         if any(module.training is not mode for module in self._members):
             super().train(mode)
-        self._capture.run.refresh()
+            self._capture.run.refresh()  # compiled, it does not look again before every pass
         return self
 
     def zero_grad(self, set_to_none: bool = True) -> None:

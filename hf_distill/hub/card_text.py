@@ -83,7 +83,8 @@ def _section(title: str, text: str) -> str:
 
 def _introduction(record: Record) -> str:
     what = f"{code(record.student.class_name)}{_depth(record.student)}, {record.student.num_parameters:,} parameters"
-    source = f", distilled from {_model(record.teacher)}" if record.teacher else ""
+    teachers = [_model(each) for each in (record.teacher, *record.other_teachers) if each]
+    source = f", distilled from {' and '.join(teachers)}" if teachers else ""
     return f"{what}{source} on {escaped(record.data.name)} with hf_distill {escaped(record.toolkit_version)}."
 
 

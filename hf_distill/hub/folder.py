@@ -24,6 +24,9 @@ WEIGHTS = (
     "adapter_model-*-of-*.safetensors",
     "adapter_model.safetensors.index.json",
 )
+PACKED = "quantized.safetensors"
+"""The codes of a student whose weights lie on grids; beside the weights, never in their place."""
+
 VOCABULARIES = (
     "added_tokens.json",
     "merges.txt",
@@ -39,6 +42,7 @@ PUBLISHED = (
     "config.json",
     "generation_config.json",
     *WEIGHTS,
+    PACKED,
     *VOCABULARIES,
     "tokenizer_config.json",
     "special_tokens_map.json",

@@ -15,7 +15,7 @@ from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, Offl
 from huggingface_hub.hf_api import RepoFile
 
 from hf_distill.errors import HubError
-from hf_distill.hub.folder import WEIGHTS, LocalFile, is_published, select
+from hf_distill.hub.folder import PACKED, WEIGHTS, LocalFile, is_published, select
 from hf_distill.hub.markdown import line
 from hf_distill.hub.record import is_hub_id
 
@@ -69,8 +69,9 @@ def publish(
     """Send the model, card and record in `folder` to the Hub in one commit, and compare what the Hub then holds.
 
     The repository is made if it is missing, the branch `revision` too. Only files on the list `PUBLISHED` are sent;
-    weights of an earlier student that this one does not have are removed, because a loader would prefer them. Nothing
-    is sent when the Hub has the same files. The token is the one of `hf auth login` or HF_TOKEN.
+    weights and codes of an earlier student that this one does not have are removed, because a loader would prefer
+    them or take them for this one's. Nothing is sent when the Hub has the same files. The token is the one of
+    `hf auth login` or HF_TOKEN.
 
     Failures that may pass (408, 429, 5xx, lost connections) are tried again after `WAITS`; before each attempt it is
     looked up whether the last commit arrived after all, so none is made twice. The client itself has no time limit.
@@ -185,11 +186,11 @@ class _Push:
         return None
 
     def _differing(self, revision: str) -> tuple[list[str], list[str]]:
-        """Names of files to send, and of weights on the Hub that this student does not have."""
+        """Names of files to send, and of weights and codes on the Hub that this student lacks."""
         tree = self.api.list_repo_tree(self.repo_id, revision=revision)
         remote = {entry.path: entry for entry in tree if isinstance(entry, RepoFile)}
         changed = [name for name, file in self.files.items() if not _is_same(file, remote.get(name))]
-        return changed, [name for name in remote if is_published(name, WEIGHTS) and name not in self.files]
+        return changed, [name for name in remote if is_published(name, (*WEIGHTS, PACKED)) and name not in self.files]
 
     def _committed(self, head: str) -> tuple[str, str]:
         """URL and commit after sending; compared with what the Hub then holds."""

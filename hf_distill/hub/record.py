@@ -120,13 +120,15 @@ class CacheFacts(_Strict):
 class ObjectiveFacts(_Strict):
     """One term of the loss: its `name` in the logs, the registered `objective`, its weight and settings.
 
-    `weight` is a number, or the text of a schedule or of a learned weight; `citation` is BibTeX or empty.
+    `weight` is a number, or the text of a schedule or of a learned weight; `on` is the one of several teachers that it
+    learned from, empty for all of them; `citation` is BibTeX or empty.
     """
 
     name: Text
     objective: Text
     weight: FiniteFloat | Text
     settings: Facts = {}
+    on: Text = ""
     citation: str = ""
 
 
@@ -170,6 +172,7 @@ class Record(_Strict):
     schema_version: Literal[1] = 1
     command: Command = []
     teacher: ModelFacts | None = None
+    other_teachers: list[ModelFacts] = []
     teacher_cache: CacheFacts | None = None
     student: ModelFacts
     task: Text

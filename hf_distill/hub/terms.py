@@ -9,13 +9,14 @@ from hf_distill.layer_map import LayerMap
 
 def objective_facts(distillation: Distillation, prefix: str = "") -> list[ObjectiveFacts]:
     """Name, weight, settings and citation of every term; `prefix` tells the terms of several stages apart."""
-    named = zip(distillation.objectives, distillation.terms(), distillation.weights, strict=True)
+    named = zip(distillation.objectives, distillation.terms(), distillation.weights.given.values(), strict=True)
     return [
         ObjectiveFacts(
             name=f"{prefix}{name}",
             objective=objective.name,
-            weight=weight,
+            weight=weight if isinstance(weight, float) else str(weight),
             settings=objective.settings(),
+            on=objective.pair.member,
             citation=objective.citation,
         )
         for name, objective, weight in named

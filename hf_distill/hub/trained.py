@@ -15,7 +15,7 @@ from hf_distill.hub.record import (
     finite_metrics,
 )
 from hf_distill.hub.terms import layer_maps, objective_facts
-from hf_distill.teachers import Cached, Frozen, Teacher
+from hf_distill.teachers import Cached, Ensemble, Frozen, Teacher
 from hf_distill.teachers.cache.skeleton import hub_id
 
 if TYPE_CHECKING:
@@ -27,9 +27,11 @@ def record_of(trainer: DistillationTrainer) -> Record:
     versions, hardware = environment()
     args, state, teacher = trainer.args, trainer.state, trainer.teacher
     data = {"train": trainer.train_dataset, "validation": trainer.eval_dataset}
+    found = [_teacher(each) for each in (teacher.members.values() if isinstance(teacher, Ensemble) else (teacher,))]
     return Record(
         command=list(sys.argv),
-        teacher=_teacher(teacher),
+        teacher=found[0],
+        other_teachers=[each for each in found[1:] if each is not None],
         teacher_cache=_cache(teacher),
         student=ModelFacts.of(trainer.model),
         task=trainer.distillation.pair.task.name,

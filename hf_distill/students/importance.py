@@ -88,9 +88,9 @@ def measure(
     def add(key: tuple[str, str], value: Tensor, mask: Tensor) -> None:
         squares[key] = squares.get(key, 0) + (value.float().square() * mask).sum(dim=(0, 1))
 
-    with closing(capture), torch.no_grad(), _evaluating(anatomy.base), _inputs(anatomy, layout, blocks) as read:
+    with closing(capture), torch.no_grad(), evaluating(anatomy.base), _inputs(anatomy, layout, blocks) as read:
         for batch in calibration:
-            _, shown = capture(_checked(batch, anatomy.base.device))
+            _, shown = capture(checked(batch, anatomy.base.device, "from_shape"))
             mask = shown.mask.unsqueeze(-1).float()  # type: ignore[union-attr]
             for layer in (0, *blocks):
                 absolute[layer] = absolute.get(layer, 0) + (shown.hidden[layer].float().abs() * mask).sum(dim=(0, 1))
@@ -107,20 +107,23 @@ def measure(
     return Measured(torch.stack([value / value.mean() for value in absolute.values()]).sum(dim=0), squares)
 
 
-def _checked(batch: object, device: torch.device) -> dict[str, Tensor]:
-    """The batch on the device."""
+def checked(batch: object, device: torch.device, maker: str) -> dict[str, Tensor]:
+    """A batch of calibration on the device; `maker` is named in messages.
+
+    Raises: `IncompatiblePair` for one that is no mapping to tensors, or holds no input.
+    """
     if not isinstance(batch, Mapping) or not all(isinstance(value, Tensor) for value in batch.values()):
         raise IncompatiblePair(
-            f"from_shape: a batch of calibration is {reprlib.repr(batch)}; it must map names to tensors. Give a list "
+            f"{maker}: a batch of calibration is {reprlib.repr(batch)}; it must map names to tensors. Give a list "
             "of batches."
         )
     if not {"input_ids", "inputs_embeds"} & batch.keys():
-        raise IncompatiblePair("from_shape: a batch of calibration holds neither input_ids nor inputs_embeds.")
+        raise IncompatiblePair(f"{maker}: a batch of calibration holds neither input_ids nor inputs_embeds.")
     return {name: value.to(device) for name, value in batch.items()}
 
 
 @contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
+def evaluating(model: nn.Module) -> Iterator[None]:
     """All modules in eval mode for a while."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()

@@ -57,7 +57,7 @@ def cut_weights(
     inner = _matrix(narrow.blocks()[0].get_submodule(layout.narrowing)).shape[1]
     _check_sizes(anatomy, narrow, inner, _matrix(next(iter(blocks.values())).get_submodule(layout.narrowing)).shape[1])
     measured = measure(anatomy, layout, {layer: names[layer - 1] for layer in layers}, calibration)
-    hidden = _top(measured.hidden, narrow.shape.stack().hidden_size)
+    hidden = top(measured.hidden, narrow.shape.stack().hidden_size)
     shapes = anatomy.shape.stack(), narrow.shape.stack()
     rules = {
         f"{anatomy.blocks_path()}{name}.": _rules(layout, _keep(block, layout, measured, name, shapes, inner), hidden)
@@ -102,7 +102,7 @@ class _Kept:
     """The teacher's number of queries, behind which keys begin where the projections are fused."""
 
 
-def _top(scores: Tensor, number: int) -> Tensor:
+def top(scores: Tensor, number: int) -> Tensor:
     """The indices of the largest scores, in their order of place."""
     return scores.argsort(descending=True, stable=True)[:number].sort().values
 
@@ -128,10 +128,10 @@ def _keep(
     queries = measured.squares[name, "queries"].view(groups, group, size)
     keys = measured.squares[name, "keys"].view(groups, size)
     kept: dict[str, list[Tensor]] = {"queries": [], "keys": [], "values": [], "joined": []}
-    for g in _top(values.sum(dim=(1, 2)), student.num_key_value_heads):
-        heads = _top(values[g].sum(dim=1), student.num_attention_heads // student.num_key_value_heads)
-        compared = _top(queries[g, heads].sum(dim=0) * keys[g], student.head_size)
-        carried = _top(values[g, heads].sum(dim=0), student.head_size)
+    for g in top(values.sum(dim=(1, 2)), student.num_key_value_heads):
+        heads = top(values[g].sum(dim=1), student.num_attention_heads // student.num_key_value_heads)
+        compared = top(queries[g, heads].sum(dim=0) * keys[g], student.head_size)
+        carried = top(values[g, heads].sum(dim=0), student.head_size)
         kept["keys"].append(g * size + compared)
         kept["values"].append(g * size + carried)
         kept["queries"].extend((g * group + head) * size + compared for head in heads)
@@ -139,7 +139,7 @@ def _keep(
     indices = {field: torch.cat(parts) for field, parts in kept.items()}
     return _Kept(
         **indices,
-        inner=_top(added[layout.narrowing], inner),
+        inner=top(added[layout.narrowing], inner),
         scale=(student.head_size / size) ** 0.5 if getattr(attention, "scale_attn_weights", True) else 1.0,
         width=teacher.num_attention_heads * size,
     )

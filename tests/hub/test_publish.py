@@ -140,7 +140,7 @@ def world(student_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
         hub.faults = faults()
         hub.create("me/open", private=False)
         old = {"model-00001-of-00002.safetensors": b"old", "model.safetensors.index.json": b"{}", "notes.md": b"kept"}
-        hub.create("me/sharded", private=True, files=old)
+        hub.create("me/sharded", private=True, files=old | {"quantized.safetensors": b"codes of another"})
         ran = subprocess.run(
             [sys.executable, str(Path(__file__).with_name("publisher.py"))],
             input=json.dumps(cases(student_folder, root)),

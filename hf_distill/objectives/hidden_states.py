@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -53,7 +55,11 @@ class HiddenStates(LayerPairs):
         kinds = [self._kind(i, student) for i, (student, _) in enumerate(self.layers)]
         distinct = list(dict.fromkeys(kinds))
         self._projection_of = [distinct.index(kind) for kind in kinds]
-        self.projections = nn.ModuleList(Projection(*widths) for _ in distinct)
+        self.projections = nn.ModuleList(self.make_projection(*widths) for _ in distinct)
+
+    def make_projection(self, student_width: int, teacher_width: int) -> nn.Module:
+        """What maps a student's state to the teacher's width; its parameters are float32."""
+        return Projection(student_width, teacher_width)
 
     def refuse_widths(self, student: int, teacher: int) -> None:
         """Raises `IncompatiblePair` about hidden states that differ in width and are not projected."""
@@ -68,10 +74,15 @@ class HiddenStates(LayerPairs):
 
     def forward(self, student: Activations, teacher: Activations | None, batch: Batch) -> Tensor:
         mask = self.shown_mask(student)
-        distances = []
-        for i, (state, target) in enumerate(self.tensors(student, teacher)):
-            distances.append(self.distance(self._project(blank(state, mask), i), blank(target, mask)))
+        distances = [self.distance(state, target) for state, target in self.matched(student, teacher, mask)]
         return reduced(distances, mask, self.reduction, self.layer_reduction)
+
+    def matched(
+        self, student: Activations, teacher: Activations | None, mask: Tensor
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """The states of each pair, zeros where `mask` is 0, the student's at the teacher's width."""
+        for i, (state, target) in enumerate(self.tensors(student, teacher)):
+            yield self._project(blank(state, mask), i), blank(target, mask)
 
     def _project(self, state: Tensor, pair: int) -> Tensor:
         if not self.projections:
@@ -96,3 +107,23 @@ class Projection(nn.Linear):
 
     def forward(self, state: Tensor) -> Tensor:
         return functional.linear(state, self.weight.to(state.dtype), self.bias.to(state.dtype))
+
+
+class Window(nn.Conv1d):
+    """A linear map of each position and its two neighbours (a convolution of width 3), computed in the dtype of h,
+    whatever an engine holds its weights in. Beyond the ends are zeros; what is padding must hold zeros, too.
+
+    Starts with small normal weights; the bias is 0.
+    """
+
+    def __init__(self, student_width: int, teacher_width: int) -> None:
+        super().__init__(student_width, teacher_width, kernel_size=3, padding=1, dtype=torch.float32)
+        assert self.bias is not None
+        nn.init.normal_(self.weight, std=0.02)
+        nn.init.zeros_(self.bias)
+
+    def forward(self, state: Tensor) -> Tensor:
+        """`[batch, length, width]` to the same at the other width."""
+        assert self.bias is not None
+        weight, bias = self.weight.to(state.dtype), self.bias.to(state.dtype)
+        return functional.conv1d(state.mT, weight, bias, padding=1).mT

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from hf_distill.activations import Activations, Needs, Signal
@@ -57,10 +58,14 @@ class LayerPairs(Objective):
         super().bind(pair)
         student, teacher = self.shapes(pair)
         try:
-            layers = LayerMap.resolve(self.layer_map, student.num_hidden_layers, teacher.num_hidden_layers)
+            layers = self.resolve(student.num_hidden_layers, teacher.num_hidden_layers)
         except IncompatiblePair as error:
             raise IncompatiblePair(f"{self.name}: {error}") from error
         self.layers = LayerMap([each for each in layers if min(each) >= self.first_layer])
+
+    def resolve(self, student_layers: int, teacher_layers: int) -> LayerMap:
+        """The pairs that `layer_map` stands for in models of these depths; raises `IncompatiblePair`."""
+        return LayerMap.resolve(self.layer_map, student_layers, teacher_layers)
 
     def shapes(self, pair: Pair) -> tuple[StackShape, StackShape]:
         """The sizes of the stack in student and teacher."""
@@ -90,13 +95,25 @@ class LayerPairs(Objective):
         return mask
 
     def tensors(self, student: Activations, teacher: Activations | None) -> Iterator[tuple[Tensor, Tensor]]:
-        """The student's and the teacher's tensor of each pair, in at least float32; the teacher's has no gradient."""
+        """The student's and the teacher's tensor of each pair, in at least float32; the teacher's has no gradient.
+
+        Raises: `IncompatiblePair` where the two models show different positions.
+        """
         if teacher is None:
             raise DistillationError(f"objective {self.name!r} got no teacher.")
         ours = getattr(student.stack(self.stack), self.field)
         theirs = getattr(teacher.stack(self.stack), self.field)
         for student_layer, teacher_layer in self.layers:
-            yield at_least_float32(ours[student_layer]), at_least_float32(theirs[teacher_layer].detach())
+            state, target = ours[student_layer], theirs[teacher_layer]
+            self._check_positions(state.shape, target.shape)
+            yield at_least_float32(state), at_least_float32(target.detach())
+
+    def _check_positions(self, ours: torch.Size, theirs: torch.Size) -> None:
+        if (ours[0], ours[-2]) != (theirs[0], theirs[-2]):
+            raise IncompatiblePair(
+                f"{self.name}: the student shows {ours[0]} texts of {ours[-2]} positions, the teacher {theirs[0]} of "
+                f"{theirs[-2]}; positions are paired, so both models must read the same tokens."
+            )
 
 
 def reduced(values: list[Tensor], counted: Tensor, reduction: str, layer_reduction: str) -> Tensor:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from hf_distill.anatomy import Anatomy, Shape
 from hf_distill.errors import IncompatiblePair
+from hf_distill.member_logits import OF_LAWS, Combining
 from hf_distill.tasks import Task
 
 logger = logging.getLogger(__name__)
@@ -29,6 +30,11 @@ class Pair:
     number of columns both sides share, `None` for all. `label_smoothing` is what the training arguments ask of hard
     labels. `temperatures`: of a teacher that shows its largest logits alone, those at which the sum of the rest is
     known; `None` for one that shows all.
+
+    Of several teachers `members` has the pair with each, and `combining` says how their answers become one; `teacher`
+    then tells what these answers look like, and has no layers. The pair with one of them has its name as `member`.
+
+    `classes` are the names of the student's classes in its order; empty for a vocabulary and where there are none.
     """
 
     student: Shape
@@ -38,6 +44,10 @@ class Pair:
     vocabulary: int | None = None
     label_smoothing: float = 0.0
     temperatures: tuple[float, ...] | None = None
+    members: Mapping[str, Pair] | None = None
+    combining: Combining | None = None
+    member: str = ""
+    classes: tuple[str, ...] = ()
 
     @classmethod
     def from_shapes(cls, student: Shape, teacher: Shape | None, task: Task, **alignment: Any) -> Pair:
@@ -73,10 +83,51 @@ class Pair:
             vocabulary = _shared_vocabulary(student.shape, teacher.shape, tokenizer_size)
         elif named:
             columns = _teacher_columns(student.base.config, teacher.base.config, label_map)
-        pair = cls(student.shape, teacher.shape, task, columns, vocabulary, label_smoothing, temperatures)
+        config = student.base.config
+        classes = tuple(str(config.id2label[i]) for i in range(config.num_labels)) if named else ()
+        alignment = (columns, vocabulary, label_smoothing, temperatures)
+        pair = cls(student.shape, teacher.shape, task, *alignment, classes=classes)
         if temperatures is not None:
             pair.check_same_columns()
         return pair
+
+    @classmethod
+    def together(cls, members: Mapping[str, Pair], combining: Combining) -> Pair:
+        """The pair of a student with several teachers, out of its pair with each.
+
+        Raises: `IncompatiblePair` where a rule asks for laws over classes and the task has scores.
+        """
+        first = next(iter(members.values()))
+        if first.task.form == "identity" and combining.rule in OF_LAWS:
+            raise IncompatiblePair(
+                f"the rule {combining.rule!r} weighs teachers by the probability of classes, and {first.task.name} "
+                "has none; give a number for each, or nothing."
+            )
+        shared = [pair.vocabulary for pair in members.values() if pair.vocabulary is not None]
+        shapes = [pair.teacher for pair in members.values() if pair.teacher is not None]
+        longest = min((shape.max_length for shape in shapes if shape.max_length is not None), default=None)
+        families, ours = "+".join(dict.fromkeys(shape.family for shape in shapes)), first.student
+        return replace(
+            first,
+            teacher=Shape(families, {}, ours.num_logits, ours.vocab_size, longest),
+            teacher_columns=None,
+            vocabulary=min(shared, default=None),
+            temperatures=None,
+            members={name: replace(pair, member=name) for name, pair in members.items()},
+            combining=combining,
+        )
+
+    def of_member(self, name: str) -> Pair:
+        """The pair with that one of several teachers, or itself without a name.
+
+        Raises: `IncompatiblePair` for a name that no teacher has.
+        """
+        if not name:
+            return self
+        if name not in (self.members or {}):
+            known = f"the teachers are {', '.join(self.members)}" if self.members else "there is one teacher"
+            raise IncompatiblePair(f"a term is on the teacher {name!r}, and {known}.")
+        return self.members[name]  # type: ignore[index]
 
     def check_same_columns(self) -> None:
         """Raises: `IncompatiblePair` where both models' logits must be cut or reordered before they are compared."""
@@ -102,6 +153,15 @@ class Pair:
                 "do not pair up; both models must see the same tokens and have the same classes."
             )
         return student_logits, teacher_logits
+
+    def align_members(
+        self, student_logits: Tensor, teachers: Mapping[str, Tensor]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The student's logits and those of several teachers, as `align` does with one."""
+        assert self.members is not None
+        pairs, shared = self.members, slice(self.vocabulary)
+        theirs = {name: pairs[name].align(student_logits, each)[1][..., shared] for name, each in teachers.items()}
+        return student_logits[..., shared], theirs
 
 
 @lru_cache(maxsize=64)
@@ -151,6 +211,11 @@ def _shared_vocabulary(student: Shape, teacher: Shape, tokenizer_size: int | Non
     return smaller
 
 
+def align_names(ours: Sequence[str], theirs: Sequence[str]) -> tuple[int, ...]:
+    """The column of each of our labels among theirs, by its exact name; -1 where they have none of it."""
+    return tuple(theirs.index(name) if name in theirs else -1 for name in ours)
+
+
 def _teacher_columns(student: Any, teacher: Any, label_map: Mapping[str, str] | None) -> tuple[int, ...] | None:
     """The teacher's column of each student class, by exact names; `label_map` maps student names to teacher names."""
     if student.num_labels != teacher.num_labels:
@@ -182,7 +247,7 @@ def _teacher_columns(student: Any, teacher: Any, label_map: Mapping[str, str] | 
             f"the student's labels are {ours}, the teacher's {theirs}; they must be the same names. "
             "Pass label_map={student name: teacher name} if they mean the same."
         )
-    columns = tuple(theirs.index(name) for name in ours)
+    columns = align_names(ours, theirs)
     if columns == tuple(range(len(ours))):
         return None
     logger.warning("the teacher's labels %s are reordered to the student's order %s", theirs, ours)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, cast, overload
 
 from torch import nn
 
 from hf_distill.errors import DistillationError
+from hf_distill.objectives.weights import Weight, as_weight, product
 
 if TYPE_CHECKING:
     from hf_distill.objectives.base import Objective
@@ -22,7 +22,11 @@ class Weighable(nn.Module):
 
     name: ClassVar[str] = ""
 
-    def __mul__(self, weight: float) -> Term:
+    def on(self, member: str) -> Term:
+        """A term of weight 1 that learns from that one of several teachers."""
+        return Term(cast("Objective", self), member=member)
+
+    def __mul__(self, weight: Weight | str) -> Term:
         return Term(cast("Objective", self), weight)
 
     __rmul__ = __mul__
@@ -36,27 +40,32 @@ class Weighable(nn.Module):
 
 
 class Term:
-    """`weight * objective`, with a name of its own in logs, checkpoints and cards (`named(...)`)."""
+    """`weight * objective`, the weight a number, a `Schedule`, or learned (`Learned()`, or `"learned"`). It has a name
+    of its own in logs, checkpoints and cards (`named(...)`), and of several teachers the one that it learns from
+    (`on(...)`).
+    """
 
-    def __init__(self, objective: Objective, weight: float = 1.0, name: str = "") -> None:
+    def __init__(self, objective: Objective, weight: Weight | str = 1.0, name: str = "", member: str = "") -> None:
         if not isinstance(objective, Weighable):
             raise DistillationError(f"a term weighs an objective, not {objective!r}.")
-        if isinstance(weight, bool) or not isinstance(weight, int | float) or not math.isfinite(weight) or weight < 0:
-            raise DistillationError(
-                f"the weight of {objective.name!r} is {weight!r}; it must be a finite number, 0 or more."
-            )
         if name and not name.replace("-", "_").isidentifier():
             raise DistillationError(f"{name!r} is no name for a term; use letters, digits, '_' and '-'.")
         if hasattr(_MODULES, name):
             raise DistillationError(f"{name!r} is no name for a term: a module has an attribute of that name.")
-        self.objective, self.weight, self.name = objective, float(weight), name
+        self.objective, self.weight, self.name = objective, as_weight(weight, objective.name), name
+        self.member = member
 
     def named(self, name: str) -> Term:
         """The same term under another name."""
-        return Term(self.objective, self.weight, name)
+        return Term(self.objective, self.weight, name, self.member)
 
-    def __mul__(self, weight: float) -> Term:
-        return Term(self.objective, self.weight * weight, self.name)
+    def on(self, member: str) -> Term:
+        """The same term, which learns from that one of several teachers (`teachers.Ensemble`)."""
+        return Term(self.objective, self.weight, self.name, member)
+
+    def __mul__(self, weight: Weight | str) -> Term:
+        given = as_weight(weight, self.objective.name)
+        return Term(self.objective, product(self.weight, given, self.objective.name), self.name, self.member)
 
     __rmul__ = __mul__
 
@@ -68,7 +77,8 @@ class Term:
         return total
 
     def __repr__(self) -> str:
-        return f"{self.weight:g} * {self.name or self.objective.name}"
+        weight = f"{self.weight:g}" if isinstance(self.weight, float) else f"({self.weight})"
+        return f"{weight} * {self.name or self.objective.name}" + (f" on {self.member}" if self.member else "")
 
 
 class Terms(Sequence[Term]):
@@ -84,7 +94,7 @@ class Terms(Sequence[Term]):
                 raise DistillationError(f"two terms are named {name!r}; names must be unique.")
             if not term.name:
                 taken.append(name)
-            self._terms.append(Term(term.objective, term.weight, name))
+            self._terms.append(Term(term.objective, term.weight, name, term.member))
         objectives = [id(term.objective) for term in self._terms]
         if len(set(objectives)) != len(objectives):
             raise DistillationError("one objective object stands in two terms; make two objects of it.")

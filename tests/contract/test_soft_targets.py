@@ -301,7 +301,9 @@ def test_teacher_columns_are_put_in_the_students_order() -> None:
         ("single_label", {"label_reduction": "sum"}, "sums the labels of an example; single_label has none"),
         ("question_answering", {"kind": "logit_mse"}, "would depend on padding"),
         ("question_answering", {"kind": "logit_sse"}, "would depend on padding"),
+        ("question_answering", {"kind": "logit_l1"}, "would depend on padding"),
         ("multi_label", {"kind": "logit_sse"}, "not defined for a multi_label task"),
+        ("multi_label", {"kind": "logit_l1"}, "not defined for a multi_label task"),
         ("question_answering", {"reduction": "element_mean"}, "would depend on padding"),
     ],
 )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,10 +13,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from hf_distill import objectives
-from hf_distill.activations import MAIN, Activations, Signal
+from hf_distill.activations import MAIN, Activations, EnsembleActivations, Pass, Signal
 from hf_distill.anatomy import Shape
 from hf_distill.errors import DistillationError
+from hf_distill.member_logits import Combining
 from hf_distill.objectives import Objective, Pair
+from hf_distill.objectives.base import Loss
+from hf_distill.passes import FOUND
 from hf_distill.tasks import IGNORED, TASKS
 from tests.shapes import shape
 
@@ -23,7 +27,7 @@ Signals = dict[Signal, Tensor]
 Batch = dict[str, Tensor]
 
 LENGTHS = (5, 3, 1)
-TARGET_LENGTHS = (2, 4, 3)
+TARGET_LENGTHS = (2, 4, 3, 2)
 NUM_LOGITS = {
     "single_label": 3,
     "multi_label": 3,
@@ -51,6 +55,16 @@ POOL: tuple[dict[str, Any], ...] = (
     {"kind": "skew_kl"},
     {"kind": "skew_rkl"},
     {"kind": "logit_mse"},
+    {"kind": "probability_mse"},
+    {"kind": "hinge"},
+    {"kind": "vanilla", "reads": "hidden"},
+    {"kind": "vanilla_minimax", "reads": "probabilities"},
+    {"kind": "logit_l1"},
+    {"standardize": True},
+    {"deviation": "sample"},
+    {"direction": "student_first"},
+    {"base": "mse", "margin": 0.1},
+    {"correct_probability": 0.9, "form": "code"},
     {"temperature": 1.0, "scale": "none"},
     {"reduction": "example_mean"},
     {"reduction": "element_mean"},
@@ -72,13 +86,65 @@ POOL: tuple[dict[str, Any], ...] = (
     {"layer_map": "last", "reduction": "example_mean"},
     {"layer_map": "spread", "projection": "per_level"},
     {"form": "plain"},
+    {"form": "code"},
+    {"form": "channel", "layer_map": "final"},
+    {"regressor": "conv1d", "layer_map": "final"},
+    {"mean": "linear", "form": "code"},
+    {"kind": "max_p", "p": 1.0},
+    {"kernel": "gaussian", "sigma2": 0.5},
+    {"kernel": "poly", "degree": 3, "c": 1.0},
+    {"layer_map": "overlapping"},
+    {"scaled": True, "pool": "last_token", "stack": "decoder"},
     {"normalized_weight": 0.0, "variance_weight": 1.0},
     {"alpha": 0.3, "temperature": 2.0},
     {"relation_heads": 2, "reduction": "token_mean", "causal": True},
     {"relations": {"qk": 0.5, "vv": 2.0}},
     {"rope": "after", "student_layer": 1, "teacher_layer": 1},
+    {"side": "left", "k": 2, "center": True},
+    {"vector": "mean", "heads": 2},
+    {"span": 2, "form": "code"},
+    {"window": 2, "moments": [1, 2]},
+    {"pool": "max", "center": True, "stack": "encoder"},
+    {"pool": "last_token", "form": "code", "stack": "decoder"},
+    {"pool": "first_token", "layer_map": [[1, 1], [2, 2]]},
+    {"kernel": "bilinear"},
+    {"flatten": True},
+    {"rows": "tokens"},
+    {"rows": "tokens", "unbiased": False},
 )
 """Settings that are tried on every objective; those that an objective does not have, or refuses, make no case."""
+
+
+NUM_ROWS = 9
+"""Rows of the training data that a batch's examples, the first ones, belong to."""
+
+NO_MINIMUM = {
+    "activation_boundary",
+    "attention_layer_map",
+    "darkrank_hard",
+    "dist",
+    "dkpp",
+    "voted_triplets",
+    "weighted_soft_ce",
+}
+"""Objectives that say in their documentation that a student like its teacher is not at the minimum."""
+
+
+FOLLOWS_ITSELF = {"ddgsd", "knowledge_flow"}
+"""Objectives whose targets are the student's own answers, without gradient, so that it is not that of the value."""
+
+TARGETS = {"knowledge_flow": MAIN}
+"""Objectives that take what the student shows in a pass for a constant target, which has no gradient then."""
+
+PEERS = ("peer_1", "peer_2")
+"""The models with which an objective that trains all of them at once is tried."""
+
+HINGES = {"voted_triplets"}
+"""Objectives that are 0 with few examples, as the order of these is right by chance."""
+
+
+UNLIKE_CLASSES = {"dkpp", "holistic_kd", "weighted_soft_ce"}
+"""Objectives that treat classes differently by their place."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +170,7 @@ class World:
 
 WORLDS = [World(task, "alike", task == "seq2seq_lm") for task in TASKS]
 WORLDS += [World(task, "alike", True) for task in ("single_label", "question_answering")]
+WORLDS += [World("single_label", "deeper")]
 WORLDS += [
     World(task, size, task == "seq2seq_lm")
     for task in ("masked_lm", "seq2seq_lm")
@@ -125,9 +192,25 @@ class Case:
         state = torch.get_rng_state()
         torch.default_generator.manual_seed(7)
         objective = objectives.make(self.objective, dict(self.settings))
-        objective.bind(self.world.pair)
+        objective.bind(self.pair)
+        if objective.reads_rows:
+            objective.see_rows(NUM_ROWS, [i % 3 for i in range(NUM_ROWS)])
+            objective.eval()  # what it keeps of rows stands still
         torch.set_rng_state(state)
         return objective.double()
+
+    @property
+    def pair(self) -> Pair:
+        """The world's, with several teachers like its own where the objective trains all models at once."""
+        pair = self.world.pair
+        if not self.trains_peers:
+            return pair
+        return Pair.together(dict.fromkeys(PEERS, pair), Combining(len(PEERS), "losses"))
+
+    @property
+    def trains_peers(self) -> bool:
+        """Its gradient reaches what it learns from as well."""
+        return objectives.get(self.objective).trains_peers
 
     @property
     def padding_counts(self) -> bool:
@@ -140,20 +223,53 @@ class Case:
     @property
     def compares_positions(self) -> bool:
         """Its laws are over the positions of a text, so they depend on its length and not on a common value."""
-        return self.objective in ("attention_kl", "minilm", "minilm_v2") or self.padding_counts
+        saliencies = ("gradient_attention_transfer", "jacobian_matching")
+        within_texts = ("holistic_kd", "pairwise_kd", "region_affinity", "svd_kd")
+        laws = ("attention_kl", "minilm", "minilm_v2")
+        features = ("activation_boundary", "attention_transfer", "delta", "dmkd", "factor_transfer", "fitnets_hint")
+        features = (*features, "nst", "vid")
+        neighbours = self.padding_counts or ("regressor", "conv1d") in self.settings
+        return self.objective in (*laws, *saliencies, *within_texts, *features) or neighbours
+
+    @property
+    def holds_norms(self) -> bool:
+        """It takes norms for constants in its gradient, as the authors' code does, so that this is not the value's."""
+        return self.objective == "pairwise_kd" and ("form", "code") in self.settings
 
     @property
     def has_classes(self) -> bool:
         """It reads logits over classes that have no order."""
         reads_answers = any(signal.field == "logits" for signal in self.bound().needs().student)
-        return reads_answers and self.world.task != "regression"
+        return reads_answers and self.world.task != "regression" and self.objective not in UNLIKE_CLASSES
 
     @property
     def compares_equals(self) -> bool:
         """It reads the same signals of both sides, and nothing else that could pull the student away."""
         objective = self.bound()
         needs = objective.needs()
-        return needs.student == needs.teacher and not getattr(objective, "needs_labels", False)
+        pulled = getattr(objective, "needs_labels", False) or self.learns or self.objective in NO_MINIMUM
+        beside = self.objective == "pkt" and ("form", "code") in self.settings  # by the 1e-7 in its logarithms
+        return needs.student == needs.teacher and not (pulled or beside)
+
+    @property
+    def keeps_rows(self) -> bool:
+        """It compares each example with other rows of the training data."""
+        return objectives.get(self.objective).reads_rows
+
+    @property
+    def two_sided(self) -> bool:
+        """It has two losses, each of which leaves alone what the other one trains."""
+        return objectives.get(self.objective).two_sided
+
+    @property
+    def draws(self) -> bool:
+        """It draws a number for each example by its place in the batch."""
+        return self.objective == "holistic_kd" and dict(self.settings).get("kind", "wgan-gp") == "wgan-gp"
+
+    @property
+    def relates_batch(self) -> bool:
+        """Its units are batches: parts do not add up to the whole, and equal examples say nothing."""
+        return objectives.get(self.objective).relates_batch
 
     @property
     def learns(self) -> bool:
@@ -226,15 +342,26 @@ class Scene:
     student: Signals
     teacher: Signals
     encoder_decoder: bool
+    target: Pass | None = None
+    """The pass of the student that is a constant."""
 
     def leaves(self) -> Scene:
-        """The same values as new leaves; both sides would take gradients."""
-        copies = [{name: t.detach().clone().requires_grad_() for name, t in side.items()} for side in self.sides]
+        """The same values as new leaves; both sides would take gradients, but in passes without any."""
+        copies = [
+            {name: t.detach().clone().requires_grad_(name.source.gradient) for name, t in side.items()}
+            for side in self.sides
+        ]
         return replace(self, student=copies[0], teacher=copies[1])
 
     @property
     def sides(self) -> tuple[Signals, Signals]:
         return self.student, self.teacher
+
+    @property
+    def trained(self) -> Signals:
+        """What the student shows with gradient."""
+        constant = (self.target,)
+        return {s: tensor for s, tensor in self.student.items() if s.source.gradient and s.source not in constant}
 
     def map(self, change: Any) -> Scene:
         """Every tensor of both sides, and of the batch, changed by `change(signal or column name, tensor)`."""
@@ -245,12 +372,15 @@ class Scene:
         return replace(self, student=student, teacher=teacher, batch=batch)
 
     def loss(self, objective: Objective, student: Signals | None = None) -> Tensor:
-        """The objective's sum, the way the harness asks for it."""
+        """The objective's sum, the way the harness asks for it; of a two-sided one both sums together."""
         ours = self.activations(self.student if student is None else student)
         theirs = self.activations(self.teacher) if objective.needs_teacher else None
-        loss = objective(ours.read_by(objective.name), theirs, self.batch)
-        assert isinstance(loss, Tensor)
-        return loss
+        with nullcontext() if torch.compiler.is_compiling() else same_draws():
+            loss = objective(ours.read_by(objective.name), theirs, self.batch)
+        assert isinstance(loss, Loss) == objective.two_sided
+        whole = loss.main + loss.auxiliary if isinstance(loss, Loss) else loss
+        assert isinstance(whole, Tensor)
+        return whole
 
     def count(self, objective: Objective) -> int:
         count = objective.count(self.batch, TASKS[self.task])
@@ -269,8 +399,29 @@ class Scene:
         return {"": decoder, "encoder": mask, "decoder": decoder}
 
 
+@contextmanager
+def same_draws() -> Iterator[None]:
+    """What is drawn inside is the same every time."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        yield
+
+
 def activations(signals: Mapping[Signal, Tensor], masks: Mapping[str, Tensor]) -> Activations:
-    """Activations as a capture would hand them over."""
+    """Activations as a capture, and further passes, would hand them over, of one model or of several."""
+    members = sorted({signal.member for signal in signals} - {""})
+    if members:
+        of_each = {m: {s._replace(member=""): t for s, t in signals.items() if s.member == m} for m in members}
+        return EnsembleActivations({member: activations(its, masks) for member, its in of_each.items()})
+    by_pass: dict[Pass, dict[Signal, Tensor]] = {MAIN: {}}
+    for signal, tensor in signals.items():
+        by_pass.setdefault(signal.source, {})[signal] = tensor
+    shown = of_pass(by_pass.pop(MAIN), masks)
+    shown.passes = {source: of_pass(its, masks) for source, its in by_pass.items()}
+    return shown
+
+
+def of_pass(signals: Mapping[Signal, Tensor], masks: Mapping[str, Tensor]) -> Activations:
     fields: dict[str, dict[str, Any]] = {stack: {} for stack in masks}
     for signal, tensor in signals.items():
         if signal.layer is None:
@@ -285,8 +436,11 @@ def scene(case: Case, *, batch: Batch | None = None, seed: int = 0, dtype: torch
     """Random activations for exactly what the case's objective needs."""
     generator = torch.Generator().manual_seed(seed)
     world, objective = case.world, case.bound()
-    batch = made_batch(world.task, generator) if batch is None else batch
-    made = Scene(world.task, batch, {}, {}, world.encoder_decoder)
+    examples = 4 if objective.name in HINGES else objective.smallest_batch
+    enough = LENGTHS + (4,) * (examples - len(LENGTHS))
+    constant = None if objective.trains_student else MAIN
+    batch = made_batch(world.task, generator, enough) if batch is None else batch
+    made = Scene(world.task, batch, {}, {}, world.encoder_decoder, TARGETS.get(objective.name, constant))
     sides = []
     for shape_, signals in (
         (world.pair.student, objective.needs().student),
@@ -301,7 +455,6 @@ def scene(case: Case, *, batch: Batch | None = None, seed: int = 0, dtype: torch
 
 
 def signal_size(signal: Signal, shape_: Shape | None, made: Scene) -> tuple[int, ...]:
-    assert signal.source == MAIN, "a world shows the main pass alone"
     assert shape_ is not None
     examples, length = made.masks()[signal.stack].shape
     if signal.field == "logits":
@@ -319,6 +472,8 @@ def signal_size(signal: Signal, shape_: Shape | None, made: Scene) -> tuple[int,
         return (examples, length, one.num_attention_heads * one.head_size)
     if signal.field in ("keys", "rotated_keys", "values"):
         return (examples, length, one.num_key_value_heads * one.head_size)
+    if signal.field == "feedforward":
+        return (examples, length, one.feedforward_size)
     return (examples, length, one.hidden_size)
 
 
@@ -333,7 +488,7 @@ def made_batch(task: str, generator: torch.Generator, lengths: tuple[int, ...] =
     """Ragged text, padded on the right, with labels; some are missing where the task allows it."""
     mask = ragged(lengths)
     ids = torch.randint(3, 30, mask.shape, generator=generator) * mask
-    batch = {"input_ids": ids, "attention_mask": mask}
+    batch = {"input_ids": ids, "attention_mask": mask, "row_index": torch.arange(len(lengths))}
     examples, classes = len(lengths), NUM_LOGITS[task]
 
     if not classes:
@@ -344,6 +499,7 @@ def made_batch(task: str, generator: torch.Generator, lengths: tuple[int, ...] =
 
     if task == "single_label":
         batch["labels"] = draw(examples)
+        batch[FOUND] = torch.arange(examples) != 1
     elif task == "multi_label":
         batch["labels"] = torch.randint(0, 2, (examples, classes), generator=generator).double()
         batch["labels"][0, 1] = IGNORED

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from torch import Tensor
-from torch.nn import functional
 
 from hf_distill.errors import DistillationError, IncompatiblePair
+from hf_distill.losses import label_loss
 from hf_distill.objectives.base import RowWise, check_number, register
 from hf_distill.objectives.pair import Pair
-from hf_distill.tasks import IGNORED, Batch
+from hf_distill.tasks import Batch
 
 
 @register("labels")
@@ -57,16 +57,4 @@ class Labels(RowWise):
         if labels is None:
             raise DistillationError("objective 'labels' got no targets.")
         self.check_labels(student_logits, labels)
-        if self.pair.task.form == "identity":
-            return functional.mse_loss(student_logits, labels.to(student_logits.dtype), reduction="none")
-        if self.pair.task.form == "sigmoid":
-            targets = labels.to(student_logits.dtype)
-            return functional.binary_cross_entropy_with_logits(student_logits, targets, reduction="none")
-        flat = functional.cross_entropy(
-            student_logits.flatten(0, -2),
-            labels.flatten(),
-            ignore_index=IGNORED,
-            reduction="none",
-            label_smoothing=self._smoothing,
-        )
-        return flat.view(labels.shape)
+        return label_loss(student_logits, labels, self.pair.task.form, label_smoothing=self._smoothing)

@@ -30,6 +30,14 @@ class NextSentence(Objective):
     """
 
     needs_teacher = False
+    citation = """@inproceedings{devlin2019bert,
+  title = {BERT: Pre-training of Deep Bidirectional Transformers for Language Understanding},
+  author = {Devlin, Jacob and Chang, Ming-Wei and Lee, Kenton and Toutanova, Kristina},
+  booktitle = {NAACL},
+  year = {2019},
+  eprint = {1810.04805},
+  archivePrefix = {arXiv}
+}"""
 
     def bind(self, pair: Pair) -> None:
         super().bind(pair)

@@ -57,6 +57,10 @@ class PretrainingDistillation(RowWise):
                 "loss. Set label_smoothing_factor=0; a labels term has a label_smoothing of its own."
             )
 
+    @property
+    def softens_at(self) -> float:
+        return self.temperature
+
     def mask(self, batch: Batch) -> Tensor:
         return self.pair.task.label_mask(batch)
 

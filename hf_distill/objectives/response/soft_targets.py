@@ -9,29 +9,34 @@ from torch import Tensor
 
 from hf_distill import losses
 from hf_distill.errors import DistillationError, IncompatiblePair
-from hf_distill.objectives.base import RowWise, check_choice, check_number, register
+from hf_distill.objectives.base import check_choice, check_number, register
 from hf_distill.objectives.pair import Pair
-from hf_distill.tasks import TASKS, Batch, Task
+from hf_distill.objectives.soft_rows import SoftRows
+from hf_distill.tasks import Batch, Task
 from hf_distill.top_logits import TopLogits, bucketed, spread
 
-TOKENS = tuple(sorted({tokens for task in TASKS.values() for tokens in task.tokens}))
-KINDS = ("forward_kl", "reverse_kl", "cross_entropy", "jsd", "skew_kl", "skew_rkl", "logit_mse", "logit_sse")
-RAW = ("logit_mse", "logit_sse")
+KINDS = (
+    "forward_kl", "reverse_kl", "cross_entropy", "jsd", "skew_kl", "skew_rkl", "probability_mse", "logit_mse",
+    "logit_sse", "logit_l1",
+)  # fmt: skip
+RAW = ("logit_mse", "logit_sse", "logit_l1")
 """Kinds over raw logits, which know no temperature."""
 TAILS = ("bucket", "renormalized", "uniform")
 
 
 @register("soft_targets")
-class SoftTargets(RowWise):
+class SoftTargets(SoftRows):
     """Soft targets (Hinton, Vinyals & Dean, 2015, arXiv:1503.02531).
 
     With p = softmax(teacher / T), q = softmax(student / T), a row's loss by `kind` is `forward_kl` KL(p||q),
     `reverse_kl` KL(q||p), `cross_entropy` -sum p log q, `jsd` b KL(p||m) + (1 - b) KL(q||m) with m = b p + (1 - b) q
     and b = `beta` (0: KL(p||q), 1: KL(q||p); Agarwal et al., 2024, arXiv:2306.13649), with a = `alpha` `skew_kl`
-    KL(p||a p + (1 - a) q) and `skew_rkl` KL(q||(1 - a) p + a q) (Ko et al., 2024, arXiv:2402.03898), or `logit_mse`,
-    the mean square of raw differences, or `logit_sse`, their sum of squares (the optional term of DistilBERT's code;
-    Sanh et al., 2019, arXiv:1910.01108); these two know no temperature. `scale="tau2"` multiplies by T^2, so that
-    gradients keep their size over temperatures; `none` leaves it out.
+    KL(p||a p + (1 - a) q) and `skew_rkl` KL(q||(1 - a) p + a q) (Ko et al., 2024, arXiv:2402.03898),
+    `probability_mse` the mean over the classes of (p - q)^2, a mean teacher's consistency (Tarvainen & Valpola, 2017,
+    arXiv:1703.01780), `logit_mse` the mean square of raw differences, `logit_sse` their sum of squares (the optional
+    term of DistilBERT's code; Sanh et al., 2019, arXiv:1910.01108), or `logit_l1` the sum of their sizes (Kim et al.,
+    2021, arXiv:2010.13105); these three know no temperature. `scale="tau2"` multiplies by T^2, so that gradients keep
+    their size over temperatures; `none` leaves it out.
 
     By task: multi-label compares a Bernoulli law a label (`forward_kl`, `cross_entropy`, `logit_mse`), averaged over
     known labels or, with `label_reduction="sum"`, summed in each example; regression is the squared difference of
@@ -71,13 +76,11 @@ class SoftTargets(RowWise):
         alpha: float = 0.1,
         tail: str = "bucket",
     ) -> None:
-        super().__init__()
+        super().__init__(tokens=tokens)
         check_choice("soft_targets", "kind", kind, KINDS)
         check_number("soft_targets", "temperature", temperature, 0.0, 1e4, open_low=True)
         check_choice("soft_targets", "scale", scale, ("tau2", "none"))
         check_choice("soft_targets", "reduction", reduction, ("token_mean", "example_mean", "element_mean"))
-        if tokens is not None:
-            check_choice("soft_targets", "tokens", tokens, TOKENS)
         check_choice("soft_targets", "label_reduction", label_reduction, ("mean", "sum"))
         check_choice("soft_targets", "tail", tail, TAILS)
         check_number("soft_targets", "beta", beta, 0.0, 1.0)
@@ -87,19 +90,15 @@ class SoftTargets(RowWise):
                 "soft_targets: alpha is 1; the mixture would be the teacher itself. Use a value below 1."
             )
         self.kind, self.temperature, self.scale, self.reduction = kind, temperature, scale, reduction
-        self.tokens, self.label_reduction, self.beta, self.alpha = tokens, label_reduction, beta, alpha
-        self.tail = tail
+        self.label_reduction, self.beta, self.alpha, self.tail = label_reduction, beta, alpha, tail
 
     @property
-    def tokens_read(self) -> str:
-        return self.tokens or ""
+    def softens_at(self) -> float | None:
+        return None if self.kind in RAW else self.temperature
 
     def bind(self, pair: Pair) -> None:
         super().bind(pair)
         task = pair.task
-        if self.tokens is not None and self.tokens not in task.tokens:
-            allowed = ", ".join(task.tokens) or "nothing: every example counts"
-            raise IncompatiblePair(f"soft_targets: tokens is {self.tokens!r}; a {task.name} task has {allowed}.")
         if task.form == "sigmoid" and self.kind not in ("forward_kl", "cross_entropy", "logit_mse"):
             raise IncompatiblePair(
                 f"soft_targets: kind {self.kind!r} is not defined for a {task.name} task; use forward_kl."
@@ -122,18 +121,24 @@ class SoftTargets(RowWise):
                 f"soft_targets: the {task.name} loss is a mean over elements already; leave out "
                 "reduction='element_mean'."
             )
-        if len(task.logit_fields) > 1 and (self.kind in RAW or self.reduction == "element_mean"):
+        by_class = self.kind in (*RAW, "probability_mse") or self.reduction == "element_mean"
+        if len(task.logit_fields) > 1 and by_class:
             raise IncompatiblePair(
                 f"soft_targets: kind {self.kind!r} with {self.reduction} would depend on padding on a {task.name} "
                 "task, where the positions are the classes. Use forward_kl with token_mean."
             )
         self._divergence = self._form(task)
 
+    @property
+    def reaches_zero(self) -> bool:
+        return self.kind != "cross_entropy"
+
     def check_top_logits(self, temperatures: tuple[float, ...]) -> None:
-        if self.kind in RAW:
+        if self.kind in (*RAW, "probability_mse"):
+            what = "raw logits" if self.kind in RAW else "probabilities"
             raise IncompatiblePair(
-                f"soft_targets: kind {self.kind!r} compares all raw logits, and the teacher's cache has the largest "
-                "alone (codec top_k). Use forward_kl, or cache the last hidden state."
+                f"soft_targets: kind {self.kind!r} compares all {what}, and the teacher's cache has the largest alone "
+                "(codec top_k). Use forward_kl, or cache the last hidden state."
             )
         if self.tail == "renormalized" and self.kind not in ("forward_kl", "cross_entropy"):
             raise IncompatiblePair(
@@ -161,13 +166,11 @@ class SoftTargets(RowWise):
             "jsd": partial(losses.generalized_jsd, beta=self.beta),
             "skew_kl": partial(losses.skew_kl, alpha=self.alpha),
             "skew_rkl": partial(losses.skew_reverse_kl, alpha=self.alpha),
+            "probability_mse": losses.probability_mse,
             "logit_mse": losses.logit_mse,
             "logit_sse": losses.logit_sse,
+            "logit_l1": losses.logit_l1,
         }[self.kind]
-
-    def mask(self, batch: Batch) -> Tensor | None:
-        task = self.pair.task
-        return task.soft_mask(batch, self.tokens or next(iter(task.tokens), ""))
 
     @property
     def _per_example(self) -> bool:

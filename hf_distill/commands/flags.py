@@ -75,9 +75,12 @@ def refuse_tokens(argv: Sequence[str]) -> None:
             )
 
 
-def make_parser(name: str, description: str, data: Group) -> HfArgumentParser:
-    """The parser of the script `distill_<name>`, with the flags of its data. Nothing has a default, so that what was
-    given can be told from what was not."""
+def make_parser(
+    name: str, description: str, data: Group, distillation: Mapping[str, Group] | None = None
+) -> HfArgumentParser:
+    """The parser of the script `distill_<name>`, with the flags of its data, and those of distillation unless there
+    are others in their place, by the title of their group. Nothing has a default, so that what was given can be told
+    from what was not."""
     parser = _Parser(
         prog=f"distill_{name}",
         usage="%(prog)s [flags]",
@@ -85,7 +88,7 @@ def make_parser(name: str, description: str, data: Group) -> HfArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    groups = {"distillation": DISTILLATION, "data": {**data, **ROWS}}
+    groups = {**(distillation or {"distillation": DISTILLATION}), "data": {**data, **ROWS}}
     for title, flags in groups.items():
         group = parser.add_argument_group(title)
         for name, settings in flags.items():
@@ -118,7 +121,7 @@ def settings_in(text: str) -> dict[str, Any]:
     return found
 
 
-def _layers(text: str) -> int | list[int]:
+def layers_in(text: str) -> int | list[int]:
     """`3` is a number of layers, `1,3,5` are layers."""
     parts = [part.strip() for part in text.split(",") if part.strip()]
     if not parts or not all(part.isascii() and part.isdigit() for part in parts):
@@ -158,7 +161,7 @@ DISTILLATION: Group = {
     "student_name_or_path": flag("The student to start from: a folder or an id on the Hub."),
     "student_revision": flag("Branch, tag or commit of the student."),
     "student_layers": flag(
-        "Build the student from layers of the teacher: how many (3), or which, counted from 1 (1,3,5).", _layers
+        "Build the student from layers of the teacher: how many (3), or which, counted from 1 (1,3,5).", layers_in
     ),
     "student_pick": flag("Which layers a number stands for.", choices=PICKS),
     "temperature": flag("Temperature of the soft targets.", float),

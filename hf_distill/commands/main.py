@@ -6,7 +6,19 @@ import difflib
 import sys
 from collections.abc import Sequence
 
-from hf_distill.commands import Command, cache_teacher, glue, mlm, ner, objectives, qa, reports_errors
+from hf_distill.commands import (
+    Command,
+    cache_teacher,
+    compare,
+    export,
+    glue,
+    mlm,
+    ner,
+    objectives,
+    qa,
+    reports_errors,
+    similarity,
+)
 from hf_distill.errors import RecipeError
 from hf_distill.version import __version__
 
@@ -16,7 +28,10 @@ COMMANDS: dict[str, tuple[Command, str]] = {
     "ner": (ner.main, "distil on tokens with a tag each (as scripts/distill_ner.py)"),
     "mlm": (mlm.main, "distil on raw text (as scripts/distill_mlm.py)"),
     "cache-teacher": (cache_teacher.main, "write down what a teacher shows (as scripts/cache_teacher.py)"),
+    "export": (export.main, "write a classifier in 8 bits (as scripts/export.py)"),
+    "compare": (compare.main, "compare recipes on one task (as scripts/compare.py)"),
     "objectives": (objectives.main, "list the objectives and their settings"),
+    "similarity": (similarity.main, "compare the layers of two models (as scripts/layer_similarity.py)"),
 }
 
 USAGE = "\n".join(

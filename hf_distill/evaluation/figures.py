@@ -1,4 +1,5 @@
-"""Pictures of runs: how their losses went, and what accuracy costs in time. Needs matplotlib, which is optional."""
+"""Pictures of runs: how their losses went, what accuracy costs in time, and who leads. Needs matplotlib, which is
+optional."""
 
 from __future__ import annotations
 
@@ -89,6 +90,44 @@ def accuracy_latency(runs: Sequence[RunSummary], metric: str) -> bytes | None:
         axes.set_xlabel(f"milliseconds for a sentence, batch 1 (bar: quartiles)\n{where}")
         axes.set_ylabel(f"{_short(metric)} (bar: 95 % interval)")
         _label(axes, ends)
+        return _png(figure)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A method's lead over a control: the estimate, the ends of its interval, that of each seed, and what a step
+    costs, as a ratio; None where that is not known."""
+
+    name: str
+    value: float
+    low: float
+    high: float
+    singles: Sequence[float]
+    cost: float | None
+
+
+def differences(found: Sequence[Difference], title: str, cost_title: str) -> bytes:
+    """A PNG with a line for each method, the best one on top: its lead with the interval and a mark for each seed, and
+    beside it what a step costs.
+
+    Errors: DistillationError if matplotlib is missing.
+    """
+    make_figure, settings = _matplotlib()
+    ordered = sorted(found, key=lambda each: each.value)
+    with settings:
+        figure = make_figure(figsize=(11, 1.6 + 0.28 * len(ordered)), layout="constrained")
+        left, right = figure.subplots(1, 2, sharey=True, width_ratios=(3, 1))
+        for place, each in enumerate(ordered):
+            left.plot([each.low, each.high], [place, place], color=COLOURS[0], linewidth=1.6)
+            left.plot([each.value], [place], color=COLOURS[0], marker="o", markersize=6)
+            left.plot(each.singles, [place] * len(each.singles), color=INK, marker="|", linestyle="")
+            if each.cost is not None:
+                right.barh([place], [each.cost], color=COLOURS[4])
+        left.set_yticks(range(len(ordered)), [_short(each.name) for each in ordered])
+        left.axvline(0.0, color=INK, linewidth=1.0)
+        right.axvline(1.0, color=INK, linewidth=1.0)
+        left.set_xlabel(f"{one_line(title)} (bar: 95 % interval, |: each seed)")
+        right.set_xlabel(one_line(cost_title))
         return _png(figure)
 
 

@@ -62,7 +62,7 @@ class GlueMetric(LocalMetric):
         )
 
     def _compute(self, predictions: np.ndarray, references: np.ndarray) -> dict[str, float]:
-        return {name: _METRICS[name](predictions, references) for name in CONFIGURATIONS[self.config_name]}
+        return {name: METRICS[name](predictions, references) for name in CONFIGURATIONS[self.config_name]}
 
 
 def compute_metrics_for(
@@ -90,7 +90,7 @@ def compute_metrics_for(
 
 def _own_metrics(predictions: np.ndarray, labels: np.ndarray, width: int) -> dict[str, float]:
     names = {1: ("pearson", "spearmanr"), 2: ("accuracy", "f1")}.get(width, ("accuracy",))
-    return {name: _METRICS[name](predictions, labels) for name in names}
+    return {name: METRICS[name](predictions, labels) for name in names}
 
 
 def _decoded(prediction: EvalPrediction, is_regression: bool) -> tuple[np.ndarray, np.ndarray, int]:
@@ -151,10 +151,11 @@ def _undefined(name: str) -> float:
     return 0.0
 
 
-_METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
+METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
     "accuracy": _accuracy,
     "f1": _f1,
     "matthews_correlation": _matthews,
     "pearson": _pearson,
     "spearmanr": _spearman,
 }
+"""The metrics by name: functions of predicted and true labels, `[rows]` each."""

@@ -77,8 +77,8 @@ def write_report(output_dir: str | os.PathLike[str], runs: Sequence[RunSummary],
         notes="<br>".join(map(escape, notes(runs))),
         pictures="\n".join(_html_picture(caption, png) for _, caption, png in pictures),
     )
-    written = [_write(folder / "report" / name, png) for name, _, png in pictures]
-    return [*written, _write(folder / "report.html", page.encode("utf-8"))]
+    written = [write_whole(folder / "report" / name, png) for name, _, png in pictures]
+    return [*written, write_whole(folder / "report.html", page.encode("utf-8"))]
 
 
 def _html_table(runs: Sequence[RunSummary], metric: str) -> str:
@@ -97,7 +97,8 @@ def _html_picture(caption: str, png: bytes) -> str:
     return f'<h2>{text}</h2>\n<div class="picture" tabindex="0">{image}</div>'
 
 
-def _write(path: Path, content: bytes) -> Path:
+def write_whole(path: Path, content: bytes) -> Path:
+    """Writes a file so that it holds its old content or all of the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:

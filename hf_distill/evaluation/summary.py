@@ -61,9 +61,9 @@ def markdown_table(runs: Sequence[RunSummary], metric: str) -> str:
     Errors: as `table`.
     """
     rows = [header(metric), *cells(runs, metric)]
-    head, *body = ["| " + " | ".join(map(_escaped, row)) + " |" for row in rows]
+    head, *body = ["| " + " | ".join(map(escaped, row)) + " |" for row in rows]
     rule = "| --- |" + " ---: |" * (len(rows[0]) - 1)
-    return "\n".join([head, rule, *body, "", " ".join(map(_escaped, notes(runs)))])
+    return "\n".join([head, rule, *body, "", " ".join(map(escaped, notes(runs)))])
 
 
 def header(metric: str) -> list[str]:
@@ -153,6 +153,6 @@ def _scaled(count: int, unit: str) -> str:
     return f"{value:.3g} {prefixes[0]}{unit}".strip()
 
 
-def _escaped(text: str) -> str:
+def escaped(text: str) -> str:
     """Markdown that shows the text: no table bars, emphasis, links or HTML."""
     return re.sub(r"([\\`*_{}\[\]|<>~#$!&])", r"\\\1", text)

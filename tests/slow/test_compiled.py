@@ -13,7 +13,8 @@ import torch
 from torch._dynamo.utils import counters
 from transformers import BertForMaskedLM
 
-from hf_distill import HiddenCosine, HiddenMSE, Labels, SoftTargets, objectives
+from hf_distill import HiddenCosine, HiddenMSE, HolisticKD, Labels, Learned, Schedule, SoftTargets, objectives
+from hf_distill.objectives import Term, Terms
 from tests import tiny
 from tests.contract.worlds import Case, cases, scene
 from tests.test_compile import losses, trained, untraced  # noqa: F401
@@ -38,7 +39,8 @@ def compared(backend: str, terms: Any, task: str, **given: Any) -> None:
 
 @pytest.mark.parametrize("case", TRACEABLE, ids=lambda case: case.objective)
 def test_what_is_called_traceable_is_traced_in_one_graph(case: Case) -> None:
-    objective, made = case.bound(), scene(case).leaves()
+    """But for its remarks, which are of training alone and are put down outside of the graph."""
+    objective, made = case.bound().eval(), scene(case).leaves()
     expected = made.loss(objective)
     compiled = torch.compile(made.loss, backend="eager", fullgraph=True)
     torch.testing.assert_close(compiled(objective), expected, rtol=1e-10, atol=1e-12)
@@ -87,3 +89,22 @@ def test_generated_code_trains_as_eager_code(task: str, tmp_path: Path, monkeypa
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     compared("inductor", lambda: 0.5 * SoftTargets(temperature=2.0) + 0.5 * Labels() + HiddenMSE(), task)
     assert list(tmp_path.rglob("*.so")), "code was generated"
+
+
+def test_learned_weights_are_part_of_the_graph() -> None:
+    def terms() -> Any:
+        return Terms.of([Term(Labels(), Learned(0.1)), Term(SoftTargets(kind="cross_entropy"), Learned(0.1))])
+
+    compared("aot_eager", terms, "single_label")
+    assert not counters["graph_break"]
+
+
+def test_weights_of_a_step_and_games_stay_outside_of_the_graph() -> None:
+    """A number that changes at every step would be compiled anew each time."""
+
+    def terms() -> Any:
+        return Labels() + Schedule.linear(1.0, 0.0) * SoftTargets() + 0.1 * HolisticKD(kind="hinge", width=8)
+
+    compared("aot_eager", terms, "single_label")
+    assert len(counters["graph_break"]) == 1
+    assert "_outside_graph" in next(iter(counters["graph_break"]))

@@ -1,0 +1,145 @@
+"""From the flags of `compare` to its trials: each recipe with each seed, on the same data, teacher and start."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+from typing import Any
+
+from hf_distill.commands.flags import Flags
+from hf_distill.commands.overrides import Script, recipe_of
+from hf_distill.errors import RecipeError
+from hf_distill.evaluation.compare import REFUSED, Run
+from hf_distill.recipe import Recipe
+from hf_distill.version import __version__
+
+CONTROL, REFERENCE, TEACHER = "labels", "soft_targets", "teacher"
+"""The names of the recipe without a teacher, of the one whose cost is the unit, and of the teacher itself."""
+
+ALWAYS = {name: f"comparisons/{name}" for name in (CONTROL, REFERENCE)}
+
+QUIET = {"save_strategy": "no", "eval_strategy": "no", "report_to": "none", "disable_tqdm": True}
+"""Arguments of every stage that flags do not say otherwise: only steps are timed, and only the end is scored."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A recipe to be run with a seed, with all that flags change in it. Without `train` its student is scored as it
+    is."""
+
+    name: str
+    seed: int
+    recipe: Mapping[str, Any]
+    train: bool = True
+
+    @property
+    def digest(self) -> str:
+        """Of the recipe, and of the version that runs it."""
+        text = json.dumps([__version__, self.train, self.recipe], sort_keys=True)
+        return hashlib.sha256(text.encode("utf-8")).hexdigest()[:16]
+
+    @property
+    def key(self) -> tuple[str, int, str]:
+        """That of its `Run`."""
+        return self.name, self.seed, self.digest
+
+
+def planned(script: Script, flags: Flags, start: Path) -> list[Trial | Run]:
+    """The trials of a command line, the teacher first, then seed by seed; a refusal for each recipe that the flags
+    cannot make a trial of. `start` is the folder of the student that those recipes take which name one.
+
+    Raises: `RecipeError` for recipes that cannot be read, or share a name.
+    """
+    recipes = _recipes(flags.own["recipes"])
+    found: list[Trial | Run] = [_teacher(script, flags, recipes[CONTROL])]
+    refused: set[str] = set()
+    for seed in dict.fromkeys(flags.own["seeds"]):
+        for name, recipe in recipes.items():
+            if name in refused:
+                continue
+            try:
+                found.append(Trial(name, seed, _changed(script, flags, recipe, start, seed).to_dict()))
+            except RecipeError as error:
+                refused.add(name)
+                found.append(Run(name=name, seed=seed, recipe="", outcome=REFUSED, message=str(error)))
+    return found
+
+
+def _recipes(given: Sequence[str]) -> dict[str, Recipe]:
+    """The recipes by the last part of their name; the control and the reference first."""
+    names = [PurePath(each).stem for each in given]
+    twice = [name for name, number in Counter(names).items() if number > 1 or name == TEACHER]
+    if twice:
+        given_by = ", ".join(each for each, name in zip(given, names, strict=True) if name == twice[0])
+        text = "stands for the teacher" if twice[0] == TEACHER else "is the name of several recipes"
+        raise RecipeError(f"command line: --recipes: {twice[0]!r} {text} ({given_by}); rename the file.")
+    places = {**ALWAYS, **dict(zip(names, given, strict=True))}
+    return {name: Recipe.load(place) for name, place in places.items()}
+
+
+def _teacher(script: Script, flags: Flags, control: Recipe) -> Trial:
+    """The teacher, to be scored as it is."""
+    alone = {"teacher": None, "student": {"model": flags.own["teacher_name_or_path"]}}
+    recipe = _on_data(script, flags, control.override(alone))
+    return Trial(TEACHER, flags.own["seeds"][0], recipe.to_dict(), train=False)
+
+
+def _changed(script: Script, flags: Flags, recipe: Recipe, start: Path, seed: int) -> Recipe:
+    changes = {**_teachers(recipe, flags.own), **_student(recipe, flags.own, start)}
+    found = _on_data(script, flags, recipe.override({**changes, "control": False}))
+    return found.override({"seed": seed, **dict(_seeds(recipe, seed))})
+
+
+def _on_data(script: Script, flags: Flags, recipe: Recipe) -> Recipe:
+    """The recipe on the data, and with the training arguments, that the flags name."""
+    own = {name: value for name, value in flags.own.items() if name not in ("teacher_name_or_path", "student_layers")}
+    own.pop("student_pick", None)
+    return recipe_of(Flags(own, {**QUIET, **flags.arguments}), script, recipe)[0]
+
+
+def _teachers(recipe: Recipe, own: Mapping[str, Any]) -> dict[str, Any]:
+    """The given teacher, trained already, in place of the recipe's; of several the first, and the further ones after
+    it. What is made of the student stays.
+
+    Raises: `RecipeError` where there are fewer than the recipe's.
+    """
+    teacher = recipe.teacher
+    if teacher is None or (teacher.ensemble is None and teacher.model is None and teacher.package is None):
+        return {}
+    given = [own["teacher_name_or_path"], *own.get("further_teachers", [])]
+    if teacher.ensemble is None:
+        return {"teacher": {**_without_source(teacher.model_dump(by_alias=True)), "model": given[0]}}
+    members = list(teacher.ensemble.members)
+    if len(given) < len(members):
+        raise RecipeError(
+            f"the recipe has {len(members)} teachers ({', '.join(members)}), and {len(given)} given; name the others "
+            "by --further_teachers."
+        )
+    return {f"teacher.ensemble.members.{name}": {"model": place} for name, place in zip(members, given, strict=False)}
+
+
+def _without_source(section: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in section.items() if key not in ("package", "revision", "fine_tune")}
+
+
+def _student(recipe: Recipe, own: Mapping[str, Any], start: Path) -> dict[str, Any]:
+    """Students of the same depth: layers of the teacher, or the folder with these in place of a model that is named.
+    Students of a shape of their own stay."""
+    if recipe.student.model is not None:
+        return {"student": {"model": str(start)}}
+    if recipe.student.from_layers is None:
+        return {}
+    pick = {"student.from_layers.pick": own["student_pick"]} if "student_pick" in own else {}
+    return {"student.from_layers.layers": own["student_layers"], **pick}
+
+
+def _seeds(recipe: Recipe, seed: int) -> Iterator[tuple[str, int]]:
+    """Stages with a seed of their own keep the distance between it and that of the recipe."""
+    for i, stage in enumerate(recipe.stages):
+        given = stage.arguments.get("seed")
+        if isinstance(given, int):
+            yield f"stages.{i}.arguments.seed", given - recipe.seed + seed

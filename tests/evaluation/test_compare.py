@@ -1,0 +1,201 @@
+"""Recipes side by side: what a metric is made of, the log of the runs, differences and tables."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.metrics import matthews_corrcoef
+
+from hf_distill.errors import DataError
+from hf_distill.evaluation import compare
+from hf_distill.evaluation.compare import Log, Run, compared, difference, markdown, write
+from hf_distill.evaluation.evidence import Evidence
+
+
+def right(*rows: int) -> Evidence:
+    return Evidence("mean", np.array(rows, dtype=float)[:, None])
+
+
+def scored(name: str, seed: int, *rows: int, **more: Any) -> Run:
+    evidence = right(*rows)
+    facts = {"outcome": "scored", "metric": "accuracy", "kind": "mean", "rows": evidence.rows.tolist()}
+    return Run(name=name, seed=seed, recipe="0", value=evidence.value(), **{**facts, **more})
+
+
+NAMES = {"control": "labels", "reference": "soft_targets"}
+
+# ---- evidence ----
+
+
+def test_metrics_follow_from_their_evidence() -> None:
+    assert right(1, 0, 1, 1).value() == 0.75
+    counts = np.array([[1, 2, 1], [0, 1, 2], [2, 2, 2]], dtype=float)
+    assert Evidence("entities", counts).value() == 2 * 3 / (5 + 5)
+    assert Evidence("entities", np.array([[0.0, 0.0, 3.0]])).value() == 0.0
+    labels = np.array([[1, 1], [0, 1], [0, 0], [1, 0], [1, 1]], dtype=float)
+    found = Evidence("matthews_correlation", labels)
+    assert found.value() == pytest.approx(matthews_corrcoef(labels[:, 1], labels[:, 0]))
+    scores = np.array([[0.1, 1.0], [0.4, 2.0], [0.5, 3.0], [0.2, 0.0]])
+    assert Evidence("pearson", scores).value() == pytest.approx(np.corrcoef(scores.T)[0, 1])
+
+
+def test_a_metric_is_taken_over_the_rows_that_are_chosen() -> None:
+    assert right(1, 0, 1, 1).value(np.array([1, 1, 2])) == pytest.approx(1 / 3)
+
+
+@pytest.mark.parametrize(("kind", "rows", "found"), [
+    ("bleu", [[1.0]], "bleu"),
+    ("mean", [[1.0, 2.0]], r"\[1, 2\]; expected numbers \[rows, 1\]"),
+    ("accuracy", [[1.0, 2.0, 3.0]], r"\[1, 3\]; expected numbers \[rows, 2\]"),
+    ("entities", np.zeros((0, 3)), r"\[0, 3\]"),
+    ("mean", [[float("nan")]], "NaN"),
+])  # fmt: skip
+def test_other_evidence_is_refused(kind: str, rows: Any, found: str) -> None:
+    with pytest.raises(DataError, match=found):
+        Evidence(kind, np.asarray(rows))
+
+
+# ---- the log ----
+
+
+def test_a_run_comes_back_from_the_log(tmp_path: Path) -> None:
+    log = Log(tmp_path / "folder" / "runs.jsonl")
+    assert log.read() == {}
+    runs = [
+        scored("pkt", 1, 1, 0, steps=5, cpu_seconds=0.25, peak_bytes=7),
+        Run(name="dkd", seed=0, recipe="a", outcome="refused", message="two classes\nhave no others"),
+    ]
+    for run in runs:
+        log.add(run)
+    found = list(log.read().values())
+    assert found[0] == runs[0]
+    assert (found[1].key, found[1].message) == (runs[1].key, runs[1].message)
+    assert all(json.loads(line) for line in log.path.read_text(encoding="utf-8").splitlines())
+
+
+def test_a_run_that_was_made_again_takes_the_place_of_the_first(tmp_path: Path) -> None:
+    log = Log(tmp_path / "runs.jsonl")
+    log.add(Run(name="pkt", seed=0, recipe="0", outcome="failed", message="out of memory"))
+    log.add(scored("pkt", 0, 1, 1))
+    log.add(scored("pkt", 1, 1, 0))
+    assert [run.outcome for run in log.read().values()] == ["scored", "scored"]
+
+
+def test_a_line_that_was_broken_off_is_dropped(tmp_path: Path) -> None:
+    log = Log(tmp_path / "runs.jsonl")
+    log.add(scored("pkt", 0, 1))
+    whole = log.path.read_bytes()
+    log.add(scored("cka", 0, 1))
+    log.path.write_bytes(log.path.read_bytes()[:-9])
+    assert [run.name for run in log.read().values()] == ["pkt"]
+    log.add(scored("crd", 0, 1))
+    assert [run.name for run in log.read().values()] == ["pkt", "crd"]
+    assert log.path.read_bytes().startswith(whole)
+
+
+@pytest.mark.parametrize("line", ["[]", "{", '{"name": "pkt"}', '{"name": "pkt", "seed": 0, "recipe": "", "x": 1}',
+                                  '{"name": "pkt", "seed": 0, "recipe": "", "outcome": "won"}'])  # fmt: skip
+def test_a_foreign_line_is_named(tmp_path: Path, line: str) -> None:
+    log = Log(tmp_path / "runs.jsonl")
+    log.add(scored("pkt", 0, 1))
+    log.path.write_text(log.path.read_text() + line + "\n")
+    with pytest.raises(DataError, match="line 2"):
+        log.read()
+
+
+# ---- differences ----
+
+
+def test_the_difference_is_the_mean_over_seeds() -> None:
+    pairs = [(right(1, 1, 1, 0), right(1, 0, 0, 0)), (right(1, 1, 0, 0), right(1, 1, 1, 0))]
+    found = difference(pairs)
+    assert found.value == pytest.approx((0.5 - 0.25) / 2)
+    assert found.low <= found.value <= found.high
+    assert found == difference(pairs)
+
+
+def test_the_interval_of_one_seed_is_that_of_rows_drawn_anew() -> None:
+    """A difference of means of row values d: its standard error is that of d over the root of the rows."""
+    random = np.random.default_rng(3)
+    ours, theirs = (random.integers(0, 2, size=400) for _ in range(2))
+    found = difference([(right(*ours), right(*theirs))])
+    error = np.std(ours - theirs) / np.sqrt(400)
+    assert found.high - found.low == pytest.approx(2 * 1.96 * error, rel=0.1)
+
+
+def test_seeds_that_differ_widen_the_interval() -> None:
+    worse, better = (right(*[0] * 40), right(*[1] * 40)), (right(*[1] * 40), right(*[0] * 40))
+    found = difference([worse, better, better])
+    assert (found.low, found.high) == (-1.0, 1.0)
+    assert found.value == pytest.approx(1 / 3)
+
+
+def test_models_answer_the_same_rows() -> None:
+    with pytest.raises(DataError, match=r"mean \[2, 1\], mean \[3, 1\]"):
+        difference([(right(1, 0), right(1, 0, 1))])
+    with pytest.raises(DataError, match="other rows"):
+        difference([])
+
+
+# ---- the table ----
+
+
+def runs() -> list[Run]:
+    return [
+        scored("teacher", 0, 1, 1, 1, 1, peak_bytes=10**6),
+        *(scored("labels", seed, 1, 0, 0, 1, steps=10, cpu_seconds=0.1) for seed in (0, 1)),
+        *(scored("soft_targets", seed, 1, 1, 0, 1, steps=10, cpu_seconds=0.2) for seed in (0, 1)),
+        scored("pkt", 0, 1, 1, 1, 1, steps=10, cpu_seconds=0.5, peak_bytes=3 * 10**6),
+        scored("pkt", 2, 0, 0, 0, 0, steps=10, cpu_seconds=0.7, peak_bytes=2 * 10**6),
+        Run(name="dkd", seed=0, recipe="", outcome="refused", message="two | classes"),
+    ]
+
+
+def test_rows_are_means_over_seeds_and_leads_over_common_ones() -> None:
+    rows = {row.name: row for row in compared(runs(), **NAMES)}
+    assert list(rows) == ["teacher", "labels", "soft_targets", "pkt", "dkd"]
+    assert rows["labels"].difference is None
+    assert rows["soft_targets"].difference is not None
+    assert rows["soft_targets"].difference.value == 0.25
+    pkt = rows["pkt"]
+    assert (pkt.values, pkt.mean, pkt.spread) == ((1.0, 0.0), 0.5, statistics.stdev([1.0, 0.0]))
+    assert pkt.singles == (0.5,)  # the control has no seed 2
+    assert pkt.cpu_seconds == pytest.approx(0.6)
+    assert pkt.cost == pytest.approx(3.0)
+    assert pkt.peak_bytes == 3 * 10**6
+    assert rows["dkd"].message == "two | classes"
+    assert rows["teacher"].cost is None
+
+
+def test_the_table_tells_what_was_not_run() -> None:
+    table = markdown(compared(runs(), **NAMES), "accuracy", **NAMES)
+    lines = table.splitlines()
+    widths = {line.replace("\\|", "").count("|") for line in lines if line.startswith("|")}
+    assert widths == {9}
+    (pkt,) = (line for line in lines if line.startswith("| `pkt` |"))
+    assert "0.5000 (0.7071)" in pkt
+    assert "| 3.00 | 3 |" in pkt
+    assert lines[-3:] == ["Not run:", "", "- `dkd`: two \\| classes"]
+
+
+def test_files_are_written(tmp_path: Path) -> None:
+    written = write(tmp_path, compared(runs(), **NAMES), "accuracy", **NAMES)
+    assert [path.name for path in written] == ["comparison.md", "comparison.json", "comparison.png"]
+    assert written[2].read_bytes().startswith(b"\x89PNG")
+    plain = {row["name"]: row for row in json.loads(written[1].read_text())["rows"]}
+    assert plain["soft_targets"]["difference"]["value"] == 0.25
+    assert plain["pkt"]["values"] == [1.0, 0.0]
+    assert "mean" not in plain["dkd"]
+
+
+def test_there_is_no_picture_without_matplotlib(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compare, "find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    written = write(tmp_path, compared(runs(), **NAMES), "accuracy", **NAMES)
+    assert [path.suffix for path in written] == [".md", ".json"]

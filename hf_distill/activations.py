@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
 from hf_distill.errors import DistillationError
 
-LAYERED = ("hidden", "queries", "keys", "rotated_queries", "rotated_keys", "values", "scores")
+LAYERED = ("hidden", "queries", "keys", "rotated_queries", "rotated_keys", "values", "scores", "feedforward")
 """Fields kept per layer. `hidden[0]` is the embedding output, `hidden[i]` the raw output of block i; the others start
 at 1.
 """
@@ -28,9 +29,10 @@ PLAIN = (
 """Fields kept once per pass. `final` is the state after the last norm, which the head reads."""
 
 
-class Pass(NamedTuple):
-    """One run over the batch. `main` is the batch as it came; another name says what changes (rows, noise,
-    distortion).
+@dataclass(frozen=True)
+class Pass:
+    """One run over the batch. `main` is the batch as it came; the kinds in `passes.py` say what changes (rows, noise,
+    distortion). `gradient`: whether the student's shows carry gradients.
     """
 
     name: str = "main"
@@ -41,16 +43,20 @@ MAIN = Pass()
 
 
 class Signal(NamedTuple):
-    """One tensor of one pass: a field, its layer if it has one, and its stack in an encoder-decoder."""
+    """One tensor of one pass: a field, its layer if it has one, its stack in an encoder-decoder, and of several
+    teachers the one it is read of; empty for all of them.
+    """
 
     field: str
     layer: int | None = None
     stack: str = ""
     source: Pass = MAIN
+    member: str = ""
 
     def __str__(self) -> str:
-        place = f"{self.stack}." if self.stack else ""
-        return f"{place}{self.field}" + ("" if self.layer is None else f"[{self.layer}]")
+        place = (f"{self.member}: " if self.member else "") + (f"{self.stack}." if self.stack else "")
+        layer = "" if self.layer is None else f"[{self.layer}]"
+        return f"{place}{self.field}{layer}" + ("" if self.source == MAIN else f" ({self.source.name})")
 
 
 @dataclass(frozen=True)
@@ -67,6 +73,10 @@ class Needs:
     def of(student: Iterable[Signal] = (), teacher: Iterable[Signal] = ()) -> Needs:
         return Needs(frozenset(student), frozenset(teacher))
 
+    def on(self, member: str) -> Needs:
+        """The same, read of that one of several teachers; nothing changes without a name."""
+        return Needs(self.student, frozenset(s._replace(member=member) for s in self.teacher)) if member else self
+
 
 class Activations:
     """What one forward pass of one model showed.
@@ -75,11 +85,19 @@ class Activations:
     1 on real tokens. Shapes: `hidden[i]`, `final` `[batch, length, width]`; `queries[i]`, `keys[i]`, `values[i]`
     `[batch, length, heads * head_size]`, before any rotation and, with grouped heads, not repeated;
     `rotated_queries[i]`, `rotated_keys[i]` the same after the rotary position embedding, if there is one; `scores[i]`
-    `[batch, heads, length, length]`, before the softmax and unmasked; `pooled` `[batch, width]`;
+    `[batch, heads, length, length]`, before the softmax and unmasked; `feedforward[i]` `[batch, length, width]`, of
+    the feed-forward part before its activation function, or of its gate; `pooled` `[batch, width]`;
     `next_sentence_logits` `[batch, 2]`, of a pre-training head.
 
     A field that nobody asked for is absent; reading it raises `DistillationError`, naming the objective that reads.
+    `members` is empty but for several teachers (`EnsembleActivations`). `passes`: what further passes showed
+    (`in_pass`); `drawn`: what such a pass drew or chose, which the other model's pass must have in common with it.
+    `input_gradient` is `[batch, length, width]`, one row an input token.
     """
+
+    members: Mapping[str, Activations] = MappingProxyType({})
+    passes: Mapping[Pass, Activations] = MappingProxyType({})
+    drawn: Mapping[str, Tensor] = MappingProxyType({})
 
     def __init__(self, mask: Tensor | None = None, reader: str = "", **tensors: Any) -> None:
         unknown = sorted(set(tensors) - set(LAYERED) - set(PLAIN) - {"encoder", "decoder"})
@@ -108,10 +126,27 @@ class Activations:
         stacked: Activations = getattr(self, name) if name else self
         return stacked
 
+    def in_pass(self, source: Pass) -> Activations:
+        """What the same model showed in another pass over the batch.
+
+        Raises: `DistillationError` where that pass did not run, naming the objective that reads.
+        """
+        if source == MAIN:
+            return self
+        if source not in self.passes:
+            ran = ", ".join(["main", *(str(each.name) for each in self.passes)])
+            raise DistillationError(
+                f"{_who(self.reader)} reads the pass {source.name!r}, which did not run (there ran: {ran}). Declare "
+                "its signals in the objective's needs()."
+            )
+        return self.passes[source].read_by(self.reader)
+
     def read_by(self, objective: str) -> Activations:
         """The same activations; errors about absent fields name `objective`."""
         view = Activations.__new__(Activations)
         view.mask, view.tensors, view.reader = self.mask, self.tensors, objective
+        if self.passes or self.drawn:
+            view.passes, view.drawn = self.passes, self.drawn
         return view
 
     def cloned(self) -> Activations:
@@ -137,7 +172,26 @@ class Activations:
                 found |= {Signal(name, layer, stack) for layer in value}
             else:
                 found.add(Signal(name, None, stack))
+        for source, shown in self.passes.items():
+            found |= {signal._replace(source=source) for signal in shown.signals(stack)}
         return found
+
+    def member(self, name: str) -> Activations:
+        """What that one of several teachers showed, or itself without a name."""
+        if name and name not in self.members:
+            raise DistillationError(f"no teacher {name!r} showed anything; those that did are {[*self.members]}.")
+        return self.members[name] if name else self
+
+
+class EnsembleActivations(Activations):
+    """What several teachers showed of one batch, `members`, each under its name; together they have no field."""
+
+    def __init__(self, members: Mapping[str, Activations]) -> None:
+        super().__init__(next(each.mask for each in members.values()))
+        self.members = members
+
+    def read_by(self, objective: str) -> EnsembleActivations:
+        return EnsembleActivations({name: each.read_by(objective) for name, each in self.members.items()})
 
 
 class _Layers(Mapping[int, Tensor]):
@@ -162,9 +216,15 @@ class _Layers(Mapping[int, Tensor]):
 
 
 def _absent(name: str, reader: str, tensors: Mapping[str, Any]) -> str:
-    who = f"objective {reader!r}" if reader else "a reader"
     present = ", ".join(str(s) for s in sorted(_present(tensors), key=str)) or "nothing"
-    return f"{who} reads {name}, which was not captured (present: {present}). Declare it in the objective's needs()."
+    return (
+        f"{_who(reader)} reads {name}, which was not captured (present: {present}). Declare it in the objective's "
+        "needs()."
+    )
+
+
+def _who(reader: str) -> str:
+    return f"objective {reader!r}" if reader else "a reader"
 
 
 def _present(tensors: Mapping[str, Any]) -> set[Signal]:

@@ -28,7 +28,9 @@ LOGITS = ("logits", "start_logits", "end_logits")
 
 @dataclass(frozen=True)
 class StackShape:
-    """The sizes of one stack of blocks. `hidden_size` is the width of `hidden[i]`, `head_size` that of one query."""
+    """The sizes of one stack of blocks. `hidden_size` is the width of `hidden[i]`, `head_size` that of one query,
+    `feedforward_size` that of `feedforward[i]`, 0 where it cannot be read.
+    """
 
     num_hidden_layers: int
     hidden_size: int
@@ -36,6 +38,7 @@ class StackShape:
     num_key_value_heads: int
     head_size: int
     causal: bool
+    feedforward_size: int = 0
 
 
 @dataclass(frozen=True)
@@ -203,8 +206,10 @@ class Anatomy:
     def unreached(self, signals: Iterable[Signal]) -> list[tuple[str, nn.Parameter]]:
         """The trainable parameters that none of these signals depends on, by their names in `model`.
 
-        Found by one forward and backward pass over a few tokens in eval mode; gradients are left as they were.
+        Found by one forward and backward pass over a few tokens in eval mode; gradients are left as they were. Signals
+        of other passes are taken for those of the main one; what has no gradient reaches nothing.
         """
+        signals = {_reaching(signal) for signal in signals if signal.source.gradient}
         parameters = [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
         held = [p.grad for _, p in parameters]
         modes = [(module, module.training) for module in self.model.modules()]
@@ -262,6 +267,8 @@ class Anatomy:
         block, runs = blocks[signal.layer - 1], _runs(blocks, signal.layer)
         if signal.field == "hidden":
             return Tap((Point(_block_end(row, root, block, signal.layer), _output, *runs),))
+        if signal.field == "feedforward":
+            return _feedforward(row, block, signal, self.shape.family, runs)
         attention = block.get_submodule(row.attention)
         if signal.field == "scores":
             return _scores(row, attention, shape, signal, runs)
@@ -353,6 +360,11 @@ def _given_bias(args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> A
     return kwargs["position_bias"] if "position_bias" in kwargs else args[2]
 
 
+def _reaching(signal: Signal) -> Signal:
+    """A signal of the main pass that depends on the same parameters."""
+    return Signal("logits" if signal.field == "input_gradient" else signal.field, signal.layer, signal.stack)
+
+
 def _backward(anatomy: Anatomy, signals: Iterable[Signal]) -> None:
     taps = Taps(anatomy, signals, "unreached parameters")
     try:
@@ -400,6 +412,14 @@ def _projection(row: Family, attention: nn.Module, field_name: str, runs: tuple[
     if row.queries == row.values:
         return Tap((point,), lambda fused: fused.chunk(3, dim=-1)[position])
     return Tap((point,), lambda value: value.flatten(2))
+
+
+def _feedforward(row: Family, block: nn.Module, signal: Signal, family: str, runs: tuple[int, int]) -> Tap:
+    """What the feed-forward part has before its activation function, `[batch, length, feedforward_size]`."""
+    if not row.widening:
+        raise IncompatiblePair(f"{signal}: where the feed-forward part of {family!r} is, is not known.")
+    point = Point(block.get_submodule(row.widening), _output, *runs)
+    return Tap((point,), lambda value: value.chunk(2, dim=-1)[0]) if row.gated else Tap((point,))
 
 
 def split_heads(value: Tensor, heads: int) -> Tensor:
@@ -518,7 +538,15 @@ def _stack_shape(row: Family, root: Any) -> StackShape:
         num_key_value_heads=int(getattr(config, "num_key_value_heads", None) or heads),
         head_size=int(_first(attention, "attention_head_size", "head_dim", "key_value_proj_dim") or 0),
         causal=bool(getattr(attention, "is_causal", False)),
+        feedforward_size=_feedforward_size(row, blocks[0]),
     )
+
+
+def _feedforward_size(row: Family, block: nn.Module) -> int:
+    if not row.widening:
+        return 0
+    width = int(_first(block.get_submodule(row.widening), "out_features", "nf"))
+    return width // 2 if row.gated else width
 
 
 def _first(owner: Any, *names: str) -> Any:

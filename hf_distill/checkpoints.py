@@ -9,15 +9,19 @@ from typing import Any
 
 import safetensors
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 from transformers.trainer import TRAINING_ARGS_NAME
 
 from hf_distill.errors import BrokenCheckpoint
+from hf_distill.teachers import Teacher
 
 logger = logging.getLogger(__name__)
 
 OBJECTIVES = "distillation.safetensors"
 """What the objectives learned: tensors named `<term>.<parameter>`."""
+
+TEACHER = "teacher.safetensors"
+"""A teacher that follows the student, `MovingAverage`."""
 
 ARGUMENTS = "training_arguments.json"
 
@@ -49,10 +53,7 @@ def read_objectives(folder: Path, objectives: nn.ModuleDict) -> None:
         raise BrokenCheckpoint(
             f"{path} is missing; the objectives learn {', '.join(wanted)} and cannot go on without it."
         )
-    try:
-        found = load_file(path)
-    except (safetensors.SafetensorError, OSError) as error:
-        raise BrokenCheckpoint(f"{path} cannot be read: {error}. Resume from an earlier checkpoint.") from error
+    found = _tensors(path)
     shapes = {name: tuple(tensor.shape) for name, tensor in found.items()}
     expected = {name: tuple(tensor.shape) for name, tensor in wanted.items()}
     if shapes != expected:
@@ -60,6 +61,36 @@ def read_objectives(folder: Path, objectives: nn.ModuleDict) -> None:
             f"{path} holds {shapes}, the objectives of this run learn {expected}; it is of another run."
         )
     objectives.load_state_dict(found)
+
+
+def write_teacher(folder: Path, teacher: Teacher | None) -> None:
+    """Writes what of the teacher changes while the student trains, if anything does."""
+    state = {} if teacher is None else teacher.state()
+    if state:
+        save_file({name: tensor.contiguous().cpu() for name, tensor in state.items()}, folder / TEACHER)
+
+
+def read_teacher(folder: Path, teacher: Teacher | None) -> None:
+    """Gives the teacher back what `write_teacher` wrote.
+
+    Raises: `BrokenCheckpoint` if the file is missing, damaged, or of another teacher.
+    """
+    path = folder / TEACHER
+    if teacher is None or not teacher.state():
+        return
+    if not path.is_file():
+        raise BrokenCheckpoint(
+            f"{path} is missing; the teacher changes while the student trains, and cannot go on without it."
+        )
+    teacher.load_state(_tensors(path))
+
+
+def _tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        found: dict[str, Tensor] = load_file(path)
+    except (safetensors.SafetensorError, OSError) as error:
+        raise BrokenCheckpoint(f"{path} cannot be read: {error}. Resume from an earlier checkpoint.") from error
+    return found
 
 
 def replace_pickled_arguments(folder: Path, args: Any) -> None:

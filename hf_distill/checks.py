@@ -13,10 +13,15 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from hf_distill.activations import Needs
-from hf_distill.data.batching import fits_budget
+from hf_distill.anatomy import Anatomy
+from hf_distill.data.batching import fits_budget, lengths_of
 from hf_distill.errors import DataError, DistillationError, IncompatiblePair
 from hf_distill.loading import load_tokenizer
 from hf_distill.objectives.pair import Pair
+from hf_distill.objectives.terms import Terms
+from hf_distill.passes import Kind, same_table
+from hf_distill.students.quantized import FAST, has_grids, has_points
+from hf_distill.teachers import Teacher
 
 if TYPE_CHECKING:
     from hf_distill.trainer import DistillationTrainer
@@ -129,6 +134,115 @@ def fits_token_budget(trainer: DistillationTrainer) -> None:
         fits_budget(max(rows[column][:], default=0), tokens)
 
 
+def fits_batches(trainer: DistillationTrainer) -> None:
+    """Refuses batches with too few examples for an objective that relates them to each other, and warns of few."""
+    if trainer.train_dataset is None:
+        return
+    processes, distillation = trainer.accelerator.num_processes, trainer.distillation
+    named = list(zip(distillation.objectives, distillation.terms(), strict=True))
+    for name, objective in named:
+        exchanged = processes > 1 and (objective.gather or objective.reads_rows)
+        if exchanged and (trainer.tokens_per_batch or not trainer.accelerator.even_batches):
+            other = "tokens_per_batch" if trainer.tokens_per_batch else "even_batches=False"
+            raise DistillationError(
+                f"objective {name!r} exchanges the examples of {processes} processes, each of which must have as "
+                f"many, and {other} deals out batches of unequal sizes; leave {other} out"
+                f"{', or set gather=False' if objective.gather else ''}."
+            )
+    wanted = max(max(objective.smallest_batch, objective.advised_batch) for _, objective in named)
+    found, setting = _examples(trainer) if wanted > 1 else (wanted, "")
+    for name, objective in named:
+        related = found * (processes if objective.gather else 1)
+        together = f"objective {name!r} relates the examples of a batch to each other; {setting} makes it {related}"
+        if related < objective.smallest_batch:
+            raise DistillationError(
+                f"{together}; it needs {objective.smallest_batch}. Raise {setting}: accumulating gradients makes no "
+                "batch larger."
+            )
+        if related < objective.advised_batch:
+            logger.warning("%s; below %d it says little. Raise it.", together, objective.advised_batch)
+
+
+def _examples(trainer: DistillationTrainer) -> tuple[int, str]:
+    """The examples of a full batch of a process, at least, and the setting that says so."""
+    tokens, rows = trainer.tokens_per_batch, trainer.train_dataset
+    if tokens is None:
+        split = trainer.accelerator.num_processes if trainer.accelerator.split_batches else 1
+        return trainer.args.per_device_train_batch_size // split, "per_device_train_batch_size"
+    packed = hasattr(rows, "epoch_batches")
+    lengths = rows.epoch_batches(0, tokens).lengths if packed else lengths_of(rows, trainer.args.length_column_name)
+    return tokens // int(lengths.max(initial=1)), "tokens_per_batch"
+
+
+def fits_steps(trainer: DistillationTrainer, steps: int) -> None:
+    """Refuses a training that is too short for what an objective does on the way."""
+    distillation = trainer.distillation
+    for name, objective in zip(distillation.objectives, distillation.terms(), strict=True):
+        if steps < objective.smallest_steps:
+            raise DistillationError(
+                f"objective {name!r} goes through {objective.smallest_steps} parts of the training, which has {steps} "
+                "steps, so that some would be empty. Raise num_train_epochs or max_steps, or ask it for fewer."
+            )
+
+
+def fits_passes(trainer: DistillationTrainer, sharded: bool) -> None:
+    """Refuses passes over embeddings that an engine holds in shards, models that do not share the space in which an
+    objective compares or moves them, and partners that a batch has no room for.
+    """
+    distillation = trainer.distillation
+    for name, objective in zip(distillation.objectives, distillation.terms(), strict=True):
+        embeds = any(isinstance(s.source, Kind) and s.source.embeds for s in objective.needs().student)
+        if sharded and embeds:
+            raise DistillationError(
+                f"objective {name!r} changes or differentiates the student's token embeddings, which FSDP, DeepSpeed "
+                "and a student loaded in shards hold in parts. Train in one process or with DDP."
+            )
+        if objective.feeds and (sharded or _recomputes(trainer)):
+            what = "its parameters are in shards" if sharded else "checkpointing would run them once more without that"
+            raise DistillationError(
+                f"objective {name!r} changes what the student's layers give in its main pass, and {what}. Train in "
+                "one process or with DDP, and without checkpointing of activations."
+            )
+        if objective.batching is not None and trainer.tokens_per_batch is not None:
+            raise DistillationError(
+                f"objective {name!r} has each row bring a partner, and tokens_per_batch would not count the partner's "
+                "cells; set per_device_train_batch_size instead."
+            )
+        teacher = trainer.teacher if objective.same_embeddings else None
+        if teacher is not None and not same_table(Anatomy.of(trainer.model), teacher.anatomy):
+            raise IncompatiblePair(
+                f"objective {name!r} compares or moves both models in the space of their token embeddings, and the "
+                "student looks tokens up in another table than its teacher. Take a student with the teacher's "
+                "embeddings (students.from_layers), or a setting that does not need them (space='token')."
+            )
+
+
+def _recomputes(trainer: DistillationTrainer) -> bool:
+    """Whether layers run once more in the backward pass, by the arguments or because the model itself was told; the
+    argument has another name from transformers 5.24 on.
+    """
+    asked = getattr(trainer.args, "activation_checkpointing", None) or trainer.args.gradient_checkpointing
+    return bool(asked or getattr(trainer.model, "is_gradient_checkpointing", False))
+
+
+def fits_grids(trainer: DistillationTrainer) -> None:
+    """Refuses to shard a student whose weights lie on grids, and warns of learned points that move too fast."""
+    if not has_grids(trainer.model):
+        return
+    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled or loaded_in_shards(trainer.model):
+        raise DistillationError(
+            "the student's weights lie on grids, whose scales are those of whole tensors, and FSDP and DeepSpeed cut "
+            "these up; train a quantized student in one process, or with one process a GPU (DDP)."
+        )
+    if has_points(trainer.model) and trainer.args.learning_rate > FAST:
+        logger.warning(
+            "the points of the student's grids are learned at a rate of %g: above %g they overtake each other. The "
+            "authors take 1e-5 (SGD with Nesterov momentum 0.9).",
+            trainer.args.learning_rate,
+            FAST,
+        )
+
+
 def fits_positions(pair: Pair, length: int) -> None:
     """Refuses an input that is longer than the position table of either model."""
     for role, shape in (("student", pair.student), ("teacher", pair.teacher)):
@@ -159,6 +273,32 @@ def apart(student: nn.Module, teacher: object) -> None:
         raise IncompatiblePair(
             f"teacher and student share the parameter {shared[0]!r} ({len(shared)} in all); the teacher would be "
             "trained too. Load it a second time, or use copy.deepcopy."
+        )
+
+
+def has_whole_student(teacher: Teacher, sharded: bool) -> None:
+    """Refuses a teacher that is made of the student, or trains with it, where each process holds a part of that."""
+    if teacher.reads_student and sharded:
+        raise DistillationError(
+            f"the teacher, {type(teacher).__name__}, is made of the student's parameters, and no process has them "
+            "whole (FSDP, DeepSpeed, or a student loaded in shards). Train in one process or with DDP, or take "
+            "another teacher."
+        )
+    if teacher.trains and sharded:
+        raise DistillationError(
+            f"{type(teacher).__name__} train with the student, and FSDP, DeepSpeed and a student loaded in shards "
+            "hold what trains in parts. Train in one process or with DDP."
+        )
+
+
+def has_peers(terms: Terms, teacher: Teacher | None) -> None:
+    """Refuses terms between models that train together where no other model trains."""
+    lonely = [term.name for term in terms if term.objective.among_peers]
+    if lonely and not (teacher is not None and teacher.trains):
+        found = "there is no teacher" if teacher is None else f"the teacher is a {type(teacher).__name__}"
+        raise IncompatiblePair(
+            f"objective {lonely[0]!r} is between models that train together, and {found}; give teacher=Peers([…]), in "
+            "a recipe `teacher: {peers: {count: 2}}`."
         )
 
 
@@ -194,7 +334,7 @@ def optimizer_is_complete(optimizer: torch.optim.Optimizer, objectives: nn.Modul
     if lost:
         raise DistillationError(
             f"the optimizer that was passed lacks {lost[0]!r} ({len(lost)} such parameters), which an objective "
-            "learns. Leave optimizers=… out, or add trainer.distillation.objectives.parameters() to it."
+            "or a peer learns. Leave optimizers=… out, or add trainer.distillation.beside.parameters() to it."
         )
 
 

@@ -6,34 +6,47 @@ import logging
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
 from transformers.utils import ModelOutput
 
-from hf_distill.activations import Activations, Needs
+from hf_distill.activations import MAIN, Activations, EnsembleActivations, Needs
 from hf_distill.anatomy import Anatomy
 from hf_distill.capture import Capture
 from hf_distill.depth import Run, shallow
-from hf_distill.objectives.base import Objective
+from hf_distill.errors import DistillationError
+from hf_distill.objectives.base import Loss, Objective
 from hf_distill.objectives.pair import Pair
 from hf_distill.objectives.response.labels import Labels
 from hf_distill.objectives.terms import Terms
+from hf_distill.objectives.weighing import Weighing
+from hf_distill.parameter_groups import ParameterGroup
+from hf_distill.passes import Feeds, Passes
+from hf_distill.students.quantized import LEARNED, beneath
 from hf_distill.tasks import Batch
+from hf_distill.teachers import Peers
+from hf_distill.teachers.peers import PEERS, mutual
 from hf_distill.vocabulary import Step, Vocabulary
 
 logger = logging.getLogger(__name__)
 
 
 class Counts(NamedTuple):
-    """What each term's sum is divided by: its units in the whole window over all processes, at least 1."""
+    """What each term's sum is divided by: its units in the whole window over all processes, at least 1. `batches` is
+    the number of batches of the window, over which the cost of learned weights is spread.
+    """
 
     divisors: tuple[Tensor | float, ...]
+    batches: Tensor | float = 1.0
 
 
 class Losses(NamedTuple):
-    """The weighted total, with gradient, and every term's unweighted value `[terms]`, without."""
+    """The weighted total, with gradient, and what is logged of it, without: every term's unweighted value `[terms]`,
+    and behind these what else `Distillation.columns` names.
+    """
 
     total: Tensor
     values: Tensor
@@ -51,7 +64,8 @@ class Distillation(nn.Module):
     """The student, the bound terms, and one forward pass through both.
 
     The student is a submodule and so is every objective, so that an engine reduces, clips, casts and shards what they
-    learn together with the student; what is published is `student` alone. The teacher is none.
+    learn together with the student; what is published is `student` alone. The teacher is none, but `peers`, which
+    train with the student, are: they run here.
 
     While it trains, the student runs as deep as the terms read it; evaluated, it runs whole. Logits of a large
     vocabulary are made and compared in chunks (`Vocabulary`), the teacher's by its head, `teacher_head`.
@@ -66,13 +80,16 @@ class Distillation(nn.Module):
         *,
         in_part: bool = True,
         teacher_head: Callable[[Tensor], Tensor] | None = None,
+        peers: Peers | None = None,
     ) -> None:
         super().__init__()
         self.student = student
+        self._peers = peers
+        self.peers = nn.ModuleDict({} if peers is None else peers.members)
         self.objectives = nn.ModuleDict({term.name: term.objective for term in terms})
-        self.weights = tuple(term.weight for term in terms)
-        for objective in self.terms():
-            objective.bind(pair)
+        self.weights = Weighing(terms)
+        for term in terms:
+            term.objective.bind(pair.of_member(term.member))
         self.objectives.to(next(student.parameters()).device)
         # In a tuple: it learns nothing and is no part of the module. A model without a head has none.
         self._task_loss = (Labels(label_smoothing=0.0),) if pair.task.label_names else ()
@@ -85,16 +102,30 @@ class Distillation(nn.Module):
         """Makes what reads the student, of the modules and parameters that it has now."""
         anatomy = Anatomy.of(self.student)
         named = dict(zip(self.objectives, self.terms(), strict=True))
+        feeding = [objective for objective in self.terms() if objective.feeds]
+        # In front of all hooks that read, so that these see what the next layer does; a part run has other layers.
+        self._feeds = Feeds(anatomy, frozenset[tuple[str, int]]().union(*(each.fed_layers for each in feeding)))
+        in_part = self._in_part and not feeding
         self._vocabulary: Vocabulary | None = None
-        if self._in_part:
-            self._vocabulary = Vocabulary.of(named, self.weights, self.pair, anatomy, self._teacher_head)
-        read = self.reads().student
-        run = shallow(anatomy, read) if self._in_part else Run.whole(anatomy)
+        if in_part and self._peers is None:
+            self._vocabulary = Vocabulary.of(named, self.pair, anatomy, self._teacher_head)
+        signals = self.reads().student
+        read = frozenset(signal for signal in signals if signal.source == MAIN)
+        run = shallow(anatomy, read) if in_part else Run.whole(anatomy)
         logger.info("the student runs %s while it trains", run.description)
         above = () if self._vocabulary is None else self._vocabulary.head_parameters
-        self._capture = Capture(anatomy, read, role="student", run=run, above=above)
+        role = "student" if any(objective.trains_student for objective in self.terms()) else "student at rest"
+        self._capture = Capture(anatomy, read, role=role, run=run, above=above)
+        self._passes = Passes(anatomy, signals, role="student", in_part=self._in_part)
+        self._runs_main = bool(read) or not self._passes
         evaluated = [signal for loss in self._task_loss for signal in loss.needs().student]
-        self._traceable = self._vocabulary is None and all(objective.traceable for objective in self.terms())
+        needs = self.needs()
+        drawn = any(signal.source != MAIN for signal in needs.student | needs.teacher)
+        self.weights.always_taught = drawn or bool(feeding)
+        steady = self._vocabulary is None and not self.weights.scheduled  # else it would be traced at every step anew
+        steady = steady and not self._passes  # a graph would begin again behind them
+        steady = steady and self._peers is None and not feeding
+        self._traceable = steady and all(objective.traceable for objective in self.terms())
         self._evaluation_capture = Capture(anatomy, evaluated, role="evaluation")
         self.list_members()
 
@@ -141,8 +172,36 @@ class Distillation(nn.Module):
         """The union of what the terms read."""
         union = Needs()
         for objective in self.terms():
-            union = union | objective.needs()
+            union = union | objective.needs().on(objective.pair.member)
+            if self._peers is not None and objective.for_every_peer:
+                union = union | Needs(teacher=objective.needs().student)
         return union
+
+    @property
+    def learned(self) -> nn.ModuleDict:
+        """What is saved beside the student: the objectives, the peers' weights, and what lies beneath the grids of
+        quantized weights.
+        """
+        floats = beneath(self.student)
+        grids = {LEARNED: floats} if len(floats) else {}
+        return nn.ModuleDict({**self.beside, **grids}) if grids else self.beside
+
+    @property
+    def beside(self) -> nn.ModuleDict:
+        """What trains beside the student: the objectives, and the peers' weights."""
+        if self._peers is None:
+            return self.objectives
+        return nn.ModuleDict({**self.objectives, PEERS: self._peers.learned()})
+
+    def conclusions(self) -> list[str]:
+        """What the terms have to say when the training is over; waits for the device."""
+        named = zip(self.objectives, self.terms(), strict=True)
+        return [f"{name}: {text}" for name, objective in named for text in objective.conclude()]
+
+    def remarks(self) -> list[str]:
+        """What the terms have found out about their batches since it was last asked; waits for the device."""
+        named = zip(self.objectives, self.terms(), strict=True)
+        return [f"{name}: {text}" for name, objective in named for text in objective.remarks()]
 
     def reads(self) -> Needs:
         """What the models are asked for: what the terms read, or what the logits that they read are made of."""
@@ -150,12 +209,24 @@ class Distillation(nn.Module):
         return needs if self._vocabulary is None else self._vocabulary.reads(needs)
 
     def unreached(self) -> list[nn.Parameter]:
-        """The student's trainable parameters that no term depends on; asked before an engine wraps the module."""
-        signals, anatomy = self.needs().student, Anatomy.of(self.student)
+        """The student's trainable parameters that no term depends on, leaving out terms that do not train it; asked
+        before an engine wraps the module.
+        """
+        training = [objective for objective in self.terms() if objective.trains_student]
+        signals = frozenset(signal for objective in training for signal in objective.needs().student)
+        anatomy = Anatomy.of(self.student)
         has_two_heads = "next_sentence_label" in anatomy.accepts
-        if not has_two_heads and any(signal.field in self.pair.task.logit_fields for signal in signals):
+        answers = {*self.pair.task.logit_fields, "input_gradient"}
+        if not has_two_heads and any(signal.field in answers and signal.source.gradient for signal in signals):
             return []
-        return [parameter for _, parameter in anatomy.unreached(signals)]
+        others = [] if self._peers is None else self._peers.unreached()
+        return [parameter for _, parameter in anatomy.unreached(signals)] + others
+
+    def parameter_groups(self) -> list[ParameterGroup]:
+        """The parameters that train at rates of their own: of objectives, and of learned weights."""
+        own = [group for objective in self.terms() for group in objective.parameter_groups()]
+        of_peers = [] if self._peers is None else self._peers.parameter_groups()
+        return [*own, *self.weights.parameter_groups(), *of_peers]
 
     def count(self, batch: Batch) -> list[Tensor | int]:
         """The units of one batch that each term counts."""
@@ -199,6 +270,8 @@ class Distillation(nn.Module):
     def close(self) -> None:
         """Take the hooks off the student."""
         self._capture.close()
+        self._feeds.close()
+        self._passes.close()
         self._evaluation_capture.close()
 
     def forward(
@@ -207,10 +280,30 @@ class Distillation(nn.Module):
         """The losses of a batch; without `counts`, the evaluation of it."""
         if counts is None:
             return self._evaluate(batch)
-        step = None if self._vocabulary is None else self._vocabulary.step(batch)
-        activations = self._capture(batch)[1]
+        if self._peers is not None:
+            teacher = self._peers.activations(batch)
+        step = None if self._vocabulary is None else self._vocabulary.step(batch, taught=teacher is not None)
+        activations = self._show(batch, teacher)
         given = (activations, teacher, batch, counts, step)
         return self._compare(*given) if self._traceable else _outside_graph(self._compare, *given)
+
+    def _show(self, batch: Batch, teacher: Activations | None) -> Activations:
+        """What the student shows, in the main pass if that is read, and in those that are read besides."""
+        if self._feeds and self.training:
+            with self._feeds.within(partial(self._fed, teacher)):
+                shown = self._capture(batch)[1]
+        else:
+            shown = self._capture(batch)[1] if self._runs_main else Activations(mask=batch.get("attention_mask"))
+        return self._passes.show(batch, shown, teacher) if self._passes else shown
+
+    def _fed(self, teacher: Activations | None, stack: str, layer: int, states: Tensor) -> Tensor:
+        """What the terms make of the output of a layer of the student."""
+        if teacher is None:
+            raise DistillationError("a term feeds the student what a teacher shows, and there is none.")
+        for objective in self.terms():
+            if (stack, layer) in objective.fed_layers:
+                states = objective.feed(stack, layer, states, teacher.member(objective.pair.member))
+        return states
 
     def _compare(
         self, student: Activations, teacher: Activations | None, batch: Batch, counts: Counts, step: Step | None
@@ -220,7 +313,7 @@ class Distillation(nn.Module):
         sums: dict[str, Tensor] = {}
         if self._vocabulary is not None and step is not None:
             divisors = dict(zip(self.objectives, counts.divisors, strict=True))
-            total, sums = self._vocabulary(student, teacher, step, divisors)
+            total, sums = self._vocabulary(student, teacher, step, divisors, self.weights.factors())
         device = activations_device(batch)
         if torch.is_autocast_enabled(device):
             with torch.autocast(device, enabled=False):
@@ -237,21 +330,67 @@ class Distillation(nn.Module):
         sums: Mapping[str, Tensor],
     ) -> Losses:
         """Adds the terms that have no sum yet to the `total` of those in `sums`."""
-        values: list[Tensor] = []
-        for (name, objective), weight, divisor in zip(
-            self.objectives.items(), self.weights, counts.divisors, strict=True
-        ):
+        values: list[Tensor | None] = []
+        auxiliary: list[Tensor] = []
+        for name, objective, divisor in zip(self.objectives, self.terms(), counts.divisors, strict=True):
             if name in sums:
                 values.append(sums[name])
+                if name in self.weights.learned:
+                    total = _plus(total, self.weights.learning(name, sums[name], divisor, counts.batches))
                 continue
-            view = None if teacher is None else teacher.read_by(name)
-            value = objective(student.read_by(name), view, batch)
-            weighted = value / divisor if weight == 1.0 else value * (weight / divisor)
-            total = weighted if total is None else total + weighted
+            if teacher is None and objective.needs_teacher:  # it weighs 0, and the teacher did not run
+                objective.noted.clear()
+                values.append(None)
+                continue
+            value, beside = _sides(objective, self._asked(name, objective, student, teacher, batch))
+            total = _plus(total, self.weights.part(name, value, divisor, counts.batches))
+            if beside is not None:
+                auxiliary.append(beside / divisor)
+                total = _plus(total, auxiliary[-1])
             values.append(value)
+        if total is None:
+            raise DistillationError("every term compares with a teacher, and nothing of a teacher is shown.")
         with torch.no_grad():
-            means = [value / divisor for value, divisor in zip(values, counts.divisors, strict=True)]
-        return Losses(total, torch.stack(means))  # type: ignore[arg-type]
+            return Losses(total, torch.stack(self._columns(total, values, auxiliary, counts)))
+
+    def _asked(
+        self, name: str, objective: Objective, student: Activations, teacher: Activations | None, batch: Batch
+    ) -> Tensor | Loss:
+        """What an objective returns; where it trains every peer, its values for all of them added up."""
+        if isinstance(teacher, EnsembleActivations) and self._peers is not None and objective.for_every_peer:
+            return mutual(objective, student, teacher, batch, reader=name)
+        view = None if teacher is None else teacher.member(objective.pair.member).read_by(name)
+        found: Tensor | Loss = objective(student.read_by(name), view, batch)
+        return found
+
+    def _columns(
+        self, total: Tensor, values: list[Tensor | None], auxiliary: list[Tensor], counts: Counts
+    ) -> list[Tensor]:
+        """What `columns` names; 0 for a term that was left out."""
+        divided = zip(values, counts.divisors, strict=True)
+        means = [total.new_zeros(()) if value is None else value / divisor for value, divisor in divided]
+        parts = list(means) if self.weights.vary else []
+        for i, (name, value) in enumerate(zip(self.objectives, values, strict=True)):
+            if parts and value is not None:
+                parts[i] = self.weights.part(name, means[i], 1.0, counts.batches)
+        noted = [
+            objective.noted.get(each, total.new_zeros(())).to(total.dtype) / divisor
+            for objective, divisor in zip(self.terms(), counts.divisors, strict=True)
+            for each in objective.logs
+        ]
+        return [*means, *auxiliary, *parts, *noted]
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The names under which the values of `Losses` are logged: each term's own, the auxiliary parts of those that
+        have one, what each term adds to the total where weights vary, and what else terms log.
+        """
+        named = [f"objective/{name}" for name in self.objectives]
+        sides = zip(self.objectives, self.terms(), strict=True)
+        named += [f"auxiliary/{name}" for name, objective in sides if objective.two_sided]
+        named += [f"weighted/{name}" for name in self.objectives if self.weights.vary]
+        sides = zip(self.objectives, self.terms(), strict=True)
+        return (*named, *(f"{name}/{each}" for name, objective in sides for each in objective.logs))
 
     def _evaluate(self, batch: Batch) -> Evaluation:
         outputs, activations = self._evaluation_capture(batch)
@@ -266,6 +405,21 @@ class Distillation(nn.Module):
         return Evaluation(outputs, kept.reshape(examples, -1).sum(1), mask.reshape(examples, -1).sum(1))
 
 
+def _plus(total: Tensor | None, part: Tensor) -> Tensor:
+    return part if total is None else total + part
+
+
+def _sides(objective: Objective, found: Tensor | Loss) -> tuple[Tensor, Tensor | None]:
+    """The main part of what an objective returned, and the auxiliary one."""
+    main, auxiliary = found if isinstance(found, Loss) else (found, None)
+    if objective.two_sided != isinstance(found, Loss):
+        raise DistillationError(
+            f"objective {objective.name!r} says two_sided = {objective.two_sided}, and its forward returns a "
+            f"{type(found).__name__}; a two-sided one returns a Loss, and no other does."
+        )
+    return main, auxiliary
+
+
 def _parts(student: nn.Module) -> list[nn.Module | nn.Parameter]:
     return [*student.modules(), *student.parameters()]
 
@@ -273,7 +427,7 @@ def _parts(student: nn.Module) -> list[nn.Module | nn.Parameter]:
 def _bind_again(objective: Objective, pair: Pair) -> None:
     """Binds an objective that is bound, and gives it back what it learned if that still fits."""
     learned = objective.state_dict()
-    objective.bind(pair)
+    objective.bind(pair.of_member(objective.pair.member))
     shapes, wanted = ({n: t.shape for n, t in each.items()} for each in (learned, objective.state_dict()))
     if shapes == wanted:
         objective.load_state_dict(learned)

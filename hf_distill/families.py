@@ -161,6 +161,9 @@ class Family:
     the attention does after its sum over values, from that sum and what the attention received; None where the
     attention takes no other queries than its keys. `plain_mask`: an attention mask only hides positions, the same
     ones in all layers.
+
+    `widening`: below a block, what gives the state of its feed-forward part before the activation function, of the
+    gate where there is one; empty where it is not known. `gated`: that state is the first half of what it gives.
     """
 
     blocks: str
@@ -189,6 +192,8 @@ class Family:
     score: str = "score"
     leave: Leave | None = None
     plain_mask: bool = False
+    widening: str = ""
+    gated: bool = False
 
 
 _SPANS: Head = _chain("qa_outputs")
@@ -238,7 +243,8 @@ def _shared_blocks(groups: Any, config: Any) -> list[nn.Module]:
 def _bert(name: str, **changes: Any) -> Family:
     """A row laid out as BERT's, whose backbone is `name`."""
     classifier = _chain(f"{name}.pooler", "dropout", "classifier")
-    row: dict[str, Any] = {"heads": {**_BERT_HEADS, "ForSequenceClassification": classifier}, **_FIRST, **changes}
+    heads = {**_BERT_HEADS, "ForSequenceClassification": classifier}
+    row: dict[str, Any] = {"heads": heads, "widening": "intermediate.dense", **_FIRST, **changes}
     return Family("encoder.layer", "attention.self", "query", "key", "value", **row)
 
 
@@ -247,7 +253,8 @@ def _llama(attention_queries: str, attention_keys: str, **changes: Any) -> Famil
     return Family(
         "layers", "self_attn", attention_queries, attention_keys, "v_proj",
         heads=_DECODER_HEADS, max_length=_no_table, scores="rotary", per_layer=("layer_types",),
-        attention_norm="input_layernorm", final_norm="norm", position=_reads_last, leave=_through("o_proj"), **changes,
+        attention_norm="input_layernorm", final_norm="norm", position=_reads_last, leave=_through("o_proj"),
+        widening="mlp.gate_proj", **changes,
     )  # fmt: skip
 
 
@@ -273,6 +280,7 @@ FAMILIES: dict[str, Family] = {
             "ForQuestionAnswering": _chain("dropout", "qa_outputs"),
         },
         depth={"": "n_layers"}, position=_reads_first, leave=_through("out_lin"), plain_mask=True,
+        widening="ffn.lin1",
     ),
     "electra": _bert(
         "electra",
@@ -298,7 +306,7 @@ FAMILIES: dict[str, Family] = {
             "ForQuestionAnswering": _SPANS,
         },
         order=_shared_blocks, groups="num_hidden_groups", pooler="pooler_activation",
-        position=_reads_first, leave=_with_residual, plain_mask=True,
+        position=_reads_first, leave=_with_residual, plain_mask=True, widening="ffn",
     ),
     "mpnet": Family(
         "encoder.layer", "attention.attn", "q", "k", "v",
@@ -309,7 +317,7 @@ FAMILIES: dict[str, Family] = {
             "ForQuestionAnswering": _SPANS,
         },
         max_length=lambda config: config.max_position_embeddings - 2,  # positions start behind the padding's, 1
-        scores="given_bias", block_outputs=1, position=_reads_first,
+        scores="given_bias", block_outputs=1, position=_reads_first, widening="intermediate.dense",
     ),
     "mobilebert": _bert("mobilebert", **_BOTTLENECK),
     "ib_bert": _bert("mobilebert", **_BOTTLENECK),
@@ -324,6 +332,7 @@ FAMILIES: dict[str, Family] = {
         max_length=_no_table, scores="rotary", per_layer=("layer_types",),
         attention_norm="attn_norm", final_norm="final_norm", leave=_through("Wo", "out_drop"),
         position=lambda config: "first" if config.classifier_pooling == "cls" else "",
+        widening="mlp.Wi", gated=True,
     ),
     "deberta-v2": Family(
         "encoder.layer", "attention.self", "query_proj", "key_proj", "value_proj",
@@ -337,13 +346,14 @@ FAMILIES: dict[str, Family] = {
         scores="",
         # With share_att_key the content projections run a second time, for the position embeddings.
         runs=lambda attention: 2 if attention.relative_attention and attention.share_att_key else 1,
-        first_block_end="encoder.conv", block_outputs=2, position=_reads_first,
+        first_block_end="encoder.conv", block_outputs=2, position=_reads_first, widening="intermediate.dense",
     ),
     "gpt2": Family(
         "h", "attn", "c_attn", "c_attn", "c_attn",
         heads={**_DECODER_HEADS, "ForTokenClassification": _TOKENS, "DoubleHeadsModel": _chain("lm_head")},
         depth={"": "n_layer"}, by_number=("scale_attn_by_inverse_layer_idx",),
         attention_norm="ln_1", final_norm="ln_f", position=_reads_last, leave=_through("c_proj", "resid_dropout"),
+        widening="mlp.c_fc",
     ),
     "llama": _llama("q_proj", "k_proj"),
     "qwen3": _llama("q_norm", "k_norm", normed={"q_norm": "q_proj", "k_norm": "k_proj"}),
@@ -369,6 +379,7 @@ FAMILIES: dict[str, Family] = {
         },
         two_stacks=True,
         depth={"": "decoder_layers", "encoder": "encoder_layers", "decoder": "decoder_layers"},
+        widening="fc1",
     ),
 }  # fmt: skip
 """Rows by `config.model_type`."""

@@ -51,6 +51,10 @@ def _last(student: int, teacher: int) -> Pairs:
     return tuple((i, teacher - student + i) for i in range(1, student + 1))
 
 
+def _middle(student: int, teacher: int) -> Pairs:
+    return (((student + 1) // 2, (teacher + 1) // 2),)
+
+
 def _pkd_skip(student: int, teacher: int) -> Pairs:
     _deep_enough("pkd_skip", student, teacher)
     return tuple((j, j * (teacher // student)) for j in range(1, student))
@@ -68,6 +72,7 @@ NAMES: dict[str, Callable[[int, int], Pairs]] = {
     "first": _first,
     "last": _last,
     "final": lambda student, teacher: ((student, teacher),),
+    "middle": _middle,
     "pkd_skip": _pkd_skip,
     "pkd_last": _pkd_last,
 }
@@ -78,8 +83,9 @@ class LayerMap(Sequence[tuple[int, int]]):
     """Pairs (student layer, teacher layer); 0 is the embedding output, i the output of block i.
 
     With M student and N teacher blocks: `uniform` (i, i N/M), N a multiple of M; `spread` (i, floor(i N/M + 1/2));
-    `one_to_one` (i, i), N = M; `first` (i, i); `last` (i, N - M + i); `final` (M, N); `pkd_skip` (j, j floor(N/M))
-    and `pkd_last` (j, N - M + j) for j < M (Sun et al., 2019, arXiv:1908.09355); or an explicit list of pairs.
+    `one_to_one` (i, i), N = M; `first` (i, i); `last` (i, N - M + i); `final` (M, N); `middle` (M/2, N/2), rounded
+    up; `pkd_skip` (j, j floor(N/M)) and `pkd_last` (j, N - M + j) for j < M (Sun et al., 2019, arXiv:1908.09355); or
+    an explicit list of pairs.
 
     Raises: `IncompatiblePair` for an unknown name, a layer out of range, or a teacher shallower than the map needs.
     """

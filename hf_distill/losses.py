@@ -91,6 +91,11 @@ def skew_reverse_kl(student_logits: Tensor, teacher_logits: Tensor, alpha: float
     return (log_q.exp() * (log_q - log_m)).sum(-1)
 
 
+def probability_mse(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
+    """(1/C) sum_c (q_c - p_c)^2 on probabilities (Tarvainen & Valpola, 2017, arXiv:1703.01780)."""
+    return (functional.softmax(student_logits, -1) - functional.softmax(teacher_logits, -1)).square().mean(-1)
+
+
 def logit_mse(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
     """(1/C) sum_c (student_c - teacher_c)^2 on raw logits."""
     return (student_logits - teacher_logits).square().mean(-1)
@@ -99,6 +104,11 @@ def logit_mse(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
 def logit_sse(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
     """sum_c (student_c - teacher_c)^2 on raw logits."""
     return (student_logits - teacher_logits).square().sum(-1)
+
+
+def logit_l1(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
+    """sum_c |student_c - teacher_c| on raw logits."""
+    return (student_logits - teacher_logits).abs().sum(-1)
 
 
 def bernoulli_cross_entropy(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
@@ -127,3 +137,53 @@ def squared_difference(student: Tensor, teacher: Tensor) -> Tensor:
 def mean_squared_difference(student: Tensor, teacher: Tensor) -> Tensor:
     """(1/D) sum_d (student_d - teacher_d)^2 over the last axis."""
     return (student - teacher).square().mean(-1)
+
+
+def unit(vectors: Tensor) -> Tensor:
+    """x / |x| over the last axis; exactly 0, with a gradient of 0, where |x| is at most 1e-12 (float32: 1e-6)."""
+    smallest = 1e-12 if vectors.dtype == torch.float64 else 1e-6
+    squares = vectors.square().sum(-1, keepdim=True)
+    long = ~(squares <= smallest**2)  # NaN stays NaN
+    return torch.where(long, vectors / torch.where(long, squares, 1.0).sqrt(), 0.0)
+
+
+def safe_sqrt(values: Tensor) -> Tensor:
+    """sqrt(x), with a gradient of 0 where x is not above 0; elementwise."""
+    positive = ~(values <= 0)  # NaN stays NaN
+    return torch.where(positive, torch.where(positive, values, 1.0).sqrt(), 0.0)
+
+
+def standardized(logits: Tensor, ddof: int = 0) -> Tensor:
+    """(z - mean z) / (std z + 1e-7) over the classes, with std^2 = sum (z - mean z)^2 / (C - ddof).
+
+    A row of logits that are equal but for rounding becomes 0, with a gradient of 0. `[..., classes]` to the same.
+    """
+    centred = logits - logits.mean(-1, keepdim=True)
+    deviation = safe_sqrt(centred.square().sum(-1, keepdim=True) / (logits.shape[-1] - ddof))
+    rounding = logits.shape[-1] * torch.finfo(logits.dtype).eps * logits.abs().amax(-1, keepdim=True)
+    return torch.where(deviation <= rounding, 0.0, centred / (deviation + 1e-7))  # NaN stays NaN
+
+
+def label_loss(logits: Tensor, labels: Tensor, form: str, *, label_smoothing: float = 0.0) -> Tensor:
+    """-log softmax(z)_y of each row (`form` `softmax`; 0 for a label of -100), the binary cross-entropy of an element
+    (`sigmoid`), or (z - y)^2 (`identity`).
+    """
+    if form == "identity":
+        return functional.mse_loss(logits, labels.to(logits.dtype), reduction="none")
+    if form == "sigmoid":
+        return functional.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype), reduction="none")
+    flat = functional.cross_entropy(
+        logits.flatten(0, -2), labels.flatten(), ignore_index=-100, reduction="none", label_smoothing=label_smoothing
+    )
+    return flat.view(labels.shape)
+
+
+def diversity(logits: Tensor) -> Tensor:
+    """How far apart the laws of several models are: the mean over pairs of models of |p_a - p_b|, p = softmax(z).
+
+    `[models, ..., classes]` to `[...]`; 0 for one model.
+    """
+    laws = functional.softmax(logits, -1)
+    first, second = torch.triu_indices(len(laws), len(laws), 1, device=laws.device)
+    apart = safe_sqrt((laws[first] - laws[second]).square().sum(-1))
+    return apart.sum(0) / max(len(apart), 1)

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 from hf_distill.errors import NonFiniteLoss
+from hf_distill.objectives.weighing import Weighing
 
 
 class Monitor:
     """Adds up the terms' values, and keeps a sticky flag that holds back an optimizer step which would carry NaN or
-    infinity.
+    infinity. `columns` are the names of the values (`Distillation.columns`).
 
     Nothing here waits for the device before `read()`. Several processes add the sums up by `reduce_sum` and agree on
     the flag by `reduce_max`, which is None in one process.
@@ -20,19 +21,24 @@ class Monitor:
 
     def __init__(
         self,
-        names: Sequence[str],
-        weights: Sequence[float],
+        columns: Sequence[str],
+        weights: Weighing,
         device: torch.device,
         reduce_sum: Callable[[Tensor], Tensor],
         reduce_max: Callable[[Tensor], Tensor] | None,
     ) -> None:
-        self.names, self.weights = tuple(names), tuple(weights)
-        self._watched = torch.zeros(len(self.names) + 1, device=device)
+        self.columns, self.weights = tuple(columns), weights
+        self._watched = torch.zeros(len(self.columns) + 1, device=device)
         self.sums, self._gradient_norms = self._watched[:-1], self._watched[-1]
         self.held_back = torch.zeros((), device=device)
         """1.0 once a step was held back, in the form that fused optimizers read as `found_inf`."""
         self._steps_held_back = torch.zeros((), device=device)
+        self._steps_untaught = 0
         self._reduce_sum, self._reduce_max = reduce_sum, reduce_max
+
+    def begin(self) -> None:
+        """Called when the weights of a step are in place."""
+        self._steps_untaught += not self.weights.reads_teacher
 
     def add(self, values: Tensor) -> None:
         """One micro-batch's values, each already divided by the window's count."""
@@ -61,9 +67,11 @@ class Monitor:
         if not steps:
             return
         finite = torch.isfinite(self._reduce_sum(self.sums)).tolist()
-        guilty = [repr(name) for name, fine in zip(self.names, finite, strict=True) if not fine]
+        guilty = [_in_words(column) for column, fine in zip(self.columns, finite, strict=True) if not fine]
         what = (
-            f"the value of {' and '.join(guilty)}" if guilty else "the gradient norm (every term's value was finite)"
+            f"the value of {' and '.join(dict.fromkeys(guilty))}"
+            if guilty
+            else "the gradient norm (every term's value was finite)"
         )
         raise NonFiniteLoss(
             f"step {global_step - steps + 1}: {what} is NaN or infinite. The weights are those of step "
@@ -72,14 +80,23 @@ class Monitor:
         )
 
     def take(self, steps: int) -> dict[str, float]:
-        """Each term's mean unweighted and weighted value over `steps` optimizer steps, for the log; starts anew."""
-        means = (self._reduce_sum(self.sums) / max(steps, 1)).tolist()
+        """The means over `steps` optimizer steps, for the log: of every column, of what each term adds to the loss,
+        and the weights that vary; starts anew.
+        """
+        means = dict(zip(self.columns, (self._reduce_sum(self.sums) / max(steps, 1)).tolist(), strict=True))
         self._watched.zero_()
-        values = {f"objective/{name}": mean for name, mean in zip(self.names, means, strict=True)}
-        values.update(
-            {
-                f"weighted/{name}": mean * weight
-                for name, mean, weight in zip(self.names, means, self.weights, strict=True)
-            }
-        )
-        return values
+        if not self.weights.vary:
+            numbers = self.weights.numbers.items()
+            means.update({f"weighted/{name}": means[f"objective/{name}"] * weight for name, weight in numbers})
+        untaught, self._steps_untaught = self._steps_untaught, 0
+        for name in self.weights.taught if untaught else ():
+            mean = means.pop(f"objective/{name}")
+            if steps > untaught:  # the mean is that of the steps in which the teacher ran
+                means[f"objective/{name}"] = mean * steps / (steps - untaught)
+        return {**means, **self.weights.logged()}
+
+
+def _in_words(column: str) -> str:
+    """What a column is of, for a message."""
+    kind, _, name = column.partition("/")
+    return f"the auxiliary part of {name!r}" if kind == "auxiliary" else repr(name)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,8 @@ from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.utils import DistributedType
 from datasets import Dataset
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import get_total_norm
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, Trainer, TrainerCallback
@@ -23,25 +27,33 @@ from hf_distill import checkpoints, checks
 from hf_distill.activations import Signal
 from hf_distill.anatomy import Anatomy
 from hf_distill.data.batching import LengthGroupedSampler, TokenBudgetSampler, lengths_of, ready_batches
+from hf_distill.data.numbering import classes_of, numbered
+from hf_distill.data.pairs import PairedCollator, PairedRows, Partners, pair_up
 from hf_distill.distillation import Counts, Distillation, Evaluation, Losses
 from hf_distill.errors import DistillationError, HubError
 from hf_distill.hub.card import Card
+from hf_distill.hub.packed import renew_packed
 from hf_distill.hub.publish import Published, prepare_repository, publish
 from hf_distill.hub.trained import record_of
 from hf_distill.monitor import Monitor
-from hf_distill.objectives.base import Objective
+from hf_distill.objectives.base import Objective, RowWise
 from hf_distill.objectives.pair import Pair
 from hf_distill.objectives.response.labels import Labels
 from hf_distill.objectives.response.soft_targets import SoftTargets
 from hf_distill.objectives.terms import Term, Terms
+from hf_distill.parameter_groups import regroup
+from hf_distill.students.loss_rises import loss_rises
 from hf_distill.tasks import Task
-from hf_distill.teachers import Cached, Frozen, Teacher
+from hf_distill.teachers import Cached, Ensemble, Frozen, Peers, Teacher
 from hf_distill.teachers.cache.codecs import Codec, named
 from hf_distill.teachers.cache.filling import Order
 from hf_distill.teachers.cache.filling import fill as write_cache
 from hf_distill.teachers.cache.folder import CacheFolder
 from hf_distill.teachers.cache.plan import check_readers
 from hf_distill.teachers.cache.scanning import Source
+from hf_distill.teachers.ensemble import of_member
+
+logger = logging.getLogger(__name__)
 
 TermsLike = Objective | Term | Terms | Iterable[Objective | Term]
 
@@ -59,9 +71,10 @@ class DistillationTrainer(Trainer):  # type: ignore[misc]
 
     Every term's sum is divided by what it counts over the whole accumulation window and all processes, so results do
     not depend on padding, on how a batch is cut into micro-batches, or on the number of processes. `eval_loss` is the
-    task's own loss over all labels. Logs hold `objective/<term>` and `weighted/<term>`. A NaN or infinite loss or
-    gradient moves no weight and stops the run with the term's name (`args.logging_nan_inf_filter` is switched off for
-    that).
+    task's own loss over all labels. Logs hold `objective/<term>` and `weighted/<term>`, `auxiliary/<term>` of
+    two-sided terms, `weight/<term>` of weights that follow a schedule or are learned, and `<term>/<what>` of what else
+    a term has to tell. A NaN or infinite loss or gradient moves no weight and stops the run with the term's name
+    (`args.logging_nan_inf_filter` is switched off for that).
 
     `trainer.model` stays the student: checkpoints load with plain `from_pretrained`, and what objectives learn lies
     beside it in `distillation.safetensors`.
@@ -76,6 +89,7 @@ class DistillationTrainer(Trainer):  # type: ignore[misc]
     model: PreTrainedModel
     model_wrapped: nn.Module
     data_collator: Any
+    train_dataset: Any
 
     def __init__(
         self,
@@ -89,20 +103,26 @@ class DistillationTrainer(Trainer):  # type: ignore[misc]
         **trainer_kwargs: Any,
     ) -> None:
         self._distillation: Distillation | None = None
+        self._measured = False
         self._totals: Tensor | None = None  # [losses, 2]: sums and counts of an evaluation
         self._frozen: list[nn.Parameter] = []
         self._num_parameters = 0
         self._epoch_order: Any = None
+        self._partners: Partners | None = None
+        self._paired: PairedRows | None = None
         self._prepared: Teacher | None = None  # the teacher that has seen the rows
         self.tokens_per_batch = tokens_per_batch
         super().__init__(model, args, *trainer_args, **trainer_kwargs)
         checks.before_training(self)
         checks.fits_token_budget(self)
+        checks.fits_grids(self)
         self.args.logging_nan_inf_filter = False
         self.label_map = label_map
         self.teacher = self._as_teacher(teacher)
         self.terms = Terms.of(objectives if objectives is not None else _default_objectives(self.teacher))
         self.add_callback(_EpochOrder(self))
+        self.add_callback(_StepWeights(self))
+        self.add_callback(_Following(self))
         self._bind()
 
     # ---- binding ----
@@ -126,16 +146,43 @@ class DistillationTrainer(Trainer):  # type: ignore[misc]
     def _bind(self) -> None:
         if self._distillation is not None:
             self._distillation.close()
+        checks.has_peers(self.terms, self.teacher)
         # Engines that shard parameters gather those of the whole model's forward, not those of a part run alone.
         sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled or checks.loaded_in_shards(self.model)
+        if self.teacher is not None:
+            checks.has_whole_student(self.teacher, sharded)
+            self.teacher.meet(self.model)
         # Without a teacher it is the plain Trainer, bit for bit; what runs in part has other last digits.
         in_part = self.teacher is not None and not sharded
         head = None if self.teacher is None else self.teacher.head
-        self._distillation = Distillation(self.model, self.terms, self._pair(), in_part=in_part, teacher_head=head)
+        peers = self.teacher if isinstance(self.teacher, Peers) else None
+        self._distillation = Distillation(
+            self.model, self.terms, self._pair(), in_part=in_part, teacher_head=head, peers=peers
+        )
+        self._measured = False
+        self._show_rows(self._distillation)
         self._bind_teacher(self._distillation)
+        checks.fits_passes(self, sharded)
+        if self._partners is None and any(objective.batching for objective in self._distillation.terms()):
+            names = getattr(self.model.config, "id2label", None) or {}
+            rows = self.train_dataset
+            self._partners = None if rows is None else pair_up(rows, self._data_seed, names)
+
+    def _show_rows(self, distillation: Distillation) -> None:
+        """Numbers the training rows for the terms that keep something of each."""
+        keeping = [objective for objective in distillation.terms() if objective.reads_rows]
+        if not keeping or self.train_dataset is None:
+            return
+        self.train_dataset = numbered(self.train_dataset)
+        labels = classes_of(self.train_dataset)
+        for objective in keeping:
+            objective.see_rows(len(self.train_dataset), labels)
 
     def _bind_again(self, distillation: Distillation) -> None:
         """Reads the student, of which modules or parameters were replaced, anew; what objectives learned stays."""
+        distillation.close()
+        if self.teacher is not None:
+            self.teacher.meet(self.model)
         distillation.refresh(self._pair())
         self._bind_teacher(distillation)
         if self.optimizer is not None:
@@ -143,35 +190,38 @@ class DistillationTrainer(Trainer):  # type: ignore[misc]
 
     def _pair(self) -> Pair:
         tokenizer_size = len(self.processing_class) if hasattr(self.processing_class, "__len__") else None
-        return Pair.of(
-            Anatomy.of(self.model),
-            self.teacher.anatomy if self.teacher is not None else None,
-            Task.of(self.model),
-            tokenizer_size=tokenizer_size,
-            label_map=self.label_map,
-            label_smoothing=self.args.label_smoothing_factor,
-            temperatures=None if self.teacher is None else self.teacher.temperatures,
-        )
+        student, task = Anatomy.of(self.model), Task.of(self.model)
+        settings: dict[str, Any] = {
+            "tokenizer_size": tokenizer_size,
+            "label_map": self.label_map,
+            "label_smoothing": self.args.label_smoothing_factor,
+        }
+        if self.teacher is None:
+            return Pair.of(student, None, task, **settings)
+        return self.teacher.pair(student, task, **settings)
 
     def _bind_teacher(self, distillation: Distillation) -> None:
         """Has the teacher show what the terms read of it, and checks what all of this is used with."""
         checks.fits_arguments(self.args, distillation.needs())
         needs = distillation.reads()
         if self.teacher is not None:
-            if isinstance(self.teacher, Frozen):
-                checks.apart(self.model, self.teacher.model)
+            for model in self.teacher.models:
+                checks.apart(self.model, model)
             self.teacher.bind(needs.teacher)
+            self.teacher.advise(distillation.terms())
             mixed = self.accelerator.mixed_precision not in (None, "no")
             self.teacher.place(self.args.device, self.accelerator.autocast if mixed else nullcontext)
             if self.args.torch_compile:
                 self.teacher.compile(backend=self.args.torch_compile_backend, mode=self.args.torch_compile_mode)
-        self._reads_teacher = bool(needs.teacher)
+        self._reads_teacher = bool(needs.teacher) and not (self.teacher is not None and self.teacher.trains)
         checks.half_precision_student(self.model)
-        checks.fits_data(self, any(isinstance(objective, Labels) for objective in distillation.terms()))
+        checks.fits_data(self, any(isinstance(o, RowWise) and o.reads_labels for o in distillation.terms()))
+        checks.fits_batches(self)
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
-        extra = {*(self.teacher.accepts if self.teacher is not None else ()), "special_tokens_mask"}
+        read = {column for term in self.terms for column in term.objective.columns}
+        extra = {*(self.teacher.accepts if self.teacher is not None else ()), "special_tokens_mask", *read}
         self._signature_columns += sorted(extra - set(self._signature_columns))
 
     # ---- a teacher on the disk ----
@@ -194,20 +244,26 @@ class DistillationTrainer(Trainer):  # type: ignore[misc]
 
         Raises: `CacheMismatch` for a folder with the cache of something else, or another writer; `IncompatiblePair`
         for signals that no cache holds; `DistillationError` without a teacher, without rows, for an unknown codec,
-        and where the objectives read nothing of the teacher.
+        and where the objectives read nothing of the teacher. Of an `Ensemble` each member has a folder of its own,
+        below `folder`.
         """
-        if not isinstance(self.teacher, Frozen):
-            raise DistillationError("there is no teacher to be cached; give the trainer one (teacher=…).")
+        members = _to_be_cached(self.teacher)
         if not _has_rows(self.train_dataset):
             raise DistillationError("there are no rows to cache the teacher for; give the trainer train_dataset.")
         codec = named(codec)
         check_readers(codec, self.distillation.pair, self.distillation.terms())
         read = self.distillation.needs().teacher | frozenset(signals)
-        order = Order.of(self.teacher, read, codec, self.processing_class, max_length)
+        orders = {
+            name: Order.of(member, of_member(read, name), codec, self.processing_class, max_length)
+            for name, member in members.items()
+        }
         sources = [Source(rows, collator) for rows, collator in self._rows_for_teacher()]
         try:
-            write_cache(CacheFolder(folder), self.teacher, order, sources, self.args.per_device_eval_batch_size)
-            self.teacher = Cached(folder)
+            for name, member in members.items():
+                place = CacheFolder(Path(folder, name))
+                write_cache(place, member, orders[name], sources, self.args.per_device_eval_batch_size)
+            cached = {name: Cached(Path(folder, name)) for name in members}
+            self.teacher = self.teacher.of(cached) if isinstance(self.teacher, Ensemble) else cached[""]
             self._eval_dataloaders: dict[str, Any] = {}  # those that persistent workers keep do not read the cache
         finally:
             self._bind()  # writing binds the teacher to what is written, also where it is refused
@@ -246,8 +302,11 @@ class DistillationTrainer(Trainer):  # type: ignore[misc]
         if not distillation.is_current:
             self._bind_again(distillation)
         self._unfreeze()  # a second try with a smaller batch (auto_find_batch_size) comes here without leaving train()
+        if not self._measured and resume_from_checkpoint is None:
+            self._measure()
+        self._measured = True
         if self.optimizer is not None and not isinstance(self.optimizer, AcceleratedOptimizer):
-            checks.optimizer_is_complete(self.optimizer, distillation.objectives)
+            checks.optimizer_is_complete(self.optimizer, distillation.beside)
         self._frozen = distillation.unreached()
         for parameter in self._frozen:
             parameter.requires_grad_(False)
@@ -256,10 +315,12 @@ class DistillationTrainer(Trainer):  # type: ignore[misc]
             prepared = super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
         finally:
             self.model = student
+        if self.args.ddp_broadcast_buffers is None:
+            _spare_buffers(self.model_wrapped)
         distillation.list_members()
         self.callback_handler.model = student
         self._monitor = Monitor(
-            list(distillation.objectives),
+            distillation.columns,
             distillation.weights,
             self.args.device,
             reduce_sum=self._sum_over_ranks,
@@ -269,6 +330,17 @@ class DistillationTrainer(Trainer):  # type: ignore[misc]
         checks.engine_is_active(self)
         self._num_parameters = student.num_parameters(exclude_embeddings=True)
         return prepared
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """The Trainer's optimizer; what objectives train at rates of their own is in groups of its own. One that was
+        passed is left as it is.
+        """
+        passed = self.optimizer is not None
+        optimizer: torch.optim.Optimizer = super().create_optimizer(model)
+        own = [] if passed or self._distillation is None else self._distillation.parameter_groups()
+        if own:
+            regroup(optimizer, own)
+        return optimizer
 
     def floating_point_ops(self, inputs: Mapping[str, Tensor]) -> int:
         """The Trainer's estimate, 6 x tokens x parameters without embeddings. It would count these at every step."""
@@ -288,6 +360,23 @@ class DistillationTrainer(Trainer):  # type: ignore[misc]
         finally:
             self._unfreeze()
 
+    def _measure(self) -> None:
+        """Tells the terms what they ask of the student before it trains, on some rows, the same in all processes."""
+        asking = [(objective, objective.asks) for objective in self.distillation.terms() if objective.asks is not None]
+        if not asking:
+            return
+        rows, collator = self._rows_for_teacher()[0]
+        loader: DataLoader[Any] = DataLoader(
+            rows,
+            batch_size=self.args.per_device_train_batch_size,
+            shuffle=hasattr(rows, "__len__") or None,
+            collate_fn=collator,
+            generator=torch.Generator().manual_seed(self.args.seed),
+        )
+        for objective, asked in asking:
+            batches = islice(loader, asked.batches)
+            objective.take_rises(loss_rises(self.model, self.distillation.pair.task, asked, batches))
+
     def _unfreeze(self) -> None:
         for parameter in self._frozen:
             parameter.requires_grad_(True)
@@ -300,10 +389,14 @@ class DistillationTrainer(Trainer):  # type: ignore[misc]
         counted = [self.distillation.count(batch) for batch in batch_samples]
         sums = [sum(column[1:], column[0]) for column in zip(*counted, strict=True)]
         if self.accelerator.num_processes == 1:
-            return Counts(tuple(s.clamp(min=1) if isinstance(s, Tensor) else float(max(s, 1)) for s in sums))
-        local = sums or [0] * len(self.distillation.weights)  # this process may have no batch left
+            divisors = tuple(s.clamp(min=1) if isinstance(s, Tensor) else float(max(s, 1)) for s in sums)
+            return Counts(divisors, float(max(len(batch_samples), 1)))
+        terms = len(self.distillation.objectives)
+        local = sums or [0] * terms  # this process may have no batch left
+        local += [len(batch_samples)] if self.distillation.weights.learned else []
         totals = [s.to(device) if isinstance(s, Tensor) else torch.full((), s, device=device) for s in local]
-        return Counts(tuple(self._sum_over_ranks(torch.stack(totals)).clamp(min=1).unbind()))
+        found = self._sum_over_ranks(torch.stack(totals)).clamp(min=1).unbind()
+        return Counts(found[:terms], *found[terms:])
 
     def compute_loss(
         self, model: nn.Module, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
@@ -317,7 +410,8 @@ class DistillationTrainer(Trainer):  # type: ignore[misc]
         counts = num_items_in_batch
         if not isinstance(counts, Counts):
             counts = self._get_num_items_in_batch([inputs], self.args.device)
-        teacher = self.teacher.activations(inputs) if self.teacher is not None and self._reads_teacher else None
+        reads = self._reads_teacher and self.distillation.weights.reads_teacher
+        teacher = self.teacher.activations(inputs) if self.teacher is not None and reads else None
         losses: Losses = model(inputs, teacher, counts)
         if model.training and self.is_in_train:
             self._monitor.add(losses.values)
@@ -357,6 +451,8 @@ class DistillationTrainer(Trainer):  # type: ignore[misc]
             steps = self.state.global_step - self._last_log
             logs.update(self._monitor.take(steps))
             self._last_log = self.state.global_step
+            for remark in self.distillation.remarks():
+                logger.warning("%s", remark)
         super().log(logs, start_time)
 
     def _sum_over_ranks(self, values: Tensor) -> Tensor:
@@ -389,8 +485,9 @@ class DistillationTrainer(Trainer):  # type: ignore[misc]
         output = super().evaluation_loop(dataloader, description, *args, **kwargs)
         if self._totals is not None:
             means = [total / count if count else float("nan") for total, count in self._totals.tolist()]
-            weights = self.distillation.weights if not self._has_labels else (1.0,)
-            output.metrics[f"{prefix}_loss"] = sum(w * mean for w, mean in zip(weights, means, strict=True))
+            named = zip(self.distillation.objectives, means, strict=False)
+            loss = means[0] if self._has_labels else self.distillation.weights.total(dict(named))
+            output.metrics[f"{prefix}_loss"] = loss
         return output
 
     def prediction_step(
@@ -437,7 +534,7 @@ class DistillationTrainer(Trainer):  # type: ignore[misc]
         with torch.no_grad(), self.accelerator.autocast():
             losses: Losses = model(inputs, teacher, Counts((1.0,) * len(counted)))
         counts = torch.stack([torch.as_tensor(count, device=losses.values.device) for count in counted])
-        sums = self._sum_over_ranks(torch.stack([losses.values.double(), counts.double()], 1))
+        sums = self._sum_over_ranks(torch.stack([losses.values[: len(counts)].double(), counts.double()], 1))
         self._totals = sums if self._totals is None else self._totals + sums
         return losses.total
 
@@ -462,8 +559,27 @@ class DistillationTrainer(Trainer):  # type: ignore[misc]
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """The Trainer's loader, or one of batches with a budget of tokens."""
-        with self._reading_teacher():
+        with self._reading_teacher(), self._pairing():
             return self._train_loader()
+
+    @contextmanager
+    def _pairing(self) -> Iterator[None]:
+        """The rows of loaders that are made meanwhile bring partners, where an objective asks for them."""
+        rows, collator = self.train_dataset, self.data_collator
+        if self._partners is None or rows is None:
+            yield
+            return
+        if isinstance(rows, Dataset):
+            self._paired = PairedRows(self._remove_unused_columns(rows, description="training"), self._partners)
+            self.data_collator = PairedCollator(collator)
+        else:
+            self._paired = PairedRows(rows, self._partners)
+            self.data_collator = PairedCollator(self._get_collator_with_removed_columns(collator, "training"))
+        self.train_dataset = self._paired
+        try:
+            yield
+        finally:
+            self.train_dataset, self.data_collator = rows, collator
 
     def _train_loader(self) -> DataLoader[Any]:
         if self.tokens_per_batch is None or self.train_dataset is None:  # which the Trainer tells
@@ -509,6 +625,7 @@ class DistillationTrainer(Trainer):  # type: ignore[misc]
         seen; so are the rows of a data set that brings its own order (`PackedRows.epoch_sampler`).
         """
         dataset = train_dataset if train_dataset is not None else self.train_dataset
+        dataset = dataset.rows if isinstance(dataset, PairedRows) else dataset
         dealt = {
             "processes": 1 if self.accelerator.split_batches else self.accelerator.num_processes,
             "accumulation": self.args.gradient_accumulation_steps,
@@ -532,16 +649,20 @@ class DistillationTrainer(Trainer):  # type: ignore[misc]
         if self.args.should_save:
             folder = Path(output_dir if output_dir is not None else self.args.output_dir)
             checkpoints.replace_pickled_arguments(folder, self.args)
-            checkpoints.write_objectives(folder, self.distillation.objectives)
+            checkpoints.write_objectives(folder, self.distillation.learned)
+            checkpoints.write_teacher(folder, self.teacher)
+            renew_packed(self.model, folder)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
-        checkpoints.read_objectives(Path(resume_from_checkpoint), self.distillation.objectives)
+        checkpoints.read_objectives(Path(resume_from_checkpoint), self.distillation.learned)
+        checkpoints.read_teacher(Path(resume_from_checkpoint), self.teacher)
 
     def _load_best_model(self) -> None:
         super()._load_best_model()
         if self.state.best_model_checkpoint is not None:
-            checkpoints.read_objectives(Path(self.state.best_model_checkpoint), self.distillation.objectives)
+            checkpoints.read_objectives(Path(self.state.best_model_checkpoint), self.distillation.learned)
+            checkpoints.read_teacher(Path(self.state.best_model_checkpoint), self.teacher)
 
     # ---- the Hub ----
 
@@ -629,11 +750,68 @@ class _EpochOrder(TrainerCallback):  # type: ignore[misc]
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self._trainer._epoch_order is not None:
             self._trainer._epoch_order.set_epoch(int(state.epoch or 0))
+        if self._trainer._paired is not None:
+            self._trainer._paired.set_epoch(int(state.epoch or 0))
+
+
+class _StepWeights(TrainerCallback):  # type: ignore[misc]
+    """Puts the weights of a step in place before its first micro-batch; they follow from the step alone."""
+
+    def __init__(self, trainer: DistillationTrainer) -> None:
+        self._trainer = trainer
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        checks.fits_steps(self._trainer, state.max_steps)
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._trainer.distillation.weights.set(state.global_step / max(state.max_steps, 1))
+        self._trainer._monitor.begin()
+
+
+class _Following(TrainerCallback):  # type: ignore[misc]
+    """Tells the teacher that the student has moved, and that an epoch is over; at the end the terms have a word."""
+
+    def __init__(self, trainer: DistillationTrainer) -> None:
+        self._trainer = trainer
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self._trainer.teacher is not None:
+            self._trainer.teacher.after_step(int(state.global_step))
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self._trainer.teacher is not None:
+            self._trainer.teacher.after_epoch()
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        for conclusion in self._trainer.distillation.conclusions():
+            logger.warning("%s", conclusion)
+
+
+def _spare_buffers(wrapped: nn.Module) -> None:
+    """Has a `DistributedDataParallel` leave buffers alone in its forward passes, where none can come apart.
+
+    It would send them from the first process to all others before each of them. Those of objectives may be large (a
+    memory of all training rows) and are changed alike in all processes, and a transformer's own stand still; the
+    statistics of a batch norm are of the process's own batches.
+    """
+    if isinstance(wrapped, DistributedDataParallel):
+        wrapped.broadcast_buffers = any(isinstance(module, _NormBase) for module in wrapped.modules())
 
 
 def _has_rows(rows: Any) -> bool:
     """A stream, whose length is not known, counts as rows."""
     return rows is not None and (not hasattr(rows, "__len__") or len(rows) > 0)
+
+
+def _to_be_cached(teacher: Teacher | None) -> dict[str, Frozen]:
+    """The models that are written down: a teacher, or the members of several, by name."""
+    members = teacher.members if isinstance(teacher, Ensemble) else {"": teacher}
+    found = {name: member for name, member in members.items() if isinstance(member, Frozen)}
+    if len(found) < len(members):
+        raise DistillationError(
+            "there is no teacher to be cached; give the trainer one (teacher=…), a model that stays as it is."
+        )
+    return found
 
 
 def _default_objectives(teacher: Teacher | None) -> Terms:

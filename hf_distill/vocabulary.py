@@ -15,6 +15,7 @@ from hf_distill.anatomy import Anatomy
 from hf_distill.chunks import Head, RowLoss, Rows, Sizes, ThroughHead
 from hf_distill.depth.plan import HEADS, runs_whole
 from hf_distill.errors import DataError, IncompatiblePair
+from hf_distill.member_logits import Combining, MemberLogits
 from hf_distill.objectives.base import Objective, RowWise
 from hf_distill.objectives.pair import Pair
 from hf_distill.tasks import IGNORED, Batch, real_tokens
@@ -33,6 +34,8 @@ class Step(NamedTuple):
     rows: Rows
     labels: Tensor | None
     size: tuple[int, int]
+    domain: Tensor | None = None
+    """The teacher that each example belongs to, where the batch says so."""
 
 
 class Vocabulary:
@@ -50,12 +53,11 @@ class Vocabulary:
     def __init__(
         self,
         objectives: Mapping[str, RowWise],
-        weights: Mapping[str, float],
         pair: Pair,
         student: Anatomy,
         teacher_head: Head | None,
     ) -> None:
-        self.objectives, self.weights, self.pair, self.student = objectives, weights, pair, student
+        self.objectives, self.pair, self.student = objectives, pair, student
         self.teacher_head = teacher_head
         self.head_parameters = _reached_by_head(student)
         self._dtype = torch.promote_types(student.base.dtype, torch.float32)
@@ -64,7 +66,6 @@ class Vocabulary:
     def of(
         cls,
         objectives: Mapping[str, Objective],
-        weights: Iterable[float],
         pair: Pair,
         student: Anatomy,
         teacher_head: Head | None = None,
@@ -80,9 +81,8 @@ class Vocabulary:
         some = {name: o for name, o in reading.items() if isinstance(o, RowWise) and o.sums_rows}
         if not some or len(some) < len(reading) or not student.knows_head or runs_whole(student):
             return None
-        named = dict(zip(objectives, weights, strict=True))
         logger.info("%s: taken over %d words in chunks of rows", ", ".join(some), pair.student.num_logits)
-        return cls(some, {name: named[name] for name in some}, pair, student, teacher_head)
+        return cls(some, pair, student, teacher_head)
 
     def reads(self, needs: Needs) -> Needs:
         """What is asked of the models: `final` in place of logits."""
@@ -91,49 +91,62 @@ class Vocabulary:
             theirs = _before_head(theirs, _last_stack(self.pair.teacher.stacks))
         return Needs(_before_head(needs.student, _last_stack(self.pair.student.stacks)), theirs)
 
-    def step(self, batch: Batch) -> Step:
-        """The rows of a batch; asked for before the models run."""
+    def step(self, batch: Batch, *, taught: bool = True) -> Step:
+        """The rows of a batch; asked for before the models run. Terms that read a teacher count no row of a batch that
+        is not `taught`.
+        """
         task = self.pair.task
         grid = _positions(batch)
         dtype = self._dtype
         weights = torch.zeros(len(self.objectives), grid.numel(), dtype=dtype, device=grid.device)
         labels = None
         for i, objective in enumerate(self.objectives.values()):
+            if objective.needs_teacher and not taught:
+                continue
             tokens = objective.tokens_read or task.tokens[0]
             mask, places = objective.mask(batch), task.at_rows(grid, tokens).flatten()
             counted = torch.ones_like(grid, dtype=torch.bool) if mask is None else mask
             weights[i, places] = (counted.to(dtype) / objective.row_divisors(batch)).flatten()
-            if objective.needs_labels and labels is None:
+            if objective.reads_labels and labels is None:
                 labels = torch.full((grid.numel(),), IGNORED, device=grid.device)
                 labels[task.at_rows(grid, task.tokens[0]).flatten()] = task.targets(batch)[0].flatten()
         sizes = Sizes.of(self.pair.student.num_logits, grid.device)
-        return Step(Rows(weights, sizes), labels, (grid.shape[0], grid.shape[1]))
+        combining = self.pair.combining
+        domain = batch[combining.column] if combining is not None and combining.routing == "domain" else None
+        return Step(Rows(weights, sizes), labels, (grid.shape[0], grid.shape[1]), domain)
 
     def __call__(
-        self, student: Activations, teacher: Activations | None, step: Step, divisors: Mapping[str, Tensor | float]
+        self,
+        student: Activations,
+        teacher: Activations | None,
+        step: Step,
+        divisors: Mapping[str, Tensor | float],
+        factors: Mapping[str, Tensor | float],
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The weighted total of the terms, each sum over its divisor, with gradient; and every sum, without."""
+        """The weighted total of the terms, each sum times its factor over its divisor, with gradient; and every sum,
+        without.
+        """
         hidden = student.stack(_last_stack(self.pair.student.stacks)).final
         _check_size("student", hidden, step)
         through_head = ThroughHead(
             self.student.head,
             self._against(teacher, step),
             [self._loss(objective, step.labels) for objective in self.objectives.values()],
-            [self._coefficient(name, divisors[name]) for name in self.objectives],
+            [self._coefficient(factors[name], divisors[name]) for name in self.objectives],
             self.head_parameters,
             [parameter for objective in self.objectives.values() for parameter in objective.parameters()],
         )
         total, sums = through_head(hidden, step.rows)
         return total, dict(zip(self.objectives, sums.unbind(), strict=True))
 
-    def _coefficient(self, name: str, divisor: Tensor | float) -> Tensor | float:
+    def _coefficient(self, factor: Tensor | float, divisor: Tensor | float) -> Tensor | float:
         precise = divisor.to(self._dtype) if isinstance(divisor, Tensor) else divisor
-        return self.weights[name] / precise
+        return factor / precise
 
     def _loss(self, objective: RowWise, labels: Tensor | None) -> RowLoss:
         def values(logits: Tensor, against: Any, positions: Tensor) -> Tensor:
-            wanted = labels[positions] if objective.needs_labels and labels is not None else None
-            return objective.compare(logits, against if objective.needs_teacher else None, wanted)
+            wanted = labels[positions] if objective.reads_labels and labels is not None else None
+            return objective.compare(logits, _read_by(objective, against), wanted)
 
         return values
 
@@ -142,6 +155,8 @@ class Vocabulary:
         pair_teacher, head = self.pair.teacher, self.teacher_head
         if teacher is None or pair_teacher is None or not any(o.needs_teacher for o in self.objectives.values()):
             return lambda positions: None
+        if self.pair.combining is not None:
+            return _of_members(teacher, self.pair.combining, step)
         if head is None:
             logits, length = teacher.logits, step.size[1]
             return lambda positions: logits[positions // length, positions % length]
@@ -149,6 +164,27 @@ class Vocabulary:
         _check_size("teacher", final, step)
         states, known_head = final.flatten(0, 1), head
         return lambda positions: known_head(states[positions].unsqueeze(0)).squeeze(0)
+
+
+def _of_members(teacher: Activations, combining: Combining, step: Step) -> Callable[[Tensor], MemberLogits]:
+    """What gives the logits of several teachers at some positions; they are there whole."""
+    whole = {name: shown.logits for name, shown in teacher.members.items() if "logits" in shown.tensors}
+    length = step.size[1]
+
+    def at(positions: Tensor) -> MemberLogits:
+        rows, columns = positions // length, positions % length
+        domain = None if step.domain is None else step.domain[rows]
+        return MemberLogits({name: each[rows, columns] for name, each in whole.items()}, combining, domain=domain)
+
+    return at
+
+
+def _read_by(objective: RowWise, against: Any) -> Any:
+    """What an objective reads of the teacher's rows; of several teachers' those of the one that it is on, if any."""
+    if not objective.needs_teacher:
+        return None
+    one = isinstance(against, MemberLogits) and objective.pair.combining is None
+    return against.logits[objective.pair.member] if one else against
 
 
 def _reads_heads(objective: Objective) -> bool:

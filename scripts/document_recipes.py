@@ -7,7 +7,7 @@ import re
 import sys
 from pathlib import Path
 
-from hf_distill.recipe import Recipe, Student, Teacher, shipped
+from hf_distill.recipe import Member, Recipe, Student, Teacher, shipped
 
 README = Path(__file__).parents[1] / "recipes" / "README.md"
 BEGIN, END = "<!-- recipes: begin -->", "<!-- recipes: end -->"
@@ -26,17 +26,27 @@ def table() -> str:
 def _teacher(teacher: Teacher | None) -> str:
     if teacher is None:
         return "none"
-    named = str(teacher.model) if teacher.package is None else teacher.package.name
-    return f"{named}, trained first" if teacher.fine_tune is not None else named
+    if teacher.moving_average is not None:
+        return "the student's moving average"
+    if teacher.peers is not None:
+        return f"{teacher.peers.count} beside the student"
+    if teacher.ensemble is not None:
+        return " and ".join(map(_named, teacher.ensemble.members.values()))
+    return f"{_named(teacher)}, trained first" if teacher.fine_tune is not None else _named(teacher)
+
+
+def _named(section: Teacher | Member) -> str:
+    return str(section.model) if section.package is None else section.package.name
 
 
 def _student(student: Student) -> str:
     """The model, or the way to make it with what it is given."""
     if student.model is not None:
         return student.model
-    ((maker, settings),) = student.model_dump(exclude={"trust_remote_code"}, exclude_unset=True).items()
-    given = ", ".join(f"{key} {value}" for key, value in settings.items())
-    return f"{maker}: {given}" if given else maker
+    return ", then ".join(
+        f"{maker}: {', '.join(f'{key} {value}' for key, value in settings.items())}" if settings else maker
+        for maker, settings in student.model_dump(exclude={"trust_remote_code"}, exclude_unset=True).items()
+    )
 
 
 def _objectives(recipe: Recipe) -> str:

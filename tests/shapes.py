@@ -7,7 +7,7 @@ from hf_distill.anatomy import Shape, StackShape
 
 def stack(layers: int = 2, width: int = 4, *, heads: int = 2, causal: bool = False) -> StackShape:
     """A stack with as many key-value heads as heads."""
-    return StackShape(layers, width, heads, heads, width // heads, causal)
+    return StackShape(layers, width, heads, heads, width // heads, causal, feedforward_size=2 * width)
 
 
 def shape(

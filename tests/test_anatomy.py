@@ -281,9 +281,9 @@ def test_a_model_without_pooler_says_so(family):
 
 
 def test_shapes():
-    assert Anatomy.of(tiny("qwen3")).shape == Shape("qwen3", {"": StackShape(3, 32, 4, 2, 16, True)}, 96, 96, None)
+    assert Anatomy.of(tiny("qwen3")).shape == Shape("qwen3", {"": StackShape(3, 32, 4, 2, 16, True, 48)}, 96, 96, None)
     assert Anatomy.of(tiny("mobilebert", CLASSIFIER)).shape == Shape(
-        "mobilebert", {"": StackShape(3, 32, 2, 2, 8, False)}, 3, 96, 40
+        "mobilebert", {"": StackShape(3, 32, 2, 2, 8, False, 48)}, 3, 96, 40
     )
     assert Anatomy.of(tiny("t5")).shape == Shape(
         "t5",

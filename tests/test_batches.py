@@ -198,6 +198,7 @@ def test_stages_group_by_length_and_train_with_fused_adamw(tmp_path: Path) -> No
     assert (np.diff(rows[:32]) <= 0).all()
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one_with_the_same_batches(tmp_path: Path) -> None:
     script = Path(__file__).parent / "distributed" / "train_with_a_budget.py"
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}

@@ -23,6 +23,8 @@ from hf_distill.layer_map import NAMES, LayerMap, explicit_pairs
         ("last", 3, 12, [(1, 10), (2, 11), (3, 12)]),
         ("final", 6, 12, [(6, 12)]),
         ("final", 6, 2, [(6, 2)]),
+        ("middle", 3, 12, [(2, 6)]),
+        ("middle", 1, 1, [(1, 1)]),
         ("pkd_skip", 6, 12, [(1, 2), (2, 4), (3, 6), (4, 8), (5, 10)]),
         ("pkd_skip", 5, 12, [(1, 2), (2, 4), (3, 6), (4, 8)]),
         ("pkd_last", 3, 12, [(1, 10), (2, 11)]),
@@ -63,7 +65,7 @@ def test_models_without_layers_have_no_map(name: str, student: int, teacher: int
     ("layer_map", "words"),
     [
         ("uniform", "5 teacher layers are not a multiple of 3 student layers; use 'spread'"),
-        ("lst", "unknown layer_map 'lst'; the names are uniform, spread, one_to_one, first, last, final, pkd_skip, "),
+        ("lst", "unknown layer_map 'lst'; the names are uniform, spread, one_to_one, first, last, final, middle, "),
         ([], "pairs no layers"),
         ([(4, 1)], "student layer 4 with teacher layer 1, but the student has layers 0 to 3 and the teacher 0 to 5"),
         ([(1, 6)], "student layer 1 with teacher layer 6"),

@@ -56,6 +56,7 @@ def test_squares_and_cosines_by_hand() -> None:
     student, teacher = torch.tensor([[1.0, 2.0], [0.0, 3.0]]), torch.tensor([[3.0, 2.0], [4.0, 0.0]])
     assert losses.logit_mse(student, teacher).tolist() == [2.0, 12.5]
     assert losses.logit_sse(student, teacher).tolist() == [4.0, 25.0]
+    assert losses.logit_l1(student, teacher).tolist() == [2.0, 7.0]
     assert losses.mean_squared_difference(student, teacher).tolist() == [2.0, 12.5]
     assert losses.squared_difference(student, teacher).tolist() == [[4.0, 0.0], [16.0, 9.0]]
     expected = torch.tensor([1 - 7 / math.sqrt(5 * 13), 1.0])

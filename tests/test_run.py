@@ -218,7 +218,10 @@ def test_a_stage_takes_over_the_student_and_what_terms_learned(home: Path, tmp_p
 
 
 def test_a_term_that_learned_other_things_is_refused() -> None:
-    objectives = nn.ModuleDict({"wide": nn.Linear(2, 3)})
+    class Wide(nn.Linear):
+        takes = ()
+
+    objectives = nn.ModuleDict({"wide": Wide(2, 3)})
     with pytest.raises(IncompatiblePair, match=r"'wide' learned .*\(4, 3\).* and here it learns .*\(3, 2\)"):
         stages.hand_on({"wide.weight": torch.zeros(4, 3), "wide.bias": torch.zeros(4)}, objectives, "stage 'b'")
 

@@ -21,7 +21,18 @@ from hf_distill.activations import Needs, Signal
 from hf_distill.anatomy import Anatomy
 from hf_distill.chunks import Rows, Sizes, ThroughHead
 from hf_distill.distillation import Counts, Distillation, Losses
-from hf_distill.objectives import Labels, Pair, PretrainingDistillation, SoftTargets
+from hf_distill.objectives import (
+    DKD,
+    Annealing,
+    Labels,
+    Pair,
+    PretrainingDistillation,
+    SoftTargets,
+    StandardizedKL,
+    TfKDReg,
+    TokenwiseKD,
+    WeightedSoftCE,
+)
 from hf_distill.objectives.response.soft_targets import KINDS
 from hf_distill.objectives.terms import Terms
 from hf_distill.tasks import Task
@@ -124,6 +135,9 @@ SETTINGS = [
     ("causal_lm", SoftTargets(tokens="attention", reduction="example_mean") + Labels(label_smoothing=0.1)),
     ("causal_lm", SoftTargets() + 0.0 * SoftTargets(kind="jsd", beta=0.3, temperature=1.0)),
     ("seq2seq_lm", SoftTargets(reduction="example_mean") + Labels()),
+    ("masked_lm", DKD(beta=2.0, temperature=1.5) + StandardizedKL() + TokenwiseKD(tokens="masked")),
+    ("causal_lm", TokenwiseKD(direction="student_first", temperature=2.0) + TfKDReg(temperature=2.0)),
+    ("seq2seq_lm", WeightedSoftCE() + Annealing()),
 ]
 
 
@@ -289,6 +303,7 @@ def seq2seq_run(**settings: Any) -> DistillationTrainer:
     return trainer
 
 
+@pytest.mark.slow
 def test_two_ranks_equal_one_process_with_whole_logits(tmp_path: Path) -> None:
     """The head's parameters are reached through the pass alone, and their gradients are exchanged all the same."""
     script = Path(__file__).parent / "distributed" / "train_in_chunks.py"

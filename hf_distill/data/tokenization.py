@@ -28,7 +28,7 @@ def tokenize(
     Two text columns are encoded as a pair, and cut from the longer one. Texts are cut to the least of `max_length`,
     the tokenizer's own limit and `position_limits` (those of the models that will read them; None is no limit).
     `input_names` are inputs that a reader of the batch has beyond those the tokenizer gives by itself:
-    `token_type_ids` for a BERT teacher beside a DistilBERT student.
+    `token_type_ids` for a BERT teacher beside a DistilBERT student, `special_tokens_mask` for an objective.
 
     Errors: DataError for no rows, a missing column, a limit that leaves no room for text, and labels that are all
     -100.
@@ -38,6 +38,8 @@ def tokenize(
     options: dict[str, Any] = {"truncation": limit is not None, "max_length": limit}
     if "token_type_ids" in input_names:
         options["return_token_type_ids"] = True
+    if "special_tokens_mask" in input_names:
+        options["return_special_tokens_mask"] = True
 
     def encode(batch: dict[str, list[Any]]) -> dict[str, Any]:
         encoded = dict(tokenizer(*(batch[column] for column in text_columns), **options))

@@ -59,6 +59,8 @@ def windows(
     options = {"max_length": max_length, "stride": doc_stride}
     if "token_type_ids" in input_names:
         options["return_token_type_ids"] = True
+    if "special_tokens_mask" in input_names:
+        options["return_special_tokens_mask"] = True
 
     def encode(batch: dict[str, list[Any]], rows: list[int]) -> dict[str, Any]:
         encoded = tokenizer(

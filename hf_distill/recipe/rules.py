@@ -16,7 +16,7 @@ from hf_distill import objectives
 from hf_distill.recipe.problems import Path, Problem
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
-WEIGHING = ("weight", "name")
+WEIGHING = ("weight", "name", "on")
 """The keys beside the objective's own in an entry of `objectives`."""
 MADE = {
     "from_layers": "layers",
@@ -30,6 +30,12 @@ KINDS = ("text_columns", "question_answering", "token_classification", "text")
 """The keys of `data` that say what the rows are."""
 OF_TEXTS = ("package", "where", "label_column", "label_names", "deduplicate")
 """The keys of `data` that go with `text_columns`."""
+TEACHERS = ("model", "package", "ensemble", "moving_average", "peers")
+"""The kinds of teachers."""
+OF_STUDENTS = ("moving_average", "peers")
+"""Those that change with the student, and that no student is made from."""
+PREVIOUS = "previous"
+"""The stage before, as the teacher of a stage."""
 SOURCES = ("files", "package", "hub")
 """The keys of `data` that say where its rows are; `text` says so itself."""
 MAX_LAYERS = 100
@@ -40,8 +46,8 @@ MAX_NAME = 64
 
 def broken(data: Mapping[str, Any]) -> list[Problem]:
     """The rules that the data breaks."""
-    of_rows, of_models = (_task, _data, _text, _augmentation), (_models, _shape, _teacher, _cache)
-    checks = (_alternatives, *of_rows, *of_models, _stages, _progressive, _budgets)
+    of_rows, of_models = (_task, _data, _text, _augmentation), (_models, _shape, _teacher, _kinds_of_teacher, _cache)
+    checks = (_alternatives, *of_rows, *of_models, _stages, _chains, _quantized, _on, _progressive, _budgets)
     return [problem for check in checks for problem in check(data)]
 
 
@@ -64,16 +70,39 @@ def _alternatives(data: Mapping[str, Any]) -> Iterator[Problem]:
         ((), ("task", "data")),
         *([] if _section(data, "data", "text") else [(("data",), SOURCES)]),
         (("data",), KINDS),
-        (("teacher",), ("model", "package")),
+        (("teacher",), TEACHERS),
         (("student",), ("model", *MADE)),
     ):
-        section = _section(data, *path)
-        if path and not isinstance(data.get(path[0]), Mapping):
-            continue
-        given = [key for key in keys if section.get(key) is not None]
-        if len(given) != 1:
-            found = " and ".join(given) if given else "neither" if len(keys) == 2 else "none of them"
-            yield Problem(path, f"give exactly one of {', '.join(keys[:-1])} and {keys[-1]}; found {found}.")
+        if not path or isinstance(data.get(path[0]), Mapping):
+            yield from _one_of(path, _section(data, *path), keys)
+    for here, member in _members(data):
+        yield from _one_of(here, member, ("model", "package"))
+    for here, student in _students(data)[1:]:
+        yield from _one_of(here, student, ("model", *MADE))
+
+
+def _one_of(path: Path, section: Mapping[str, Any], keys: Sequence[str]) -> Iterator[Problem]:
+    given = [key for key in keys if section.get(key) is not None]
+    if len(given) != 1:
+        found = " and ".join(given) if given else "neither" if len(keys) == 2 else "none of them"
+        yield Problem(path, f"give exactly one of {', '.join(keys[:-1])} and {keys[-1]}; found {found}.")
+
+
+def _members(data: Mapping[str, Any]) -> list[tuple[Path, Mapping[str, Any]]]:
+    """The members of several teachers, and where they stand."""
+    members = _section(data, "teacher", "ensemble", "members")
+    return [(("teacher", "ensemble", "members", n), m) for n, m in members.items() if isinstance(m, Mapping)]
+
+
+def _students(data: Mapping[str, Any]) -> list[tuple[Path, Mapping[str, Any]]]:
+    """The student of the recipe, then those that stages start with, and where they stand."""
+    stages = enumerate(_list(data.get("stages")))
+    own = [(("stages", i, "student"), stage["student"]) for i, stage in stages if _has_student(stage)]
+    return [(("student",), _section(data, "student")), *own]
+
+
+def _has_student(stage: Any) -> bool:
+    return isinstance(stage, Mapping) and isinstance(stage.get("student"), Mapping)
 
 
 def _task(data: Mapping[str, Any]) -> Iterator[Problem]:
@@ -186,22 +215,28 @@ def _augmentation(data: Mapping[str, Any]) -> Iterator[Problem]:
 
 def _models(data: Mapping[str, Any]) -> Iterator[Problem]:
     """Code and revisions belong to a model that is named, and foreign code to one commit of it."""
-    for role in ("teacher", "student"):
-        section = _section(data, role)
+    teacher = (("teacher",), _section(data, "teacher"))
+    for path, section in (teacher, *_members(data), *_students(data)):
+        role = path[-1]
         if section.get("model") is None:
             for key in ("revision", "trust_remote_code"):
                 if section.get(key):
-                    yield Problem((role, key), f"goes with model, and {role} has none.")
+                    yield Problem((*path, key), f"goes with model, and {role} has none.")
         elif section.get("trust_remote_code") is True and not COMMIT.fullmatch(str(section.get("revision"))):
             text = "runs code out of the model's repository; give the commit you have read as revision: <40 digits>."
-            yield Problem((role, "trust_remote_code"), text)
+            yield Problem((*path, "trust_remote_code"), text)
 
 
 def _shape(data: Mapping[str, Any]) -> Iterator[Problem]:
-    section = _section(data, "student", "from_shape")
-    if section.get("calibration_rows") is not None and section.get("initialisation") != "importance":
-        text = "goes with initialisation: importance, and there is none; leave it out."
-        yield Problem(("student", "from_shape", "calibration_rows"), text)
+    for path, student in _students(data):
+        section = _section(student, "from_shape")
+        if section.get("calibration_rows") is not None and section.get("initialisation") != "importance":
+            text = "goes with initialisation: importance, and there is none; leave it out."
+            yield Problem((*path, "from_shape", "calibration_rows"), text)
+        is_cut = section.get("initialisation") == "importance" or student.get("from_layers") is not None
+        if student.get("few_sample") is not None and not is_cut:
+            text = "corrects what was cut: it goes with from_layers, or from_shape with initialisation: importance."
+            yield Problem((*path, "few_sample"), text)
 
 
 def _stages(data: Mapping[str, Any]) -> Iterator[Problem]:
@@ -217,6 +252,70 @@ def _stages(data: Mapping[str, Any]) -> Iterator[Problem]:
         entries = [(j, entry) for j, entry in enumerate(_list(stage.get("objectives"))) if isinstance(entry, Mapping)]
         named = [(("stages", i, "objectives", j, "name"), entry.get("name")) for j, entry in entries]
         yield from _repeated(named, "objectives of this stage")
+        learned = [j for j, entry in entries if _is_learned(entry.get("weight"))]
+        if len(learned) == 1:
+            text = "is learned, and no other weight of the stage is: alone it would only rescale the learning rate."
+            yield Problem(("stages", i, "objectives", learned[0], "weight"), text)
+
+
+def _is_learned(weight: Any) -> bool:
+    return weight == "learned" or (isinstance(weight, Mapping) and "learned" in weight)
+
+
+def _chains(data: Mapping[str, Any]) -> Iterator[Problem]:
+    """The teacher of a stage is the student of an earlier one."""
+    before: list[Any] = []
+    for i, stage in enumerate(_list(data.get("stages"))):
+        if not isinstance(stage, Mapping):
+            continue
+        here, teacher = ("stages", i, "teacher"), stage.get("teacher")
+        if stage.get("name") == PREVIOUS:
+            yield Problem(("stages", i, "name"), f"{PREVIOUS!r} means the stage before, as a teacher; choose another.")
+        if teacher is not None and not before:
+            yield Problem(here, "is the student of an earlier stage, and this is the first; leave it out.")
+        elif isinstance(teacher, str) and teacher not in (PREVIOUS, *before):
+            known = ", ".join(map(str, before))
+            yield Problem(here, f"is the student of an earlier stage ({known}) or {PREVIOUS}; given {teacher!r}.")
+        if isinstance(stage.get("progressive"), Mapping):
+            for key in (key for key in ("student", "teacher") if stage.get(key) is not None):
+                text = "does not go with progressive, which makes several stages of this; start with a stage before."
+                yield Problem(("stages", i, key), text)
+        before += _names(stage)
+
+
+def _quantized(data: Mapping[str, Any]) -> Iterator[Problem]:
+    """One kind of grid at a time; where its points are learned, nothing else trains."""
+    for i, stage in enumerate(_list(data.get("stages"))):
+        if not isinstance(stage, Mapping) or stage.get("quantize_points") is None:
+            continue
+        for key in ("quantize_uniform", "progressive"):
+            if stage.get(key) is not None:
+                yield Problem(("stages", i, key), "does not go with quantize_points; give the two a stage each.")
+        if stage.get("train", "all") != "all":
+            text = "does not go with quantize_points, of which the points alone train; leave it out."
+            yield Problem(("stages", i, "train"), text)
+        if data.get("control") is True and i == len(_list(data.get("stages"))) - 1:
+            text = "is trained as the last stage is, and learned points alone are no student; leave it out."
+            yield Problem(("control",), text)
+
+
+def _on(data: Mapping[str, Any]) -> Iterator[Problem]:
+    """A term is on one of several teachers, or of several peers."""
+    members: Sequence[Any] = list(_section(data, "teacher", "ensemble", "members"))
+    if _section(data, "teacher").get("peers") is not None:
+        count = _section(data, "teacher", "peers").get("count", 1)
+        members = [f"peer_{n}" for n in range(1, count + 1)] if isinstance(count, int) and count <= MAX_LAYERS else []
+    for i, stage in enumerate(_list(data.get("stages"))):
+        for j, entry in enumerate(_list(stage.get("objectives")) if isinstance(stage, Mapping) else []):
+            member = entry.get("on") if isinstance(entry, Mapping) else None
+            here = ("stages", i, "objectives", j, "on")
+            if not isinstance(member, str):
+                continue
+            if not members or stage.get("teacher") is not None:
+                text = "names one of several teachers (ensemble, peers), and there are not several; leave it out."
+                yield Problem(here, text)
+            elif member not in members:
+                yield Problem(here, f"names one of the teachers {', '.join(map(str, members))}; given {member!r}.")
 
 
 def numbered(name: str, layers: int) -> list[str]:
@@ -275,17 +374,58 @@ def _repeated(named: Sequence[tuple[Path, Any]], what: str) -> Iterator[Problem]
 
 
 def _teacher(data: Mapping[str, Any]) -> Iterator[Problem]:
-    if data.get("teacher") is not None:
+    kind = next((key for key in OF_STUDENTS if _section(data, "teacher").get(key) is not None), None)
+    follows = kind is not None
+    why = "the recipe's is made of the student; give a model" if follows else "the recipe has none; add teacher"
+    if data.get("teacher") is not None and not follows:
         return
-    for name, taken in MADE.items():
-        if _section(data, "student").get(name) is not None:
-            yield Problem(("student", name), f"takes the {taken} of a teacher, and the recipe has none; add teacher.")
-    for i, stage in enumerate(_list(data.get("stages"))):
+    for path, student in _students(data):
+        for name, taken in MADE.items():
+            if student.get(name) is not None:
+                yield Problem((*path, name), f"takes the {taken} of a teacher, and {why}.")
+    for i, stage in enumerate([] if follows else _list(data.get("stages"))):
+        if isinstance(stage, Mapping) and stage.get("teacher") is not None:
+            continue
         for j, entry in enumerate(_list(stage.get("objectives")) if isinstance(stage, Mapping) else []):
             for name in entry if isinstance(entry, Mapping) else ():
                 if name in objectives.names() and objectives.get(name).needs_teacher:
                     text = "compares with a teacher, and the recipe has none; add teacher."
                     yield Problem(("stages", i, "objectives", j, name), text)
+
+
+def _kinds_of_teacher(data: Mapping[str, Any]) -> Iterator[Problem]:
+    """What goes with some kinds of teachers alone."""
+    section = _section(data, "teacher")
+    ensemble, members = _section(section, "ensemble"), _section(section, "ensemble", "members")
+    if ensemble and section.get("fine_tune") is not None:
+        text = "trains one teacher on the labels, and there are several; train each by a recipe of its own."
+        yield Problem(("teacher", "fine_tune"), text)
+    weights = ensemble.get("weights")
+    if isinstance(weights, list) and len(weights) != len(members):
+        text = f"are {len(weights)} for {len(members)} teachers; give one for each."
+        yield Problem(("teacher", "ensemble", "weights"), text)
+    elif isinstance(weights, list) and all(weight == 0 for weight in weights):
+        yield Problem(("teacher", "ensemble", "weights"), "are all 0; at least one teacher must count.")
+    if weights is not None and ensemble.get("routing") is not None:
+        text = "gives each row to one teacher, and weights are given as well; leave one of them out."
+        yield Problem(("teacher", "ensemble", "routing"), text)
+    for kind in (kind for kind in OF_STUDENTS if section.get(kind) is not None):
+        for key in (key for key in ("fine_tune", "cache", "dtype") if section.get(key) is not None):
+            yield Problem(("teacher", key), f"does not go with {kind}, which changes with the student.")
+    if section.get("peers") is not None:
+        yield from _peers(data)
+
+
+def _peers(data: Mapping[str, Any]) -> Iterator[Problem]:
+    """Peers train whole, on floats, and learn from the student of their own stage."""
+    for i, stage in enumerate(_list(data.get("stages"))):
+        if not isinstance(stage, Mapping):
+            continue
+        given = [key for key in ("progressive", "quantize_uniform", "quantize_points") if stage.get(key) is not None]
+        given += ["train"] if stage.get("train", "all") != "all" else []
+        for key in given:
+            text = "is about the student, and its peers (teacher.peers) train whole beside it; leave it out."
+            yield Problem(("stages", i, key), text)
 
 
 def _cache(data: Mapping[str, Any]) -> Iterator[Problem]:

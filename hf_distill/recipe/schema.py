@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -13,8 +13,10 @@ from pydantic import (
     Discriminator,
     Field,
     GetJsonSchemaHandler,
+    PlainValidator,
     SerializerFunctionWrapHandler,
     Tag,
+    TypeAdapter,
     ValidationInfo,
     field_validator,
     model_serializer,
@@ -25,7 +27,9 @@ from pydantic_core import CoreSchema
 
 from hf_distill import objectives
 from hf_distill.errors import DistillationError
+from hf_distill.member_logits import RULES
 from hf_distill.objectives.terms import Term, Terms
+from hf_distill.objectives.weights import Learned, Schedule
 from hf_distill.recipe.fields import (
     Arguments,
     Cell,
@@ -297,12 +301,75 @@ class TeacherCache(Section):
         return None if self.codec is None else codecs.make(self.codec, self.settings)
 
 
-class Teacher(Section):
-    """The model to learn from: exactly one of model and package."""
+class Member(Section):
+    """One of several teachers: exactly one of model and package."""
 
     model: Text | None = None
     """The id of a model on the Hub, or the path of a folder."""
     package: PackagedModel | None = None
+    revision: Text | None = None
+    """Branch, tag or commit on the Hub."""
+    trust_remote_code: bool = False
+    """Run the Python code of the repository; only with a commit as revision."""
+
+
+def _weights_form(value: Any) -> str | None:
+    return "list" if isinstance(value, list) else "rule" if value in RULES else None
+
+
+class Several(Section):
+    """Several teachers at once. Terms over logits learn from all of them together, others name one as `on`. The first
+    one is the teacher that students are made from, and that they are compared with at the end."""
+
+    members: Annotated[dict[TermName, Member], Field(min_length=1)]
+    """The teachers, by a name for each."""
+    combine: Literal["prob", "logit", "losses"] = "prob"
+    """What is averaged: probabilities at each term's temperature, logits, or the terms' values against each."""
+    weights: (
+        Annotated[
+            Annotated[list[Weight], Tag("list")] | Annotated[Literal["label_ce", "entropy", "softmax"], Tag("rule")],
+            Discriminator(
+                _weights_form, "weights", "must be a list of numbers, or one of label_ce, entropy and softmax"
+            ),
+        ]
+        | None
+    ) = None
+    """A number for each teacher, or the rule by which each row weighs them: by their loss on its label, or by how sure
+    they are; equal without it."""
+    routing: Literal["max_prob", "gold"] | None = None
+    """Give each row to one teacher: the surest, or the one surest of its label."""
+    tau: Scale = 1.0
+    """The temperature of the rule softmax."""
+
+
+class Following(Section):
+    """The moving average of the student's own weights, as a mean teacher; {} for the defaults."""
+
+    decay: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.999
+    """The share that stays of the average in each step."""
+    warmup: bool = True
+    """Begin with a smaller share, so that early weights are soon forgotten."""
+
+
+class Alongside(Section):
+    """Models that train with the student and learn from it as it does from them, made as the recipe's student is, from
+    other seeds. The student is the one that is evaluated and left."""
+
+    count: Annotated[Count, Field(le=16)] = 1
+    """How many beside the student."""
+    learning_rate: Scale | None = None
+    """Theirs; that of the student without it."""
+
+
+class Teacher(Section):
+    """The model to learn from: exactly one of model, package, ensemble, moving_average and peers."""
+
+    model: Text | None = None
+    """The id of a model on the Hub, or the path of a folder."""
+    package: PackagedModel | None = None
+    ensemble: Several | None = None
+    moving_average: Following | None = None
+    peers: Alongside | None = None
     revision: Text | None = None
     """Branch, tag or commit on the Hub."""
     trust_remote_code: bool = False
@@ -386,6 +453,20 @@ class MobileBert(Bottlenecks):
     variant: Literal["mobilebert", "tiny"] = "mobilebert"
 
 
+class FewSample(Section):
+    """Few-sample recovery (FSKD): the projections of what was cut are fitted to the teacher on a few unlabelled rows,
+    by least squares. {} takes the settings that were measured to be best."""
+
+    sentences: Annotated[Count, Field(ge=5)] = 100
+    """Training rows, of which every fifth judges the fit."""
+    target: Literal["stream", "sublayer"] = "stream"
+    """Fit the sum after a projection to the teacher's, or the projection's output alone."""
+    fit: Literal["full", "block"] | None = None
+    """Fit new weights, or a matrix that is merged into the weights; without it full where inputs were lost."""
+    ridge: Weight = 0.1
+    """How much a fit is drawn to what was there, in units of the mean square of what it reads."""
+
+
 class Student(Section):
     """The model to train: a model, or one way to make it from the teacher."""
 
@@ -397,19 +478,104 @@ class Student(Section):
     mobilebert: MobileBert | None = None
     ib_bert: Bottlenecks | None = None
     """An IB-BERT, MobileBERT's teacher, with the teacher's vocabulary and labels; {} is the published one."""
+    few_sample: FewSample | None = None
+    """Correct what was cut on a few rows before anything is trained; with from_layers or from_shape."""
     revision: Text | None = None
     """Branch, tag or commit on the Hub."""
     trust_remote_code: bool = False
     """Run the Python code of the repository; only with a commit as revision."""
 
 
+class Slope(Section):
+    """From one weight to another, between two shares of the steps."""
+
+    initial: Weight = Field(alias="from")
+    """The weight until then."""
+    final: Weight = Field(alias="to")
+    """The weight from then on."""
+    start: Share = 0.0
+    stop: Share = 1.0
+
+
+class EarlyStop(Section):
+    """One weight until a share of the steps is over, then another."""
+
+    initial: Weight = Field(default=1.0, alias="from")
+    final: Weight = Field(default=0.0, alias="to")
+    stop: Share
+
+
+class Rise(Section):
+    """A weight that is reached when a share of the steps is over."""
+
+    final: Weight = Field(default=1.0, alias="to")
+    stop: Share
+
+
+class LearnedWeight(Section):
+    """A weight that is learned, by the uncertainty of the term; {} is what `learned` alone says."""
+
+    learning_rate: Scale = 1e-3
+    """That of the weight, in place of the student's."""
+
+
+class VaryingWeight(Section):
+    """A weight that is no number: exactly one schedule over the steps, whose start and stop are shares of them, or
+    learned."""
+
+    linear: Slope | None = None
+    cosine: Slope | None = None
+    early_stop: EarlyStop | None = None
+    """Such as {stop: 0.5}: the teacher is left out in the second half."""
+    warmup: Rise | None = None
+    """From 0 in a straight line."""
+    ramp_up: Rise | None = None
+    """exp(-5 (1 - u)^2) of the weight, u the share of the ramp that is over."""
+    learned: LearnedWeight | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> VaryingWeight:
+        given = list(self.model_dump())
+        if len(given) != 1:
+            found = " and ".join(given) or "none of them"
+            raise fail([Problem((), f"give exactly one of {', '.join(type(self).keys())}; found {found}.")])
+        try:
+            self.made()
+        except DistillationError as error:
+            raise fail([Problem((given[0],), str(error))]) from error
+        return self
+
+    def made(self) -> Schedule | Learned:
+        """What it says."""
+        if self.learned is not None:
+            return Learned(self.learned.learning_rate)
+        (name,) = self.model_dump()
+        settings: dict[str, Any] = getattr(self, name).model_dump()
+        make: Callable[..., Schedule] = getattr(Schedule, name)
+        return make(**settings)
+
+
+_NUMERIC_WEIGHT: TypeAdapter[float] = TypeAdapter(Weight, config=ConfigDict(strict=True, allow_inf_nan=False))
+
+
+def _weight(given: Any) -> Any:
+    if isinstance(given, Mapping):
+        return VaryingWeight.model_validate(given)
+    return given if given == "learned" else _NUMERIC_WEIGHT.validate_python(given)
+
+
+TermWeight = Annotated[float | VaryingWeight | Literal["learned"], PlainValidator(_weight)]
+
+
 class WeightedObjective(Section):
-    """One term of a stage, written `{soft_targets: {temperature: 2.0}, weight: 5.0, name: soft}`."""
+    """One term of a stage, written `{soft_targets: {temperature: 2.0}, weight: 5.0, name: soft}`; of several teachers
+    `on` names the one that it learns from."""
 
     objective: Any
     settings: Any
-    weight: Weight = 1.0
+    weight: TermWeight = 1.0
     name: TermName | None = None
+    on: TermName | None = None
 
     @classmethod
     def keys(cls) -> list[str]:
@@ -460,13 +626,16 @@ class WeightedObjective(Section):
 
     def term(self) -> Term:
         """The objective with its weight and name."""
-        return Term(objectives.make(self.objective, self.settings), self.weight, self.name or "")
+        weight = self.weight.made() if isinstance(self.weight, VaryingWeight) else self.weight
+        return Term(objectives.make(self.objective, self.settings), weight, self.name or "", self.on or "")
 
     @model_serializer(mode="wrap")
     def _without_absent(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """As it is written in the recipe."""
-        named = {} if self.name is None else {"name": self.name}
-        return {self.objective: self.settings, "weight": self.weight, **named}
+        named = {key: value for key, value in (("name", self.name), ("on", self.on)) if value is not None}
+        varies = self.weight if isinstance(self.weight, VaryingWeight) else None
+        weight = self.weight if varies is None else varies.model_dump(by_alias=True)
+        return {self.objective: self.settings, "weight": weight, **named}
 
     @classmethod
     def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
@@ -474,11 +643,23 @@ class WeightedObjective(Section):
             "title": cls.__name__,
             "description": cls.__doc__,
             "type": "object",
-            "properties": {"weight": {"type": "number", "minimum": 0, "default": 1.0}, "name": {"type": "string"}},
+            "properties": {
+                "weight": {"type": "number", "minimum": 0, "default": 1.0},
+                "name": {"type": "string"},
+                "on": {"type": "string"},
+            },
             "additionalProperties": {"type": "object"},
             "minProperties": 1,
-            "maxProperties": 3,
+            "maxProperties": 4,
         }
+
+
+def _weight_schema() -> JsonSchemaValue:
+    number = {"type": "number", "minimum": 0}
+    kinds = {name: {"type": "object"} for name in VaryingWeight.model_fields}
+    one = {"additionalProperties": False, "minProperties": 1, "maxProperties": 1}
+    varying = {"type": "object", "properties": kinds, **one}
+    return {"anyOf": [number, {"const": "learned"}, varying], "default": 1.0}
 
 
 def _setting_named_by(error: Exception, settings: Mapping[str, Any]) -> tuple[str, ...]:
@@ -519,16 +700,60 @@ class Progressive(Section):
     """What becomes of the layers below, whose stage is over."""
 
 
+def _student_form(value: Any) -> str | None:
+    return "(fresh)" if value == "fresh" else "(student)" if isinstance(value, dict | Student) else None
+
+
 def _train_form(value: Any) -> str | None:
     return "all" if value == "all" else "groups" if isinstance(value, list) else None
 
 
+class QuantizeUniform(Section):
+    """Quantized distillation: the stage trains floats, and computes with their values on a uniform grid, which are
+    what is saved; {} is 4 bits in buckets of 256."""
+
+    bits: Annotated[Count, Field(le=8)] = 4
+    bucket_size: Annotated[Count, Field(ge=2)] = 256
+    """Values that share a scale."""
+    rounding: Literal["nearest", "stochastic"] = "nearest"
+    style: Literal["ste", "truncated", "scale"] = "ste"
+    """How gradients reach the floats."""
+    include_embeddings: bool = True
+    include_head: bool = False
+    """Also what stands on top of the base model, such as a classifier."""
+
+
+class QuantizePoints(Section):
+    """Differentiable quantization: the weights stay as they are, each at the nearest of a few points, and the points
+    alone train; {} is 16 points in buckets of 256."""
+
+    points: Annotated[Count, Field(ge=2, le=256)] = 16
+    """Points for each tensor."""
+    bucket_size: Annotated[Count, Field(ge=2)] = 256
+    """Values that share a scale."""
+    init: Literal["quantiles", "uniform"] = "quantiles"
+    include_embeddings: bool = True
+    include_head: bool = False
+    """Also what stands on top of the base model, such as a classifier."""
+
+
 class Stage(Section):
-    """One training run. Stages follow each other, each with the student of the one before."""
+    """One training run. Stages follow each other, each with the student of the one before unless it says otherwise."""
 
     name: StageName
     objectives: Annotated[list[WeightedObjective], Field(min_length=1)]
     """The terms of the loss."""
+    teacher: StageName | None = None
+    """Learn from the finished student of an earlier stage, by the stage's name, or of the stage before (previous), in
+    place of the recipe's teacher."""
+    student: (
+        Annotated[
+            Annotated[Literal["fresh"], Tag("(fresh)")] | Annotated[Student, Tag("(student)")],
+            Discriminator(_student_form, "student", "must be fresh, or a student such as {from_layers: {layers: 3}}"),
+        ]
+        | None
+    ) = None
+    """Start anew with the recipe's student (fresh), or start with this one."""
     rows: Literal["original", "augmented"] = "original"
     """The training rows, or those that `augmentation` makes of them."""
     train: Annotated[
@@ -543,11 +768,28 @@ class Stage(Section):
     """All parameters, or groups of them; the rest is frozen."""
     progressive: Progressive | None = None
     """Makes of this stage one for each layer, `<name>-01`, `<name>-02` ..., when the recipe is read."""
+    quantize_uniform: QuantizeUniform | None = None
+    quantize_points: QuantizePoints | None = None
     tokens_per_batch: Count | None = None
     """The most cells of a batch, padding included: many short rows or few long ones, in place of
     per_device_train_batch_size."""
     arguments: Arguments = {}
     """Arguments of transformers.TrainingArguments."""
+
+    @model_validator(mode="after")
+    def _enough_examples(self) -> Stage:
+        """A batch has as many examples as the objectives relate; over all processes it depends on their number."""
+        size = self.arguments.get("per_device_train_batch_size")
+        if not isinstance(size, int) or self.tokens_per_batch is not None:
+            return self
+        for objective in (term.objective for term in self.terms()):
+            if size < objective.smallest_batch and not objective.gather:
+                text = (
+                    f"is {size}, and {objective.name} relates at least {objective.smallest_batch} examples of a batch "
+                    "to each other."
+                )
+                raise fail([Problem(("arguments", "per_device_train_batch_size"), text)])
+        return self
 
     def terms(self) -> Terms:
         """New objectives with their weights and names, not yet bound to any models."""

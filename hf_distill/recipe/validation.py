@@ -42,6 +42,8 @@ def _path(location: Path, data: object) -> Path:
     """The location without the tags that pydantic puts in for members of a union."""
     path: list[str | int] = []
     for part in location:
+        if isinstance(part, str) and part.startswith("("):  # the tag of a member that may be a mapping
+            continue
         if isinstance(data, Mapping):
             path.append(part)
             data = data.get(part)
@@ -82,8 +84,8 @@ def _section(root: type[Section], path: Path) -> type[Section]:
     section = root
     for part in path:
         if isinstance(part, str):
-            inner = {info.alias or name: info.annotation for name, info in section.model_fields.items()}[part]
-            section = _section_in(inner) or section
+            inner = {info.alias or name: info.annotation for name, info in section.model_fields.items()}
+            section = _section_in(inner.get(part)) or section  # a name of the user's is no field
     return section
 
 

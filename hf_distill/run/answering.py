@@ -9,6 +9,7 @@ from pathlib import Path
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_distill.errors import DistillationError
+from hf_distill.evaluation.evidence import Evidence
 from hf_distill.hub.record import write_whole
 from hf_distill.recipe import Recipe
 from hf_distill.run import models, results
@@ -52,6 +53,20 @@ def evaluate_alone(recipe: Recipe, folder: RunFolder, *, evaluate: bool, predict
     if predict:
         result = replace(result, predictions=tuple(predict_tests(recipe, folder, workload)))
     return result
+
+
+def evidence_of(recipe: Recipe, output_dir: str | Path) -> tuple[str, Evidence]:
+    """The reported metric of the student in a folder, or else of the recipe's own, and what it is made of.
+
+    Raises: `DistillationError` where nothing is reported row by row, as of models without a head.
+    """
+    workload = load_workload(recipe, train=False)
+    split = workload.reported_split
+    student = _Student(recipe, RunFolder(output_dir), workload.auto_class)
+    found = workload.evidence(split, student.answers(workload, (split,)).kept[split])
+    if found is None:
+        raise DistillationError(f"{workload.name} is not answered row by row, so that models could be compared.")
+    return workload.metrics[0], found
 
 
 class _Student:

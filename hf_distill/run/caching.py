@@ -13,9 +13,10 @@ from hf_distill.anatomy import Anatomy
 from hf_distill.distillation import Distillation
 from hf_distill.loading import DTYPES
 from hf_distill.recipe import Recipe
+from hf_distill.run.chains import ensemble_of, finished_student, peers_of
 from hf_distill.run.folder import RunFolder
 from hf_distill.run.stages import Inputs, Job, cache_teacher
-from hf_distill.teachers import Cached, Frozen, Teacher
+from hf_distill.teachers import Cached, Frozen, MovingAverage, Teacher
 from hf_distill.teachers.cache.folder import CacheFolder, Facts
 from hf_distill.teachers.cache.plan import check_read, check_readers, stored_signals
 
@@ -35,8 +36,10 @@ def cache_folder(recipe: Recipe, folder: RunFolder) -> Path | None:
 
 
 def cache_facts(recipe: Recipe, folder: RunFolder) -> Facts | None:
-    """The facts of the cache that the students learned from, if there was one."""
+    """The facts of the cache that the students learned from, if there was one; of several teachers of the first."""
     place = cache_folder(recipe, folder)
+    if place is not None and recipe.teacher is not None and recipe.teacher.ensemble is not None:
+        place = place / next(iter(recipe.teacher.ensemble.members))
     return CacheFolder(place).facts() if place is not None and CacheFolder(place).exists() else None
 
 
@@ -61,7 +64,7 @@ class Teachers:
 
     def __init__(self, setup: Setup) -> None:
         self.setup = setup
-        self._frozen: Frozen | None = None
+        self._teacher: Teacher | None = None
         self._written: set[bool] = set()  # whether the rows are augmented
 
     def of(self, job: Job, student: PreTrainedModel, inputs: Inputs) -> Teacher | None:
@@ -69,15 +72,19 @@ class Teachers:
 
         Raises: `CacheMismatch` for a cache of something else.
         """
+        if job.learns_from is not None:
+            return Frozen(finished_student(self.setup, job.learns_from))
+        if (peers := peers_of(self.setup)) is not None:
+            return peers  # anew for each stage, which hands on what those of the one before learned
         folder = cache_folder(self.setup.recipe, self.setup.folder)
         if folder is None:
-            self._frozen = self._frozen or _frozen(self.setup)
-            return self._frozen
+            self._teacher = self._teacher or _in_memory(self.setup)
+            return self._teacher
         if job.augmented not in self._written:
             write_cache(self.setup, job, student, inputs, folder)
             self._written.add(job.augmented)
             self.setup.release_teacher()
-        return Cached(folder)
+        return _on_disk(self.setup.recipe, folder)
 
 
 def write_cache(setup: Setup, job: Job, student: PreTrainedModel, inputs: Inputs, folder: Path) -> None:
@@ -85,7 +92,7 @@ def write_cache(setup: Setup, job: Job, student: PreTrainedModel, inputs: Inputs
 
     Raises: `CacheMismatch`, as `cache_teacher`.
     """
-    teacher, section = _frozen(setup), setup.recipe.teacher
+    teacher, section = _in_memory(setup), setup.recipe.teacher
     if teacher is None or section is None or section.cache is None:
         return
     cache_teacher(
@@ -100,13 +107,35 @@ def write_cache(setup: Setup, job: Job, student: PreTrainedModel, inputs: Inputs
     )
 
 
+def _in_memory(setup: Setup) -> Teacher | None:
+    """The recipe's teacher, of one kind or another."""
+    section = setup.recipe.teacher
+    if section is not None and section.moving_average is not None:
+        return MovingAverage(**section.moving_average.model_dump())
+    if section is None or section.ensemble is None:
+        return _frozen(setup)
+    members = setup.all_members()
+    setup.members = {}  # the ensemble alone holds them
+    return ensemble_of(section.ensemble, {name: _in_dtype(setup, member) for name, member in members.items()})
+
+
 def _frozen(setup: Setup) -> Frozen | None:
     """The teacher in the recipe's dtype."""
     teacher = setup.recover_teacher()
-    if teacher is None or setup.recipe.teacher is None:
-        return None
-    dtype = setup.recipe.teacher.dtype
+    return None if teacher is None else _in_dtype(setup, teacher)
+
+
+def _in_dtype(setup: Setup, teacher: PreTrainedModel) -> Frozen:
+    dtype = None if setup.recipe.teacher is None else setup.recipe.teacher.dtype
     if dtype is None:
         return Frozen(teacher)
     # The student is cut from the teacher at full precision, also the control that is made last.
     return Frozen(copy.deepcopy(teacher), dtype=DTYPES[dtype])
+
+
+def _on_disk(recipe: Recipe, folder: Path) -> Teacher:
+    """The teacher out of its cache; of several each has a folder of its own."""
+    several = None if recipe.teacher is None else recipe.teacher.ensemble
+    if several is None:
+        return Cached(folder)
+    return ensemble_of(several, {name: Cached(folder / name) for name in several.members})

@@ -10,11 +10,11 @@ from hf_distill.evaluation.summary import RunSummary
 from hf_distill.hub.record import WEIGHT_FILES, CacheFacts, ModelFacts, sha256_of_files
 from hf_distill.run import models, record, results
 from hf_distill.run.caching import cache_facts
+from hf_distill.run.chains import finished_student
 from hf_distill.run.folder import is_main_process
 from hf_distill.run.measuring import Answers, Role, answer, key_of, latency_of, summarize
 from hf_distill.run.preparation import Setup
 from hf_distill.run.results import RunResult
-from hf_distill.run.training import finished_student
 
 
 def conclude(setup: Setup, *, evaluate: bool, command: Sequence[str], repo_id: str | None) -> RunResult:
@@ -47,9 +47,10 @@ class _Comparison:
 
     def add_all(self, student: PreTrainedModel) -> None:
         setup, jobs = self.setup, self.setup.jobs
-        if setup.teacher is not None and setup.recipe.teacher is not None:
+        section = models.leading(setup.recipe)
+        if setup.teacher is not None and section is not None:
             trained = [jobs.teacher] if jobs.teacher is not None else []
-            path = trained[0].folder if trained else models.teacher_path(setup.recipe.teacher)
+            path = trained[0].folder if trained else models.teacher_path(section)
             history = [entry for job in trained for entry in job.history]
             self._add("teacher", setup.teacher, models.size_on_disk(path, setup.teacher), history)
         history = [entry for job in jobs.student for entry in job.history]
@@ -101,6 +102,14 @@ class _Comparison:
                     found[role][key_of(workload.metrics[0], split)] = interval
         return found
 
+    def _of_several(self) -> Sequence[str]:
+        """Which of several teachers stands in the table."""
+        several = None if self.setup.recipe.teacher is None else self.setup.recipe.teacher.ensemble
+        if several is None:
+            return ()
+        names = list(several.members)
+        return (f"Teacher: {names[0]!r}, the first of {len(names)} ({', '.join(names)}) that taught the student.",)
+
     def result(self) -> RunResult:
         setup = self.setup
         if not self.answers:
@@ -114,7 +123,7 @@ class _Comparison:
             metric=setup.workload.metrics[0],
             runs=tuple(self.summaries.values()),
             metrics=self.metrics("student"),
-            notes=results.notes_of(setup.workload, self.answers),
+            notes=(*results.notes_of(setup.workload, self.answers), *self._of_several()),
         )
 
 
@@ -126,10 +135,20 @@ def _story(setup: Setup, compared: _Comparison, command: Sequence[str]) -> recor
         jobs=setup.jobs.student,
         losses=setup.losses,
         teacher=_teacher_facts(setup),
+        other_teachers=_other_teachers(setup),
         teacher_cache=_cache_facts(setup),
         metrics={role: compared.metrics(role) for role in compared.answers} or {"student": compared.flat()},
         intervals=compared.intervals(),
     )
+
+
+def _other_teachers(setup: Setup) -> list[ModelFacts]:
+    """Of several teachers those beside the first."""
+    several = None if setup.recipe.teacher is None else setup.recipe.teacher.ensemble
+    if several is None:
+        return []
+    paths = {name: models.teacher_path(member) for name, member in several.members.items()}
+    return [ModelFacts.of(model, paths[name]) for name, model in list(setup.all_members().items())[1:]]
 
 
 def _objectives_value(setup: Setup) -> dict[str, float]:
@@ -144,9 +163,10 @@ def _cache_facts(setup: Setup) -> CacheFacts | None:
 
 def _teacher_facts(setup: Setup) -> ModelFacts | None:
     """The teacher by the name of what it was loaded from; of one that was trained here, the sums of its own files."""
-    if setup.teacher is None or setup.recipe.teacher is None:
+    section = models.leading(setup.recipe)
+    if setup.teacher is None or section is None:
         return None
-    facts = ModelFacts.of(setup.teacher, models.teacher_path(setup.recipe.teacher))
+    facts = ModelFacts.of(setup.teacher, models.teacher_path(section))
     if setup.jobs.teacher is None:
         return facts
     return facts.model_copy(update={"files": sha256_of_files(setup.jobs.teacher.folder, WEIGHT_FILES)})

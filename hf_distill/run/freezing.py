@@ -10,7 +10,9 @@ from transformers import PreTrainedModel
 from hf_distill.anatomy import Anatomy
 from hf_distill.distillation import Distillation
 from hf_distill.errors import DistillationError, RecipeError
+from hf_distill.objectives.weights import largest
 from hf_distill.recipe import TrainGroup
+from hf_distill.students.quantized import plain_name
 
 _SHOWN = 3
 
@@ -28,7 +30,7 @@ def freeze(model: PreTrainedModel, groups: Sequence[TrainGroup], title: str) -> 
     for name, parameter in model.named_parameters():
         found = next((group for group, names in zip(groups, named, strict=True) if name in names), None)
         if found is not None:
-            scales[name] = found.learning_rate_scale
+            scales[plain_name(name)] = found.learning_rate_scale
         parameter.requires_grad_(not groups or found is not None)
     return scales
 
@@ -38,7 +40,7 @@ def _named_by(group: TrainGroup, model: PreTrainedModel, title: str) -> set[str]
     if group.layers is not None:
         return {name for layer in group.layers for name in _of_layer(layer, model, title)}
     pattern, names = str(group.parameters), [name for name, _ in model.named_parameters()]
-    found = {name for name in names if re.search(pattern, name)}
+    found = {name for name in names if re.search(pattern, plain_name(name))}
     if not found:
         raise RecipeError(
             f"{title}: train: no parameter of the student matches {pattern!r}; its names are like "
@@ -73,10 +75,17 @@ def check_reached(
 
     Raises: `DistillationError` with the parameters and the terms.
     """
-    weighted = zip(distillation.objectives, distillation.terms(), distillation.weights, strict=True)
-    terms = {name: objective for name, objective, weight in weighted if weight > 0}
+    weighted = zip(distillation.objectives, distillation.terms(), distillation.weights.given.values(), strict=True)
+    terms = {name: objective for name, objective, weight in weighted if largest(weight) > 0}
     if not terms:
         raise DistillationError(f"{title}: every term has the weight 0, so nothing would be trained.")
+    if not any(objective.trains_student for objective in terms.values()):
+        if groups:
+            raise DistillationError(
+                f"{title}: train names parts of the student, and the terms {', '.join(terms)} train none of it, but "
+                "parts of their own for a later stage; leave train out."
+            )
+        return
     if groups:
         signals = {signal for objective in terms.values() for signal in objective.needs().student}
         unreached = [name for name, _ in Anatomy.of(model).unreached(signals)]

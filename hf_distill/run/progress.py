@@ -1,4 +1,4 @@
-"""How fast a training run reads, and when it will be done."""
+"""How fast a training run reads, what a step of it costs, and when it will be done."""
 
 from __future__ import annotations
 
@@ -9,10 +9,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.trainer_callback import ProgressCallback
+from transformers.trainer_callback import ProgressCallback, TrainerCallback
 
 TOKENS_PER_SECOND = "tokens_per_second"
 """The name in the logs."""
+
+CPU_SECONDS = "train_cpu_seconds_per_step"
+"""The name among the metrics of a finished training."""
 
 
 class Pace:
@@ -38,6 +41,37 @@ class Pace:
         tokens, seconds = self._tokens, now - self._since
         self._tokens, self._since = None, now
         return tokens, seconds
+
+
+class CpuClock(TrainerCallback):  # type: ignore[misc]
+    """CPU seconds of this process, all its threads, in a step: batches, models, losses, update.
+
+    The first step, which also sets things up, and the evaluations and saves in between are left out.
+    """
+
+    def __init__(self) -> None:
+        self._steps, self._seconds = 0, 0.0
+        self._since: float | None = None
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        now = time.process_time()
+        if self._since is not None:
+            self._steps, self._seconds = self._steps + 1, self._seconds + now - self._since
+        self._since = now
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._leave_out()
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._leave_out()
+
+    def _leave_out(self) -> None:
+        if self._since is not None:
+            self._since = time.process_time()
+
+    def read(self) -> dict[str, float]:
+        """Seconds a step by their name among the metrics; empty where fewer than two steps were made here."""
+        return {CPU_SECONDS: self._seconds / self._steps} if self._steps else {}
 
 
 class PaceBar(ProgressCallback):  # type: ignore[misc]

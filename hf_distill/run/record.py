@@ -57,6 +57,7 @@ class Story:
     jobs: Sequence[Job]
     losses: Losses
     teacher: ModelFacts | None
+    other_teachers: Sequence[ModelFacts]
     teacher_cache: CacheFacts | None
     metrics: Mapping[Role, Mapping[str, float]]
     intervals: Mapping[Role, Mapping[str, tuple[float, float]]]
@@ -77,6 +78,7 @@ def _record(story: Story, student: PreTrainedModel) -> Record:
     return Record(
         command=list(story.command),
         teacher=story.teacher,
+        other_teachers=list(story.other_teachers),
         teacher_cache=story.teacher_cache,
         student=ModelFacts.of(student),
         task=Task.of(student).name,

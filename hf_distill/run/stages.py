@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -20,14 +21,25 @@ from hf_distill.activations import Signal
 from hf_distill.checkpoints import OBJECTIVES, last_whole
 from hf_distill.distillation import Distillation
 from hf_distill.errors import DistillationError, IncompatiblePair
+from hf_distill.hub.packed import write_packed
 from hf_distill.objectives.terms import Terms
-from hf_distill.recipe import TrainGroup
+from hf_distill.recipe import QuantizePoints, QuantizeUniform, Student, TrainGroup
 from hf_distill.run.arguments import evaluation_arguments, training_arguments
 from hf_distill.run.folder import MARK, TRAINER_STATE, is_main_process, read_json, wait_for_everyone, write_json
 from hf_distill.run.freezing import check_reached, freeze
-from hf_distill.run.progress import TOKENS_PER_SECOND, Pace, PaceBar
+from hf_distill.run.progress import TOKENS_PER_SECOND, CpuClock, Pace, PaceBar
 from hf_distill.run.workload import Collator, Rows
-from hf_distill.teachers import Frozen, Teacher
+from hf_distill.students.quantized import (
+    LEARNED,
+    go_on_from,
+    has_grids,
+    has_points,
+    plain_name,
+    quantize_points,
+    quantize_uniform,
+    train_points,
+)
+from hf_distill.teachers import Peers, Teacher
 from hf_distill.teachers.cache.codecs import Codec
 from hf_distill.trainer import DistillationTrainer
 
@@ -41,8 +53,8 @@ Metrics = Callable[[EvalPrediction], dict[str, float]]
 
 @dataclass(frozen=True)
 class Job:
-    """One training run: its name in messages, its folder, its terms, what trains, whether on augmented rows, and the
-    budget of a batch if it has one.
+    """One training run: its name in messages, its folder, its terms, what trains, whether on augmented rows, the
+    budget of a batch if it has one, and where its student and its teacher come from.
     """
 
     title: str
@@ -53,6 +65,12 @@ class Job:
     groups: Sequence[TrainGroup] = ()
     augmented: bool = False
     tokens_per_batch: int | None = None
+    starts: Student | None = None
+    """What the student is that it starts with; None to go on with that of the job before."""
+    learns_from: Job | None = None
+    """The earlier job whose student is the teacher; None for the recipe's teacher."""
+    grid: QuantizeUniform | QuantizePoints | None = None
+    """What the weights of the student lie on."""
 
     def arguments(self) -> TrainingArguments:
         """New training arguments; they also set up the processes, so each trainer takes its own."""
@@ -97,6 +115,8 @@ class StageTrainer(DistillationTrainer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._pace = Pace()
+        self.cpu = CpuClock()
+        self.add_callback(self.cpu)
         if self.pop_callback(ProgressCallback) is not None:
             self.add_callback(PaceBar)
 
@@ -119,7 +139,7 @@ class StageTrainer(DistillationTrainer):
         """The Trainer's optimizer, its groups divided by learning rate."""
         optimizer: torch.optim.Optimizer = super().create_optimizer(model)
         named = (self.model if model is None else model).named_parameters()
-        scales = {id(parameter): self.scales.get(name.removeprefix("student."), 1.0) for name, parameter in named}
+        scales = {id(each): self.scales.get(plain_name(name.removeprefix("student.")), 1.0) for name, each in named}
         groups: list[dict[str, Any]] = []
         for group in optimizer.param_groups:
             by_scale: dict[float, list[nn.Parameter]] = {}
@@ -134,7 +154,8 @@ def train_stage(job: Job, model: PreTrainedModel, teacher: Teacher | None, input
     """Trains `model` as the job says, from the last whole checkpoint if there is one, and leaves it in the job's
     folder.
 
-    `learned` is what terms of earlier stages learned; a term of the same name goes on with it.
+    `learned` is what terms of earlier stages learned; a term of the same name goes on with it. So do the floats and
+    the points beneath grids, where the job before had them.
 
     Raises: `IncompatiblePair` if a term of that name has other parameters; `DistillationError` if training stopped
     early.
@@ -143,19 +164,21 @@ def train_stage(job: Job, model: PreTrainedModel, teacher: Teacher | None, input
     wait_for_everyone()  # every process has looked before one of them writes
     if is_main_process():
         _remove_torn(job.folder, checkpoint)
-    trainer = _trainer(job, model, teacher, inputs)
+    trainer = _trainer(job, model, teacher, inputs, learned)
     hand_on(learned, trainer.distillation.objectives, job.title)
+    if isinstance(teacher, Peers):
+        teacher.go_on_from(learned)
     if checkpoint is not None:
         logger.warning("%s: going on from %s", job.title, checkpoint)
     output = trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-    _finish(job, trainer, output.metrics)
+    _finish(job, trainer, {**output.metrics, **trainer.cpu.read()})
     trainer.distillation.close()
 
 
 def cache_teacher(
     job: Job,
     model: PreTrainedModel,
-    teacher: Frozen,
+    teacher: Teacher,
     inputs: Inputs,
     folder: Path,
     *,
@@ -169,13 +192,17 @@ def cache_teacher(
     Raises: `CacheMismatch` for a cache of something else, and for another writer.
     """
     with TemporaryDirectory() as nowhere:
-        trainer = _trainer(replace(job, folder=Path(nowhere)), model, teacher, inputs)
+        trainer = _trainer(replace(job, folder=Path(nowhere)), model, teacher, inputs, {})
         trainer.cache_teacher(folder, codec=codec, signals=signals, max_length=max_length)
     trainer.distillation.close()
 
 
-def _trainer(job: Job, model: PreTrainedModel, teacher: Teacher | None, inputs: Inputs) -> StageTrainer:
+def _trainer(
+    job: Job, model: PreTrainedModel, teacher: Teacher | None, inputs: Inputs, learned: Learned
+) -> StageTrainer:
     scales = freeze(model, job.groups, job.title)
+    _put_on_grid(job, model)
+    go_on_from(model, learned)  # before a teacher meets the student, and copies what lies beneath its grids
     trainer = StageTrainer(
         model=model,
         teacher=teacher,
@@ -191,6 +218,17 @@ def _trainer(job: Job, model: PreTrainedModel, teacher: Teacher | None, inputs: 
     )
     trainer.scales = scales
     return trainer
+
+
+def _put_on_grid(job: Job, model: PreTrainedModel) -> None:
+    """Quantizes the student of a job that says so; one that wrote a cache of its teacher is quantized already."""
+    settings = {} if job.grid is None else job.grid.model_dump()
+    if isinstance(job.grid, QuantizeUniform) and not has_grids(model):
+        quantize_uniform(model, **settings)
+    elif isinstance(job.grid, QuantizePoints) and not has_grids(model):
+        quantize_points(model, **settings)
+    if has_points(model):
+        train_points(model)
 
 
 def _remove_torn(folder: Path, whole: Path | None) -> None:
@@ -216,6 +254,8 @@ def _finish(job: Job, trainer: StageTrainer, metrics: Mapping[str, float]) -> No
         metrics = {**metrics, **trainer.evaluate()}
     trainer.save_model(str(job.folder))
     trainer.save_state()
+    if has_grids(trainer.model) and is_main_process():
+        write_packed(trainer.model, job.folder)
     wait_for_everyone()
     if is_main_process():
         write_json(
@@ -224,10 +264,11 @@ def _finish(job: Job, trainer: StageTrainer, metrics: Mapping[str, float]) -> No
     wait_for_everyone()
 
 
-def read_learned(job: Job) -> Learned:
-    """What the terms of a finished stage learned."""
+def learned_after(job: Job, before: Learned) -> Learned:
+    """What terms had learned when a stage was finished, and what lay beneath the grids of its student, if any."""
     path = job.folder / OBJECTIVES
-    return load_file(path) if path.is_file() else {}
+    kept = {name: tensor for name, tensor in before.items() if not name.startswith(LEARNED)}
+    return kept | (load_file(path) if path.is_file() else {})
 
 
 def hand_on(learned: Mapping[str, Tensor], objectives: nn.ModuleDict, title: str) -> None:
@@ -241,31 +282,38 @@ def hand_on(learned: Mapping[str, Tensor], objectives: nn.ModuleDict, title: str
         now = objective.state_dict()
         if not before:
             continue
+        taken: tuple[str, ...] = objective.takes  # type: ignore[assignment]
+        if before.keys() != now.keys() and taken:
+            before, now = (_beginning(state, taken) for state in (before, now))
         shapes = [{key: tuple(tensor.shape) for key, tensor in state.items()} for state in (before, now)]
         if shapes[0] != shapes[1]:
             raise IncompatiblePair(
                 f"{title}: the term {name!r} learned {shapes[0]} in an earlier stage, and here it learns {shapes[1]}; "
                 "give it another name, so that it starts anew."
             )
-        objective.load_state_dict(before)
+        objective.load_state_dict({**objective.state_dict(), **before})
 
 
-def check_stage(job: Job, model: PreTrainedModel, teacher: PreTrainedModel | None, inputs: Inputs) -> Distillation:
+def _beginning(state: Mapping[str, Tensor], names: tuple[str, ...]) -> Learned:
+    return {name: tensor for name, tensor in state.items() if name.startswith(names)}
+
+
+def check_stage(job: Job, model: PreTrainedModel, teacher: Teacher | None, inputs: Inputs) -> Distillation:
     """Makes the stage's trainer without training, for whatever it would refuse; returns its terms as they are bound.
 
-    Nothing is left in the job's folder, nor on the models.
+    Nothing is left in the job's folder, nor on the models; the teacher is not used again.
 
     Raises: `DistillationError` and its kinds: a set-up, patterns, layers, labels and vocabularies that do not fit, and
     parameters that should train and get no gradient.
     """
     trains = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
-    frozen = None if teacher is None else Frozen(teacher)
+    subject = model if job.grid is None else copy.deepcopy(model)  # grids are not taken off again
     with TemporaryDirectory() as folder:
-        trainer = _trainer(replace(job, folder=Path(folder)), model, frozen, inputs)
-    check_reached(trainer.distillation, model, job.groups, job.title)
+        trainer = _trainer(replace(job, folder=Path(folder)), subject, teacher, inputs, {})
+    check_reached(trainer.distillation, subject, job.groups, job.title)
     trainer.distillation.close()
-    if frozen is not None:
-        frozen.bind(frozenset())  # takes its hooks off
+    if teacher is not None:
+        teacher.bind(frozenset())  # takes its hooks off
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(trains[name])
     return trainer.distillation

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from transformers import PreTrainedModel
 
 from hf_distill.run import models
 from hf_distill.run.caching import Teachers
+from hf_distill.run.chains import finished_student
 from hf_distill.run.preparation import Setup
-from hf_distill.run.stages import Job, Learned, read_learned, train_stage
+from hf_distill.run.stages import Job, Learned, learned_after, train_stage
 
 
 def train_all(setup: Setup) -> None:
@@ -23,29 +22,29 @@ def train_all(setup: Setup) -> None:
         return
     if jobs.teacher is not None and jobs.teacher.mark is None:
         _train_teacher(setup, jobs.teacher)
-    inputs = {False: setup.inputs(setup.columns)}  # by whether the rows are augmented
     teachers = Teachers(setup)
     learned: Learned = {}
     before: Job | None = None
     for job in jobs.student:
+        if job.starts is not None:
+            learned = {}  # it was learned for another student
         if job.mark is None:
-            student = setup.student() if before is None else finished_student(setup, before)
-            if job.augmented not in inputs:
-                inputs[job.augmented] = replace(inputs[False], train=setup.augmented_rows())
-            teacher = teachers.of(job, student, inputs[job.augmented])
-            train_stage(job, student, teacher, inputs[job.augmented], learned)
-        learned |= read_learned(job)
+            student = _first_student(setup, job, before)
+            inputs = setup.inputs(setup.workload.fit(student, "student"), job.augmented)
+            train_stage(job, student, teachers.of(job, student, inputs), inputs, learned)
+        learned = learned_after(job, learned)
         before = job
     if jobs.control is not None and jobs.control.mark is None:
-        train_stage(jobs.control, setup.student(), None, inputs[False], {})
+        student = setup.student(jobs.control.starts)
+        train_stage(jobs.control, student, None, setup.inputs(setup.workload.fit(student, "student")), {})
     setup.recover_teacher()  # it is compared with its students
 
 
-def finished_student(setup: Setup, job: Job) -> PreTrainedModel:
-    """The student that a finished stage left."""
-    student = models.load_finished(job.folder, setup.workload.auto_class, "student", setup.recipe.student)
-    setup.workload.fit(student, "student")
-    return student
+def _first_student(setup: Setup, job: Job, before: Job | None) -> PreTrainedModel:
+    """What a job starts with: a student of its own, or what the job before left."""
+    if job.starts is not None or before is None:
+        return setup.student(job.starts)
+    return finished_student(setup, before)
 
 
 def _train_teacher(setup: Setup, job: Job) -> None:

@@ -12,6 +12,7 @@ from datasets import Dataset, IterableDataset
 from torch import Tensor
 from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase
 
+from hf_distill.evaluation.evidence import Evidence
 from hf_distill.hub.record import DataFacts
 from hf_distill.recipe import Recipe
 from hf_distill.run.labels import Columns, in_model_order
@@ -169,6 +170,10 @@ class Workload(ABC):
     def lead(self, split: str, student: Any, control: Any) -> str:
         """A sentence on whether the student's lead over the control is more than chance; empty for none."""
         return ""
+
+    def evidence(self, split: str, answers: Any) -> Evidence | None:
+        """What the reported metric is made of, row by row."""
+        return None
 
     def texts(self) -> Sequence[str] | Sequence[tuple[str, str]]:
         """Texts, or pairs of them, on which the time of a sentence is measured."""

@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from hf_distill.errors import DistillationError, RecipeError
 from hf_distill.recipe import Recipe
-from hf_distill.run.caching import cache_folder, write_cache
+from hf_distill.run.caching import cache_facts, cache_folder, write_cache
 from hf_distill.run.folder import RunFolder, wait_for_everyone
-from hf_distill.run.preparation import Setup, plan, prepare
+from hf_distill.run.preparation import Setup, plan, prepare, start_of
 from hf_distill.run.running import as_recipe
 from hf_distill.run.workloads import load_workload
-from hf_distill.teachers.cache.folder import CacheFolder, Facts
+from hf_distill.teachers.cache.folder import Facts
 
 
 def cache_teacher(
     recipe: Recipe | Mapping[str, Any] | str | os.PathLike[str], output_dir: str | os.PathLike[str]
 ) -> tuple[Path, Facts]:
     """Writes what the stages of a recipe read of the teacher for their rows into the recipe's cache, where it is not
-    there yet; the folder, and what it holds. A `run` of the same recipe then trains from it.
+    there yet; the folder, and what it holds, of several teachers for the first. A `run` of the same recipe then trains
+    from it.
 
     With several processes every one of them calls this and does its share.
 
@@ -47,13 +47,16 @@ def cache_teacher(
         wait_for_everyone()
         _write(setup, place)
         wait_for_everyone()
-    return place, CacheFolder(place).facts()
+    facts = cache_facts(loaded, folder)
+    assert facts is not None  # it has just been written
+    return place, facts
 
 
 def _write(setup: Setup, place: Path) -> None:
     """For the rows of each kind that stages learn from."""
-    inputs, student = setup.inputs(setup.columns), setup.student()
-    for augmented in sorted({job.augmented for job in setup.jobs.student}):
-        job = next(job for job in setup.jobs.student if job.augmented == augmented)
-        rows = replace(inputs, train=setup.augmented_rows()) if augmented else inputs
-        write_cache(setup, job, student, rows, place)
+    jobs = setup.jobs.student
+    for augmented in sorted({job.augmented for job in jobs if job.learns_from is None}):
+        number = next(i for i, job in enumerate(jobs) if job.learns_from is None and job.augmented == augmented)
+        student = setup.student(start_of(jobs[: number + 1]))
+        inputs = setup.inputs(setup.workload.fit(student, "student"), augmented)
+        write_cache(setup, jobs[number], student, inputs, place)

@@ -3,22 +3,44 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from hf_distill.activations import Activations, Signal
 from hf_distill.anatomy import Anatomy
-from hf_distill.tasks import Batch
+from hf_distill.objectives.base import Objective
+from hf_distill.objectives.pair import Pair
+from hf_distill.tasks import Batch, Task
 
 
 class Teacher(ABC):
     """Gives Activations for a batch. It is no submodule of anything that is trained, wrapped or saved."""
 
     anatomy: Anatomy
+    reads_student: ClassVar[bool] = False
+    """Whether it is made of the student's parameters, which each process must then hold whole."""
+    trains: ClassVar[bool] = False
+    """Whether its models train with the student, so that they run and are saved inside `Distillation`."""
+
+    @property
+    def models(self) -> tuple[nn.Module, ...]:
+        """The models that it runs and that share nothing with the student; none where no such model is in memory."""
+        return ()
+
+    def meet(self, student: PreTrainedModel) -> None:  # noqa: B027
+        """Be shown the student before anything else; a teacher that is made of it is made here."""
+
+    def pair(self, student: Anatomy, task: Task, **settings: Any) -> Pair:
+        """The student's pair with this teacher; settings as in `Pair.of`.
+
+        Raises: `IncompatiblePair` where they do not fit.
+        """
+        return Pair.of(student, self.anatomy, task, temperatures=self.temperatures, **settings)
 
     @property
     def head(self) -> Callable[[Tensor], Tensor] | None:
@@ -59,6 +81,22 @@ class Teacher(ABC):
 
     def compile(self, **settings: Any) -> None:  # noqa: B027
         """Have `torch.compile` compile with these settings what gives activations; nothing where no model runs."""
+
+    def advise(self, objectives: Sequence[Objective]) -> None:  # noqa: B027
+        """Be shown the bound objectives, and warn of those that can make little of this teacher."""
+
+    def after_step(self, steps_before: int) -> None:  # noqa: B027
+        """Be told that the optimizer has moved the student, after so many earlier steps of the run."""
+
+    def after_epoch(self) -> None:  # noqa: B027
+        """Be told that an epoch is over."""
+
+    def state(self) -> dict[str, Tensor]:
+        """What changes while the student trains, and belongs into a checkpoint; empty for a teacher that stays."""
+        return {}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:  # noqa: B027
+        """Take back what `state` gave."""
 
     @abstractmethod
     def activations(self, batch: Batch) -> Activations:

@@ -27,7 +27,8 @@ from hf_distill.teachers.cache.signals import written_signals
 from hf_distill.teachers.cache.skeleton import give_head, move_head, skeleton_of
 
 COLUMN = "teacher/"
-"""How the columns of a batch begin that hold what the cache has of its rows. No model has an input of such a name."""
+"""How the columns of a batch begin that hold what the cache has of its rows (`Cached.column`). No model has an input
+of such a name."""
 
 
 class Cached(Teacher):
@@ -64,6 +65,7 @@ class Cached(Teacher):
         self.anatomy = Anatomy.of(self._model)
         self._inputs = Inputs.of(self._model, self.facts.columns)
         self._asked: frozenset[Signal] = frozenset()
+        self.column = COLUMN
         self._autocast: Callable[[], AbstractContextManager[None]] = nullcontext
 
     def _skeleton(self) -> PreTrainedModel:
@@ -120,7 +122,7 @@ class Cached(Teacher):
                 )
 
     def reading(self, collator: Collator) -> Collator:
-        return _Reading(collator, self.reader, self._inputs)
+        return _Reading(collator, self.reader, self._inputs, self.column)
 
     def place(self, device: torch.device, autocast: Callable[[], AbstractContextManager[None]]) -> None:
         self._autocast = autocast if "autocast" in str(self.facts.fingerprint["precision"]) else nullcontext
@@ -147,9 +149,9 @@ class Cached(Teacher):
 
     def _parts(self, batch: Batch) -> dict[str, Tensor]:
         parts = {
-            name: batch[f"{COLUMN}{name}"].view(dtype)
+            name: batch[f"{self.column}{name}"].view(dtype)
             for name, dtype in self.reader.dtypes.items()
-            if f"{COLUMN}{name}" in batch
+            if f"{self.column}{name}" in batch
         }
         if not parts:
             raise DistillationError(
@@ -161,11 +163,11 @@ class Cached(Teacher):
 class _Reading:
     """A collator whose batches hold what a cache has of their rows."""
 
-    def __init__(self, collator: Collator, reader: CacheReader, inputs: Inputs) -> None:
-        self.collator, self.reader, self.inputs = collator, reader, inputs
+    def __init__(self, collator: Collator, reader: CacheReader, inputs: Inputs, column: str) -> None:
+        self.collator, self.reader, self.inputs, self.column = collator, reader, inputs, column
 
     def __call__(self, rows: list[Any]) -> Mapping[str, Any]:
         batch = self.collator(rows)
         lengths = row_lengths(batch)
         found = self.reader.read(row_keys(batch, self.inputs, lengths), lengths, batch["input_ids"].shape[1])
-        return {**batch, **{f"{COLUMN}{name}": part for name, part in found.items()}}
+        return {**batch, **{f"{self.column}{name}": part for name, part in found.items()}}

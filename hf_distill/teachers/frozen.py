@@ -8,15 +8,16 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from hf_distill.activations import Activations, Signal
+from hf_distill.activations import MAIN, Activations, Signal
 from hf_distill.anatomy import Anatomy
 from hf_distill.capture import Capture
 from hf_distill.depth import runs_whole, shallow
 from hf_distill.errors import DistillationError
 from hf_distill.loading import load_model
+from hf_distill.passes import Passes
 from hf_distill.tasks import Batch
 from hf_distill.teachers.base import Teacher
 
@@ -46,7 +47,9 @@ class Frozen(Teacher):
         self._autocast: Callable[[], AbstractContextManager[None]] = nullcontext
         self._capture: Capture | None = None
         self._show: Callable[..., tuple[Any, Activations]] | None = None  # the capture, or what is compiled of it
+        self._passes: Passes | None = None
         self._large_logits = False
+        self._runs_main = True
 
     @classmethod
     def from_pretrained(
@@ -81,6 +84,10 @@ class Frozen(Teacher):
         return own if mixed is None else f"{own}, autocast {str(mixed).removeprefix('torch.')}"
 
     @property
+    def models(self) -> tuple[nn.Module, ...]:
+        return (self.model,)
+
+    @property
     def accepts(self) -> frozenset[str]:
         return self.anatomy.accepts
 
@@ -96,10 +103,15 @@ class Frozen(Teacher):
     def bind(self, signals: frozenset[Signal]) -> None:
         if self._capture is not None:
             self._capture.close()
-        run = shallow(self.anatomy, signals)
+        if self._passes is not None:
+            self._passes.close()
+        in_main = frozenset(signal for signal in signals if signal.source == MAIN)
+        run = shallow(self.anatomy, in_main)
         logger.info("the teacher runs %s", run.description)
-        self._capture = Capture(self.anatomy, signals, role="teacher", run=run)
+        self._capture = Capture(self.anatomy, in_main, role="teacher", run=run)
         self._show = self._capture
+        self._passes = Passes(self.anatomy, signals, role="teacher")
+        self._runs_main = bool(in_main) or not self._passes
         # Inference mode saves dispatch, and a copy of what is shown; a copy of [tokens, vocabulary] costs more than
         # that.
         self._large_logits = self.anatomy.shape.num_logits > LARGE and Signal("logits") in signals
@@ -117,6 +129,15 @@ class Frozen(Teacher):
             raise DistillationError("the teacher is asked for activations before bind(signals).")
         if self.model.training:
             self.model.eval()
+        shown = self._main(batch) if self._runs_main else Activations(mask=batch.get("attention_mask"))
+        if not self._passes:
+            return shown
+        with torch.no_grad(), self._autocast():
+            taught: Activations = self._passes.show(batch, shown)
+        return taught
+
+    def _main(self, batch: Batch) -> Activations:
+        assert self._show is not None
         if self._large_logits:
             with torch.no_grad(), self._autocast():
                 return self._show(batch)[1]

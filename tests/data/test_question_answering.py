@@ -204,6 +204,9 @@ def test_only_what_is_asked_for_is_there() -> None:
     assert set(window) == {"input_ids", "attention_mask", "length", "example"}
     (window,) = read_windows(unlabelled, input_names={"token_type_ids"}, with_offsets=False)
     assert window["token_type_ids"] == [0] * 6 + [1] * 12
+    (window,) = read_windows(unlabelled, input_names={"special_tokens_mask"}, with_offsets=False)
+    ids = window["input_ids"]
+    assert window["special_tokens_mask"] == [int(each in (ids[0], ids[-1])) for each in ids]
 
 
 def test_a_long_question_is_cut_to_whole_words(caplog: pytest.LogCaptureFixture) -> None:

@@ -53,6 +53,12 @@ def test_a_distilbert_student_of_a_bert_teacher_keeps_its_segments() -> None:
     assert encoded["token_type_ids"][:] == tokenize(pairs(), bert(), ["first", "second"])["token_type_ids"][:]
 
 
+def test_an_objective_is_told_the_special_tokens() -> None:
+    assert "special_tokens_mask" not in tokenize(pairs(), bert(), ["first"]).column_names
+    encoded = tokenize(pairs(), bert(), ["first", "second"], input_names={"special_tokens_mask"})
+    assert encoded["special_tokens_mask"][:] == [[1, 0, 0, 0, 0, 1, 0, 0, 1], [1, 0, 1, 1]]
+
+
 @pytest.mark.parametrize(
     ("given", "own", "models", "expected"),
     [

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from datasets import Dataset, concatenate_datasets
 from safetensors.torch import load_file
@@ -45,6 +46,7 @@ def texts(folder: Path) -> list[str]:
     return list(concatenate_datasets(parts)["sentence"])
 
 
+@pytest.mark.slow
 def test_two_ranks_read_the_rows_that_one_made(tmp_path: Path) -> None:
     tiny_runs.save_teacher(tmp_path / "teacher", dropout=0.0)
     tiny_runs.save_masked_lm(tmp_path / "masked")

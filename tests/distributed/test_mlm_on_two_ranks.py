@@ -20,6 +20,7 @@ from tests import tiny_runs
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["stored", "streamed"])
 def test_two_ranks_make_the_student_of_one(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows that both ranks read, or that none did, would give another student."""

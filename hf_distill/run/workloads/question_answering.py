@@ -15,6 +15,7 @@ from hf_distill.data.question_answering import ANSWERS, COLUMNS, Questions, ques
 from hf_distill.data.windows import windows
 from hf_distill.errors import IncompatiblePair
 from hf_distill.evaluation import fidelity
+from hf_distill.evaluation.evidence import Evidence
 from hf_distill.evaluation.spans import Answer, Search, best_answers
 from hf_distill.evaluation.squad import SquadMetric, SquadV2Metric, essence, scores
 from hf_distill.recipe import Data, Recipe
@@ -148,6 +149,10 @@ class QuestionAnswering(LabelledRows):
             f"Student against control: f1 {found.value:+.2f}, 95 % [{found.low:+.2f}, {found.high:+.2f}] "
             "(bootstrap over questions)."
         )
+
+    def evidence(self, split: str, answers: list[Answer]) -> Evidence:
+        """The F1 of each question."""
+        return Evidence("mean", self._f1(split, answers)[:, None])
 
     def texts(self) -> list[tuple[str, str]]:
         """Questions and contexts of the reported split."""

@@ -19,6 +19,7 @@ from hf_distill.data.text import TextData, load_files, load_packaged
 from hf_distill.data.tokenization import tokenize
 from hf_distill.errors import DataError
 from hf_distill.evaluation import fidelity
+from hf_distill.evaluation.evidence import Evidence
 from hf_distill.evaluation.metrics import compute_metrics_for
 from hf_distill.recipe import Data, Recipe
 from hf_distill.run.labels import Columns, align_labels, in_task_order, label_settings
@@ -155,6 +156,13 @@ class TextClassification(LabelledRows):
             return ""
         p_value = fidelity.mcnemar_p_value(self._correct(split, student), self._correct(split, control))
         return f"Student against control, row by row: p = {p_value:.2g} (McNemar)."
+
+    def evidence(self, split: str, answers: np.ndarray) -> Evidence:
+        """Which rows were answered right, or predictions and labels where the metric is another."""
+        if self.metrics[0] == "accuracy":
+            return Evidence("mean", self._correct(split, answers)[:, None].astype(np.float64))
+        predicted = answers[:, 0] if self.text.is_regression else answers.argmax(axis=1)
+        return Evidence(self.metrics[0], np.stack([predicted, self._labels(split)], axis=1).astype(np.float64))
 
     def texts(self) -> list[str] | list[tuple[str, str]]:
         """The texts of the reported split, or its pairs of texts."""

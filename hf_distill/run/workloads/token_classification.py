@@ -19,6 +19,7 @@ from hf_distill.data.token_classification import TaggedTokens, joins_tokens, tag
 from hf_distill.errors import NonFiniteLoss
 from hf_distill.evaluation import fidelity
 from hf_distill.evaluation.entities import EntityMetric, counts, summed
+from hf_distill.evaluation.evidence import Evidence, entity_f1
 from hf_distill.recipe import Data, Recipe
 from hf_distill.recipe.schema import TokenClassification as Settings
 from hf_distill.run.labels import Columns, align_labels, in_task_order, label_settings
@@ -159,16 +160,20 @@ class TokenClassification(LabelledRows):
 
     def interval(self, split: str, answers: Tagged) -> Interval:
         """Of F1, over resampled sentences."""
-        found = fidelity.bootstrap(_f1, self._counts(split, answers))
+        found = fidelity.bootstrap(entity_f1, self._counts(split, answers))
         return found.low, found.high
 
     def lead(self, split: str, student: Tagged, control: Tagged) -> str:
         both = np.stack([self._counts(split, student), self._counts(split, control)], axis=1)
-        found = fidelity.bootstrap(lambda rows: _f1(rows[:, 0]) - _f1(rows[:, 1]), both)
+        found = fidelity.bootstrap(lambda rows: entity_f1(rows[:, 0]) - entity_f1(rows[:, 1]), both)
         return (
             f"Student against control: f1 {found.value:+.3f}, 95 % [{found.low:+.3f}, {found.high:+.3f}] "
             "(bootstrap over sentences)."
         )
+
+    def evidence(self, split: str, answers: Tagged) -> Evidence:
+        """The entities of each sentence that are right, were found, and are there."""
+        return Evidence("entities", self._counts(split, answers).astype(np.float64))
 
     def texts(self) -> list[str]:
         """The sentences of the reported split."""
@@ -180,11 +185,6 @@ class TokenClassification(LabelledRows):
         """The tags of a sentence in each line, apart by blanks."""
         lines = [" ".join(tags) for tags in self._tags(split, answers)]
         return f"predict_results_{split}.txt", "\n".join(lines) + "\n"
-
-
-def _f1(rows: np.ndarray) -> float:
-    right, found, there = rows.sum(axis=0)
-    return float(2 * right / (found + there)) if right else 0.0
 
 
 def load(data: Data, settings: Settings, recipe: Recipe, *, predict: bool) -> TokenClassification:

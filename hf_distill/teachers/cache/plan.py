@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from hf_distill.activations import LAYERED, PLAIN, Signal
+from hf_distill.activations import LAYERED, MAIN, PLAIN, Signal
 from hf_distill.anatomy import Anatomy
 from hf_distill.errors import CacheMismatch, DistillationError, IncompatiblePair
 from hf_distill.objectives.base import Objective, RowWise
@@ -31,10 +31,11 @@ def stored_signals(anatomy: Anatomy, signals: Iterable[Signal], codec: Codec | N
     _check_one_stack(anatomy)
     found = set()
     for signal in signals:
-        if signal.field == "scores" or signal.stack:
+        if signal.field == "scores" or signal.stack or signal.source != MAIN:
             raise IncompatiblePair(
                 f"{signal}: a teacher's cache holds logits, states, queries, keys and values of models with one stack "
-                "of blocks. Train with the teacher itself, or without the objective that reads it."
+                "of blocks, of the batch as it is. Train with the teacher itself, or without the objective that reads "
+                "it."
             )
         found.add(FINAL if signal == LOGITS and by_head(anatomy, codec) else signal)
     return frozenset(found)
@@ -74,6 +75,11 @@ def check_readers(codec: Codec | None, pair: Pair, objectives: Iterable[Objectiv
     Raises: `IncompatiblePair` for one that does not take the largest logits alone, or not at its temperature.
     """
     if isinstance(codec, TopK) and pair.teacher is not None and pair.teacher.num_logits > LARGE:
+        if pair.members is not None:
+            raise IncompatiblePair(
+                "the largest logits alone (codec top_k) of several teachers cannot be averaged, as each has others. "
+                "Cache the last hidden states."
+            )
         pair.check_same_columns()
         for objective in objectives:
             if isinstance(objective, RowWise) and objective.needs_teacher:

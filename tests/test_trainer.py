@@ -441,6 +441,7 @@ def test_no_checkpoint_is_written_after_a_loss_that_is_not_finite(tmp_path: Path
 # ---- checkpoints ----
 
 
+@pytest.mark.slow
 def test_a_checkpoint_loads_where_the_package_is_not_installed(tmp_path: Path) -> None:
     trainer = trainer_for(objectives=SoftTargets() + HiddenMSE(layer_map="last"), args=tiny.arguments(max_steps=1))
     trainer.train()

@@ -12,10 +12,11 @@ import pytest
 from hf_distill import objectives
 from hf_distill.errors import DistillationError
 from hf_distill.objectives import HiddenCosine, Objective, SoftTargets, register
-from hf_distill.objectives.base import check_choice, check_flag, check_number
+from hf_distill.objectives.settings import check_choice, check_flag, check_number
 
 METHOD = '''
-from hf_distill.objectives.base import Objective, register
+from hf_distill.objectives.base import Objective
+from hf_distill.objectives.registry import register
 
 @register("made_up")
 class MadeUp(Objective):
@@ -80,6 +81,7 @@ def test_settings_are_keywords() -> None:
         HiddenCosine("final")  # type: ignore[misc]
 
 
+@pytest.mark.slow
 def test_a_file_with_one_register_line_is_enough(tmp_path: Path) -> None:
     """In a copy of the package: a new file below a room is found without any other change."""
     package = Path(objectives.__file__).parents[1]

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import cached_property
+from inspect import signature
 from typing import Any
 
 import pytest
@@ -19,6 +21,7 @@ from hf_distill.errors import DistillationError
 from hf_distill.member_logits import Combining
 from hf_distill.objectives import Objective, Pair
 from hf_distill.objectives.base import Loss
+from hf_distill.objectives.hypotheses import PLACE, SCORES, TEXTS
 from hf_distill.passes import FOUND
 from hf_distill.tasks import IGNORED, TASKS
 from tests.shapes import shape
@@ -37,9 +40,10 @@ NUM_LOGITS = {
     "masked_lm": 7,
     "causal_lm": 7,
     "seq2seq_lm": 7,
+    "ctc": 7,
     "encoder": 0,
 }
-PER_TOKEN = ("token_classification", "masked_lm", "causal_lm", "seq2seq_lm")
+PER_TOKEN = ("token_classification", "masked_lm", "causal_lm", "seq2seq_lm", "ctc")
 LENGTH_AXES = {"scores": (-2, -1), "start_logits": (-1,), "end_logits": (-1,)}
 
 ALIKE = ("alike", 2, 4, 2, 4)
@@ -111,6 +115,9 @@ POOL: tuple[dict[str, Any], ...] = (
     {"flatten": True},
     {"rows": "tokens"},
     {"rows": "tokens", "unbiased": False},
+    {"length_normalize": True, "temperature": 2.0},
+    {"weights": "uniform"},
+    {"blank": 1, "weights": "best"},
 )
 """Settings that are tried on every objective; those that an objective does not have, or refuses, make no case."""
 
@@ -143,7 +150,10 @@ HINGES = {"voted_triplets"}
 """Objectives that are 0 with few examples, as the order of these is right by chance."""
 
 
-UNLIKE_CLASSES = {"dkpp", "holistic_kd", "weighted_soft_ce"}
+OF_SOUNDS = {"ctc_nbest_kd", "labels"}
+"""Objectives that are tried on models that hear, whose states no anatomy knows."""
+
+UNLIKE_CLASSES = {"ctc_nbest_kd", "dkpp", "holistic_kd", "weighted_soft_ce"}
 """Objectives that treat classes differently by their place."""
 
 
@@ -189,15 +199,18 @@ class Case:
 
     def bound(self) -> Objective:
         """The objective in float64, bound; what it learns is the same every time."""
-        state = torch.get_rng_state()
-        torch.default_generator.manual_seed(7)
-        objective = objectives.make(self.objective, dict(self.settings))
-        objective.bind(self.pair)
-        if objective.reads_rows:
-            objective.see_rows(NUM_ROWS, [i % 3 for i in range(NUM_ROWS)])
-            objective.eval()  # what it keeps of rows stands still
-        torch.set_rng_state(state)
+        with same_draws(7):
+            objective = objectives.make(self.objective, dict(self.settings))
+            objective.bind(self.pair)
+            if objective.reads_rows:
+                objective.see_rows(NUM_ROWS, [i % 3 for i in range(NUM_ROWS)])
+                objective.eval()  # what it keeps of rows stands still
         return objective.double()
+
+    @cached_property
+    def example(self) -> Objective:
+        """One that is bound, to look at: a test that evaluates it takes its own."""
+        return self.bound()
 
     @property
     def pair(self) -> Pair:
@@ -239,13 +252,14 @@ class Case:
     @property
     def has_classes(self) -> bool:
         """It reads logits over classes that have no order."""
-        reads_answers = any(signal.field == "logits" for signal in self.bound().needs().student)
-        return reads_answers and self.world.task != "regression" and self.objective not in UNLIKE_CLASSES
+        reads_answers = any(signal.field == "logits" for signal in self.example.needs().student)
+        has_order = self.world.task in ("regression", "ctc")
+        return reads_answers and not has_order and self.objective not in UNLIKE_CLASSES
 
     @property
     def compares_equals(self) -> bool:
         """It reads the same signals of both sides, and nothing else that could pull the student away."""
-        objective = self.bound()
+        objective = self.example
         needs = objective.needs()
         pulled = getattr(objective, "needs_labels", False) or self.learns or self.objective in NO_MINIMUM
         beside = self.objective == "pkt" and ("form", "code") in self.settings  # by the 1e-7 in its logarithms
@@ -273,7 +287,7 @@ class Case:
 
     @property
     def learns(self) -> bool:
-        return bool(list(self.bound().parameters()))
+        return bool(list(self.example.parameters()))
 
     @property
     def title(self) -> str:
@@ -290,6 +304,7 @@ def cases() -> list[Case]:
         Case(name, tuple(settings.items()), world)
         for name in objectives.names()
         for settings in ({}, *POOL)
+        if settings.keys() <= signature(objectives.get(name)).parameters.keys()
         for world in WORLDS
     ]
     return [case for case in every if accepted(case)]
@@ -298,10 +313,12 @@ def cases() -> list[Case]:
 def accepted(case: Case) -> bool:
     """Whether it can be bound; of settings that repeat another case in all but the task, a few tasks are enough."""
     settings, world = dict(case.settings), case.world
+    if world.task == "ctc" and case.objective not in OF_SOUNDS:
+        return False
     if settings and world.size != "alike" and not {"projection", "layer_map"} & settings.keys():
         return False
     try:
-        needs = case.bound().needs()
+        needs = case.example.needs()
     except DistillationError:
         return False
     reads_answers = any(signal.field.endswith("logits") for signal in needs.student)
@@ -400,11 +417,15 @@ class Scene:
 
 
 @contextmanager
-def same_draws() -> Iterator[None]:
-    """What is drawn inside is the same every time."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+def same_draws(seed: int = 0) -> Iterator[None]:
+    """What is drawn inside is the same every time; by the generator itself, as `torch.manual_seed` takes longer than
+    most objectives where there is no accelerator."""
+    state = torch.get_rng_state()
+    torch.default_generator.manual_seed(seed)
+    try:
         yield
+    finally:
+        torch.set_rng_state(state)
 
 
 def activations(signals: Mapping[Signal, Tensor], masks: Mapping[str, Tensor]) -> Activations:
@@ -435,7 +456,7 @@ def of_pass(signals: Mapping[Signal, Tensor], masks: Mapping[str, Tensor]) -> Ac
 def scene(case: Case, *, batch: Batch | None = None, seed: int = 0, dtype: torch.dtype = torch.float64) -> Scene:
     """Random activations for exactly what the case's objective needs."""
     generator = torch.Generator().manual_seed(seed)
-    world, objective = case.world, case.bound()
+    world, objective = case.world, case.example
     examples = 4 if objective.name in HINGES else objective.smallest_batch
     enough = LENGTHS + (4,) * (examples - len(LENGTHS))
     constant = None if objective.trains_student else MAIN
@@ -511,12 +532,34 @@ def made_batch(task: str, generator: torch.Generator, lengths: tuple[int, ...] =
     elif task == "seq2seq_lm":
         target = ragged(TARGET_LENGTHS[:examples])
         batch["labels"] = torch.where(target.bool(), draw(*target.shape), IGNORED)
+    elif task == "ctc":
+        batch["labels"], batch[TEXTS] = symbols(generator, examples)
     else:
         batch["labels"] = torch.where(mask.bool(), draw(*mask.shape), IGNORED)
         batch["labels"][0, 2:3] = IGNORED
+    if task in ("causal_lm", "seq2seq_lm", "ctc"):
+        batch |= hypotheses(generator, examples)
     if task == "masked_lm":
         batch["next_sentence_label"] = torch.randint(0, 2, (examples,), generator=generator)
     return batch
+
+
+def symbols(generator: torch.Generator, examples: int) -> tuple[Tensor, Tensor]:
+    """Labels of models that hear, and two hypotheses of each; those of every second example are two symbols long, of
+    which no two are equal, and no symbol is one of the two that settings take for the blank."""
+    texts = torch.randint(2, 5, (examples, 3, 2), generator=generator)
+    texts[:, :, 1] += 2 - texts[:, :, 1] // 4  # 4 to 6
+    texts[:, :, 1] = torch.where(texts[:, :, 1] == texts[:, :, 0], 6, texts[:, :, 1])
+    texts[2::3, :, 1] = IGNORED
+    return texts[:, 0], texts[:, 1:]
+
+
+def hypotheses(generator: torch.Generator, examples: int) -> Batch:
+    """One of one for the first example, then pairs of a source."""
+    scores = -3.0 * torch.rand(examples, 2, generator=generator)
+    scores[2::2] = scores[1 : examples - 1 : 2]
+    scores[0, 1] = -torch.inf
+    return {SCORES: scores, PLACE: (torch.arange(examples) + 1) % 2 * (torch.arange(examples) > 0)}
 
 
 def is_padding(made: Scene, signal: Signal) -> Tensor | None:
@@ -538,7 +581,8 @@ def widened(made: Scene, left: int, right: int, value: float) -> Scene:
         if isinstance(key, str):
             if key in ("start_positions", "end_positions"):
                 return tensor + left
-            if tensor.dim() < 2 or (key == "labels" and made.task not in PER_TOKEN):
+            at_positions = key != "labels" or (made.task in PER_TOKEN and made.task != "ctc")
+            if tensor.dim() < 2 or not at_positions or key in (SCORES, TEXTS):
                 return tensor
             return functional.pad(tensor, (left, right), value=IGNORED if key == "labels" else 0)
         if is_padding(made, key) is None:

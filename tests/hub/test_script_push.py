@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests import tiny_runs
 
 from .server import READER, WRITER, Hub
@@ -25,6 +27,7 @@ def script(hub: Hub, home: Path, token: str, *flags: str) -> subprocess.Complete
     return subprocess.run(command, env=given, capture_output=True, text=True, cwd=home)
 
 
+@pytest.mark.slow
 def test_the_script_publishes_the_student_with_card_and_record(tmp_path: Path) -> None:
     tiny_runs.save_teacher(tmp_path / "teacher")
     tiny_runs.write_sst2(tmp_path / "sst2")

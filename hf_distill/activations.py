@@ -22,11 +22,13 @@ PLAIN = (
     "end_logits",
     "next_sentence_logits",
     "final",
+    "head_state",
     "embeddings",
     "pooled",
     "input_gradient",
 )
-"""Fields kept once per pass. `final` is the state after the last norm, which the head reads."""
+"""Fields kept once per pass. `final` is the state after the last norm, which the head reads; `head_state` is the same
+in the axes of a teacher that keeps it in other ones, and is read by that teacher's own head alone."""
 
 
 @dataclass(frozen=True)

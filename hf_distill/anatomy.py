@@ -94,7 +94,8 @@ class Anatomy:
         self.model = model
         self.base = _plain(model)
         config = self.base.config
-        self.row = FAMILIES.get(config.model_type)
+        row = FAMILIES.get(config.model_type)
+        self.row = row if row is not None and row.holds(config) else None
         self.roots = _roots(self.base, self.row) if self.row else {}
         self.shape = Shape(
             family=config.model_type,
@@ -183,7 +184,7 @@ class Anatomy:
 
         Raises: `IncompatiblePair` where the model has no such signal; `DistillationError` for a malformed one.
         """
-        if signal.field not in LAYERED + PLAIN or signal.field == "input_gradient":
+        if signal.field not in LAYERED + PLAIN or signal.field in ("input_gradient", "head_state"):
             raise DistillationError(f"{signal}: {signal.field!r} is not read from a forward pass.")
         if (signal.layer is not None) != (signal.field in LAYERED):
             kind = "needs a layer" if signal.field in LAYERED else "has no layers"
@@ -427,10 +428,15 @@ def split_heads(value: Tensor, heads: int) -> Tensor:
     return value.view(*value.shape[:2], heads, -1).transpose(1, 2)
 
 
-def rotate(value: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary position embedding of the halves of each head (Su et al., 2021, arXiv:2104.09864)."""
-    first, second = value.chunk(2, dim=-1)
-    return value * cos.unsqueeze(1) + torch.cat((-second, first), dim=-1) * sin.unsqueeze(1)
+def rotate(value: Tensor, cos: Tensor, sin: Tensor, *, pairs: bool = False) -> Tensor:
+    """Rotary position embedding of the halves of each head, or of neighbouring numbers (Su et al., 2021,
+    arXiv:2104.09864)."""
+    if pairs:
+        turned = torch.stack((-value[..., 1::2], value[..., ::2]), dim=-1).flatten(-2)
+    else:
+        first, second = value.chunk(2, dim=-1)
+        turned = torch.cat((-second, first), dim=-1)
+    return value * cos.unsqueeze(1) + turned * sin.unsqueeze(1)
 
 
 def _rotated(row: Family, attention: nn.Module, shape: StackShape, signal: Signal, runs: tuple[int, int]) -> Tap:
@@ -442,7 +448,8 @@ def _rotated(row: Family, attention: nn.Module, shape: StackShape, signal: Signa
     heads = shape.num_attention_heads if name == "queries" else shape.num_key_value_heads
 
     def combine(value: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
-        return rotate(split_heads(plain.combine(value), heads), *rotation).transpose(1, 2).flatten(2)
+        states = split_heads(plain.combine(value), heads)
+        return rotate(states, *rotation, pairs=row.turns_pairs).transpose(1, 2).flatten(2)
 
     return Tap((*plain.points, Point(attention, _rotation, *runs)), combine)
 
@@ -457,12 +464,14 @@ def _scores(row: Family, attention: nn.Module, shape: StackShape, signal: Signal
     queries, keys = (_projection(row, attention, name, runs) for name in ("queries", "keys"))
     scale = float(getattr(attention, "scaling", shape.head_size**-0.5))
     groups = shape.num_attention_heads // shape.num_key_value_heads
+    cap = getattr(attention, "attn_logit_softcapping", None)
 
     def plain(query: Tensor, key: Tensor) -> Tensor:
         return torch.matmul(query, key.transpose(2, 3)) * scale
 
     def rotary(query: Tensor, key: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
-        return plain(rotate(query, *rotation), rotate(key, *rotation))
+        found = plain(*(rotate(each, *rotation, pairs=row.turns_pairs) for each in (query, key)))
+        return found if cap is None else torch.tanh(found / cap) * cap
 
     def biased(query: Tensor, key: Tensor, bias: Tensor) -> Tensor:
         return plain(query, key) + bias
@@ -565,6 +574,8 @@ def _num_logits(base: PreTrainedModel, row: Family | None) -> int:
         return 2
     if class_ending(base, ("ForSequenceClassification", "ForTokenClassification")):
         return int(config.num_labels)
+    if class_ending(base, ("ForCTC",)):
+        return int(config.vocab_size)
     if class_ending(base, ("ForPreTraining",)) and row is not None and row.detects:
         return 1
     if class_ending(base, ("ForMaskedLM", "ForPreTraining")) or base.get_output_embeddings() is not None:
@@ -573,6 +584,8 @@ def _num_logits(base: PreTrainedModel, row: Family | None) -> int:
 
 
 def _no_stack(family: str, name: str, stacks: Mapping[str, Any]) -> str:
+    if not stacks and family in FAMILIES:
+        return f"the row of {family!r} in the family table is not of this configuration; only its logits can be read."
     if not stacks:
         return f"{family!r} has no row in the family table ({', '.join(FAMILIES)}), so only its logits can be read."
     wanted = f"stack {name!r}" if name else "single stack of blocks"

@@ -24,6 +24,8 @@ TEACHER = "teacher.safetensors"
 """A teacher that follows the student, `MovingAverage`."""
 
 ARGUMENTS = "training_arguments.json"
+_BUDGET = "tokens_per_batch"
+"""The trainer's own setting, told of beside the arguments."""
 
 WEIGHTS = (
     "model.safetensors",
@@ -93,13 +95,35 @@ def _tensors(path: Path) -> dict[str, Tensor]:
     return found
 
 
-def replace_pickled_arguments(folder: Path, args: Any) -> None:
-    """Puts the arguments down as JSON with tokens masked; the pickle that the Trainer writes would hold tokens in
-    clear.
+def replace_pickled_arguments(folder: Path, args: Any, tokens_per_batch: int | None = None) -> None:
+    """Puts the arguments down as JSON with tokens masked, and the token budget; the pickle that the Trainer writes
+    would hold tokens in clear.
     """
     (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)
-    text = json.dumps(args.to_sanitized_dict(), indent=2, default=str, sort_keys=True)
+    told = {**args.to_sanitized_dict(), _BUDGET: tokens_per_batch}
+    text = json.dumps(told, indent=2, default=str, sort_keys=True)
     (folder / ARGUMENTS).write_text(text + "\n", encoding="utf-8")
+
+
+def check_same_budget(checkpoint: Path, tokens_per_batch: int | None) -> None:
+    """Refuses to go on with another token budget: the batches of an epoch are others then, so that those which are
+    skipped are not those which were trained on. A checkpoint that does not tell of a budget is not compared.
+
+    Raises: `BrokenCheckpoint` with both values and the remedy.
+    """
+    path = checkpoint / ARGUMENTS
+    if not path.is_file():
+        return
+    try:
+        told = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BrokenCheckpoint(f"{path} cannot be read: {error}. Resume from an earlier checkpoint.") from error
+    if isinstance(told, dict) and told.get(_BUDGET, tokens_per_batch) != tokens_per_batch:
+        raise BrokenCheckpoint(
+            f"{checkpoint} was trained with tokens_per_batch={told[_BUDGET]}, and {tokens_per_batch} is asked for: "
+            f"batches would be others, and rows be trained on twice or not at all. Set tokens_per_batch="
+            f"{told[_BUDGET]} to go on, or ignore_data_skip=True to begin the epoch's batches anew."
+        )
 
 
 def last_whole(output_dir: Path) -> Path | None:

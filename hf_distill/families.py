@@ -105,6 +105,17 @@ def _biased(model: PreTrainedModel, hidden: Tensor, batch: Batch) -> Tensor:
     return logits + bias.to(logits.device)
 
 
+def _capped(model: PreTrainedModel, hidden: Tensor, batch: Batch) -> Tensor:
+    """Gemma 2: c tanh(logits / c)."""
+    logits, cap = _chain("lm_head")(model, hidden, batch), model.config.final_logit_softcapping
+    return logits if cap is None else torch.tanh(logits / cap) * cap
+
+
+def _multiplied(model: PreTrainedModel, hidden: Tensor, batch: Batch) -> Tensor:
+    """Cohere: the logits times a constant."""
+    return _chain("lm_head")(model, hidden, batch) * float(model.config.logit_scale)
+
+
 def _read(model: PreTrainedModel, batch: Batch, name: str) -> Tensor:
     if name not in batch:
         raise DistillationError(f"the head of {type(model).__name__} needs {name}; call head(hidden, batch).")
@@ -164,6 +175,9 @@ class Family:
 
     `widening`: below a block, what gives the state of its feed-forward part before the activation function, of the
     gate where there is one; empty where it is not known. `gated`: that state is the first half of what it gives.
+
+    `holds`: whether the row is that of a config; where it is not, the family counts as one without a row.
+    `turns_pairs`: the rotary position embedding turns neighbouring numbers of a head in place of its halves.
     """
 
     blocks: str
@@ -194,6 +208,8 @@ class Family:
     plain_mask: bool = False
     widening: str = ""
     gated: bool = False
+    holds: Callable[[Any], bool] = lambda config: True
+    turns_pairs: bool = False
 
 
 _SPANS: Head = _chain("qa_outputs")
@@ -250,12 +266,16 @@ def _bert(name: str, **changes: Any) -> Family:
 
 def _llama(attention_queries: str, attention_keys: str, **changes: Any) -> Family:
     """A row laid out as Llama's."""
-    return Family(
-        "layers", "self_attn", attention_queries, attention_keys, "v_proj",
-        heads=_DECODER_HEADS, max_length=_no_table, scores="rotary", per_layer=("layer_types",),
-        attention_norm="input_layernorm", final_norm="norm", position=_reads_last, leave=_through("o_proj"),
-        widening="mlp.gate_proj", **changes,
-    )  # fmt: skip
+    row: dict[str, Any] = {
+        "heads": _DECODER_HEADS, "max_length": _no_table, "scores": "rotary", "per_layer": ("layer_types",),
+        "attention_norm": "input_layernorm", "final_norm": "norm", "position": _reads_last,
+        "leave": _through("o_proj"), "widening": "mlp.gate_proj", **changes,
+    }  # fmt: skip
+    return Family("layers", "self_attn", attention_queries, attention_keys, "v_proj", **row)
+
+
+_ALL_POSITIONS: Mapping[str, Any] = {"position": lambda config: "", "leave": None}
+"""For blocks that are not known to run for one position alone."""
 
 
 FAMILIES: dict[str, Family] = {
@@ -356,6 +376,24 @@ FAMILIES: dict[str, Family] = {
         widening="mlp.c_fc",
     ),
     "llama": _llama("q_proj", "k_proj"),
+    "mistral": _llama("q_proj", "k_proj"),
+    "qwen2": _llama("q_proj", "k_proj"),
+    "gemma2": _llama("q_proj", "k_proj", heads={**_DECODER_HEADS, "ForCausalLM": _capped}, **_ALL_POSITIONS),
+    "cohere": _llama(
+        "q_proj", "k_proj", heads={"ForCausalLM": _multiplied},
+        holds=lambda config: not config.use_qk_norm, turns_pairs=True, **_ALL_POSITIONS,
+    ),
+    "opt": Family(
+        "layers", "self_attn", "q_proj", "k_proj", "v_proj", heads=_DECODER_HEADS,
+        two_stacks=True,  # of which there is a decoder alone, as in BART's
+        attention_norm="self_attn_layer_norm", final_norm="final_layer_norm",
+        # Else the norms follow the parts that they precede here, or the state is of another width behind the blocks.
+        holds=lambda config: (
+            config.do_layer_norm_before
+            and not config._remove_final_layer_norm
+            and config.word_embed_proj_dim == config.hidden_size
+        ),
+    ),
     "qwen3": _llama("q_norm", "k_norm", normed={"q_norm": "q_proj", "k_norm": "k_proj"}),
     "t5": Family(
         "block", "layer.0.SelfAttention", "q", "k", "v",

@@ -1,4 +1,17 @@
-"""The terms over a large vocabulary, evaluated together from the states before the heads, some rows at a time."""
+"""The terms over a large vocabulary, evaluated together from the states before the heads, some rows at a time.
+
+All of it is plain PyTorch. The fused kernels of Liger-Kernel (0.8.5, Triton, CUDA) take other inputs than terms have
+here, and none of them could stand in without giving up what the terms say:
+
+- `fused_linear_jsd` gives a mean over the rows whose label is not ignored: neither sums nor a weight for each row
+  (`reduction`, examples of unequal length, several terms that count other rows). It takes the teacher's states and a
+  bare weight matrix, `fused_linear_kl_div` all of the teacher's probabilities `[rows, vocabulary]`: no heads with
+  a bias, a transform, a soft cap, a scale or an adapter, no largest logits from a cache, no ensemble.
+- `fused_linear_cross_entropy` has values by row (`reduction="none"`), and then makes the logits again in the backward
+  pass, the product that chunks here do once.
+- Each function makes the student's logits for itself, so soft targets and labels together pay for the head twice; and
+  the host waits for the device, for the number of rows that count and for the upstream gradient.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +24,14 @@ import torch
 from torch import Tensor
 
 from hf_distill.activations import Activations, Needs, Signal
-from hf_distill.anatomy import Anatomy
+from hf_distill.anatomy import Anatomy, Shape
 from hf_distill.chunks import Head, RowLoss, Rows, Sizes, ThroughHead
 from hf_distill.depth.plan import HEADS, runs_whole
 from hf_distill.errors import DataError, IncompatiblePair
 from hf_distill.member_logits import Combining, MemberLogits
-from hf_distill.objectives.base import Objective, RowWise
+from hf_distill.objectives.base import Objective
 from hf_distill.objectives.pair import Pair
+from hf_distill.objectives.row_wise import RowWise
 from hf_distill.tasks import IGNORED, Batch, real_tokens
 
 logger = logging.getLogger(__name__)
@@ -59,6 +73,7 @@ class Vocabulary:
     ) -> None:
         self.objectives, self.pair, self.student = objectives, pair, student
         self.teacher_head = teacher_head
+        self._read_by_teacher: Signal | None = getattr(teacher_head, "reads", None)
         self.head_parameters = _reached_by_head(student)
         self._dtype = torch.promote_types(student.base.dtype, torch.float32)
 
@@ -73,14 +88,20 @@ class Vocabulary:
         """The terms that read logits, if these are a large vocabulary's and can be taken in chunks; else None.
 
         They are taken whole where a term needs all of them at once, where another term lets a model compute its heads
-        anyway, and where the student must run whole or its family has no head in the table.
+        anyway, and where the student must run whole or its family has no head in the table; the log then says why,
+        and how large they are. So it does for a teacher's.
         """
         if not pair.task.vocabulary_sized or pair.student.num_logits <= LARGE:
             return None
         reading = {name: objective for name, objective in objectives.items() if _reads_heads(objective)}
         some = {name: o for name, o in reading.items() if isinstance(o, RowWise) and o.sums_rows}
-        if not some or len(some) < len(reading) or not student.knows_head or runs_whole(student):
+        if not some or len(some) < len(reading):
             return None
+        if why := _whole(student):
+            _tell("student", why, pair.student.num_logits)
+            return None
+        if teacher_head is None and _shows_logits(pair, some.values()):
+            _tell("teacher", "no head of its family in the table takes them row by row", pair.student.num_logits)
         logger.info("%s: taken over %d words in chunks of rows", ", ".join(some), pair.student.num_logits)
         return cls(some, pair, student, teacher_head)
 
@@ -88,8 +109,13 @@ class Vocabulary:
         """What is asked of the models: `final` in place of logits."""
         theirs = needs.teacher
         if self.teacher_head is not None and self.pair.teacher is not None:
-            theirs = _before_head(theirs, _last_stack(self.pair.teacher.stacks))
-        return Needs(_before_head(needs.student, _last_stack(self.pair.student.stacks)), theirs)
+            theirs = _before_head(theirs, self._before_teachers_head(self.pair.teacher))
+        ours = Signal("final", None, _last_stack(self.pair.student.stacks))
+        return Needs(_before_head(needs.student, ours), theirs)
+
+    def _before_teachers_head(self, teacher: Shape) -> Signal:
+        """What the teacher's head reads: its last state, unless the head says otherwise."""
+        return self._read_by_teacher or Signal("final", None, _last_stack(teacher.stacks))
 
     def step(self, batch: Batch, *, taught: bool = True) -> Step:
         """The rows of a batch; asked for before the models run. Terms that read a teacher count no row of a batch that
@@ -160,10 +186,35 @@ class Vocabulary:
         if head is None:
             logits, length = teacher.logits, step.size[1]
             return lambda positions: logits[positions // length, positions % length]
-        final = teacher.stack(_last_stack(pair_teacher.stacks)).final
-        _check_size("teacher", final, step)
-        states, known_head = final.flatten(0, 1), head
+        read = self._before_teachers_head(pair_teacher)
+        shown: Tensor = getattr(teacher.stack(read.stack), read.field)
+        _check_size("teacher", shown, step)
+        states, known_head = shown.flatten(0, 1), head
         return lambda positions: known_head(states[positions].unsqueeze(0)).squeeze(0)
+
+
+def _whole(student: Anatomy) -> str:
+    """Why a student's logits cannot be made row by row, or nothing."""
+    if not student.knows_head:
+        return f"the head of {type(student.base).__name__} has no row in the family table"
+    return runs_whole(student)
+
+
+def _shows_logits(pair: Pair, objectives: Iterable[RowWise]) -> bool:
+    """Whether one teacher, without a head at hand, gives a vocabulary's logits, and not the largest of them alone."""
+    one = pair.teacher is not None and pair.members is None and pair.temperatures is None
+    return one and any(objective.needs_teacher for objective in objectives)
+
+
+def _tell(whose: str, why: str, words: int) -> None:
+    logger.warning(
+        "the %s's logits are taken whole (%s): 1,000 tokens of %d words are %.0f MB in float32, and a step holds "
+        "several such tensors. Where that is too much, lower per_device_train_batch_size and accumulate gradients.",
+        whose,
+        why,
+        words,
+        4e-3 * words,
+    )
 
 
 def _of_members(teacher: Activations, combining: Combining, step: Step) -> Callable[[Tensor], MemberLogits]:
@@ -197,8 +248,8 @@ def _last_stack(stacks: Iterable[str]) -> str:
     return "decoder" if "decoder" in stacks else ""
 
 
-def _before_head(signals: frozenset[Signal], stack: str) -> frozenset[Signal]:
-    return (signals - {LOGITS}) | ({Signal("final", None, stack)} if LOGITS in signals else set())
+def _before_head(signals: frozenset[Signal], read: Signal) -> frozenset[Signal]:
+    return (signals - {LOGITS}) | ({read} if LOGITS in signals else set())
 
 
 def _positions(batch: Batch) -> Tensor:

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 from hf_distill import DistillationTrainer, HiddenMSE, Labels, SoftTargets
 from hf_distill.data.batching import TokenBudgetSampler
-from hf_distill.errors import DataError, DistillationError
+from hf_distill.errors import BrokenCheckpoint, DataError, DistillationError
 from hf_distill.hub.trained import record_of
 from hf_distill.run.arguments import training_arguments
 from tests import tiny
@@ -126,6 +126,19 @@ def test_a_resumed_run_is_bitwise_the_uninterrupted_one(tmp_path: Path) -> None:
         )
         again.train(resume_from_checkpoint=str(tmp_path / "whole" / f"checkpoint-{step}"))
         assert tiny.distance(whole.distillation, again.distillation) == 0.0, step
+
+
+@pytest.mark.parametrize("budget", [150, None])
+def test_another_budget_does_not_go_on_in_the_middle_of_an_epoch(budget: int | None, tmp_path: Path) -> None:
+    """Its batches are others, so those that are skipped are not those that were trained on, unless none are."""
+    arguments = {"output_dir": str(tmp_path), "save_strategy": "steps", "save_steps": 2, "max_steps": 2}
+    trainer_for(arguments=arguments).train()
+    arguments["max_steps"] = 3
+    with pytest.raises(BrokenCheckpoint, match=rf"tokens_per_batch=200, and {budget} is asked .* ignore_data_skip"):
+        trainer_for(arguments=arguments, tokens_per_batch=budget).train(resume_from_checkpoint=True)
+    trainer = trainer_for(arguments={**arguments, "ignore_data_skip": True}, tokens_per_batch=budget)
+    trainer.train(resume_from_checkpoint=True)
+    assert trainer.state.global_step == 3
 
 
 def test_the_rows_of_a_step_are_told_as_their_mean() -> None:

@@ -432,6 +432,21 @@ def test_the_log_says_what_is_taken_in_chunks(caplog: pytest.LogCaptureFixture) 
     assert "soft_targets, labels: taken over 96 words in chunks of rows" in caplog.text
 
 
+@pytest.mark.usefixtures("small_is_large")
+def test_the_log_says_what_is_taken_whole_and_how_large_it_is(caplog: pytest.LogCaptureFixture) -> None:
+    student, known = tiny_models.tiny("opt", word_embed_proj_dim=16), tiny_models.tiny("llama")
+    task = Task.of(student)
+    for pair in ((student, known), (known, student)):
+        first, second = map(Anatomy.of, pair)
+        head = Frozen(pair[1]).head
+        Distillation(pair[0], Terms.of(SoftTargets() + Labels()), Pair.of(first, second, task), teacher_head=head)
+    whole = [record.getMessage() for record in caplog.records if "taken whole" in record.getMessage()]
+    assert len(whole) == 2
+    assert "the student's logits are taken whole (the head of OPTForCausalLM has no row in the family" in whole[0]
+    assert "the teacher's logits are taken whole" in whole[1]
+    assert all("1,000 tokens of 96 words are 0 MB" in each for each in whole)
+
+
 # ---- the pass alone ----
 
 

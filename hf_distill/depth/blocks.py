@@ -220,8 +220,8 @@ class RowAttention(nn.Module):
         query = split_heads(query, shape.num_attention_heads)
         key, value = (split_heads(states, shape.num_key_value_heads) for states in (key, value))
         if row.scores == "rotary":
-            query = rotate(query, *(rows.pick(table, 1) for table in rotation))
-            key = rotate(key, *rotation)
+            query = rotate(query, *(rows.pick(table, 1) for table in rotation), pairs=row.turns_pairs)
+            key = rotate(key, *rotation, pairs=row.turns_pairs)
         return query, key, value
 
     def _dropout(self) -> float:

@@ -13,7 +13,7 @@ from hf_distill.anatomy import Anatomy
 from hf_distill.distillation import Distillation
 from hf_distill.loading import DTYPES
 from hf_distill.recipe import Recipe
-from hf_distill.run.chains import ensemble_of, finished_student, peers_of
+from hf_distill.run.chains import base_of, ensemble_of, finished_student, peers_of
 from hf_distill.run.folder import RunFolder
 from hf_distill.run.stages import Inputs, Job, cache_teacher
 from hf_distill.teachers import Cached, Frozen, MovingAverage, Teacher
@@ -76,6 +76,8 @@ class Teachers:
             return Frozen(finished_student(self.setup, job.learns_from))
         if (peers := peers_of(self.setup)) is not None:
             return peers  # anew for each stage, which hands on what those of the one before learned
+        if (base := base_of(self.setup.recipe)) is not None:
+            return base
         folder = cache_folder(self.setup.recipe, self.setup.folder)
         if folder is None:
             self._teacher = self._teacher or _in_memory(self.setup)
@@ -135,7 +137,9 @@ def _in_dtype(setup: Setup, teacher: PreTrainedModel) -> Frozen:
 
 def _on_disk(recipe: Recipe, folder: Path) -> Teacher:
     """The teacher out of its cache; of several each has a folder of its own."""
-    several = None if recipe.teacher is None else recipe.teacher.ensemble
-    if several is None:
-        return Cached(folder)
-    return ensemble_of(several, {name: Cached(folder / name) for name in several.members})
+    section = recipe.teacher
+    dtype = None if section is None or section.dtype is None else DTYPES[section.dtype]
+    if section is None or section.ensemble is None:
+        return Cached(folder, dtype=dtype)
+    members = {name: Cached(folder / name, dtype=dtype) for name in section.ensemble.members}
+    return ensemble_of(section.ensemble, members)

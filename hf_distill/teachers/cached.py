@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,17 +19,29 @@ from hf_distill.tasks import Batch
 from hf_distill.teachers.base import Teacher
 from hf_distill.teachers.cache.codecs import TopK
 from hf_distill.teachers.cache.fingerprint import teacher_digest, tokenizer_digest
-from hf_distill.teachers.cache.folder import CONFIG, HEAD, CacheFolder, check_same
+from hf_distill.teachers.cache.folder import CONFIG, HEAD, TABLES, CacheFolder, check_same
 from hf_distill.teachers.cache.keys import MASK, Inputs, row_keys, row_lengths
-from hf_distill.teachers.cache.plan import FINAL, LOGITS, check_holds, nested
+from hf_distill.teachers.cache.plan import FINAL, HEAD_STATE, LOGITS, check_holds, nested
 from hf_distill.teachers.cache.reader import CacheReader
 from hf_distill.teachers.cache.scanning import Collator, Source, scan
 from hf_distill.teachers.cache.signals import written_signals
-from hf_distill.teachers.cache.skeleton import give_head, move_head, skeleton_of
+from hf_distill.teachers.cache.skeleton import give_head, move_head, read_axes, skeleton_of
+from hf_distill.teachers.frozen import precision
 
 COLUMN = "teacher/"
 """How the columns of a batch begin that hold what the cache has of its rows (`Cached.column`). No model has an input
 of such a name."""
+
+
+@dataclass(frozen=True, eq=False)
+class AxesHead:
+    """A head that reads the last hidden state in the axes of its codec, as `reads` shows it."""
+
+    logits: Callable[[Tensor], Tensor]
+    reads: Signal = HEAD_STATE
+
+    def __call__(self, state: Tensor) -> Tensor:
+        return self.logits(state)
 
 
 class Cached(Teacher):
@@ -36,13 +49,17 @@ class Cached(Teacher):
     `scripts/cache_teacher.py` wrote. The teacher itself is not in memory.
 
     Rows are found by what the teacher reads of them (token ids, segment ids), so order, epochs, batches and processes
-    do not matter; a row that is made anew each time (masking, augmentation while collating) is not found. The collator
+    do not matter; a row that is made anew each time (masking, augmentation while collating) is not found. A packed row
+    is one row, as attention goes across its documents: packed together with others, they are other rows. The collator
     reads them, in the workers of the loader where there are any, and they travel with the batch. Of a language model
     the folder holds the last hidden state and the head, which is applied on reading, or the largest logits.
 
     `teacher`, `tokenizer` and `max_length` are compared with those that the cache was written for, and not kept.
+    `dtype` says, as in `Frozen`, that the teacher has weights of a type of its own, whatever the training's precision
+    is; without it, the mixed precision of the training must be the one that the teacher ran under.
 
-    Raises: `CacheMismatch` for a folder without a cache, one that is damaged, or one of something else.
+    Raises: `CacheMismatch` for a folder without a cache, one that is damaged, or one of something else; in `place`
+    for the cache of a teacher that ran in another precision.
     """
 
     def __init__(
@@ -52,17 +69,20 @@ class Cached(Teacher):
         teacher: PreTrainedModel | None = None,
         tokenizer: PreTrainedTokenizerBase | None = None,
         max_length: int | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         self.folder = CacheFolder(folder)
         self.facts = self.folder.facts()
         wanted = {"teacher": None if teacher is None else teacher_digest(teacher), "max_length": max_length}
         check_same(self.facts.fingerprint, wanted, self.folder.path)
         self._check_tokenizer(tokenizer)
+        self._dtype = dtype
         self.reader = CacheReader(self.folder, self.facts)
         self._written = {each.signal: each for each in written_signals(self.folder, self.facts)}
         self._has_head = HEAD in self.facts.files
         self._model = self._skeleton()
         self.anatomy = Anatomy.of(self._model)
+        self._in_axes = self._has_head and self._reads_axes()
         self._inputs = Inputs.of(self._model, self.facts.columns)
         self._asked: frozenset[Signal] = frozenset()
         self.column = COLUMN
@@ -85,6 +105,20 @@ class Cached(Teacher):
             self._head_dtype = next(iter(head.values())).dtype
         return model
 
+    def _reads_axes(self) -> bool:
+        """Has the head read the last hidden state in the axes of its codec, where it has any and the result is the
+        same; in mixed precision it would be rounded in other places."""
+        axes, width = self._written[FINAL].codec.axes(), self.anatomy.shape.stack().hidden_size
+        if axes is None or self._is_mixed:
+            return False
+        if len(axes.offset) != width:
+            raise self.folder.damaged(TABLES, f"states are {len(axes.offset)} wide, those of the teacher {width}")
+        return read_axes(self._model, axes)
+
+    @property
+    def _is_mixed(self) -> bool:
+        return "autocast" in str(self.facts.fingerprint["precision"])
+
     def _check_tokenizer(self, tokenizer: Any) -> None:
         if isinstance(tokenizer, PreTrainedTokenizerBase):
             check_same(self.facts.fingerprint, {"tokenizer": tokenizer_digest(tokenizer)}, self.folder.path)
@@ -100,10 +134,12 @@ class Cached(Teacher):
 
     @property
     def head(self) -> Callable[[Tensor], Tensor] | None:
+        if self._in_axes:
+            return AxesHead(self._logits)
         return self._logits if self._has_head else None
 
     def bind(self, signals: frozenset[Signal]) -> None:
-        held = {*self._written, *({LOGITS} if self._has_head else ())}
+        held = {*self._written, *({LOGITS} if self._has_head else ()), *({HEAD_STATE} if self._in_axes else ())}
         check_holds(held, signals, self.folder.path)
         self._asked = signals
 
@@ -117,18 +153,31 @@ class Cached(Teacher):
                 raise CacheMismatch(
                     f"{self.folder.path}: {len(absent)} of {len(rows)} rows are not in the teacher's cache, row "
                     f"{absent[0]} is the first: the cache is not complete, or it was written for other texts, or for "
-                    "texts cut to another length. Write what is missing by scripts/cache_teacher.py or "
-                    "trainer.cache_teacher, or choose another folder."
+                    "texts that were cut to another length or packed together with others. Write what is missing by "
+                    "scripts/cache_teacher.py or trainer.cache_teacher, or choose another folder."
                 )
 
     def reading(self, collator: Collator) -> Collator:
         return _Reading(collator, self.reader, self._inputs, self.column)
 
     def place(self, device: torch.device, autocast: Callable[[], AbstractContextManager[None]]) -> None:
-        self._autocast = autocast if "autocast" in str(self.facts.fingerprint["precision"]) else nullcontext
+        self._check_precision(device, autocast)
+        self._autocast = autocast if self._is_mixed else nullcontext
         for each in self._written.values():
             each.codec.place(device)
         move_head(self._model, device)
+
+    def _check_precision(self, device: torch.device, autocast: Callable[[], AbstractContextManager[None]]) -> None:
+        found = str(self.facts.fingerprint["precision"])
+        kept: Any = getattr(torch, found.partition(",")[0], None)  # what the training cannot tell of
+        here = precision(kept, device, autocast) if self._dtype is None else precision(self._dtype, device)
+        if found != here:
+            remedy = "" if "," in found else f" If it is to keep its own type, give Cached(folder, dtype={kept})."
+            raise CacheMismatch(
+                f"{self.folder.path} was written with another precision: the teacher ran in {found}, and would here "
+                f"in {here}.{remedy} Else train in the precision it was written for (bf16, fp16), or choose another "
+                "folder."
+            )
 
     def activations(self, batch: Batch) -> Activations:
         parts = self._parts(batch)
@@ -136,16 +185,26 @@ class Cached(Teacher):
             shown: dict[Signal, Any] = {
                 each: self._written[each].decode(parts) for each in self._asked & {*self._written}
             }
+            if HEAD_STATE in self._asked:
+                shown[HEAD_STATE] = self._written[FINAL].decode_axes(parts)
             if LOGITS in self._asked and LOGITS not in self._written:
-                final: Any = shown[FINAL] if FINAL in shown else self._written[FINAL].decode(parts)
-                shown[LOGITS] = self._logits(final)
+                shown[LOGITS] = self._logits(self._head_state(parts, shown))
         mask = batch[MASK] if MASK in batch else torch.ones_like(batch["input_ids"])
         return Activations(mask=mask, **nested(shown))
 
-    def _logits(self, final: Tensor) -> Tensor:
-        unmixed = torch.autocast(final.device.type, enabled=False)  # the student's precision is not the teacher's
+    def _head_state(self, parts: Mapping[str, Tensor], shown: Mapping[Signal, Any]) -> Tensor:
+        """What the head reads, taken from what is shown anyway where it is."""
+        signal, written = (HEAD_STATE if self._in_axes else FINAL), self._written[FINAL]
+        state: Any = shown.get(signal)
+        if state is None:
+            state = written.decode_axes(parts) if self._in_axes else written.decode(parts)
+        found: Tensor = state
+        return found
+
+    def _logits(self, state: Tensor) -> Tensor:
+        unmixed = torch.autocast(state.device.type, enabled=False)  # the student's precision is not the teacher's
         with torch.no_grad(), unmixed, self._autocast():
-            return self.anatomy.head(final.to(self._head_dtype))
+            return self.anatomy.head(state.to(self._head_dtype))
 
     def _parts(self, batch: Batch) -> dict[str, Tensor]:
         parts = {

@@ -27,6 +27,16 @@ LARGE = 1024
 """Logits of more columns are a vocabulary's."""
 
 
+def precision(
+    dtype: torch.dtype, device: torch.device, autocast: Callable[[], AbstractContextManager[None]] = nullcontext
+) -> str:
+    """Weights of a type on a device, and the mixed precision that they run under, if any."""
+    with autocast():
+        mixed = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else None
+    own, other = (str(each).removeprefix("torch.") for each in (dtype, mixed))
+    return own if mixed is None else f"{own}, autocast {other}"
+
+
 class Frozen(Teacher):
     """A transformers model in evaluation mode, without gradients; its parameters are not changed by a run.
 
@@ -76,12 +86,14 @@ class Frozen(Teacher):
         return cls(model, dtype=dtype)
 
     @property
+    def own_dtype(self) -> torch.dtype | None:
+        """The type of its weights where it was given one of its own, which mixed precision leaves alone."""
+        return self.model.dtype if self._own_dtype else None
+
+    @property
     def precision(self) -> str:
         """The type of its weights, and that of the mixed precision it runs under, if any."""
-        kind, own = self.model.device.type, str(self.model.dtype).removeprefix("torch.")
-        with self._autocast():
-            mixed = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
-        return own if mixed is None else f"{own}, autocast {str(mixed).removeprefix('torch.')}"
+        return precision(self.model.dtype, self.model.device, self._autocast)
 
     @property
     def models(self) -> tuple[nn.Module, ...]:

@@ -22,6 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -156,7 +157,9 @@ def made_cache(folder: Path, name: str, settings: dict[str, Any], width: int) ->
     signal = SignalFacts(name="final", by_token=True, width=width, codec=name, settings=codec.settings())
     cache = CacheFolder(folder)
     folder.mkdir(parents=True)
-    facts = Facts(format=FORMAT, fingerprint={}, class_name="", columns=[], signals=[signal], files={})
+    facts = Facts(
+        format=FORMAT, fingerprint={"precision": "float32"}, class_name="", columns=[], signals=[signal], files={}
+    )
     cache.begin(facts, {CONFIG: b"{}", TABLES: b""})
     lengths = np.full(ROWS, TOKENS, dtype=np.int64)
     keys = [number.to_bytes(KEY_BYTES, "big") for number in range(ROWS)]
@@ -195,12 +198,15 @@ def read(width: int, vocabulary: int, folder: Path) -> None:
         bits = reader.read(keys, lengths, TOKENS)
         parts = {part.rpartition("/")[2]: each.view(reader.dtypes[part]).flatten(0, 1) for part, each in bits.items()}
 
-        def decoding(number: int, codec: Any = codec, parts: Any = parts) -> int:
-            codec.decode(parts)
+        def decoding(number: int, codec: Any = codec, parts: Any = parts, axes: bool = False) -> int:
+            (codec.decode_axes if axes else codec.decode)(parts)
             return len(next(iter(parts.values())))
 
         speed, decoded = rate(reading), rate(decoding) * 1e3
         print(f"| {name} | {codec.bytes_per_row(size)} | {speed:,.0f} | {decoded:,.0f} |")
+        if codec.axes() is not None:
+            decoded = rate(partial(decoding, axes=True)) * 1e3
+            print(f"| {name}, axes for the head alone | {codec.bytes_per_row(size)} | {speed:,.0f} | {decoded:,.0f} |")
 
 
 def main() -> None:

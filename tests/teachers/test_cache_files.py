@@ -8,6 +8,8 @@ import os
 import pickle
 import random
 from collections.abc import Callable
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +17,15 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
+from peft import LoraConfig, get_peft_model, inject_adapter_in_model
 from safetensors.torch import load_file
 from transformers import DataCollatorForLanguageModeling
 
 from hf_distill import DistillationTrainer, HiddenMSE, SoftTargets
+from hf_distill.data.packing import Layout, Packer
 from hf_distill.errors import CacheMismatch, DataError, DistillationError, IncompatiblePair
 from hf_distill.teachers import Cached, Frozen
-from hf_distill.teachers.cache import codecs, filling
+from hf_distill.teachers.cache import codecs, filling, ranks
 from hf_distill.teachers.cache.fingerprint import teacher_digest
 from hf_distill.teachers.cache.folder import CacheFolder
 from hf_distill.teachers.cache.keys import Inputs, row_keys, row_lengths
@@ -34,13 +38,19 @@ READ = Inputs(frozenset({"input_ids"}))
 
 
 def trainer(
-    rows: Any = ROWS, *, teacher: Any = None, model: Any = None, collator: Any = PAD, **settings: Any
+    rows: Any = ROWS,
+    *,
+    teacher: Any = None,
+    model: Any = None,
+    collator: Any = PAD,
+    bf16: bool = False,
+    **settings: Any,
 ) -> DistillationTrainer:
     return DistillationTrainer(
         model=tiny.model("single_label", seed=4) if model is None else model,
         teacher=tiny.model("single_label", layers=3, seed=3) if teacher is None else teacher,
         objectives=SoftTargets() + HiddenMSE(layer_map="final"),
-        args=tiny.arguments(per_device_eval_batch_size=4),
+        args=tiny.arguments(per_device_eval_batch_size=4, bf16=bf16),
         train_dataset=rows,
         data_collator=collator,
         **settings,
@@ -202,6 +212,25 @@ def test_another_length_or_precision(cache: Path) -> None:
         trainer(teacher=half).cache_teacher(cache)
 
 
+def test_a_folder_that_is_given_is_of_the_precision_that_is_trained_in(cache: Path, tmp_path: Path) -> None:
+    mixed = partial(torch.autocast, "cpu", dtype=torch.bfloat16)
+    cpu = torch.device("cpu")
+    Cached(cache).place(cpu, nullcontext)
+    with pytest.raises(
+        CacheMismatch, match=r"ran in float32, .* in float32, autocast bfloat16\. .*dtype=torch.float32"
+    ):
+        trainer(teacher=Cached(cache), bf16=True)
+    trainer(teacher=Cached(cache, dtype=torch.float32), bf16=True)
+    with pytest.raises(CacheMismatch, match="ran in float32, and would here in bfloat16"):
+        Cached(cache, dtype=torch.bfloat16).place(cpu, nullcontext)
+    own = Frozen(tiny.model("single_label", layers=3, seed=3), dtype=torch.float32)
+    trainer(teacher=own, bf16=True).cache_teacher(cache, max_length=16)
+    trainer(bf16=True).cache_teacher(tmp_path / "mixed")
+    Cached(tmp_path / "mixed").place(cpu, mixed)
+    with pytest.raises(CacheMismatch, match="ran in float32, autocast bfloat16, and would here in float32"):
+        Cached(tmp_path / "mixed").place(cpu, nullcontext)
+
+
 def test_another_codec(cache: Path) -> None:
     with pytest.raises(CacheMismatch, match=r"holds hidden\[3\] as float16 .*bfloat16 .* is asked for"):
         trainer().cache_teacher(cache, codec=codecs.make("bfloat16", {}))
@@ -304,6 +333,38 @@ def test_another_format(cache: Path) -> None:
         Cached(cache)
 
 
+def packed(documents: list[list[int]]) -> list[dict[str, Any]]:
+    packer = Packer(Layout((), (), (3,), 9))
+    rows = [row for document in documents for row in packer.add(document)] + list(packer.rest())
+    return [{"input_ids": row, "attention_mask": [1] * len(row), "labels": row} for row in rows]
+
+
+def test_a_packed_row_is_one_row_as_the_teacher_reads_it(tmp_path: Path) -> None:
+    """What a teacher shows of a document depends on those before it in the row."""
+    documents = [[5, 6, 7, 8], [9, 10, 11, 12], [13, 14, 15, 16], [17, 18, 19, 20]]
+    first, other = packed(documents), packed([documents[2], *documents[:2], documents[3]])
+    assert [len(row["input_ids"]) for row in (*first, *other)] == [9] * 4
+    teacher = tiny.model("causal_lm", layers=3, seed=3).eval()
+    with torch.no_grad():
+        logits = [teacher(**PAD([row])).logits[0, 5:] for row in (first[0], packed([documents[2], documents[1]])[0])]
+    assert (logits[0] - logits[1]).abs().max() > 1e-3  # of the second document, behind the first or the third
+    model = tiny.model("causal_lm", seed=4)
+    trainer(first, teacher=teacher, model=model).cache_teacher(tmp_path)
+    with pytest.raises(CacheMismatch, match=r"2 of 2 rows are not in .*packed together with others"):
+        trainer(other, teacher=Cached(tmp_path), model=model).train()
+    trainer(other, teacher=teacher, model=model).cache_teacher(tmp_path)
+    assert len(Cached(tmp_path).reader) == 4
+
+
+def test_rows_that_the_collator_joins_are_refused(tmp_path: Path) -> None:
+    def flattened(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        ids = torch.tensor([[token for row in rows for token in row["input_ids"]]])
+        return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": torch.tensor([0])}
+
+    with pytest.raises(DataError, match=r"the collator makes 1 rows of 20 \(as DataCollatorWithFlattening"):
+        trainer(collator=flattened).cache_teacher(tmp_path / "cache")
+
+
 # ---- writing ----
 
 
@@ -359,9 +420,13 @@ def test_a_writer_that_was_killed_is_gone_on_with(tmp_path: Path, monkeypatch: p
 
 
 def test_two_writers_at_once(cache: Path) -> None:
-    with CacheFolder(cache).claimed(), pytest.raises(CacheMismatch, match="another process writes"):
-        trainer().cache_teacher(cache, max_length=16)
-    trainer().cache_teacher(cache, max_length=16)
+    more = tiny.rows("single_label", 22)
+    with CacheFolder(cache).claimed():
+        trainer().cache_teacher(cache, max_length=16)  # nothing is lacking, so nothing is written
+        with pytest.raises(CacheMismatch, match="another process writes"):
+            trainer(more).cache_teacher(cache, max_length=16)
+    trainer(more).cache_teacher(cache, max_length=16)
+    assert len(Cached(cache).reader) == 22
 
 
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
@@ -379,8 +444,6 @@ def test_numbers_that_are_none_are_not_written(tmp_path: Path) -> None:
 
 
 def test_an_adapter_is_to_be_merged_first(tmp_path: Path) -> None:
-    from peft import LoraConfig, get_peft_model
-
     teacher = get_peft_model(tiny.model("single_label", layers=3), LoraConfig(target_modules=["query"]))
     with pytest.raises(IncompatiblePair, match="merge_and_unload"):
         trainer(teacher=teacher).cache_teacher(tmp_path / "cache")
@@ -444,3 +507,43 @@ def test_looking_at_the_rows_draws_no_random_numbers() -> None:
 def test_rows_of_a_table_and_rows_of_a_list_have_the_same_keys() -> None:
     table = Dataset.from_list(ROWS)
     assert (scan(Source(table, PAD), READ).keys == scan(Source(ROWS, PAD), READ).keys).all()
+
+
+# ---- processes ----
+
+
+class TwoProcesses:
+    """The second of two processes: it hears what the first found."""
+
+    def __init__(self, told: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.told = told
+        monkeypatch.setattr(ranks, "place", lambda: (1, 2))
+        monkeypatch.setattr(torch.distributed, "broadcast_object_list", self.hear)
+
+    def hear(self, told: list[Any], src: int) -> None:
+        assert (told, src) == ([None], 0)
+        told[:] = [self.told]
+
+
+def test_processes_go_by_what_the_first_reads_of_a_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    assert ranks.agreed(lambda: 5) == 5
+    TwoProcesses({"shards": 3}, monkeypatch)
+    assert ranks.agreed(lambda: asked.append(1)) == {"shards": 3}
+    TwoProcesses(CacheMismatch("it is of another teacher"), monkeypatch)
+    with pytest.raises(CacheMismatch, match="it is of another teacher"):
+        ranks.agreed(lambda: asked.append(1))
+    assert not asked
+
+
+# ---- adapters ----
+
+
+def test_a_model_with_an_adapter_inside_is_no_teacher_of_a_cache(cache: Path) -> None:
+    """Two scales of one adapter, or one that is switched off, have equal settings and weights."""
+    adapted = tiny.model("single_label", layers=3, seed=3)
+    inject_adapter_in_model(LoraConfig(target_modules=["query"], r=2), adapted)
+    with pytest.raises(IncompatiblePair, match=r"adapter, .*merge_and_unload"):
+        trainer(teacher=adapted).cache_teacher(cache, max_length=16)
+    with pytest.raises(IncompatiblePair, match="adapter"):
+        Cached(cache, teacher=adapted)

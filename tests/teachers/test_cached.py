@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import weakref
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,11 @@ from hf_distill.activations import Signal
 from hf_distill.errors import CacheMismatch, DistillationError, IncompatiblePair
 from hf_distill.hub.trained import record_of
 from hf_distill.teachers import Cached, Frozen
+from hf_distill.teachers import cached as cached_module
 from hf_distill.teachers.cache import codecs
 from hf_distill.teachers.cache.codecs import Codec
 from hf_distill.teachers.cache.folder import CacheFolder
+from hf_distill.teachers.cache.plan import HEAD_STATE
 from tests import tiny, tiny_models
 
 TASKS = [name for name in tiny.TASK_NAMES if name != "seq2seq_lm"]
@@ -128,6 +131,53 @@ def test_a_language_model_is_kept_as_its_last_state_and_its_head(task: str, tmp_
     plain.train()
     cached.train()
     assert tiny.distance(plain.model, cached.model) == 0.0
+
+
+@pytest.mark.usefixtures("wide")
+@pytest.mark.parametrize("task", ["masked_lm", "causal_lm"])
+def test_a_head_reads_the_axes_of_rotated_states(task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In place of the states that a product would lead back to; the first layer of the head is not the last of it in
+    a masked language model."""
+    rows = tiny.rows(task, 24, shortest=9, longest=9)
+    trainer(task, cache=tmp_path / "cache", codec=codecs.make("rotated", {"bits": 3.0}), objectives=SoftTargets())
+    in_axes = Cached(tmp_path / "cache")
+    with monkeypatch.context() as patch:
+        patch.setattr(cached_module, "read_axes", lambda *_: False)
+        as_states = Cached(tmp_path / "cache")
+    assert (in_axes.head.reads, getattr(as_states.head, "reads", None)) == (HEAD_STATE, None)
+    batch = as_states.reading(tiny.Pad(3))(rows)
+    for each in (in_axes, as_states):
+        each.bind(frozenset({Signal("logits"), Signal("final")}))
+        each.place(torch.device("cpu"), nullcontext)
+    ours, theirs = in_axes.activations(batch), as_states.activations(batch)
+    torch.testing.assert_close(ours.logits, theirs.logits, rtol=0, atol=2e-5)
+    assert torch.equal(ours.final, theirs.final)
+    p, q = (each.logits.log_softmax(-1) for each in (theirs, ours))
+    assert (p.exp() * (p - q)).sum(-1).abs().max() < 1e-6
+
+
+@pytest.mark.usefixtures("wide")
+def test_axes_are_read_for_the_head_and_states_for_objectives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    objectives = [SoftTargets() + HiddenCosine(layer_map="final") for _ in range(2)]
+    codec = codecs.make("rotated", {})
+    made = trainer("causal_lm", cache=tmp_path / "cache", codec=codec, objectives=SoftTargets())
+    assert made.distillation.reads().teacher == {HEAD_STATE}
+    as_written = codecs.make("rotated", {})
+    made = trainer("causal_lm", cache=tmp_path / "both", codec=as_written, objectives=objectives[0])
+    assert {str(each) for each in made.distillation.reads().teacher} == {"head_state", "hidden[3]"}
+    monkeypatch.setattr(cached_module, "read_axes", lambda *_: False)
+    slow = trainer("causal_lm", teacher=Cached(tmp_path / "both"), objectives=objectives[1])
+    made.train()
+    slow.train()
+    assert tiny.distance(made.model, slow.model) < 1e-6
+
+
+@pytest.mark.usefixtures("wide")
+def test_a_head_that_would_round_anew_reads_states(tmp_path: Path) -> None:
+    half = Frozen(tiny.model("causal_lm", layers=3, seed=3), dtype=torch.bfloat16)
+    codec = codecs.make("rotated", {})
+    made = trainer("causal_lm", teacher=half, cache=tmp_path / "cache", codec=codec, objectives=SoftTargets())
+    assert made.distillation.reads().teacher == {Signal("final")}
 
 
 @pytest.mark.usefixtures("wide")

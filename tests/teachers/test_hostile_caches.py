@@ -235,6 +235,18 @@ def test_other_tables_of_rotated(name: str, table: torch.Tensor, rotated: Path) 
     assert "tables.safetensors is damaged" in str(refused(rotated))
 
 
+def test_rotated_states_of_another_width_than_the_head_reads(rotated: Path) -> None:
+    def narrowed(tables: dict[str, torch.Tensor]) -> None:
+        tables["final/centre"] = tables["final/centre"][:31]
+        tables["final/forward"] = tables["final/forward"][:31]
+        tables["final/backward"] = tables["final/backward"][:, :31]
+
+    change_tensors(rotated, "tables.safetensors", narrowed)
+    signals = [each.model_dump() for each in facts(rotated).signals]
+    tell(rotated, signals=[each | ({"width": 31} if each["name"] == "final" else {}) for each in signals])
+    assert "states are 31 wide, those of the teacher 32" in str(refused(rotated))
+
+
 @pytest.mark.parametrize("number", [torch.tensor(1.5), torch.tensor([96, 96]), torch.tensor(4), torch.tensor(-1)])
 def test_other_tables_of_top_k(number: torch.Tensor) -> None:
     with pytest.raises(CacheMismatch, match="num_classes, a whole number above"):

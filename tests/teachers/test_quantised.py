@@ -12,8 +12,9 @@ from torch import Tensor
 
 from hf_distill.errors import CacheMismatch, DistillationError
 from hf_distill.teachers.cache import codecs, rotation, rounding
+from hf_distill.teachers.cache.bits import GROUP
 from hf_distill.teachers.cache.quantised import Int8, Rotated
-from hf_distill.teachers.cache.rotation import ERRORS, GROUP, STEPS, Rotation, deal_out, nearest
+from hf_distill.teachers.cache.rotation import ERRORS, STEPS, Rotation, deal_out, nearest
 
 WIDTH, CLASSES = 24, 40
 

@@ -7,7 +7,7 @@ import math
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -23,6 +23,13 @@ Layout = dict[str, tuple[torch.dtype, tuple[int, ...]]]
 
 Head = Callable[[Tensor], Tensor]
 """Hidden states `[rows, width]` to logits `[rows, vocabulary]`, without gradient."""
+
+
+class Axes(NamedTuple):
+    """Where the axes of a codec lie: a state is `offset` [width] and its axes [axes] times `back` [axes, width]."""
+
+    back: Tensor
+    offset: Tensor
 
 
 class Codec(ABC):
@@ -58,6 +65,17 @@ class Codec(ABC):
     @abstractmethod
     def decode(self, parts: Mapping[str, Tensor]) -> Tensor | TopLogits:
         """The rows `[rows, width]` in float32, or as much of them as was kept."""
+
+    def axes(self) -> Axes | None:
+        """The codec's own axes, where rows are read in these at less cost than as they were; None for most codecs."""
+        return None
+
+    def decode_axes(self, parts: Mapping[str, Tensor]) -> Tensor:
+        """The rows in the codec's own axes `[rows, axes]` in float32.
+
+        Raises: `DistillationError` for a codec that has none.
+        """
+        raise DistillationError(f"the codec {self.name!r} has no axes of its own.")
 
     @abstractmethod
     def layout(self, width: int) -> Layout:

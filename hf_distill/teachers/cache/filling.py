@@ -6,7 +6,7 @@ import json
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,9 +19,9 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from hf_distill.activations import Signal
-from hf_distill.errors import CacheMismatch, IncompatiblePair
+from hf_distill.errors import CacheMismatch
 from hf_distill.teachers.cache.codecs import Codec, Head
-from hf_distill.teachers.cache.fingerprint import teacher_digest, tokenizer_digest
+from hf_distill.teachers.cache.fingerprint import check_plain, teacher_digest, tokenizer_digest
 from hf_distill.teachers.cache.folder import (
     CONFIG,
     FORMAT,
@@ -42,8 +42,9 @@ from hf_distill.teachers.cache.plan import (
     signal_named,
     stored_signals,
 )
+from hf_distill.teachers.cache.ranks import agreed, place, wait
 from hf_distill.teachers.cache.reader import CacheReader
-from hf_distill.teachers.cache.scanning import Source, scan
+from hf_distill.teachers.cache.scanning import Scan, Source, scan
 from hf_distill.teachers.cache.shards import shard_bytes
 from hf_distill.teachers.cache.signals import Written, rows_of, tensor_of, written_signals
 from hf_distill.teachers.cache.skeleton import config_of, head_parameters, skeleton_of
@@ -86,10 +87,7 @@ class Order:
         `DistillationError` where nothing is read.
         """
         check_read(signals)
-        if teacher.anatomy.base is not teacher.model:
-            raise IncompatiblePair(
-                "the teacher is a model with an adapter, which no cache is made of; give model.merge_and_unload()."
-            )
+        check_plain(teacher.model)
         stored = stored_signals(teacher.anatomy, signals, codec)
         skeleton_of(type(teacher.model).__name__, teacher.model.config.to_dict())  # else nobody could read it
         fingerprint = {
@@ -100,8 +98,8 @@ class Order:
         }
         return cls(stored, codec, LOGITS in signals and LOGITS not in stored, fingerprint)
 
-    def check(self, folder: CacheFolder) -> None:
-        """Compares a cache that is there with what is to be written.
+    def check(self, folder: CacheFolder) -> Facts:
+        """The facts of a cache that is there, compared with what is to be written.
 
         Raises: `CacheMismatch` that names what differs, with both values.
         """
@@ -115,53 +113,61 @@ class Order:
                     f"{folder.path} holds {told.name} as {told.codec} {told.settings}, and {asked.name} "
                     f"{asked.settings()} is asked for. Choose another folder for this cache, or remove that one."
                 )
+        return facts
 
 
 def fill(folder: CacheFolder, teacher: Frozen, order: Order, sources: Sequence[Source], batch_size: int) -> None:
     """Writes down what the cache lacks of the rows. Every process of a job calls it and does its share; rows whose
-    shard is whole are not run again, so a job that was broken off goes on.
+    shard is whole are not run again, so a job that was broken off goes on. Where nothing is lacking nobody writes, so
+    jobs that share a whole cache may start together.
 
     Raises: `CacheMismatch` for a cache of something else, another job in the folder, or a disk that is full;
-    `DistillationError` for numbers that are none.
+    `DistillationError` for numbers that are none. What the first process finds, all of them raise.
     """
-    rank, processes = _place()
-    with folder.claimed() if rank == 0 else nullcontext():
-        if folder.exists():
-            order.check(folder)
-        elif rank == 0:
-            _begin(folder, teacher, order, sources[0])
-        _wait()
-        facts = folder.facts()
-        written = written_signals(folder, facts)
-        for each in written:
-            each.codec.place(teacher.model.device)
-            if order.with_head and each.signal == FINAL:
-                each.codec.guide(_head(teacher))
-        teacher.bind(frozenset(each.signal for each in written))
-        inputs = Inputs.of(teacher.model, facts.columns)
-        for source in sources:
-            numbers = _missing(folder, facts, source, inputs)[rank::processes]
+    held = agreed(lambda: _held(folder, order))
+    inputs = Inputs.of(teacher.model, teacher.accepts if held is None else held.columns)
+    scans = [scan(source, inputs) for source in sources]
+    if held is not None and not any(_missing(folder, held, found) for found in scans):
+        return
+    rank, processes = place()
+    with ExitStack() as claim:
+        facts = agreed(lambda: _claimed(claim, folder, teacher, order, sources[0]))
+        written = _placed(folder, facts, teacher, order)
+        for source, found in zip(sources, scans, strict=True):
+            numbers = _missing(folder, facts, found)[rank::processes]
             _write(folder, teacher, written, source, inputs, numbers, batch_size)
-            _wait()
-            facts = folder.facts()
+            wait()
+            facts = agreed(folder.facts)
         teacher.bind(frozenset())  # takes its hooks off
 
 
-def _place() -> tuple[int, int]:
-    """This process and the number of them."""
-    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-    return (torch.distributed.get_rank(), torch.distributed.get_world_size()) if distributed else (0, 1)
+def _held(folder: CacheFolder, order: Order) -> Facts | None:
+    """The facts of a cache that is there; they may be those of one that another job is writing."""
+    return order.check(folder) if folder.exists() else None
 
 
-def _wait() -> None:
-    if _place()[1] > 1:
-        torch.distributed.barrier()
+def _claimed(claim: ExitStack, folder: CacheFolder, teacher: Frozen, order: Order, source: Source) -> Facts:
+    """Takes the folder for this job, and begins the cache where there is none."""
+    claim.enter_context(folder.claimed())
+    if _held(folder, order) is None:
+        _begin(folder, teacher, order, source)
+    return folder.facts()
 
 
-def _missing(folder: CacheFolder, facts: Facts, source: Source, inputs: Inputs) -> list[int]:
+def _placed(folder: CacheFolder, facts: Facts, teacher: Frozen, order: Order) -> list[Written]:
+    """The signals of the cache, ready to be written where the teacher is; the teacher is bound to them."""
+    written = written_signals(folder, facts)
+    for each in written:
+        each.codec.place(teacher.model.device)
+        if order.with_head and each.signal == FINAL:
+            each.codec.guide(_head(teacher))
+    teacher.bind(frozenset(each.signal for each in written))
+    return written
+
+
+def _missing(folder: CacheFolder, facts: Facts, found: Scan) -> list[int]:
     """The rows that are not in the cache, one of each key, longest first, so that batches have little padding and are
     dealt out evenly."""
-    found = scan(source, inputs)
     absent = np.flatnonzero(CacheReader(folder, facts).find(found.keys) < 0)
     _, first = np.unique(found.keys[absent], return_index=True)
     numbers = np.sort(absent[first])

@@ -7,9 +7,10 @@ import json
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from hf_distill.errors import IncompatiblePair
 from hf_distill.teachers.cache.folder import digest_of
 
 _SAYS_NOTHING = frozenset(
@@ -17,9 +18,31 @@ _SAYS_NOTHING = frozenset(
 )
 """Entries of a configuration that do not change what a model computes, or are told by others."""
 
+_OF_ADAPTERS = ("peft_config", "adapter_layer_names")
+"""Attributes of models and layers that peft has put an adapter around, or into."""
+
+
+def check_plain(model: nn.Module) -> None:
+    """Refuses a model with an adapter, around it or inside (`model.add_adapter`): which adapter is active, how it is
+    scaled and whether it is switched off is in neither settings nor weights, so that models which compute different
+    things would have the same digest.
+
+    Raises: `IncompatiblePair` with the remedy.
+    """
+    if any(hasattr(module, mark) for module in model.modules() for mark in _OF_ADAPTERS):
+        raise IncompatiblePair(
+            "the teacher is a model with an adapter, which no cache is made of; give model.merge_and_unload() of the "
+            "PeftModel (an adapter that model.add_adapter put inside: save it, and load it by "
+            "peft.PeftModel.from_pretrained)."
+        )
+
 
 def teacher_digest(model: PreTrainedModel) -> str:
-    """The digest of a model's class, settings, and every number of its parameters and buffers."""
+    """The digest of a model's class, settings, and every number of its parameters and buffers.
+
+    Raises: `IncompatiblePair` for a model with an adapter.
+    """
+    check_plain(model)
     config = {name: value for name, value in model.config.to_diff_dict().items() if name not in _SAYS_NOTHING}
     digest = hashlib.blake2b(digest_size=16)
     digest.update(json.dumps([type(model).__name__, config], sort_keys=True, default=str).encode())

@@ -8,8 +8,9 @@ from typing import Any
 from hf_distill.activations import LAYERED, MAIN, PLAIN, Signal
 from hf_distill.anatomy import Anatomy
 from hf_distill.errors import CacheMismatch, DistillationError, IncompatiblePair
-from hf_distill.objectives.base import Objective, RowWise
+from hf_distill.objectives.base import Objective
 from hf_distill.objectives.pair import Pair
+from hf_distill.objectives.row_wise import RowWise
 from hf_distill.tasks import Task
 from hf_distill.teachers.cache import codecs
 from hf_distill.teachers.cache.codecs import Codec, TopK
@@ -18,6 +19,9 @@ LARGE = 1024
 """Logits of no more columns are kept in float32, whatever the codec of the rest."""
 
 FINAL, LOGITS = Signal("final"), Signal("logits")
+
+HEAD_STATE = Signal("head_state")
+"""`FINAL` in the axes of its codec; it is shown, and never written."""
 
 SPANS = ("start_logits", "end_logits")
 """One number a token."""
@@ -31,7 +35,7 @@ def stored_signals(anatomy: Anatomy, signals: Iterable[Signal], codec: Codec | N
     _check_one_stack(anatomy)
     found = set()
     for signal in signals:
-        if signal.field == "scores" or signal.stack or signal.source != MAIN:
+        if signal.field in ("scores", "head_state") or signal.stack or signal.source != MAIN:
             raise IncompatiblePair(
                 f"{signal}: a teacher's cache holds logits, states, queries, keys and values of models with one stack "
                 "of blocks, of the batch as it is. Train with the teacher itself, or without the objective that reads "
@@ -113,7 +117,7 @@ def signal_named(name: str) -> Signal:
         found = Signal(field, int(number))
     else:
         found = Signal(field)
-    if str(found) != name or (found.layer is None and field not in PLAIN):
+    if str(found) != name or found == HEAD_STATE or (found.layer is None and field not in PLAIN):
         raise CacheMismatch(f"there is no signal {name!r} of a teacher.")
     return found
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from hf_distill.errors import CacheMismatch, DistillationError
-from hf_distill.teachers.cache.codecs import Codec, Head, Layout, Parts, codec
+from hf_distill.teachers.cache.codecs import Axes, Codec, Head, Layout, Parts, codec
 from hf_distill.teachers.cache.rotation import FEWEST_BITS, MOST_BITS, Rotation
 from hf_distill.teachers.cache.rounding import Sensitivity, round_in_turn
 
@@ -76,7 +76,8 @@ class Rotated(Codec):
 
     A row takes ceil(bits width / 8) + 2 bytes. Without a head (a state that is itself the target) M is the identity:
     principal axes, and plain rounding. With one, the state comes back only as near as the head can tell: keep float16
-    for objectives on the state itself.
+    for objectives on the state itself. Where the head alone reads the state, it takes the axes as they are (`axes`):
+    the product that leads out of them is done once, with the head's weights, in place of once a token.
 
     Settings: `bits` from 0.25 to 8. Errors: `DistillationError` for others, and for a sample of less than two rows a
     channel.
@@ -109,7 +110,14 @@ class Rotated(Codec):
     def decode(self, parts: Mapping[str, Tensor]) -> Tensor:
         rotation = self._fitted()
         with torch.autocast(parts["codes"].device.type, enabled=False):
-            return rotation.turn_back(rotation.unpack(parts["codes"]), parts["scales"])
+            return torch.addmm(rotation.centre, self.decode_axes(parts), rotation.back)
+
+    def axes(self) -> Axes:
+        rotation = self._fitted()
+        return Axes(rotation.back, rotation.centre)
+
+    def decode_axes(self, parts: Mapping[str, Tensor]) -> Tensor:
+        return self._fitted().read(parts["codes"], parts["scales"])
 
     def layout(self, width: int) -> Layout:
         return {"codes": (torch.uint8, (self._code_bytes(width),)), "scales": (torch.float16, (1,))}

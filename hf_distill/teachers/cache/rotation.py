@@ -10,12 +10,10 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from hf_distill.errors import CacheMismatch, DistillationError
+from hf_distill.teachers.cache.bits import GROUP, pack, spreading, unpack
 from hf_distill.teachers.cache.codecs import Head, Parts
 
 FEWEST_BITS, MOST_BITS = 0.25, 8
-GROUP = 8
-"""Axes that have as many bits each; a group of them takes as many bytes as an axis has bits."""
-
 STEPS = (1.0, 1.596, 0.9957, 0.5860, 0.3352, 0.1881, 0.1041, 0.0569, 0.0308)
 ERRORS = (1.0, 0.3634, 0.1188, 0.03744, 0.01154, 0.003495, 0.001041, 0.0003035, 0.00008714)
 """By the number of bits: the best step of equal levels for a normal law of variance 1, and the mean squared error then
@@ -38,7 +36,7 @@ class Rotation:
 
     `centre` [width], `forward` [width, axes], `backward` [axes, width]; `spreads` [axes], the standard deviations;
     `bits` [axes / 8] of each eight axes, falling; `length` [1], a typical norm of a state. Axes beyond the width, up
-    to a multiple of 8, are empty.
+    to a multiple of 8, are empty. `back` [kept axes, width] leads from levels, counted from the middle one, to states.
 
     Level c of an axis with b bits is (c - (2^b - 1) / 2) step, the step being that of its spread; an axis without
     bits has the one level 0. A row stretches all of its levels by one scale.
@@ -64,8 +62,9 @@ class Rotation:
         self.most = torch.exp2(of_axes.float()) - 1
         self.steps = self.spreads * WIDER * self.spreads.new_tensor(STEPS)[of_axes]
         kept = GROUP * sum(count for _, count in self._plan)
-        self._kept_backward = self.steps[:kept, None] * self.backward[:kept]
+        self.back = self.steps[:kept, None] * self.backward[:kept]
         self._middle = 0.5 * self.most[:kept]
+        self._spreading = spreading(bits.device)
 
     def _check(self, bits: Tensor) -> None:
         numbers = (self.centre, self.forward, self.backward, self.spreads, self.length)
@@ -117,51 +116,28 @@ class Rotation:
         scales = far.sqrt().clamp(LEAST_SCALE, LARGEST_SCALE).half()
         return axes / scales.float(), scales
 
-    def turn_back(self, codes: Tensor, scales: Tensor) -> Tensor:
-        """The rows `[rows, width]` whose levels on the axes that have bits are `codes` `[rows, kept axes]`."""
-        return torch.addmm(self.centre, (codes - self._middle) * scales.float(), self._kept_backward)
+    def read(self, packed: Tensor, scales: Tensor) -> Tensor:
+        """The levels of rows on the axes that have bits, counted from the middle one, times the row's scale
+        `[rows, kept axes]`; the rows themselves are `centre` and this times `back`."""
+        return self.unpack(packed).sub_(self._middle).mul_(scales.float())
 
     def levels(self, axes: Tensor) -> Tensor:
         """The nearest level on each axis, counted from 0 and as a float; values beyond the outermost get these."""
         return nearest(axes, self.steps, self.most)
 
     def pack(self, levels: Tensor) -> Tensor:
-        """Levels `[rows, axes]` to bytes `[rows, bytes]`. Of each run of axes with equally many bits come one after
-        the other its single bits, pairs, fours and whole bytes, as the bits' number is made of 1, 2, 4 and 8: the
-        lowest bits first, and in a byte the lowest places for the first axis."""
-        codes, packed, start = levels.to(torch.uint8), [], 0
-        for bits, count in self._plan:
-            run = codes[:, start : start + GROUP * count]
-            for size, below in digits(bits):
-                shifts = torch.arange(0, 8, size, dtype=torch.uint8, device=codes.device)
-                parts = (run >> below & (1 << size) - 1).reshape(len(codes), size * count, 8 // size)
-                packed.append((parts << shifts).sum(-1, dtype=torch.uint8))
-            start += GROUP * count
-        return torch.cat(packed, 1)
+        """Levels `[rows, axes]` to bytes `[rows, bytes]`, as `bits.pack` does."""
+        return pack(levels, self._plan)
 
     def unpack(self, packed: Tensor) -> Tensor:
         """Bytes `[rows, bytes]` to levels `[rows, kept axes]` in float32."""
-        codes, start = [], 0
-        for bits, count in self._plan:
-            run = torch.zeros(len(packed), GROUP * count, dtype=torch.uint8, device=packed.device)
-            for size, below in digits(bits):
-                shifts = torch.arange(0, 8, size, dtype=torch.uint8, device=packed.device)
-                parts = packed[:, start : start + size * count].unsqueeze(-1) >> shifts
-                run |= (parts & (1 << size) - 1).flatten(1) << below
-                start += size * count
-            codes.append(run)
-        return torch.cat(codes, 1).float()
+        return unpack(packed, self._plan, self._spreading).float()
 
     def tables(self) -> Parts:
         return {name: table.cpu() for name, table in self._tables.items()}
 
     def to(self, device: torch.device) -> Rotation:
         return type(self)({name: table.to(device) for name, table in self._tables.items()})
-
-
-def digits(bits: int) -> list[tuple[int, int]]:
-    """The powers of two that a number of bits is the sum of, each with the sum of the smaller ones."""
-    return [(size, bits & size - 1) for size in (1, 2, 4, 8) if bits & size]
 
 
 def nearest(values: Tensor, steps: Tensor, most: Tensor) -> Tensor:

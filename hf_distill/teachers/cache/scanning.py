@@ -46,7 +46,8 @@ class Scan:
 def scan(source: Source, inputs: Inputs) -> Scan:
     """What the teacher reads of each row, as keys.
 
-    Raises: `CacheMismatch` for rows that are made anew each time they are asked for; `DataError` for a stream.
+    Raises: `CacheMismatch` for rows that are made anew each time they are asked for; `DataError` for a stream, and for
+    rows that the collator joins.
     """
     if not hasattr(source.rows, "__len__") or not hasattr(source.rows, "__getitem__"):
         raise DataError(
@@ -58,10 +59,22 @@ def scan(source: Source, inputs: Inputs) -> Scan:
     with _same_random_numbers():
         _check_repeatable(source, inputs)
         for start in range(0, len(source.rows), SCANNED):
-            batch = source.batch(range(start, min(start + SCANNED, len(source.rows))))
+            numbers = range(start, min(start + SCANNED, len(source.rows)))
+            batch = source.batch(numbers)
             lengths.append(row_lengths(batch))
+            _check_apart(lengths[-1], len(numbers))
             keys.append(np.frombuffer(b"".join(row_keys(batch, inputs, lengths[-1])), KEY))
     return Scan(np.concatenate(keys), np.concatenate(lengths))
+
+
+def _check_apart(lengths: NDArray[np.int64], number: int) -> None:
+    """A row is found by itself, wherever it comes; joined to others, it would be another one in every batch."""
+    if len(lengths) != number:
+        raise DataError(
+            f"the collator makes {len(lengths)} rows of {number} (as DataCollatorWithFlattening does), so that what "
+            "the teacher reads depends on which rows are in a batch, and cannot be found again. Pad the rows, or pack "
+            "them before training."
+        )
 
 
 def _check_repeatable(source: Source, inputs: Inputs) -> None:

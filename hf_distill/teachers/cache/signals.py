@@ -59,7 +59,7 @@ class Written:
     def decode(self, parts: Mapping[str, Tensor]) -> Tensor | TopLogits:
         """The signal of a batch, from parts `[batch, …]`, or `[batch, length, …]` by token, by their names in a
         shard."""
-        own = {name.rpartition("/")[2]: part for name, part in parts.items() if name.startswith(f"{self.signal}/")}
+        own = self._own(parts)
         if not self.by_token:
             return self.codec.decode(own)
         shape = next(iter(own.values())).shape[:2]
@@ -67,6 +67,18 @@ class Written:
         if isinstance(rows, TopLogits):
             return rows.reshape(*shape)
         return rows.reshape(*shape) if self.signal.field in SPANS else rows.reshape(*shape, self.width)
+
+    def decode_axes(self, parts: Mapping[str, Tensor]) -> Tensor:
+        """The signal of a batch in the codec's own axes, `[batch, axes]`, or `[batch, length, axes]` by token."""
+        own = self._own(parts)
+        if not self.by_token:
+            return self.codec.decode_axes(own)
+        shape = next(iter(own.values())).shape[:2]
+        rows = self.codec.decode_axes({name: part.flatten(0, 1) for name, part in own.items()})
+        return rows.view(*shape, rows.shape[-1])
+
+    def _own(self, parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {name.rpartition("/")[2]: part for name, part in parts.items() if name.startswith(f"{self.signal}/")}
 
 
 def written_signals(folder: CacheFolder, facts: Facts) -> list[Written]:

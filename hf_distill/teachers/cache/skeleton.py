@@ -16,8 +16,12 @@ from transformers import CONFIG_MAPPING, PreTrainedModel
 from hf_distill.anatomy import Anatomy
 from hf_distill.errors import CacheMismatch, IncompatiblePair
 from hf_distill.tasks import TASKS
+from hf_distill.teachers.cache.codecs import Axes
 
 _CAME_FROM, _COMMIT = "_name_or_path", "_commit_hash"
+
+ROUNDING = 1e-4
+"""The most by which logits may differ, as a share of the largest, for a head that was rewritten to be the same one."""
 
 _NO_MODEL = (
     ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, RuntimeError, StrictDataclassError,
@@ -143,3 +147,54 @@ def move_head(skeleton: PreTrainedModel, device: torch.device) -> None:
             if parameter.device.type not in ("meta", device.type):
                 own = moved.setdefault(id(parameter), torch.nn.Parameter(parameter.to(device), requires_grad=False))
                 setattr(module, name, own)
+
+
+def read_axes(skeleton: PreTrainedModel, axes: Axes) -> bool:
+    """Has the head of a skeleton read the axes of a state in place of the state, by a product with the weights of the
+    layer at which the head begins; the weights as they were are let go.
+
+    False, and nothing is changed, for a head in half precision, where the product would round anew, for one that does
+    not begin with a linear layer, and for one that would give other logits.
+    """
+    if {each.dtype for each in skeleton.parameters() if not each.is_meta} != {torch.float32}:
+        return False
+    anatomy = Anatomy.of(skeleton)
+    drawn = torch.randn(1, 2, len(axes.back), generator=torch.Generator().manual_seed(0))
+    state = drawn @ axes.back + axes.offset
+    first, logits = _first_linear(anatomy, state)
+    if first is None:
+        return False
+    weight, bias = first.weight, first.bias
+    first.weight = _fixed(weight @ axes.back.T)
+    first.bias = _fixed(weight @ axes.offset + (0.0 if bias is None else bias))
+    error = (anatomy.head(drawn) - logits).abs().amax()
+    if not error <= ROUNDING * logits.abs().amax():
+        first.weight, first.bias = weight, bias
+        return False
+    for module in skeleton.modules():
+        for name, parameter in [*module.named_parameters(recurse=False)]:
+            if parameter is weight:
+                setattr(module, name, _fixed(parameter.to("meta")))
+    return True
+
+
+def _first_linear(anatomy: Anatomy, state: Tensor) -> tuple[torch.nn.Linear | None, Tensor]:
+    """The linear layer that reads the state itself, and the logits."""
+    found: list[torch.nn.Linear] = []
+
+    def record(module: torch.nn.Linear, args: tuple[Tensor, ...]) -> None:
+        if args[0] is state:
+            found.append(module)
+
+    linears = [module for module in anatomy.base.modules() if isinstance(module, torch.nn.Linear)]
+    hooks = [module.register_forward_pre_hook(record) for module in linears]
+    try:
+        logits = anatomy.head(state)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return (found[0] if len(found) == 1 else None), logits
+
+
+def _fixed(tensor: Tensor) -> torch.nn.Parameter:
+    return torch.nn.Parameter(tensor, requires_grad=False)

@@ -1,0 +1,46 @@
+"""What the processes of a job that writes a cache must agree on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+
+from hf_distill.errors import DistillationError
+
+Found = TypeVar("Found")
+
+
+def place() -> tuple[int, int]:
+    """This process and the number of them."""
+    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return (torch.distributed.get_rank(), torch.distributed.get_world_size()) if distributed else (0, 1)
+
+
+def wait() -> None:
+    """Returns when every process has come here."""
+    if place()[1] > 1:
+        torch.distributed.barrier()
+
+
+def agreed(find: Callable[[], Found]) -> Found:
+    """What `find` gives in the first process, in all of them. A folder that each looks into for itself may have
+    changed in between, and shares of rows that were dealt out from unequal lists overlap or leave some out.
+
+    Raises: in all processes the `DistillationError` that `find` raised in the first.
+    """
+    rank, processes = place()
+    if processes == 1:
+        return find()
+    told: list[Any] = [None]
+    if rank == 0:
+        try:
+            told = [find()]
+        except DistillationError as error:  # raised below, here as in the others, which would wait for ever
+            told = [error]
+    torch.distributed.broadcast_object_list(told, src=0)
+    if isinstance(told[0], DistillationError):
+        raise told[0]
+    found: Found = told[0]
+    return found

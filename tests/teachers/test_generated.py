@@ -1,0 +1,181 @@
+"""Texts that a teacher writes, their probabilities, and the folder that keeps them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import PreTrainedModel
+
+from hf_distill.errors import CacheMismatch, DataError, DistillationError, IncompatiblePair
+from hf_distill.teachers import Generated, generated
+from hf_distill.teachers.generation import Hypothesis, Search, write
+from tests import tiny, writers
+
+SEARCH = Search(beams=3, hypotheses=3, max_new_tokens=6)
+TEXTS = writers.texts(5)
+
+
+def probability(model: PreTrainedModel, source: list[int], ids: tuple[int, ...]) -> float:
+    """log P of the ids behind one source, token by token, without padding."""
+    total, given = 0.0, [0] if model.config.is_encoder_decoder else list(source)
+    for token in ids:
+        inputs = {"input_ids": torch.tensor([given])}
+        if model.config.is_encoder_decoder:
+            inputs = {"input_ids": torch.tensor([source]), "decoder_input_ids": torch.tensor([given])}
+        with torch.no_grad():
+            total += float(model(**inputs).logits[0, -1].double().log_softmax(-1)[token])
+        given.append(token)
+    return total
+
+
+@pytest.mark.parametrize("task", ["seq2seq_lm", "causal_lm"])
+def test_a_score_is_the_logarithm_of_the_probability_of_the_ids(task: str) -> None:
+    model, tokenizer = writers.writer(task), writers.tokenizer(ends=task == "seq2seq_lm")
+    found = list(write(model, tokenizer, TEXTS, SEARCH, batch_size=2))
+    assert [len(row) for row in found] == [3] * len(TEXTS)
+    assert {len(tokenizer(text)["input_ids"]) for text in TEXTS} > {3}, "no batch is padded"
+    for text, row in zip(TEXTS, found, strict=True):
+        for each in row:
+            expected = probability(model, tokenizer(text)["input_ids"], each.ids)
+            assert each.score == pytest.approx(expected, abs=1e-4)
+            assert each.ended == (each.ids[-1] == writers.END)
+            assert each.text == tokenizer.decode(each.ids, skip_special_tokens=True).strip()
+    assert any(each.ended for row in found for each in row)
+
+
+def test_the_model_is_left_in_the_mode_that_it_was_in() -> None:
+    model = writers.writer().train()
+    list(write(model, writers.tokenizer(), TEXTS[:1], SEARCH))
+    assert model.training
+
+
+# ---- the folder ----
+
+
+def lines_of(folder: Path) -> list[str]:
+    return [line for path in sorted(folder.glob("part-*.jsonl")) for line in path.read_text().splitlines()]
+
+
+def test_a_writer_that_was_broken_off_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(generated, "PART", 2)
+    model, tokenizer = writers.writer(), writers.tokenizer()
+    Generated.of(tmp_path / "whole", model, tokenizer, TEXTS, SEARCH, batch_size=1)
+    asked: list[int] = []
+
+    def breaks(_model: Any, _tokenizer: Any, sources: list[str], *rest: Any) -> Iterator[list[Hypothesis]]:
+        asked.append(len(sources))
+        for number, row in enumerate(write(model, tokenizer, sources, SEARCH, 1)):
+            if number == 3 and len(asked) == 1:
+                raise KeyboardInterrupt
+            yield row
+
+    monkeypatch.setattr(generated, "write", breaks)
+    with pytest.raises(KeyboardInterrupt):
+        Generated.of(tmp_path / "part", model, tokenizer, TEXTS, SEARCH)
+    assert len(lines_of(tmp_path / "part")) == 2
+    with pytest.raises(CacheMismatch, match="has the texts of 2 of 5 sources"):
+        Generated(tmp_path / "part").hypotheses(TEXTS)
+    Generated.of(tmp_path / "part", model, tokenizer, TEXTS, SEARCH)
+    assert asked == [5, 3]
+    assert lines_of(tmp_path / "part") == lines_of(tmp_path / "whole")
+    Generated.of(tmp_path / "part", model, tokenizer, TEXTS, SEARCH)
+    assert asked[2:] == [0]
+    assert not list((tmp_path / "part").glob(".*.part"))
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("texts")
+    Generated.of(folder, writers.writer(), writers.tokenizer(), TEXTS, SEARCH)
+    return folder
+
+
+@pytest.mark.parametrize("other", ["teacher", "tokenizer", "sources", "beams", "max_new_tokens"])
+def test_what_was_written_otherwise_is_refused_by_name(written: Path, other: str) -> None:
+    given: dict[str, Any] = {
+        "model": writers.writer(seed=int(other == "teacher")),
+        "tokenizer": writers.tokenizer(ends=other != "tokenizer"),
+        "sources": TEXTS[1:] if other == "sources" else TEXTS,
+        "search": SEARCH.model_copy(update={other: 4} if other in ("beams", "max_new_tokens") else {}),
+    }
+    before = lines_of(written)
+    with pytest.raises(CacheMismatch, match=f"was written with another {other}: {other} "):
+        Generated.of(written, **given)
+    assert lines_of(written) == before
+
+
+def test_texts_of_other_sources_are_refused_when_they_are_read(written: Path) -> None:
+    with pytest.raises(CacheMismatch, match="another sources"):
+        Generated(written).hypotheses(TEXTS[::-1])
+
+
+@pytest.mark.parametrize("damage", ["{", '{"hypotheses": 1}', "", "\x00"])
+def test_a_damaged_folder_is_refused(tmp_path: Path, damage: str) -> None:
+    with pytest.raises(CacheMismatch, match="holds no texts of a teacher"):
+        Generated(tmp_path)
+    Generated.of(tmp_path, writers.writer(), writers.tokenizer(), TEXTS, SEARCH)
+    part = tmp_path / "part-00000.jsonl"
+    part.write_text(damage, encoding="utf-8")
+    with pytest.raises(CacheMismatch, match=r"part-00000.jsonl is damaged \(its SHA-256 differs\)"):
+        Generated(tmp_path).hypotheses(TEXTS)
+    facts = json.loads((tmp_path / "generated.json").read_text())
+    facts["parts"][0]["sha256"] = hashlib.sha256(damage.encode()).hexdigest()
+    (tmp_path / "generated.json").write_text(json.dumps(facts))
+    with pytest.raises(CacheMismatch, match=r"part-00000\.jsonl is damaged"):
+        Generated(tmp_path).hypotheses(TEXTS)
+    (tmp_path / "generated.json").write_text(damage, encoding="utf-8")
+    with pytest.raises(CacheMismatch, match=r"generated\.json is damaged"):
+        Generated(tmp_path)
+
+
+def test_models_that_do_not_write_and_searches_without_beams_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(IncompatiblePair, match="whose task is masked_lm"):
+        Generated.of(tmp_path, tiny.model("masked_lm"), writers.tokenizer(), TEXTS)
+    with pytest.raises(DistillationError, match="3 hypotheses are asked for and there are 2 beams"):
+        Generated.of(tmp_path, writers.writer(), writers.tokenizer(), TEXTS, Search(beams=2, hypotheses=3))
+    with pytest.raises(DataError, match="no sources"):
+        Generated.of(tmp_path, writers.writer(), writers.tokenizer(), [])
+
+
+# ---- what is kept ----
+
+
+def folder_of(path: Path, rows: list[list[Hypothesis]], monkeypatch: pytest.MonkeyPatch) -> Generated:
+    monkeypatch.setattr(generated, "write", lambda *_given: iter(rows))
+    return Generated.of(path, writers.writer(), writers.tokenizer(), TEXTS[: len(rows)], SEARCH)
+
+
+def test_empty_cut_and_repeated_texts_are_left_out_and_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = [
+        [
+            Hypothesis("a b", (1,), -2.0, True),
+            Hypothesis("", (2,), -0.1, True),
+            Hypothesis("a  b ", (3,), -1.0, True),
+            Hypothesis("c", (4,), -0.5, False),
+            Hypothesis("d", (5,), -1.5, True),
+        ],
+        [Hypothesis("e\u0301", (6,), -1.0, True), Hypothesis("\u00e9", (7,), -1.0, True)],
+    ]
+    kept = folder_of(tmp_path, rows, monkeypatch)
+    with caplog.at_level(logging.INFO, logger="hf_distill"):
+        found = kept.hypotheses(TEXTS[:2])
+    assert "2 sources, 3 texts; left out: 1 empty, 1 too long, 2 duplicate" in caplog.text
+    assert [each.text for each in found[0]] == ["a b", "d"]
+    assert found[0][0].score == pytest.approx(math.log(math.exp(-2.0) + math.exp(-1.0)))
+    assert found[1][0].score == pytest.approx(math.log(2.0) - 1.0)
+
+
+def test_of_a_source_nothing_may_be_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    good, bad = Hypothesis("a", (1,), -2.0, True), Hypothesis(" ", (1,), -2.0, True)
+    found = folder_of(tmp_path, [[good], [bad], [bad]], monkeypatch).hypotheses(TEXTS[:3])
+    assert [len(row) for row in found] == [1, 0, 0]

@@ -178,6 +178,17 @@ def label_loss(logits: Tensor, labels: Tensor, form: str, *, label_smoothing: fl
     return flat.view(labels.shape)
 
 
+def ctc_loss(logits: Tensor, labels: Tensor, blank: int) -> Tensor:
+    """-log of the probability that frames `[batch, frames, symbols]` say `labels` `[batch, length]`, -100 behind the
+    last, summed over all alignments. `[batch]`; 0 where there is no alignment.
+    """
+    log_q = functional.log_softmax(logits, -1).transpose(0, 1)
+    lengths = (labels != -100).sum(-1)
+    frames = torch.full_like(lengths, logits.shape[1])
+    targets = labels.clamp(min=0)
+    return functional.ctc_loss(log_q, targets, frames, lengths, blank=blank, reduction="none", zero_infinity=True)
+
+
 def diversity(logits: Tensor) -> Tensor:
     """How far apart the laws of several models are: the mean over pairs of models of |p_a - p_b|, p = softmax(z).
 

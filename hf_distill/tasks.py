@@ -6,7 +6,7 @@ count. Objectives see rows alone. Questions about counts are answered from the b
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from hf_distill.activations import Activations
 from hf_distill.errors import DataError, IncompatiblePair
-from hf_distill.losses import at_least_float32
+from hf_distill.losses import at_least_float32, ctc_loss, label_loss
 
 Batch = Mapping[str, Tensor]
-Form = Literal["softmax", "sigmoid", "identity"]
+Form = Literal["softmax", "sigmoid", "identity", "alignment"]
 
 IGNORED = -100
 """The label that marks a position without a target."""
@@ -26,8 +26,8 @@ IGNORED = -100
 class Task:
     """How one kind of head is read.
 
-    `form`: what makes a law of the logits. `label_names`: the batch's target columns. `logit_fields`: the activations
-    read.
+    `form`: what makes a law of the logits; `alignment` where labels have no row of their own. `label_names`: the
+    batch's target columns. `logit_fields`: the activations read.
     `tokens`: which positions soft targets may count, the default first; empty where every row is an example.
     """
 
@@ -64,6 +64,10 @@ class Task:
     def targets(self, batch: Batch) -> tuple[Tensor, ...]:
         """Labels aligned with `rows(...)` at the default `tokens`."""
         return self.labels(batch)
+
+    def label_values(self, logits: Tensor, labels: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
+        """The task's own loss of each of some `rows(...)` with its target."""
+        return label_loss(logits, labels, self.form, label_smoothing=label_smoothing)
 
     def soft_mask(self, batch: Batch, tokens: str = "") -> Tensor | None:
         """Which rows count for soft targets: a boolean tensor of the rows' shape, or `None` for all."""
@@ -257,6 +261,83 @@ class Seq2SeqLM(Task):
         return torch.ones_like(batch["decoder_input_ids"], dtype=torch.bool)
 
 
+class CTC(Task):
+    """Symbols heard in frames: `logits` `[batch, frames, symbols]`, one of the symbols the blank; `labels`
+    `[batch, length]`, -100 behind the last. The rows are examples, and their loss is -log of the sum over all
+    alignments of labels and frames (connectionist temporal classification, Graves et al., 2006).
+
+    `frames` gives how many frames the model makes of so many inputs; without it they are as many. A frame behind the
+    last one is given to the blank, which leaves every likelihood as it is. Labels that need more frames than there are
+    have no alignment, and do not count.
+    """
+
+    name = "ctc"
+    form = "alignment"
+    auto_class = "AutoModelForCTC"
+    pipeline_tag = "automatic-speech-recognition"
+
+    def __init__(self, blank: int = 0, frames: Callable[[Tensor], Tensor] | None = None) -> None:
+        self.blank, self._frames = blank, frames
+
+    def with_blank(self, blank: int) -> CTC:
+        """The same task with another symbol for the blank."""
+        return CTC(blank, self._frames)
+
+    def rows(self, activations: Activations, batch: Batch, tokens: str = "") -> tuple[Tensor, ...]:
+        logits = at_least_float32(activations.logits)
+        if "attention_mask" not in batch:
+            return (logits,)
+        real = self._real_frames(batch["attention_mask"], logits.shape[1]).unsqueeze(-1)
+        silent = torch.full_like(logits[0, 0], -1e30)
+        silent[self.blank] = 0.0
+        return (torch.where(real, logits, silent),)
+
+    def _real_frames(self, mask: Tensor, frames: int) -> Tensor:
+        if self._frames is None and mask.shape[1] == frames:
+            return mask.bool()
+        return torch.arange(frames, device=mask.device) < self.num_frames({"attention_mask": mask}).unsqueeze(1)
+
+    def num_frames(self, batch: Batch) -> Tensor:
+        """`[batch]`, the frames of each example.
+
+        Raises: `DataError` for a batch without sound.
+        """
+        mask = batch.get("attention_mask")
+        if mask is None:
+            heard = batch.get("input_values", batch.get("input_features"))
+            if heard is None:
+                raise DataError(
+                    "ctc: attention_mask, input_values or input_features say how long an example is, and the batch "
+                    f"has only {', '.join(batch)}. Keep one of them in what the collator returns."
+                )
+            mask = torch.ones(heard.shape[:2], dtype=torch.long, device=heard.device)
+        lengths = mask.sum(-1)
+        return lengths if self._frames is None else self._frames(lengths)
+
+    def fits(self, labels: Tensor, batch: Batch) -> Tensor:
+        """Whether labels `[batch, ..., length]` have an alignment: frames for each, and a blank between equal ones."""
+        real = labels != IGNORED
+        repeated = real[..., 1:] & (labels[..., 1:] == labels[..., :-1])
+        needed = real.sum(-1) + repeated.sum(-1)
+        return needed <= self.num_frames(batch).reshape(-1, *[1] * (needed.dim() - 1))
+
+    def targets(self, batch: Batch) -> tuple[Tensor, ...]:
+        labels = self.labels(batch)[0]
+        if labels.dim() != 2 or labels.is_floating_point():
+            raise DataError(
+                f"ctc: labels are {labels.dtype} of the shape {tuple(labels.shape)}; they must be whole numbers "
+                f"[batch, length], {IGNORED} behind the last symbol of an example."
+            )
+        return (labels,)
+
+    def label_mask(self, batch: Batch) -> Tensor:
+        labels = self.targets(batch)[0]
+        return (labels != IGNORED).any(-1) & self.fits(labels, batch)
+
+    def label_values(self, logits: Tensor, labels: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
+        return ctc_loss(logits, labels, self.blank)
+
+
 class Encoder(Task):
     """A model without a head: hidden states, and what relations are made of them. There are no logits and no labels.
 
@@ -287,6 +368,7 @@ TASKS: dict[str, Task] = {
         MaskedLM,
         CausalLM,
         Seq2SeqLM,
+        CTC,
         Encoder,
     )
 }
@@ -299,6 +381,7 @@ HEADS = {
     "ForCausalLM": "causal_lm",
     "LMHeadModel": "causal_lm",
     "ForConditionalGeneration": "seq2seq_lm",
+    "ForCTC": "ctc",
 }
 """Ends of class names of transformers models, and the task each stands for."""
 
@@ -345,6 +428,8 @@ def _task_of(model: Any) -> Task:
     if class_name.endswith("ForSequenceClassification"):
         by_width = "regression" if config.num_labels == 1 else "single_label"
         return TASKS[PROBLEM_TYPES.get(config.problem_type or "", by_width)]
+    if class_name.endswith("ForCTC"):
+        return _ctc_of(plain)
     for ending, name in HEADS.items():
         if class_name.endswith(ending) and not _predicts_no_words(plain, ending):
             return TASKS[name]
@@ -354,6 +439,13 @@ def _task_of(model: Any) -> Task:
     raise IncompatiblePair(
         f"no task is known for {class_name}; the heads that are known end in {known}. Load the model with such a head."
     )
+
+
+def _ctc_of(model: Any) -> CTC:
+    """In the models' code the padding token is the blank, and one of two methods counts frames."""
+    names = ("_get_feat_extract_output_lengths", "_get_subsampling_output_length")
+    counting = [getattr(model, name) for name in names if hasattr(model, name)]
+    return CTC(model.config.pad_token_id or 0, next(iter(counting), None))
 
 
 def _predicts_no_words(model: Any, ending: str) -> bool:

@@ -11,6 +11,7 @@ from hf_distill.commands import (
     cache_teacher,
     compare,
     export,
+    generate,
     glue,
     mlm,
     ner,
@@ -18,6 +19,7 @@ from hf_distill.commands import (
     qa,
     reports_errors,
     similarity,
+    translation,
 )
 from hf_distill.errors import RecipeError
 from hf_distill.version import __version__
@@ -27,6 +29,8 @@ COMMANDS: dict[str, tuple[Command, str]] = {
     "qa": (qa.main, "distil on SQuAD or on questions of your own (as scripts/distill_qa.py)"),
     "ner": (ner.main, "distil on tokens with a tag each (as scripts/distill_ner.py)"),
     "mlm": (mlm.main, "distil on raw text (as scripts/distill_mlm.py)"),
+    "translation": (translation.main, "distil models that write (as scripts/distill_translation.py)"),
+    "generate-targets": (generate.main, "have a teacher write to learn from (as scripts/generate_targets.py)"),
     "cache-teacher": (cache_teacher.main, "write down what a teacher shows (as scripts/cache_teacher.py)"),
     "export": (export.main, "write a classifier in 8 bits (as scripts/export.py)"),
     "compare": (compare.main, "compare recipes on one task (as scripts/compare.py)"),
@@ -38,7 +42,7 @@ USAGE = "\n".join(
     [
         "usage: hf-distill COMMAND [flags]",
         "",
-        *(f"  {name:<14}{meaning}" for name, (_, meaning) in COMMANDS.items()),
+        *(f"  {name:<17}{meaning}" for name, (_, meaning) in COMMANDS.items()),
         "",
         "hf-distill COMMAND --help lists the flags of a command; --version prints the version.",
     ]

@@ -47,7 +47,13 @@ HALF_AND_HALF = [
 ]
 """The stages of a recipe from flags alone."""
 
-SCRIPTS = {"text_columns": "glue", "question_answering": "qa", "token_classification": "ner", "text": "mlm"}
+SCRIPTS = {
+    "text_columns": "glue",
+    "question_answering": "qa",
+    "token_classification": "ner",
+    "translation": "translation",
+    "text": "mlm",
+}
 """Which script is for which kind of data, by the key of `data` that says the kind."""
 
 RUN_LEVEL = frozenset({"output_dir", "do_train", "do_eval", "do_predict", "seed", "push_to_hub"})

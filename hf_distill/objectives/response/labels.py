@@ -5,10 +5,11 @@ from __future__ import annotations
 from torch import Tensor
 
 from hf_distill.errors import DistillationError, IncompatiblePair
-from hf_distill.losses import label_loss
-from hf_distill.objectives.base import RowWise, check_number, register
 from hf_distill.objectives.pair import Pair
-from hf_distill.tasks import Batch
+from hf_distill.objectives.registry import register
+from hf_distill.objectives.row_wise import RowWise
+from hf_distill.objectives.settings import check_choice, check_number
+from hf_distill.tasks import IGNORED, Batch
 
 
 @register("labels")
@@ -17,27 +18,39 @@ class Labels(RowWise):
 
     With q = softmax(student), softmax tasks have -log q_y, or with label smoothing e (Szegedy et al., 2016,
     arXiv:1512.00567) (1 - e) (-log q_y) + e mean_c(-log q_c). Multi-label: binary cross-entropy of each known label.
-    Regression: (score - target)^2 of each score. Question answering: the mean of start and end. Labels of -100 do not
-    count.
+    Regression: (score - target)^2 of each score. Question answering: the mean of start and end. CTC: -log of
+    the sum over the alignments of an example. Labels of -100 do not count.
+
+    `classes="new"` keeps to the classes that the teacher does not have, as learning without forgetting does with the
+    head of a new task: q is over these alone, rows of other classes do not count, and the weights of the head that
+    belong to the others get no gradient.
 
     Reads: logits of the student.  Counts: labels (positions, elements or examples that carry one).
     `label_smoothing`: None takes the training arguments' `label_smoothing_factor`.
     Errors: `IncompatiblePair` for label smoothing where the task has no single class a row; `DataError` for labels
-    that are missing or of another shape or kind than the task's.
+    that are missing or of another shape or kind than the task's. `IncompatiblePair` for `classes="new"` where the
+    teacher has all classes of the student.
     """
 
     needs_teacher = False
     needs_labels = True
+    takes_alignments = True
 
-    def __init__(self, *, label_smoothing: float | None = None) -> None:
+    def __init__(self, *, label_smoothing: float | None = None, classes: str = "all") -> None:
         super().__init__()
         if label_smoothing is not None:
             check_number("labels", "label_smoothing", label_smoothing, 0.0, 1.0)
-        self.label_smoothing = label_smoothing
+        check_choice("labels", "classes", classes, ("all", "new"))
+        self.label_smoothing, self.classes = label_smoothing, classes
         self._smoothing = 0.0
 
     def bind(self, pair: Pair) -> None:
-        super().bind(pair)
+        super().bind(pair.among_new() if self.classes == "new" else pair)
+        if self.classes == "new" and not self.pair.student_columns:
+            raise IncompatiblePair(
+                "labels: classes is 'new', the student's classes that its teacher does not have, and there are none; "
+                "leave it out, or give the teacher from before the student's labels grew (of several: `on`)."
+            )
         self._smoothing = pair.label_smoothing if self.label_smoothing is None else self.label_smoothing
         if self._smoothing and (pair.task.form != "softmax" or len(pair.task.logit_fields) > 1):
             raise IncompatiblePair(
@@ -46,7 +59,12 @@ class Labels(RowWise):
             )
 
     def mask(self, batch: Batch) -> Tensor:
-        return self.pair.task.label_mask(batch)
+        mask = self.pair.task.label_mask(batch)
+        if self.classes == "all":
+            return mask
+        if self.pair.task.form == "sigmoid":
+            return self.pair.own_columns(mask)
+        return mask & (self.pair.own_targets(self.pair.task.targets(batch)[0]) != IGNORED)
 
     def summed(self, batch: Batch) -> Tensor | None:
         # The cross-entropy of an unlabelled example is 0 already.
@@ -56,5 +74,10 @@ class Labels(RowWise):
     def rows(self, student_logits: Tensor, teacher_rows: Tensor | None, labels: Tensor | None) -> Tensor:
         if labels is None:
             raise DistillationError("objective 'labels' got no targets.")
-        self.check_labels(student_logits, labels)
-        return label_loss(student_logits, labels, self.pair.task.form, label_smoothing=self._smoothing)
+        if self.pair.task.form != "alignment":
+            self.check_labels(student_logits, labels)
+        if self.classes == "new":
+            is_class = self.pair.task.form == "softmax"
+            labels = self.pair.own_targets(labels) if is_class else self.pair.own_columns(labels)
+            student_logits = self.pair.own_columns(student_logits)
+        return self.pair.task.label_values(student_logits, labels, label_smoothing=self._smoothing)

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from hf_distill.recipe import Recipe
 from hf_distill.run.workload import Workload
-from hf_distill.run.workloads import pretraining, question_answering, text_classification, token_classification
+from hf_distill.run.workloads import (
+    pretraining,
+    question_answering,
+    text_classification,
+    token_classification,
+    translation,
+)
 
 __all__ = ["load_workload"]
 
@@ -22,6 +28,8 @@ def load_workload(recipe: Recipe, *, train: bool = True, predict: bool = False) 
         return question_answering.load(data, data.question_answering, recipe, predict=predict)
     if data is not None and data.token_classification is not None:
         return token_classification.load(data, data.token_classification, recipe, predict=predict)
+    if data is not None and data.translation is not None:
+        return translation.load(data, data.translation, recipe, predict=predict)
     if data is not None and data.text is not None:
         return pretraining.load(data.text, recipe, predict=predict)
     return text_classification.load(recipe, train=train, predict=predict)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from datasets import Dataset, DatasetDict
+from datasets import Dataset, DatasetDict, concatenate_datasets
 from transformers import DataCollatorWithPadding, EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_distill.data import glue
@@ -133,6 +133,13 @@ class TextClassification(LabelledRows):
     def agreement(self, split: str, ours: np.ndarray, teachers: np.ndarray) -> float:
         return fidelity.agreement(ours, teachers)
 
+    def accuracy_among(self, split: str, answers: np.ndarray, classes: Sequence[int]) -> float | None:
+        labels, chosen = self._labels(split), np.asarray(classes)
+        rows = np.isin(labels, chosen)
+        if self.text.is_regression or not rows.any():
+            return None
+        return float((chosen[answers[rows][:, chosen].argmax(axis=1)] == labels[rows]).mean())
+
     def calibration_error(self, split: str, answers: np.ndarray) -> float | None:
         if self.text.is_regression:
             return None
@@ -239,7 +246,22 @@ def _own_data(data: Data) -> tuple[str, TextData]:
     splits = dict(text.splits)
     if data.deduplicate:
         splits = {split: deduplicate(of_split, text.text_columns) for split, of_split in splits.items()}
-    return name, replace(text, splits=DatasetDict(with_cuts(splits, data)))
+    return name, _with_exemplars(replace(text, splits=DatasetDict(with_cuts(splits, data))), data)
+
+
+def _with_exemplars(text: TextData, data: Data) -> TextData:
+    """The rows of old tasks in front of the training rows, so that `max_samples` keeps them.
+
+    Raises: `DataError` as of any file, and for a label that the data do not have.
+    """
+    if data.exemplars is None:
+        return text
+    found = load_files({"train": data.exemplars}, text.text_columns, data.label_column, text.label_names or None)
+    if found.is_regression or text.is_regression:
+        raise DataError(f"{data.exemplars}: exemplars stand for labels, and a regression has none; leave them out.")
+    train = concatenate_datasets([found.splits["train"], text.splits["train"]])
+    sources = {**text.sources, "exemplars": found.sources["train"]}
+    return replace(text, splits=DatasetDict({**text.splits, "train": train}), sources=sources)
 
 
 def _check_labels(name: str, column: str, text: TextData) -> None:

@@ -1,0 +1,83 @@
+"""`distill_translation`: texts made of texts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from hf_distill.commands import reports_errors
+from hf_distill.commands.flags import FILES, HUB, flag, whole
+from hf_distill.commands.overrides import Changes, Script, name_of_rows, on_rows
+from hf_distill.commands.script import begin, distil
+from hf_distill.data.hypotheses import CHOICES
+from hf_distill.recipe import Recipe
+
+DESCRIPTION = """Distil a teacher into a smaller student that writes: translations, summaries and the like.
+
+Rows are pairs of texts, one to read and one to write. Without a recipe the student learns what the teacher's beam
+search writes, which scripts/generate_targets.py writes down before, if it is run with the same flags."""
+
+SETTINGS = {
+    "source_column": flag("The column of the text to read (default: source)."),
+    "target_column": flag("The column of the text to write (default: target)."),
+    "source_prefix": flag("What stands before each text to read."),
+    "max_target_length": flag("Tokens of a text to write at most (default: 128).", whole),
+}
+
+WRITING = {
+    "generated_folder": flag("Where what the teacher writes is kept (default: in the folder of the run)."),
+    "num_beams": flag("Beams of the teacher's search (default: 5).", whole),
+    "num_hypotheses": flag("The best ones that are kept of each row (default: 1).", whole),
+    "max_new_tokens": flag("Tokens of what it writes at most (default: 128).", whole),
+    "targets": {
+        "help": "What stages learn: the texts of the data, or of what the teacher writes the best one, the nearest to "
+        "that of the data, or all.",
+        "choices": ["reference", *CHOICES],
+    },
+}
+
+KEYS = {
+    "source_column": "source_column",
+    "target_column": "target_column",
+    "source_prefix": "prefix",
+    "max_target_length": "max_target_length",
+}
+
+WRITING_KEYS = {
+    "generated_folder": "folder",
+    "num_beams": "beams",
+    "num_hypotheses": "hypotheses",
+    "max_new_tokens": "max_new_tokens",
+}
+
+
+@reports_errors
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line `argv`, by default that of the process; the exit status."""
+    return distil(SCRIPT, *begin(SCRIPT, argv))
+
+
+def _data(own: Mapping[str, Any], recipe: Recipe) -> Changes:
+    writing: Changes = {
+        f"teacher.generate.{key}": (f"--{name}", own[name]) for name, key in WRITING_KEYS.items() if name in own
+    }
+    if "targets" in own:
+        writing |= {f"stages.{i}.targets": ("--targets", own["targets"]) for i in range(len(recipe.stages))}
+    return {**on_rows(own, recipe, "translation", KEYS), **writing}
+
+
+SCRIPT = Script(
+    name="translation",
+    description=DESCRIPTION,
+    flags={**HUB, **FILES, **SETTINGS, **WRITING},
+    plain={
+        "schema": 1,
+        "data": {"files": {"train": "train"}, "translation": {}},
+        "max_length": 128,
+        "teacher": {"model": "teacher", "generate": {}},
+        "student": {"from_layers": {"layers": 1}},
+        "stages": [{"name": "distil", "targets": "best", "objectives": [{"labels": {}}]}],
+    },
+    data_name=name_of_rows,
+    data=_data,
+)

@@ -1,0 +1,62 @@
+"""Texts with a text to make of each: translations, summaries and the like."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from datasets import Dataset, DatasetDict
+from transformers import PreTrainedTokenizerBase
+
+from hf_distill.data.files import Table, check_text
+from hf_distill.errors import DataError
+
+SOURCE, TARGET = "source", "target"
+
+
+@dataclass(frozen=True)
+class PairedTexts:
+    """The splits, checked: `source` and `target`. `sources` maps each split to the SHA-256 of its file."""
+
+    splits: DatasetDict
+    sources: Mapping[str, str]
+
+
+def paired_texts(tables: Mapping[str, Table], source_column: str, target_column: str) -> PairedTexts:
+    """Checks the rows of the splits.
+
+    Errors: DataError, with file, line and column, for a cell that is no text, or an empty one.
+    """
+    splits = {}
+    for name, table in tables.items():
+        for column in (source_column, target_column):
+            check_text(table, column)
+            empty = next((row for row, text in enumerate(table.columns[column]) if not text.strip()), None)
+            if empty is not None:
+                raise DataError(f"{table.place(empty, column)}: is empty; there is nothing to read, or to write.")
+        splits[name] = Dataset.from_dict({SOURCE: table.columns[source_column], TARGET: table.columns[target_column]})
+    return PairedTexts(DatasetDict(splits), {name: table.sha256 for name, table in tables.items()})
+
+
+def tokenize_pairs(
+    rows: Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    prefix: str,
+    max_length: int,
+    max_target_length: int,
+    kept: Sequence[str] = (),
+) -> Dataset:
+    """`input_ids` and `attention_mask` of the sources behind `prefix`, `labels` of the targets, and `length`, that of
+    the longer one; each cut to its longest. Columns of `kept` stay."""
+
+    def read(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        sources = tokenizer([prefix + text for text in batch[SOURCE]], truncation=True, max_length=max_length)
+        targets = tokenizer(text_target=batch[TARGET], truncation=True, max_length=max_target_length)["input_ids"]
+        lengths = [max(len(ids), len(labels)) for ids, labels in zip(sources["input_ids"], targets, strict=True)]
+        found = {name: sources[name] for name in ("input_ids", "attention_mask")}
+        return {**found, "labels": targets, "length": lengths}
+
+    dropped = [name for name in rows.column_names if name not in kept]
+    return rows.map(read, batched=True, remove_columns=dropped, desc="tokenizing")

@@ -1,0 +1,73 @@
+"""What stages learn in place of the targets of the data: the texts that the teacher writes, once, before them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from datasets import Dataset
+from torch import device
+
+from hf_distill.data.hypotheses import with_hypotheses
+from hf_distill.errors import DataError, DistillationError
+from hf_distill.recipe import Recipe
+from hf_distill.run.folder import RunFolder
+from hf_distill.teachers.generated import Generated
+from hf_distill.teachers.generation import Search
+
+if TYPE_CHECKING:
+    from hf_distill.run.preparation import Setup
+
+logger = logging.getLogger(__name__)
+
+FOLDER = "teacher-texts"
+"""Below `stages/`, where nothing is published from."""
+
+
+def texts_folder(recipe: Recipe, folder: RunFolder) -> Path | None:
+    """Where the recipe keeps what the teacher writes; None where it writes nothing."""
+    if recipe.teacher is None or recipe.teacher.generate is None:
+        return None
+    named = recipe.teacher.generate.folder
+    return folder.stages / FOLDER if named is None else Path(named).expanduser()
+
+
+def generated(setup: Setup, sources: Sequence[str], place: device) -> Generated:
+    """What the recipe's teacher writes for `sources`; what is not there yet is written, with the teacher on `place`.
+
+    Raises: `DistillationError` for a recipe whose teacher writes nothing; `CacheMismatch` for a folder with other
+    texts.
+    """
+    teacher, folder = setup.recover_teacher(), texts_folder(setup.recipe, setup.folder)
+    section = None if setup.recipe.teacher is None else setup.recipe.teacher.generate
+    if teacher is None or folder is None or section is None:
+        raise DistillationError("the recipe's teacher writes no texts; give teacher.generate.")
+    settings = section.model_dump(exclude={"folder", "batch_size"})
+    search = Search(**settings, max_source_length=setup.limits.longest(setup.tokenizer))
+    before = teacher.device
+    teacher.to(place)
+    found = Generated.of(folder, teacher, setup.tokenizer, sources, search, batch_size=section.batch_size)
+    teacher.to(before)
+    return found
+
+
+def learned_targets(
+    setup: Setup, rows: Dataset, sources: Sequence[str], target_column: str, choice: str, place: device
+) -> Dataset:
+    """The rows with what the teacher wrote as targets, chosen as `with_hypotheses` does. Rows of which it wrote no
+    whole text are left out, which is said in the log.
+
+    Raises: as `generated`; `DataError` where nothing is left.
+    """
+    hypotheses = generated(setup, sources, place).hypotheses(sources)
+    kept = [i for i, row in enumerate(hypotheses) if row]
+    if len(kept) < len(rows):
+        first = next(i for i, row in enumerate(hypotheses) if not row)
+        told = f"of {len(rows) - len(kept)} of {len(rows)} rows, the first of which is row {first + 1}"
+        text = f"the teacher wrote no whole text {told} ({sources[first][:60]!r})"
+        if not kept:
+            raise DataError(f"{text}; let it write longer texts (teacher.generate.max_new_tokens).")
+        logger.warning("%s; they are left out", text)
+    return with_hypotheses(rows.select(kept), [hypotheses[i] for i in kept], target_column, choice)

@@ -1,0 +1,73 @@
+"""What workloads have in common whose models answer with words."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from torch import Tensor
+from torch.nn import functional
+from transformers import EvalPrediction
+
+from hf_distill.errors import DataError, NonFiniteLoss
+from hf_distill.losses import at_least_float32
+from hf_distill.run.workload import Workload
+from hf_distill.tasks import IGNORED
+
+
+@dataclass(frozen=True)
+class Words:
+    """A model's answers at the predicted positions of a split, in the order of rows and places: the token it prefers,
+    the token that stands there, and minus the logarithm of that one's probability."""
+
+    found: np.ndarray
+    wanted: np.ndarray
+    losses: np.ndarray
+
+
+class WordAnswers(Workload):
+    """Words that a model predicts. Reported are the share of them that is found (`accuracy`) and the exponential of
+    their mean loss (`perplexity`), over all predicted positions."""
+
+    metrics = ("accuracy", "perplexity")
+
+    @staticmethod
+    def targets(labels: Any) -> Any:
+        """What the model should answer at each position from the first one on, of an array or a tensor."""
+        return labels
+
+    def reduce(self, outputs: Any, labels: Any) -> Tensor:
+        """`[rows, length, 2]` in float64: the token preferred, and minus the log-probability of the target."""
+        logits, labels = (each[0] if isinstance(each, tuple) else each for each in (outputs, labels))
+        wanted = self.targets(labels)
+        counted = wanted != IGNORED
+        rows = logits[:, : wanted.shape[1]][counted]
+        found = torch.zeros(*wanted.shape, 2, dtype=torch.float64, device=wanted.device)
+        losses = functional.cross_entropy(at_least_float32(rows), wanted[counted], reduction="none")
+        found[counted] = torch.stack([rows.argmax(-1).double(), losses.double()], -1)
+        return found
+
+    def answers(self, split: str, rows: Dataset, order: np.ndarray, found: EvalPrediction, columns: Any) -> Words:
+        outputs = found.predictions[0] if isinstance(found.predictions, tuple) else found.predictions
+        labels = found.label_ids[0] if isinstance(found.label_ids, tuple) else found.label_ids
+        wanted = self.targets(labels)
+        counted = wanted != IGNORED
+        best, losses = outputs[counted].T
+        broken = int(np.isnan(losses).sum())
+        if broken:
+            raise NonFiniteLoss(f"answers: the predictions of {broken} of {len(losses)} words are NaN.")
+        return Words(best.astype(np.int64), wanted[counted], losses)
+
+    def score(self, split: str, answers: Words) -> dict[str, float]:
+        if not len(answers.wanted):
+            raise DataError(f"{self.name}: no token of {split} is predicted; hold more rows out.")
+        with np.errstate(over="ignore"):
+            perplexity = float(np.exp(answers.losses.mean()))
+        return {"accuracy": float((answers.found == answers.wanted).mean()), "perplexity": perplexity}
+
+    def agreement(self, split: str, ours: Words, teachers: Words) -> float:
+        """The share of predicted positions at which both prefer the same token."""
+        return float((ours.found == teachers.found).mean())

@@ -1,0 +1,257 @@
+"""A teacher that shows texts: what it wrote for each training row, kept in a folder.
+
+    generated.json   the facts: format, fingerprint, number of rows, and the parts that there are
+    part-*.jsonl     a line for each row, in their order: {"hypotheses": [{"text", "ids", "score", "ended"}, ...]}
+
+The fingerprint tells of everything that decides what is written: the teacher's weights and settings, its tokenizer,
+the sources, and how it was asked. A part is written under another name and renamed, and counts once `generated.json`,
+which is replaced as a whole, names it; so a writer that is killed loses the part that it was at, and goes on with it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+import os
+import unicodedata
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from hf_distill.errors import CacheMismatch, DataError
+from hf_distill.teachers.cache.fingerprint import teacher_digest, tokenizer_digest
+from hf_distill.teachers.cache.folder import check_same
+from hf_distill.teachers.generation import Hypothesis, Search, check_writes, write
+
+logger = logging.getLogger(__name__)
+
+FORMAT = 1
+FACTS = "generated.json"
+PART = 512
+"""Rows of a part."""
+REASONS = ("empty", "too long", "duplicate")
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+
+class PartFacts(_Strict):
+    """One part: its file, its rows, and the SHA-256 of the file."""
+
+    file: str = Field(pattern=r"^part-[0-9]{5,}\.jsonl$")
+    rows: int = Field(ge=1)
+    sha256: str
+
+
+class Facts(_Strict):
+    """What a folder holds. `fingerprint` has an entry for each thing that must be the same when it is gone on with."""
+
+    format: int
+    fingerprint: dict[str, Any]
+    rows: int = Field(ge=1)
+    parts: list[PartFacts] = []
+
+
+class Generated:
+    """The texts that a teacher wrote, read from a folder; `of` has them written where they are not there yet.
+
+    A text is kept as the teacher's tokenizer decodes it, so that a student with another one can learn from it.
+
+    Raises: `CacheMismatch` where there is no such folder, or it is damaged.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self.path = Path(folder).expanduser()
+        self.facts = _facts(self.path)
+
+    @classmethod
+    def of(
+        cls,
+        folder: str | os.PathLike[str],
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        sources: Sequence[str],
+        search: Search | None = None,
+        *,
+        batch_size: int = 16,
+    ) -> Generated:
+        """What `model` writes for `sources`, out of `folder`; what is not there yet is written. Of several processes
+        one writes while the others wait.
+
+        Raises: `CacheMismatch` for a folder with the texts of another teacher, of other sources or of another search,
+        naming what differs; `IncompatiblePair` for a model that does not write; `DataError` without sources.
+        """
+        search, path = search or Search(), Path(folder).expanduser()
+        check_writes(model, search)
+        if not sources:
+            raise DataError(f"{path}: there are no sources that a teacher could write for.")
+        wanted = fingerprint(model, tokenizer, sources, search)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            with FileLock(path / ".lock"):
+                facts = Facts(format=FORMAT, fingerprint=wanted, rows=len(sources))
+                if (path / FACTS).is_file():
+                    facts = _facts(path)
+                    check_same(facts.fingerprint, wanted, path)
+                _go_on(path, facts, model, tokenizer, sources, search, batch_size)
+        except OSError as error:
+            raise CacheMismatch(
+                f"{path} cannot be written: {error.strerror or error}. The parts that are there stay; make room and "
+                "run again to go on."
+            ) from error
+        return cls(path)
+
+    def hypotheses(self, sources: Sequence[str]) -> list[list[Hypothesis]]:
+        """For each source its hypotheses, the most probable first, without those that are empty, that were cut off as
+        too long, and that say the same as another one but for blanks: of these the probabilities are added up. How
+        many were left out is said in the log. Of a source nothing may be left.
+
+        Raises: `CacheMismatch` where the texts were written for other sources, are not all there, or are damaged.
+        """
+        check_same(self.facts.fingerprint, {"sources": digest_of_texts(sources)}, self.path)
+        rows = [row for part in self.facts.parts for row in _rows(self.path, part)]
+        if len(rows) != self.facts.rows:
+            raise CacheMismatch(
+                f"{self.path} has the texts of {len(rows)} of {self.facts.rows} sources; run again what writes them."
+            )
+        left_out: Counter[str] = Counter()
+        found = [_kept(row, left_out) for row in rows]
+        told = ", ".join(f"{left_out[reason]} {reason}" for reason in REASONS)
+        logger.info("%s: %d sources, %d texts; left out: %s", self.path, len(found), sum(map(len, found)), told)
+        return found
+
+
+def fingerprint(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, sources: Sequence[str], search: Search
+) -> dict[str, Any]:
+    """All that decides what is written."""
+    config: Any = model.generation_config
+    told = {} if config is None else config.to_diff_dict()
+    asked = {name: value for name, value in told.items() if name != "transformers_version" and name[0] != "_"}
+    return {
+        "teacher": teacher_digest(model),
+        "tokenizer": tokenizer_digest(tokenizer),
+        "sources": digest_of_texts(sources),
+        "generation config": json.loads(json.dumps(asked, default=str)),
+        **search.model_dump(),
+    }
+
+
+def digest_of_texts(texts: Sequence[str]) -> str:
+    """SHA-256 over texts in their order."""
+    digest = hashlib.sha256()
+    for text in texts:
+        data = text.encode()
+        digest.update(f"{len(data)}\n".encode() + data)
+    return digest.hexdigest()
+
+
+# ---- the folder ----
+
+
+def _facts(path: Path) -> Facts:
+    try:
+        facts = Facts.model_validate_json((path / FACTS).read_bytes())
+    except FileNotFoundError as error:
+        raise CacheMismatch(
+            f"{path} holds no texts of a teacher; write some with scripts/generate_targets.py."
+        ) from error
+    except (OSError, ValidationError, RecursionError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise CacheMismatch(
+            f"{path / FACTS} is damaged ({reason}); remove the folder, and it is made anew."
+        ) from error
+    if facts.format != FORMAT:
+        raise CacheMismatch(
+            f"{path / FACTS} is of format {facts.format}, and this version reads {FORMAT}; choose another folder."
+        )
+    return facts
+
+
+def _go_on(
+    path: Path,
+    facts: Facts,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    sources: Sequence[str],
+    search: Search,
+    batch_size: int,
+) -> None:
+    """Writes the parts that are missing."""
+    start = sum(part.rows for part in facts.parts)
+    written = write(model, tokenizer, sources[start:], search, batch_size)
+    while rows := list(islice(written, PART)):
+        lines = [json.dumps({"hypotheses": [each._asdict() for each in row]}, ensure_ascii=False) for row in rows]
+        data = ("\n".join(lines) + "\n").encode()
+        name = f"part-{len(facts.parts):05d}.jsonl"
+        _replace(path / name, data)
+        part = PartFacts(file=name, rows=len(rows), sha256=hashlib.sha256(data).hexdigest())
+        facts = facts.model_copy(update={"parts": [*facts.parts, part]})
+        _replace(path / FACTS, (facts.model_dump_json(indent=1) + "\n").encode())
+        logger.info("%s: the texts of %d of %d rows are written", path, sum(p.rows for p in facts.parts), facts.rows)
+
+
+def _replace(path: Path, data: bytes) -> None:
+    """Writes a file whole or not at all."""
+    unfinished = path.with_name(f".{path.name}.part")
+    with unfinished.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    unfinished.replace(path)
+
+
+def _rows(path: Path, part: PartFacts) -> list[list[Hypothesis]]:
+    place = path / part.file
+    try:
+        data = place.read_bytes()
+        if hashlib.sha256(data).hexdigest() != part.sha256:
+            raise ValueError("its SHA-256 differs")
+        rows = [_row(json.loads(line)) for line in data.decode().splitlines()]
+        if len(rows) != part.rows:
+            raise ValueError(f"it has {len(rows)} rows for {part.rows}")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise CacheMismatch(f"{place} is damaged ({error}); remove the folder, and it is made anew.") from error
+    return rows
+
+
+def _row(told: Mapping[str, Any]) -> list[Hypothesis]:
+    return [
+        Hypothesis(str(each["text"]), tuple(each["ids"]), float(each["score"]), bool(each["ended"]))
+        for each in told["hypotheses"]
+    ]
+
+
+# ---- what is kept ----
+
+
+def _kept(row: list[Hypothesis], left_out: Counter[str]) -> list[Hypothesis]:
+    """The hypotheses that say something, each once, the most probable first; counts the others by the reason."""
+    found: dict[str, Hypothesis] = {}
+    for each in row:
+        said = " ".join(unicodedata.normalize("NFC", each.text).split())
+        if not said or not math.isfinite(each.score):
+            left_out["empty"] += 1
+        elif not each.ended:
+            left_out["too long"] += 1
+        elif said in found:
+            left_out["duplicate"] += 1
+            found[said] = found[said]._replace(score=_log_of_sum(found[said].score, each.score))
+        else:
+            found[said] = each
+    return sorted(found.values(), key=lambda each: -each.score)
+
+
+def _log_of_sum(first: float, second: float) -> float:
+    """log(e^first + e^second)."""
+    high, low = max(first, second), min(first, second)
+    return high + math.log1p(math.exp(low - high))

@@ -1,0 +1,65 @@
+"""The commands of models that write: from flags to a recipe, and from there to the teacher's texts and a student."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hf_distill.commands import generate, translation
+from hf_distill.commands.flags import make_parser, parse
+from hf_distill.commands.overrides import recipe_of
+from hf_distill.errors import RecipeError
+from tests import writers
+
+
+def asked(*words: str) -> dict[str, Any]:
+    script = translation.SCRIPT
+    flags = parse(words, make_parser(script.name, script.description, script.flags))
+    return recipe_of(flags, script)[0].to_dict()
+
+
+PLAIN = ("--train_file", "a.jsonl", "--teacher_name_or_path", "t", "--student_layers", "2")
+
+
+def test_flags_alone_are_sequence_level_distillation() -> None:
+    recipe = asked(*PLAIN, "--source_column", "en", "--source_prefix", "to German: ", "--num_beams", "7")
+    assert recipe["data"]["translation"]["source_column"] == "en"
+    assert recipe["data"]["translation"]["prefix"] == "to German: "
+    assert recipe["teacher"]["generate"]["beams"] == 7
+    assert recipe["stages"][0]["targets"] == "best"
+    assert [*recipe["stages"][0]["objectives"][0]] == ["labels", "weight"]
+
+
+def test_flags_on_top_of_a_recipe() -> None:
+    flags = ("--generated_folder", "texts", "--num_hypotheses", "3", "--max_new_tokens", "9", "--targets", "nearest")
+    recipe = asked("--recipe", "review/seq_kd", *flags)
+    assert (
+        recipe["teacher"]["generate"] | {"folder": "texts", "hypotheses": 3, "max_new_tokens": 9}
+        == (recipe["teacher"]["generate"])
+    )
+    assert recipe["stages"][0]["targets"] == "nearest"
+    with pytest.raises(RecipeError, match=r"--num_hypotheses.*are 9, and there are 5 beams"):
+        asked("--recipe", "review/seq_kd", "--num_hypotheses", "9")
+
+
+@pytest.mark.slow
+def test_a_teacher_writes_once_and_the_student_learns_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    writers.write_pairs(tmp_path, {})
+    writers.writer().save_pretrained(tmp_path / "teacher")
+    writers.tokenizer().save_pretrained(tmp_path / "teacher")
+    words = ["--train_file", str(tmp_path / "train.jsonl"), "--validation_file", str(tmp_path / "validation.jsonl")]
+    words += ["--teacher_name_or_path", str(tmp_path / "teacher"), "--student_layers", "1", "--max_new_tokens", "8"]
+    words += ["--generated_folder", str(tmp_path / "texts"), "--output_dir", str(tmp_path / "out"), "--use_cpu"]
+    words += ["--max_steps", "2", "--report_to", "none", "--disable_tqdm", "true"]
+    assert generate.main(words) == 0
+    assert f"{tmp_path / 'texts'}: the texts of 12 rows" in capsys.readouterr().out
+    before = (tmp_path / "texts" / "part-00000.jsonl").stat().st_mtime_ns
+    assert not (tmp_path / "out" / "model.safetensors").exists()
+    assert translation.main(words) == 0
+    assert (tmp_path / "out" / "model.safetensors").is_file()
+    assert (tmp_path / "texts" / "part-00000.jsonl").stat().st_mtime_ns == before
+    assert "accuracy" in capsys.readouterr().out

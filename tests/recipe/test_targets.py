@@ -1,0 +1,48 @@
+"""What a recipe says of texts that the teacher writes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from hf_distill.errors import RecipeError
+from hf_distill.recipe import Recipe
+
+BASE: dict[str, Any] = {
+    "schema": 1,
+    "data": {"files": {"train": "a.jsonl", "validation": "b.jsonl"}, "translation": {}},
+    "teacher": {"model": "x", "generate": {"beams": 4, "hypotheses": 2}},
+    "student": {"from_layers": {"layers": 1}},
+    "stages": [{"name": "a", "targets": "all", "objectives": [{"nbest_kd": {}}]}],
+}
+LABELS: dict[str, Any] = {"name": "a", "objectives": [{"labels": {}}]}
+
+
+def test_it_is_taken_as_it_is_written() -> None:
+    made = Recipe.from_dict(BASE)
+    assert made.teacher is not None
+    assert made.teacher.generate is not None
+    assert (made.teacher.generate.beams, made.teacher.generate.max_new_tokens) == (4, 128)
+    assert made.stages[0].targets == "all"
+    assert Recipe.from_yaml(made.to_yaml()) == made
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"teacher": {"model": "x"}}, r"stages\[0\]\.targets.*it writes nothing; add teacher.generate"),
+        ({"stages": [LABELS]}, r"teacher\.generate.*is read by no stage"),
+        ({"stages": [{**BASE["stages"][0], "targets": "best"}]}, r"targets.*must be all: nbest_kd"),
+        ({"teacher": {"model": "x", "generate": {"beams": 2, "hypotheses": 3}}}, "are 3, and there are 2 beams"),
+        ({"teacher": {"model": "x", "generate": {}, "cache": {}}}, r"does not go with teacher\.cache"),
+        ({"teacher": {"moving_average": {}, "generate": {}}}, r"does not go with teacher\.moving_average"),
+        ({"data": None, "task": "sst2"}, r"is for pairs of texts \(data\.translation\)"),
+        ({"stages": [{**BASE["stages"][0], "targets": "worst"}]}, "targets"),
+        ({"teacher": {"model": "x", "generate": {"beam": 2}}}, "beam"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(changes: dict[str, Any], words: str) -> None:
+    written = {key: value for key, value in {**BASE, **changes}.items() if value is not None}
+    with pytest.raises(RecipeError, match=words):
+        Recipe.from_dict(written)

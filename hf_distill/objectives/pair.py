@@ -15,7 +15,7 @@ from torch import Tensor
 from hf_distill.anatomy import Anatomy, Shape
 from hf_distill.errors import IncompatiblePair
 from hf_distill.member_logits import OF_LAWS, Combining
-from hf_distill.tasks import Task
+from hf_distill.tasks import IGNORED, Task
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +35,11 @@ class Pair:
     then tells what these answers look like, and has no layers. The pair with one of them has its name as `member`.
 
     `classes` are the names of the student's classes in its order; empty for a vocabulary and where there are none.
+
+    A teacher may have some of the student's classes alone, as one from before the student learned others
+    (`students.grow_labels`): `teacher_columns` is -1 at the classes that it lacks (`lacking`), and its answers are
+    compared by objectives that keep to the others (`among_shared`). `student_columns` are then the columns of the
+    student's that are compared, `None` for all.
     """
 
     student: Shape
@@ -48,6 +53,7 @@ class Pair:
     combining: Combining | None = None
     member: str = ""
     classes: tuple[str, ...] = ()
+    student_columns: tuple[int, ...] | None = None
 
     @classmethod
     def from_shapes(cls, student: Shape, teacher: Shape | None, task: Task, **alignment: Any) -> Pair:
@@ -129,6 +135,25 @@ class Pair:
             raise IncompatiblePair(f"a term is on the teacher {name!r}, and {known}.")
         return self.members[name]  # type: ignore[index]
 
+    @property
+    def lacking(self) -> tuple[str, ...]:
+        """The student's classes that the teacher does not have."""
+        missing = [i for i, column in enumerate(self.teacher_columns or ()) if column < 0]
+        return tuple(self.classes[i] if self.classes else str(i) for i in missing)
+
+    def among_shared(self) -> Pair:
+        """The pair over the classes that both models have; itself where these are all."""
+        if not self.lacking:
+            return self
+        shared = [(i, column) for i, column in enumerate(self.teacher_columns or ()) if column >= 0]
+        ours, theirs = zip(*shared, strict=True)
+        return replace(self, student_columns=ours, teacher_columns=theirs)
+
+    def among_new(self) -> Pair:
+        """The pair over the student's classes that the teacher does not have, where there are any."""
+        ours = tuple(i for i, column in enumerate(self.teacher_columns or ()) if column < 0)
+        return replace(self, student_columns=ours, teacher_columns=None)
+
     def check_same_columns(self) -> None:
         """Raises: `IncompatiblePair` where both models' logits must be cut or reordered before they are compared."""
         if self.teacher is not None and (self.teacher_columns is not None or self.vocabulary is not None):
@@ -140,6 +165,7 @@ class Pair:
 
     def align(self, student_logits: Tensor, teacher_logits: Tensor) -> tuple[Tensor, Tensor]:
         """Both logits with the same classes in the student's order, cut before any softmax."""
+        student_logits = self.own_columns(student_logits)
         if self.teacher_columns is not None:
             teacher_logits = teacher_logits.index_select(-1, _index(self.teacher_columns, teacher_logits.device))
         if self.vocabulary is not None:
@@ -153,6 +179,25 @@ class Pair:
                 "do not pair up; both models must see the same tokens and have the same classes."
             )
         return student_logits, teacher_logits
+
+    def own_columns(self, student_tensor: Tensor) -> Tensor:
+        """The columns that are compared of a tensor with one for each of the student's classes."""
+        if self.student_columns is None:
+            return student_tensor
+        return student_tensor.index_select(-1, _index(self.student_columns, student_tensor.device))
+
+    def own_targets(self, labels: Tensor) -> Tensor:
+        """Class numbers as those among the columns that are compared, -100 for other classes."""
+        if self.student_columns is None:
+            return labels
+        numbers = _index(self._places, labels.device)[labels.clamp(min=0)]
+        return torch.where(labels == IGNORED, labels, numbers)
+
+    @property
+    def _places(self) -> tuple[int, ...]:
+        """Where each of the student's classes stands among the columns that are compared."""
+        columns = self.student_columns or ()
+        return tuple(columns.index(i) if i in columns else IGNORED for i in range(self.student.num_logits))
 
     def align_members(
         self, student_logits: Tensor, teachers: Mapping[str, Tensor]
@@ -218,10 +263,6 @@ def align_names(ours: Sequence[str], theirs: Sequence[str]) -> tuple[int, ...]:
 
 def _teacher_columns(student: Any, teacher: Any, label_map: Mapping[str, str] | None) -> tuple[int, ...] | None:
     """The teacher's column of each student class, by exact names; `label_map` maps student names to teacher names."""
-    if student.num_labels != teacher.num_labels:
-        raise IncompatiblePair(
-            f"the student has {student.num_labels} labels, the teacher {teacher.num_labels}; they must agree."
-        )
     ours = [str(student.id2label[i]) for i in range(student.num_labels)]
     theirs = [str(teacher.id2label[i]) for i in range(teacher.num_labels)]
     generic = [all(GENERIC.match(name) for name in side) for side in (ours, theirs)]
@@ -233,11 +274,13 @@ def _teacher_columns(student: Any, teacher: Any, label_map: Mapping[str, str] | 
                 "student names to teacher names."
             )
         ours = [label_map.get(name, name) for name in ours]
-    elif all(generic):
+    if len(ours) != len(theirs):
+        return _part_of_labels(ours, theirs)
+    if label_map is None and all(generic):
         if ours == theirs:
             logger.warning("the labels of student and teacher have no names; they are taken to be in the same order")
             return None
-    elif any(generic):
+    elif label_map is None and any(generic):
         raise IncompatiblePair(
             f"the student's labels are {ours}, the teacher's {theirs}: one side has no names. Set id2label and "
             "label2id of both configs, or pass label_map={student name: teacher name}."
@@ -252,3 +295,15 @@ def _teacher_columns(student: Any, teacher: Any, label_map: Mapping[str, str] | 
         return None
     logger.warning("the teacher's labels %s are reordered to the student's order %s", theirs, ours)
     return columns
+
+
+def _part_of_labels(ours: Sequence[str], theirs: Sequence[str]) -> tuple[int, ...]:
+    """The teacher's columns, -1 for the student's labels that it lacks, where all of its own are among these."""
+    generic = all(GENERIC.match(name) for name in ours)
+    if generic or len({*theirs}) < len(theirs) or len({*ours}) < len(ours) or not {*theirs} < {*ours}:
+        raise IncompatiblePair(
+            f"the student has {len(ours)} labels, the teacher {len(theirs)}; they must agree, or the student must "
+            "have all of the teacher's by their names and others (students.grow_labels). The student's labels are "
+            f"{list(ours)}, the teacher's {list(theirs)}."
+        )
+    return align_names(ours, theirs)

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 
 from transformers import PreTrainedModel
 
-from hf_distill.recipe import Several
+from hf_distill.distillation import Distillation
+from hf_distill.recipe import Recipe, Several
 from hf_distill.run import models
 from hf_distill.run.stages import Job
-from hf_distill.teachers import Ensemble, Frozen, MovingAverage, Peers, Teacher
+from hf_distill.teachers import AdapterOff, Ensemble, Frozen, MovingAverage, Peers, Teacher
 
 if TYPE_CHECKING:
     from hf_distill.run.preparation import Setup
@@ -50,6 +51,12 @@ def peers_of(setup: Setup) -> Peers | None:
     return Peers(made, learning_rate=section.learning_rate)
 
 
+def base_of(recipe: Recipe) -> AdapterOff | None:
+    """The student without its adapters; None where the recipe has another teacher."""
+    section = None if recipe.teacher is None else recipe.teacher.adapter_off
+    return None if section is None else AdapterOff(**section.model_dump())
+
+
 def unfinished_teacher(setup: Setup, job: Job, made: Mapping[str, PreTrainedModel]) -> Teacher | None:
     """The teacher of a job as far as it is known before anything is trained: of the shape and with the labels that it
     will have. `made` are the students of the jobs so far, by their titles."""
@@ -60,6 +67,8 @@ def unfinished_teacher(setup: Setup, job: Job, made: Mapping[str, PreTrainedMode
         return MovingAverage(**section.moving_average.model_dump())
     if section is not None and section.peers is not None:
         return peers_of(setup)
+    if (base := base_of(setup.recipe)) is not None:
+        return base
     if section is not None and section.ensemble is not None:
         return ensemble_of(section.ensemble, {name: Frozen(each) for name, each in setup.all_members().items()})
     return None if setup.teacher is None else Frozen(setup.teacher)
@@ -86,6 +95,21 @@ def advise_chains(teacher: PreTrainedModel | None, jobs: Sequence[Job], made: Ma
             )
         if whole is not None and student < assistant:
             _advise_assistant(job, student, assistant, whole)
+
+
+def advise_exemplars(recipe: Recipe, bound: Mapping[str, Distillation]) -> None:
+    """Warns where a stage keeps old labels and learns new ones from a teacher each, and reads no rows of old tasks.
+    `bound` are the terms of each stage, by its name."""
+    if recipe.data is not None and recipe.data.exemplars is not None:
+        return
+    for name, distillation in bound.items():
+        pairs = [objective.pair for objective in distillation.terms() if objective.needs_teacher]
+        if len({pair.member for pair in pairs if pair.student_columns is not None}) > 1:
+            logger.warning(
+                "stage %r: two teachers teach a part of the labels each, and there are no exemplars of the old ones: "
+                "this is learning without forgetting, with an expert. Give data.exemplars",
+                name,
+            )
 
 
 def _advise_assistant(job: Job, student: int, assistant: int, teacher: int) -> None:

@@ -44,6 +44,7 @@ class _Comparison:
         self.setup = setup
         self.answers: dict[Role, Answers] = {}
         self.summaries: dict[Role, RunSummary] = {}
+        self.old_classes: list[int] = []
 
     def add_all(self, student: PreTrainedModel) -> None:
         setup, jobs = self.setup, self.setup.jobs
@@ -64,6 +65,8 @@ class _Comparison:
     def _add(self, role: Role, model: PreTrainedModel, size: int, history: list[dict[str, object]]) -> None:
         setup, workload = self.setup, self.setup.workload
         columns = workload.fit(model, role)
+        if -1 in columns:
+            self.old_classes = [i for i, column in enumerate(columns) if column >= 0]
         splits = {name: setup.splits[name] for name in workload.evaluated_splits}
         arguments = setup.jobs.student[-1].evaluation_arguments()
         self.answers[role] = answer(model, setup.tokenizer, splits, workload, columns, arguments)
@@ -80,7 +83,19 @@ class _Comparison:
         )
 
     def metrics(self, role: Role) -> dict[str, float]:
-        return results.all_metrics(self.answers[role], self.summaries[role], self.setup.workload)
+        found = results.all_metrics(self.answers[role], self.summaries[role], self.setup.workload)
+        return found | self._on_old_classes(role)
+
+    def _on_old_classes(self, role: Role) -> dict[str, float]:
+        """Where the teacher has some classes alone, the accuracy between these on their rows: the teacher's is that of
+        before the labels grew, the student's that of after."""
+        workload, answers = self.setup.workload, self.answers[role]
+        found = {
+            key_of("old_labels_accuracy", split): workload.accuracy_among(split, answers.kept[split], self.old_classes)
+            for split in workload.evaluated_splits
+            if self.old_classes
+        }
+        return {name: value for name, value in found.items() if value is not None}
 
     def flat(self) -> dict[str, float]:
         """The student's metrics under their own names, those of the others under `teacher_…` and `control_…`. Where
@@ -110,6 +125,13 @@ class _Comparison:
         names = list(several.members)
         return (f"Teacher: {names[0]!r}, the first of {len(names)} ({', '.join(names)}) that taught the student.",)
 
+    def _of_old_labels(self) -> Sequence[str]:
+        """How well the labels that the teacher had are told from each other, before and after."""
+        key = key_of("old_labels_accuracy", self.setup.workload.reported_split)
+        found = {role: self._on_old_classes(role).get(key) for role in self.answers}
+        told = [f"{role} {value:.3f}" for role, value in found.items() if value is not None]
+        return (f"Old labels: accuracy between these on their rows, {', '.join(told)}.",) if told else ()
+
     def result(self) -> RunResult:
         setup = self.setup
         if not self.answers:
@@ -123,7 +145,7 @@ class _Comparison:
             metric=setup.workload.metrics[0],
             runs=tuple(self.summaries.values()),
             metrics=self.metrics("student"),
-            notes=(*results.notes_of(setup.workload, self.answers), *self._of_several()),
+            notes=(*results.notes_of(setup.workload, self.answers), *self._of_several(), *self._of_old_labels()),
         )
 
 

@@ -13,11 +13,13 @@ from transformers import PreTrainedModel
 
 from hf_distill.errors import IncompatiblePair
 from hf_distill.objectives.pair import GENERIC
+from hf_distill.tasks import IGNORED
 
 logger = logging.getLogger(__name__)
 
 Columns = tuple[int, ...]
-"""`columns[c]` is the model's column of the task's class c; empty for a task without named classes."""
+"""`columns[c]` is the model's column of the task's class c, -1 for one that it does not have; empty for a task without
+named classes."""
 
 
 def label_settings(names: Sequence[str]) -> dict[str, Any]:
@@ -36,12 +38,15 @@ def align_labels(model: PreTrainedModel, role: str, names: Sequence[str]) -> Col
     each class of the task stands.
 
     Names are compared without regard to case, blanks, `_` and `-`. A model without names of its own (`LABEL_0` …) and
-    a task whose labels are the numbers from 0 are taken to be in the same order.
+    a task whose labels are the numbers from 0 are taken to be in the same order. A teacher may have some of the task's
+    classes alone, by their names, as one from before its student's labels grew.
 
     Raises: `IncompatiblePair` if the numbers of labels or their names differ: the model was trained for something
     else.
     """
     config, wanted = model.config, len(names) or 1
+    if role.startswith("teacher") and (part := _of_some(config, names)):
+        return part
     if config.num_labels != wanted:
         task = f"{wanted} labels ({', '.join(names)})" if names else "a regression, one score"
         raise IncompatiblePair(
@@ -78,17 +83,31 @@ def _by_name(role: str, found: list[str], names: Sequence[str]) -> Columns:
     return tuple(theirs.index(name) for name in ours)
 
 
+def _of_some(config: Any, names: Sequence[str]) -> Columns | None:
+    """The columns of a model that has fewer classes than the task, each of them one of the task's; else None."""
+    theirs = [_plain(str(config.id2label[i])) for i in range(config.num_labels)]
+    ours = [_plain(name) for name in names]
+    if not 1 < len(theirs) < len(ours) or not {*theirs} <= {*ours} or len({*theirs}) < len(theirs):
+        return None
+    config.id2label = {i: names[ours.index(name)] for i, name in enumerate(theirs)}
+    config.label2id = {name: column for column, name in config.id2label.items()}
+    return tuple(theirs.index(name) if name in theirs else -1 for name in ours)
+
+
 def _plain(name: str) -> str:
     return re.sub(r"[\s_-]+", "", name).casefold()
 
 
 def in_model_order(dataset: Dataset, columns: Columns) -> Dataset:
-    """The split with its class ids as the model counts them."""
+    """The split with its class ids as the model counts them; rows of classes that it does not have lose theirs."""
     if columns == tuple(range(len(columns))) or "labels" not in dataset.column_names:
         return dataset
-    return dataset.map(lambda rows: {"labels": [columns[label] for label in rows["labels"]]}, batched=True)
+    ids = [column if column >= 0 else IGNORED for column in columns]
+    return dataset.map(lambda rows: {"labels": [ids[label] for label in rows["labels"]]}, batched=True)
 
 
 def in_task_order(logits: np.ndarray, columns: Columns) -> np.ndarray:
-    """Logits `[..., classes]` with the task's classes in order."""
-    return logits[..., list(columns)]
+    """Logits `[..., classes]` with the task's classes in order, -inf for those that the model does not have."""
+    ordered = logits[..., list(columns)]
+    ordered[..., [i for i, column in enumerate(columns) if column < 0]] = -np.inf
+    return ordered

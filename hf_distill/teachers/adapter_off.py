@@ -14,7 +14,8 @@ from hf_distill.activations import MAIN, Activations, Signal
 from hf_distill.anatomy import Anatomy
 from hf_distill.capture import Capture
 from hf_distill.errors import DistillationError, IncompatiblePair
-from hf_distill.objectives.base import Objective, check_flag
+from hf_distill.objectives.base import Objective
+from hf_distill.objectives.settings import check_flag
 from hf_distill.tasks import Batch
 from hf_distill.teachers.base import Teacher
 

@@ -21,7 +21,8 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from hf_distill.errors import DistillationError, IncompatiblePair
-from hf_distill.objectives.base import check_choice, check_flag
+from hf_distill.objectives.row_memory import STEP, scrambled
+from hf_distill.objectives.settings import check_choice, check_flag
 from hf_distill.students.grids import (
     STYLES,
     Coded,
@@ -68,13 +69,22 @@ class UniformGrid(Grid):
         """The weight on the grid, in its own type and computed in at least float32."""
         values = _wide(weight)
         drawn = self.rounding == "stochastic" and self.training
-        noise = torch.rand_like(rows(values.detach(), self.bucket_size)) if drawn else None
+        noise = _noise(rows(values.detach(), self.bucket_size)) if drawn else None
         return quantize(values, self.bits, self.bucket_size, style=self.style, noise=noise).to(weight.dtype)
 
     def encoded(self, weight: Tensor) -> Coded:
         """The weight in codes of `bits` bits."""
         values = _wide(weight.detach())
         return encode(values.clamp(-1.0, 1.0) if self.style == "truncated" else values, self.bits, self.bucket_size)
+
+
+def _noise(cells: Tensor) -> Tensor:
+    """Numbers in [0, 1), one for each of some values, that are others as soon as one of the values is another."""
+    whole = torch.int64 if cells.dtype == torch.float64 else torch.int32
+    key = scrambled(cells.view(whole).sum(dtype=torch.int64))
+    places = torch.arange(cells.numel(), device=cells.device).view_as(cells)
+    drawn = scrambled(places * STEP + key) & (2**24 - 1)
+    return drawn.to(cells.dtype) / 2**24
 
 
 class LearnedGrid(Grid):
@@ -111,9 +121,9 @@ def quantize_uniform(
 
     Every step computes loss and gradient at the weights on the grid, w_q = Q(w), and moves the floats w; the gradient
     reaches them by `style` (`grids.quantize`). `rounding` is to the nearest value, or while training at random to one
-    of the two neighbours so that Q(w) is w on average. It is drawn at each reading of a weight: within one step the
-    places of a tied weight, further passes and chunks of a large vocabulary have draws of their own (one draw for all
-    would not last through the recomputation of checkpointed layers and chunks). The paper trains with
+    of the two neighbours so that Q(w) is w on average. It is drawn once a step, as the paper
+    quantizes once a step: what is drawn follows from the weights as they are, so that until they move it is the same
+    in all passes, micro-batches and processes, and at all places of a tied weight. The paper trains with
     0.7 T^2 KL + 0.3 cross-entropy at T = 2.
 
     Quantized are the weights of linear layers and embeddings, tied ones together; the authors' code quantizes biases

@@ -20,6 +20,7 @@ from tests import tiny_runs
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.slow
 def test_two_ranks_make_the_student_of_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tiny_runs.save_teacher(tmp_path / "teacher", dropout=0.0)
     tiny_runs.write_sst2(tmp_path / "sst2", train=24, validation=11, test=5)

@@ -25,6 +25,8 @@ NAMES = (
     "cka",
     "crd",
     "dist",
+    "voted_triplets",
+    "mhgd",
 )
 
 
@@ -41,7 +43,7 @@ def trained(gather: bool, **settings: Any) -> DistillationTrainer:
     rows[5] = rows[1]
     trainer = DistillationTrainer(
         model=tiny.model("single_label", layers=2, hidden=32, seed=1),
-        teacher=tiny.model("single_label", layers=4, hidden=48, seed=2),
+        teacher=tiny.model("single_label", layers=4, hidden=32, seed=2),  # one width, as mhgd takes no other
         objectives=terms(gather),
         args=tiny.arguments(gradient_accumulation_steps=2, max_steps=3, learning_rate=0.05, **settings),
         train_dataset=rows,

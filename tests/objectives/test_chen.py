@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from datasets import Dataset
 
-from hf_distill import objectives
+from hf_distill import DistillationTrainer, WeightedSoftCE, objectives
 from hf_distill.anatomy import Anatomy
+from hf_distill.data.class_counts import class_counts
 from hf_distill.errors import DataError, DistillationError, IncompatiblePair
 from hf_distill.objectives import Pair
 from hf_distill.tasks import TASKS
@@ -93,6 +95,69 @@ def test_the_first_class_weighs_more_by_default() -> None:
     student, teacher = randn(3, 4), randn(3, 4, seed=1)
     expected = value(bound("weighted_soft_ce", class_weights=[1.5, 1.0, 1.0, 1.0]), student, teacher)
     assert torch.equal(value(bound("weighted_soft_ce"), student, teacher), expected)
+
+
+def test_rare_classes_weigh_more_by_their_number_of_labels() -> None:
+    """6, 3 and 2 labels: 1/6, 1/3 and 1/2, whose mean is 1/3."""
+    student, teacher = randn(3, 3), randn(3, 3, seed=1)
+    objective = bound("weighted_soft_ce", classes=3, class_weights="auto")
+    with pytest.raises(DistillationError, match="no training rows were counted"):
+        value(objective, student, teacher)
+    objective.see_classes([6, 3, 2])
+    expected = bound("weighted_soft_ce", classes=3, class_weights=[0.5, 1.0, 1.5])
+    assert torch.equal(value(objective, student, teacher), value(expected, student, teacher))
+    assert objective.settings()["class_weights"] == "auto"
+
+
+def test_a_class_without_a_label_has_no_weight() -> None:
+    with pytest.raises(DataError, match=r"weighted_soft_ce: class_weights is 'auto', and class 1 .*no label"):
+        bound("weighted_soft_ce", classes=3, class_weights="auto").see_classes([6, 0, 2])
+
+
+@pytest.mark.parametrize(
+    ("rows", "counts"),
+    [
+        ([{"labels": 2}, {"labels": 0}, {"labels": 2}, {"labels": -100}], [1, 0, 2]),
+        ([{"label": 1}, {"label": 1}], [0, 2, 0]),
+        ([{"labels": [0, -100, 2]}, {"labels": [0, 0, 0, 1]}, {"labels": []}], [4, 1, 1]),
+    ],
+)
+def test_labels_are_counted_over_rows_and_tokens(rows: list[dict[str, object]], counts: list[int]) -> None:
+    assert class_counts(rows, 3) == counts
+    assert class_counts(Dataset.from_list(rows), 3) == counts
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        ([{"labels": 3}], "a row has the label 3, and the classes are 0 to 2"),
+        ([{"labels": [0, -1]}], r"a row has the label \[0, -1\]"),
+        ([{"labels": 0.5}], "a row has 0.5; classes are whole numbers"),
+        ([{"input_ids": [1]}], "no column 'labels' or 'label'"),
+        ([], "no column 'labels' or 'label'"),
+        (iter([{"labels": 1}]), "those of a stream"),
+    ],
+)
+def test_labels_that_cannot_be_counted(rows: object, words: str) -> None:
+    with pytest.raises(DataError, match=words):
+        class_counts(rows, 3)
+
+
+def test_the_trainer_counts_the_labels_of_its_rows() -> None:
+    rows = tiny.rows("token_classification", 16)
+    counts = class_counts(rows, 3)
+    assert len(set(counts)) > 1
+    trainer = DistillationTrainer(
+        model=tiny.model("token_classification", seed=1),
+        teacher=tiny.model("token_classification", seed=2),
+        objectives=WeightedSoftCE(class_weights="auto"),
+        args=tiny.arguments(max_steps=1),
+        train_dataset=rows,
+        data_collator=tiny.Pad(),
+    )
+    (objective,) = trainer.distillation.terms()
+    expected = torch.tensor([1 / count for count in counts])
+    torch.testing.assert_close(objective._weights.cpu(), 3 * expected / expected.sum())
 
 
 def test_refuses_another_number_of_weights() -> None:

@@ -119,6 +119,19 @@ def test_tied_votes_drop_and_are_told() -> None:
     assert objective.remarks() == ["more than half of the triplets drop, as the teachers' votes are tied."]
 
 
+def test_repeated_texts_are_as_near_as_each_other_whatever_their_last_digits() -> None:
+    """Two copies of a text that were computed in other micro-batches, as on other processes."""
+    generator = torch.Generator().manual_seed(3)
+    student, teacher = (torch.randn(6, 8, generator=generator, dtype=torch.float32) for _ in range(2))
+    student[4], teacher[4] = student[1], teacher[1]
+    expected = by_loops(student.double(), [teacher.double()], [1.0], 0.2)
+    for last_digit in (0.0, 1.2e-7, -1.2e-7):
+        student[4], teacher[4] = student[1] * (1 + last_digit), teacher[1] * (1 + last_digit)
+        noise = torch.zeros(8).index_fill_(0, torch.tensor([0, 3]), last_digit)
+        found = value(bound((8,)), student * (1 + noise), [teacher * (1 - noise)])
+        assert float(found) == pytest.approx(expected, rel=1e-6), last_digit
+
+
 def test_what_is_refused() -> None:
     for settings, message in (
         ({"margin": -0.1}, "margin is -0.1"),

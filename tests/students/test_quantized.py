@@ -133,17 +133,25 @@ def test_other_families(family: str, tmp_path: Path) -> None:
     assert sum(1 for _ in gridded(student)) > 8
 
 
-def test_stochastic_rounding_draws_while_training_and_is_right_on_average() -> None:
+def test_stochastic_rounding_draws_when_weights_have_moved_and_is_right_on_average() -> None:
     student, plain = quantized(2, rounding="stochastic")
     module, weight = student.bert.encoder.layer[0].output.dense, plain.bert.encoder.layer[0].output.dense.weight
     assert torch.equal(module.eval().weight, module.weight)
     torch.testing.assert_close(module.weight, on_grid(weight, 2), rtol=0, atol=1e-6)
     module.train()
-    torch.manual_seed(0)
-    drawn = torch.stack([module.weight.detach() for _ in range(400)])
-    assert not torch.equal(drawn[0], drawn[1])
+    original, draws = module.parametrizations.weight.original, []
+    for _ in range(400):
+        draws.append(module.weight.detach())
+        torch.rand(1)
+        assert torch.equal(module.weight, draws[-1]), "one draw a step"
+        with torch.no_grad():
+            original[0, 0] *= 1 + 1e-6
+    drawn = torch.stack(draws)
+    assert 0.2 < float((drawn[0] != drawn[1]).float().mean()) < 0.6, "the rest of the tensor is drawn anew, too"
     # a step is at most 0.6 wide: the mean of 400 draws is within 5 of its standard deviations, 0.015
     assert float((drawn.mean(dim=0) - weight.detach()).abs().max()) < 0.075
+    with torch.no_grad():
+        original.copy_(weight)
     torch.testing.assert_close(student.state_dict()["bert.encoder.layer.0.output.dense.weight"], on_grid(weight, 2))
 
 

@@ -10,12 +10,18 @@ from torch import Tensor
 from hf_distill.activations import MAIN, Activations, Needs, Signal
 from hf_distill.errors import DistillationError, IncompatiblePair
 from hf_distill.losses import at_least_float32, unit
-from hf_distill.objectives.base import check_count, check_flag, check_number, register
 from hf_distill.objectives.batch_relations import EMPTY, BatchRelation, distances
 from hf_distill.objectives.pair import Pair
 from hf_distill.objectives.pooling import pooled
+from hf_distill.objectives.registry import register
 from hf_distill.objectives.row_memory import STEP, scrambled
+from hf_distill.objectives.settings import check_count, check_flag, check_number
 from hf_distill.tasks import Batch
+
+TIED = 64
+"""Two distances are equal where they differ by less than this many roundings of the longest vector. Texts that are
+repeated in a batch are as far from an anchor as each other; in which last digits their vectors differ depends on the
+size of the micro-batch that they were computed in."""
 
 
 @register("voted_triplets")
@@ -24,8 +30,9 @@ class VotedTriplets(BatchRelation):
     doi:10.1145/3097983.3098135).
 
     For an anchor a and a pair j < k of other texts of the batch, teacher m votes sign(d_m(a, k) - d_m(a, j)), d the
-    squared distance of two text vectors. The sum of the votes, weighted by `weights` (one number a teacher, in their
-    order; equal without them), says which of j and k is near to a and which is far; where it is 0 the triplet drops.
+    squared distance of two text vectors, and 0 where the two are equal but for rounding. The sum of the votes, weighted
+    by `weights` (one number a teacher, in their order; equal without them), says which of j and k is near to a and
+    which is far; where it is 0 the triplet drops.
     L = mean over the triplets of max(0, d(a, near) - d(a, far) + margin) in the student, 0 where none is left. Not the
     distances of the models are compared, but their order, so widths may differ; a student like its teacher has a
     gradient where two distances are less than the margin apart. With `normalize` vectors have length 1.
@@ -165,6 +172,8 @@ def vote(
     """
     total = torch.zeros(anchors.shape, dtype=teachers[0].dtype, device=anchors.device)
     for vectors, weight in zip(teachers, weights or [1.0] * len(teachers), strict=True):
-        apart = distances(vectors).square()
-        total = total + weight * (apart[anchors, second] - apart[anchors, first]).sign()
+        apart = distances(vectors)
+        farther = apart[anchors, second] - apart[anchors, first]
+        rounding = TIED * torch.finfo(vectors.dtype).eps * vectors.norm(dim=-1).amax()
+        total = total + weight * farther.sign() * (farther.abs() > rounding)
     return total

@@ -13,12 +13,14 @@ import torch
 from torch import Tensor, nn
 from transformers.utils import ModelOutput
 
-from hf_distill.activations import MAIN, Activations, EnsembleActivations, Needs
+from hf_distill.activations import MAIN, Activations, Needs
 from hf_distill.anatomy import Anatomy
 from hf_distill.capture import Capture
 from hf_distill.depth import Run, shallow
 from hf_distill.errors import DistillationError
 from hf_distill.objectives.base import Loss, Objective
+from hf_distill.objectives.columns import Columns
+from hf_distill.objectives.label_columns import check_columns
 from hf_distill.objectives.pair import Pair
 from hf_distill.objectives.response.labels import Labels
 from hf_distill.objectives.terms import Terms
@@ -27,8 +29,7 @@ from hf_distill.parameter_groups import ParameterGroup
 from hf_distill.passes import Feeds, Passes
 from hf_distill.students.quantized import LEARNED, beneath
 from hf_distill.tasks import Batch
-from hf_distill.teachers import Peers
-from hf_distill.teachers.peers import PEERS, mutual
+from hf_distill.teachers.alongside import Alongside
 from hf_distill.vocabulary import Step, Vocabulary
 
 logger = logging.getLogger(__name__)
@@ -64,8 +65,8 @@ class Distillation(nn.Module):
     """The student, the bound terms, and one forward pass through both.
 
     The student is a submodule and so is every objective, so that an engine reduces, clips, casts and shards what they
-    learn together with the student; what is published is `student` alone. The teacher is none, but `peers`, which
-    train with the student, are: they run here.
+    learn together with the student; what is published is `student` alone. The teacher is none, but models that train
+    `alongside` the student are: they run here.
 
     While it trains, the student runs as deep as the terms read it; evaluated, it runs whole. Logits of a large
     vocabulary are made and compared in chunks (`Vocabulary`), the teacher's by its head, `teacher_head`.
@@ -80,16 +81,18 @@ class Distillation(nn.Module):
         *,
         in_part: bool = True,
         teacher_head: Callable[[Tensor], Tensor] | None = None,
-        peers: Peers | None = None,
+        alongside: Alongside | None = None,
     ) -> None:
         super().__init__()
         self.student = student
-        self._peers = peers
-        self.peers = nn.ModuleDict({} if peers is None else peers.members)
+        self._alongside = Alongside() if alongside is None else alongside
+        self.peers = nn.ModuleDict(self._alongside.members)
         self.objectives = nn.ModuleDict({term.name: term.objective for term in terms})
         self.weights = Weighing(terms)
+        self._columns = Columns(self.objectives, self.weights)
         for term in terms:
             term.objective.bind(pair.of_member(term.member))
+        check_columns(terms)
         self.objectives.to(next(student.parameters()).device)
         # In a tuple: it learns nothing and is no part of the module. A model without a head has none.
         self._task_loss = (Labels(label_smoothing=0.0),) if pair.task.label_names else ()
@@ -107,7 +110,7 @@ class Distillation(nn.Module):
         self._feeds = Feeds(anatomy, frozenset[tuple[str, int]]().union(*(each.fed_layers for each in feeding)))
         in_part = self._in_part and not feeding
         self._vocabulary: Vocabulary | None = None
-        if in_part and self._peers is None:
+        if in_part and not self.peers:
             self._vocabulary = Vocabulary.of(named, self.pair, anatomy, self._teacher_head)
         signals = self.reads().student
         read = frozenset(signal for signal in signals if signal.source == MAIN)
@@ -124,7 +127,7 @@ class Distillation(nn.Module):
         self.weights.always_taught = drawn or bool(feeding)
         steady = self._vocabulary is None and not self.weights.scheduled  # else it would be traced at every step anew
         steady = steady and not self._passes  # a graph would begin again behind them
-        steady = steady and self._peers is None and not feeding
+        steady = steady and not self.peers and not feeding
         self._traceable = steady and all(objective.traceable for objective in self.terms())
         self._evaluation_capture = Capture(anatomy, evaluated, role="evaluation")
         self.list_members()
@@ -172,14 +175,12 @@ class Distillation(nn.Module):
         """The union of what the terms read."""
         union = Needs()
         for objective in self.terms():
-            union = union | objective.needs().on(objective.pair.member)
-            if self._peers is not None and objective.for_every_peer:
-                union = union | Needs(teacher=objective.needs().student)
+            union = union | self._alongside.needs(objective)
         return union
 
     @property
     def learned(self) -> nn.ModuleDict:
-        """What is saved beside the student: the objectives, the peers' weights, and what lies beneath the grids of
+        """What is saved beside the student: the objectives, what trains alongside, and what lies beneath the grids of
         quantized weights.
         """
         floats = beneath(self.student)
@@ -188,10 +189,9 @@ class Distillation(nn.Module):
 
     @property
     def beside(self) -> nn.ModuleDict:
-        """What trains beside the student: the objectives, and the peers' weights."""
-        if self._peers is None:
-            return self.objectives
-        return nn.ModuleDict({**self.objectives, PEERS: self._peers.learned()})
+        """What trains beside the student: the objectives, and the weights of models that train alongside."""
+        others = self._alongside.beside()
+        return nn.ModuleDict({**self.objectives, **others}) if others else self.objectives
 
     def conclusions(self) -> list[str]:
         """What the terms have to say when the training is over; waits for the device."""
@@ -219,14 +219,12 @@ class Distillation(nn.Module):
         answers = {*self.pair.task.logit_fields, "input_gradient"}
         if not has_two_heads and any(signal.field in answers and signal.source.gradient for signal in signals):
             return []
-        others = [] if self._peers is None else self._peers.unreached()
-        return [parameter for _, parameter in anatomy.unreached(signals)] + others
+        return [parameter for _, parameter in anatomy.unreached(signals)] + self._alongside.unreached()
 
     def parameter_groups(self) -> list[ParameterGroup]:
         """The parameters that train at rates of their own: of objectives, and of learned weights."""
         own = [group for objective in self.terms() for group in objective.parameter_groups()]
-        of_peers = [] if self._peers is None else self._peers.parameter_groups()
-        return [*own, *self.weights.parameter_groups(), *of_peers]
+        return [*own, *self.weights.parameter_groups(), *self._alongside.parameter_groups()]
 
     def count(self, batch: Batch) -> list[Tensor | int]:
         """The units of one batch that each term counts."""
@@ -280,8 +278,7 @@ class Distillation(nn.Module):
         """The losses of a batch; without `counts`, the evaluation of it."""
         if counts is None:
             return self._evaluate(batch)
-        if self._peers is not None:
-            teacher = self._peers.activations(batch)
+        teacher = self._alongside.show(batch, teacher)
         step = None if self._vocabulary is None else self._vocabulary.step(batch, taught=teacher is not None)
         activations = self._show(batch, teacher)
         given = (activations, teacher, batch, counts, step)
@@ -342,7 +339,7 @@ class Distillation(nn.Module):
                 objective.noted.clear()
                 values.append(None)
                 continue
-            value, beside = _sides(objective, self._asked(name, objective, student, teacher, batch))
+            value, beside = _sides(objective, self._alongside.ask(name, objective, student, teacher, batch))
             total = _plus(total, self.weights.part(name, value, divisor, counts.batches))
             if beside is not None:
                 auxiliary.append(beside / divisor)
@@ -351,46 +348,12 @@ class Distillation(nn.Module):
         if total is None:
             raise DistillationError("every term compares with a teacher, and nothing of a teacher is shown.")
         with torch.no_grad():
-            return Losses(total, torch.stack(self._columns(total, values, auxiliary, counts)))
-
-    def _asked(
-        self, name: str, objective: Objective, student: Activations, teacher: Activations | None, batch: Batch
-    ) -> Tensor | Loss:
-        """What an objective returns; where it trains every peer, its values for all of them added up."""
-        if isinstance(teacher, EnsembleActivations) and self._peers is not None and objective.for_every_peer:
-            return mutual(objective, student, teacher, batch, reader=name)
-        view = None if teacher is None else teacher.member(objective.pair.member).read_by(name)
-        found: Tensor | Loss = objective(student.read_by(name), view, batch)
-        return found
-
-    def _columns(
-        self, total: Tensor, values: list[Tensor | None], auxiliary: list[Tensor], counts: Counts
-    ) -> list[Tensor]:
-        """What `columns` names; 0 for a term that was left out."""
-        divided = zip(values, counts.divisors, strict=True)
-        means = [total.new_zeros(()) if value is None else value / divisor for value, divisor in divided]
-        parts = list(means) if self.weights.vary else []
-        for i, (name, value) in enumerate(zip(self.objectives, values, strict=True)):
-            if parts and value is not None:
-                parts[i] = self.weights.part(name, means[i], 1.0, counts.batches)
-        noted = [
-            objective.noted.get(each, total.new_zeros(())).to(total.dtype) / divisor
-            for objective, divisor in zip(self.terms(), counts.divisors, strict=True)
-            for each in objective.logs
-        ]
-        return [*means, *auxiliary, *parts, *noted]
+            return Losses(total, self._columns.values(total, values, auxiliary, *counts))
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The names under which the values of `Losses` are logged: each term's own, the auxiliary parts of those that
-        have one, what each term adds to the total where weights vary, and what else terms log.
-        """
-        named = [f"objective/{name}" for name in self.objectives]
-        sides = zip(self.objectives, self.terms(), strict=True)
-        named += [f"auxiliary/{name}" for name, objective in sides if objective.two_sided]
-        named += [f"weighted/{name}" for name in self.objectives if self.weights.vary]
-        sides = zip(self.objectives, self.terms(), strict=True)
-        return (*named, *(f"{name}/{each}" for name, objective in sides for each in objective.logs))
+        """The names under which the values of `Losses` are logged."""
+        return self._columns.names
 
     def _evaluate(self, batch: Batch) -> Evaluation:
         outputs, activations = self._evaluation_capture(batch)

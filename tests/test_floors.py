@@ -42,6 +42,7 @@ FLOORS = (
     "checkpoints",
     "evaluation",
     "hub",
+    "training",
     "trainer",
     "recipe",
     "run",
@@ -62,6 +63,7 @@ WRITES_FILES = (
     "evaluation/compare.py",
     "evaluation/report.py",
     "teachers/cache/",
+    "teachers/generated.py",
 )
 PICKS = {"distilbert", "mobilebert", "ib_bert"}
 """Family names that also name a choice of layers, or a way to make a student, in recipes and on the command line."""

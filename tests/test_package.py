@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import hf_distill
+from hf_distill import objectives
 
 ROOT = Path(__file__).parents[1]
 
@@ -36,6 +37,15 @@ def test_the_public_names() -> None:
     }
     assert all(hasattr(hf_distill, name) for name in hf_distill.__all__)
     assert all(name in hf_distill.__all__ for name in ("SoftTargets", "Labels", "HiddenCosine", "HiddenMSE"))
+
+
+def test_every_objective_has_a_public_name() -> None:
+    ours = [objectives.get(name) for name in objectives.names()]
+    classes = {each.__name__ for each in ours if each.__module__.startswith("hf_distill.")}
+    assert len(classes) >= 65
+    assert classes - set(hf_distill.__all__) == set()
+    assert classes - set(objectives.__all__) == set()
+    assert len(hf_distill.__all__) == len(set(hf_distill.__all__))
 
 
 @pytest.mark.slow

@@ -19,10 +19,10 @@ from hf_distill.teachers import Cached, Ensemble, Frozen, Teacher
 from hf_distill.teachers.cache.skeleton import hub_id
 
 if TYPE_CHECKING:
-    from hf_distill.trainer import DistillationTrainer
+    from hf_distill.training.binding import BoundTrainer
 
 
-def record_of(trainer: DistillationTrainer) -> Record:
+def record_of(trainer: BoundTrainer) -> Record:
     """Student, teacher, terms, arguments, data sizes, versions, and the last evaluation of a trainer's run."""
     versions, hardware = environment()
     args, state, teacher = trainer.args, trainer.state, trainer.teacher

@@ -9,8 +9,9 @@ from torch import Tensor
 from hf_distill.activations import Activations, Needs, Signal
 from hf_distill.anatomy import StackShape
 from hf_distill.errors import DistillationError, IncompatiblePair
-from hf_distill.objectives.base import Objective, check_choice
+from hf_distill.objectives.base import Objective
 from hf_distill.objectives.pair import Pair
+from hf_distill.objectives.settings import check_choice
 from hf_distill.relations import Sides, relation_kl
 from hf_distill.tasks import Batch, Task, real_tokens
 

@@ -7,9 +7,9 @@ from typing import ClassVar
 from torch import Tensor
 
 from hf_distill.errors import IncompatiblePair
-from hf_distill.objectives.base import check_choice
 from hf_distill.objectives.layer_pairs import LayerPairs, Layers
 from hf_distill.objectives.pair import Pair
+from hf_distill.objectives.settings import check_choice
 from hf_distill.relations import visible_pairs
 from hf_distill.tasks import Batch
 

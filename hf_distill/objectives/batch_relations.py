@@ -16,10 +16,10 @@ from torch import Tensor, distributed
 from hf_distill.activations import Activations
 from hf_distill.errors import IncompatiblePair
 from hf_distill.losses import unit
-from hf_distill.objectives.base import check_choice, check_flag
 from hf_distill.objectives.layer_pairs import LayerPairs, Layers
 from hf_distill.objectives.pair import Pair
 from hf_distill.objectives.pooling import POOLS, pooled
+from hf_distill.objectives.settings import check_choice, check_flag
 from hf_distill.tasks import Batch, Task
 
 EMPTY = "a text has no token that counts; it is related to the others all the same, as the vector 0"

@@ -8,11 +8,11 @@ from torch import Tensor, distributed, nn
 from hf_distill.activations import Activations
 from hf_distill.errors import DistillationError
 from hf_distill.losses import at_least_float32, blank
-from hf_distill.objectives.base import check_choice, check_count, check_flag
 from hf_distill.objectives.batch_relations import EMPTY
 from hf_distill.objectives.layer_pairs import Layers
 from hf_distill.objectives.pair import Pair
 from hf_distill.objectives.pooling import pooled
+from hf_distill.objectives.settings import check_choice, check_count, check_flag
 from hf_distill.objectives.singular_vectors import aligned, leading
 from hf_distill.objectives.text_relations import LayerRelations, Sides
 from hf_distill.tasks import Batch, Task

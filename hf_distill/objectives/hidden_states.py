@@ -11,9 +11,9 @@ from torch.nn import functional
 from hf_distill.activations import Activations
 from hf_distill.errors import IncompatiblePair
 from hf_distill.losses import blank
-from hf_distill.objectives.base import check_choice
 from hf_distill.objectives.layer_pairs import LayerPairs, Layers, reduced
 from hf_distill.objectives.pair import Pair
+from hf_distill.objectives.settings import check_choice
 from hf_distill.tasks import Batch
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from hf_distill.errors import IncompatiblePair
-from hf_distill.objectives.base import check_choice
 from hf_distill.objectives.hidden_states import HiddenStates, Projection, Window
 from hf_distill.objectives.layer_pairs import Layers
+from hf_distill.objectives.settings import check_choice
 from hf_distill.tasks import Batch, Task
 
 REGRESSORS = ("linear", "conv1d", "none")

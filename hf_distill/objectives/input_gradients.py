@@ -9,8 +9,9 @@ from torch import Tensor
 from hf_distill.activations import Activations, Needs, Signal
 from hf_distill.errors import DistillationError, IncompatiblePair
 from hf_distill.losses import at_least_float32, blank, masked_sum, safe_sqrt, unit
-from hf_distill.objectives.base import Objective, check_choice
+from hf_distill.objectives.base import Objective
 from hf_distill.objectives.pair import Pair
+from hf_distill.objectives.settings import check_choice
 from hf_distill.passes import InputGradient
 from hf_distill.tasks import IGNORED, Batch, Task, real_tokens
 

@@ -10,8 +10,8 @@ from hf_distill.activations import Activations
 from hf_distill.errors import IncompatiblePair
 from hf_distill.layer_map import LayerMap
 from hf_distill.losses import blank
-from hf_distill.objectives.base import check_choice
 from hf_distill.objectives.layer_pairs import LayerPairs, Layers
+from hf_distill.objectives.settings import check_choice
 
 
 def _all(block: int, student: int, teacher: int) -> range:

@@ -13,8 +13,9 @@ from hf_distill.anatomy import StackShape
 from hf_distill.errors import DistillationError, IncompatiblePair
 from hf_distill.layer_map import NAMES, LayerMap, explicit_pairs
 from hf_distill.losses import at_least_float32, example_means, masked_sum
-from hf_distill.objectives.base import Objective, check_choice
+from hf_distill.objectives.base import Objective
 from hf_distill.objectives.pair import Pair
+from hf_distill.objectives.settings import check_choice
 from hf_distill.tasks import Batch, Task, real_tokens
 
 Layers = str | Sequence[Sequence[int]]

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from hf_distill.errors import DistillationError
 from hf_distill.losses import unit
-from hf_distill.objectives.base import check_flag, check_number
 from hf_distill.objectives.batch_relations import BatchRelation, distances
 from hf_distill.objectives.layer_pairs import Layers
+from hf_distill.objectives.settings import check_flag, check_number
 from hf_distill.tasks import Batch
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from torch import Tensor
 
 from hf_distill.errors import IncompatiblePair
-from hf_distill.objectives.base import RowWise, check_choice
 from hf_distill.objectives.pair import Pair
+from hf_distill.objectives.row_wise import RowWise
+from hf_distill.objectives.settings import check_choice
 from hf_distill.tasks import TASKS, Batch, Task
 
 TOKENS = tuple(sorted({tokens for task in TASKS.values() for tokens in task.tokens}))

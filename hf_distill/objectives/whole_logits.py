@@ -9,8 +9,8 @@ from torch import Tensor
 from hf_distill.activations import Activations
 from hf_distill.errors import DistillationError, IncompatiblePair
 from hf_distill.losses import at_least_float32, blank
-from hf_distill.objectives.base import check_flag
 from hf_distill.objectives.pair import Pair
+from hf_distill.objectives.settings import check_flag
 from hf_distill.objectives.soft_rows import SoftRows
 from hf_distill.tasks import Batch, Task
 

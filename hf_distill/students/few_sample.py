@@ -14,7 +14,7 @@ from transformers.pytorch_utils import Conv1D
 
 from hf_distill.anatomy import Anatomy
 from hf_distill.errors import IncompatiblePair
-from hf_distill.objectives.base import check_choice, check_number
+from hf_distill.objectives.settings import check_choice, check_number
 from hf_distill.students.importance import LAYOUTS, checked, evaluating
 
 logger = logging.getLogger(__name__)

@@ -16,6 +16,7 @@ from hf_distill.anatomy import Anatomy
 from hf_distill.objectives.base import Objective
 from hf_distill.objectives.pair import Pair
 from hf_distill.tasks import Batch, Task
+from hf_distill.teachers.alongside import Alongside
 
 
 class Teacher(ABC):
@@ -24,13 +25,17 @@ class Teacher(ABC):
     anatomy: Anatomy
     reads_student: ClassVar[bool] = False
     """Whether it is made of the student's parameters, which each process must then hold whole."""
-    trains: ClassVar[bool] = False
-    """Whether its models train with the student, so that they run and are saved inside `Distillation`."""
 
     @property
     def models(self) -> tuple[nn.Module, ...]:
         """The models that it runs and that share nothing with the student; none where no such model is in memory."""
         return ()
+
+    @property
+    def alongside(self) -> Alongside | None:
+        """Models of it that train with the student, so that they run and are saved inside `Distillation`; None where
+        it stays apart."""
+        return None
 
     def meet(self, student: PreTrainedModel) -> None:  # noqa: B027
         """Be shown the student before anything else; a teacher that is made of it is made here."""
@@ -44,7 +49,8 @@ class Teacher(ABC):
 
     @property
     def head(self) -> Callable[[Tensor], Tensor] | None:
-        """What makes logits of `final`, without gradient, in a teacher that shows `final`; None where it does not."""
+        """What makes logits of `final`, without gradient, in a teacher that shows `final`; None where it does not. One
+        that reads another signal has it as `reads`."""
         return None
 
     @property

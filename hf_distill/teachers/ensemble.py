@@ -16,8 +16,8 @@ from hf_distill.activations import EnsembleActivations, Signal
 from hf_distill.anatomy import Anatomy
 from hf_distill.errors import DataError, DistillationError, IncompatiblePair
 from hf_distill.member_logits import COMBINE, ROUTES, RULES, Combining, Tally
-from hf_distill.objectives.base import check_choice, check_number
 from hf_distill.objectives.pair import Pair
+from hf_distill.objectives.settings import check_choice, check_number
 from hf_distill.tasks import Batch, Task
 from hf_distill.teachers.base import Teacher
 from hf_distill.teachers.cached import COLUMN, Cached
@@ -207,7 +207,7 @@ def _as_teacher(name: str, member: Any) -> Teacher:
                 f"the member {name!r} of an ensemble, a {type(member).__name__}, is made of the student; an ensemble "
                 "is of models that stay."
             )
-        if member.trains:
+        if member.alongside is not None:
             raise DistillationError(
                 f"the member {name!r} of an ensemble, a {type(member).__name__}, trains with the student; an ensemble "
                 "is of models that stay. Give the peers alone as the teacher."

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from hf_distill.activations import Activations, Signal
 from hf_distill.anatomy import Anatomy
 from hf_distill.errors import BrokenCheckpoint, DistillationError
-from hf_distill.objectives.base import check_flag, check_number
+from hf_distill.objectives.settings import check_flag, check_number
 from hf_distill.tasks import Batch
 from hf_distill.teachers.base import Teacher
 from hf_distill.teachers.frozen import Frozen

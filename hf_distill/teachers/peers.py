@@ -12,15 +12,17 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from hf_distill.activations import Activations, EnsembleActivations, Signal
+from hf_distill.activations import Activations, EnsembleActivations, Needs, Signal
 from hf_distill.anatomy import Anatomy
 from hf_distill.capture import Capture
 from hf_distill.errors import DistillationError, IncompatiblePair
 from hf_distill.member_logits import Combining
-from hf_distill.objectives.base import Objective, check_number
+from hf_distill.objectives.base import Loss, Objective
 from hf_distill.objectives.pair import Pair
+from hf_distill.objectives.settings import check_number
 from hf_distill.parameter_groups import ParameterGroup
 from hf_distill.tasks import Batch, Task
+from hf_distill.teachers.alongside import Alongside
 from hf_distill.teachers.base import Teacher
 
 logger = logging.getLogger(__name__)
@@ -31,7 +33,7 @@ PEERS = "peers/weights"
 Models = Mapping[str, PreTrainedModel] | Sequence[PreTrainedModel]
 
 
-class Peers(Teacher):
+class Peers(Teacher, Alongside):
     """Models that train with the student and learn from it as it does from them, by name (a list calls them `peer_1`,
     `peer_2`, ...).
 
@@ -49,8 +51,6 @@ class Peers(Teacher):
 
     Raises: `DistillationError` for no models, names that are none, and a learning rate that is not above 0.
     """
-
-    trains = True
 
     def __init__(self, models: Models, *, learning_rate: float | None = None) -> None:
         if learning_rate is not None:
@@ -73,6 +73,10 @@ class Peers(Teacher):
     @property
     def models(self) -> tuple[nn.Module, ...]:
         return tuple(self.members.values())
+
+    @property
+    def alongside(self) -> Alongside:
+        return self
 
     @property
     def accepts(self) -> frozenset[str]:
@@ -131,6 +135,21 @@ class Peers(Teacher):
                 "no term trains the peers: they would stay as they are. Add labels, deep_mutual_learning or okddip."
             )
 
+    def needs(self, objective: Objective) -> Needs:
+        """What trains every peer is read of every peer as it is of the student."""
+        found = super().needs(objective)
+        return found | Needs(teacher=objective.needs().student) if objective.for_every_peer else found
+
+    def show(self, batch: Batch, teacher: Activations | None) -> Activations:
+        return self.activations(batch)
+
+    def ask(
+        self, name: str, objective: Objective, student: Activations, teacher: Activations | None, batch: Batch
+    ) -> Tensor | Loss:
+        if isinstance(teacher, EnsembleActivations) and objective.for_every_peer:
+            return mutual(objective, student, teacher, batch, reader=name)
+        return super().ask(name, objective, student, teacher, batch)
+
     def parameter_groups(self) -> list[ParameterGroup]:
         """All that they learn, where they have a learning rate of their own."""
         if self.learning_rate is None:
@@ -150,6 +169,9 @@ class Peers(Teacher):
         """Their parameters themselves, each once; the names have `/` for the dots."""
         named = ((f"{name}/{path}", p) for name, model in self.members.items() for path, p in model.named_parameters())
         return nn.ParameterDict({name.replace(".", "/"): parameter for name, parameter in named})
+
+    def beside(self) -> dict[str, nn.Module]:
+        return {PEERS: self.learned()}
 
     def go_on_from(self, learned: Mapping[str, Tensor]) -> None:
         """Takes what the peers of an earlier stage learned, by names as in `distillation.safetensors`, where all of

@@ -8,10 +8,11 @@ from torch import Tensor, nn
 from hf_distill.activations import Activations
 from hf_distill.errors import IncompatiblePair
 from hf_distill.losses import blank, masked_sum
-from hf_distill.objectives.base import check_number, register
 from hf_distill.objectives.hidden_states import Projection
 from hf_distill.objectives.layer_pairs import LayerPairs, Layers
 from hf_distill.objectives.pair import Pair
+from hf_distill.objectives.registry import register
+from hf_distill.objectives.settings import check_number
 from hf_distill.tasks import Batch, Task
 
 

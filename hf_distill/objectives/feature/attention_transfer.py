@@ -7,8 +7,9 @@ from torch import Tensor
 
 from hf_distill.activations import Activations
 from hf_distill.losses import safe_sqrt, unit
-from hf_distill.objectives.base import check_choice, check_number, register
 from hf_distill.objectives.layer_pairs import Layers
+from hf_distill.objectives.registry import register
+from hf_distill.objectives.settings import check_choice, check_number
 from hf_distill.objectives.text_relations import TextRelations
 from hf_distill.tasks import Batch, Task
 

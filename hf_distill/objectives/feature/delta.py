@@ -8,9 +8,11 @@ from torch import Tensor
 from hf_distill.activations import Activations
 from hf_distill.errors import IncompatiblePair
 from hf_distill.losses import blank, example_means, masked_sum, squared_difference
-from hf_distill.objectives.base import Rises, check_choice, check_count, register
+from hf_distill.objectives.base import Rises
 from hf_distill.objectives.layer_pairs import LayerPairs, Layers
 from hf_distill.objectives.pair import Pair
+from hf_distill.objectives.registry import register
+from hf_distill.objectives.settings import check_choice, check_count
 from hf_distill.tasks import Batch, Task
 
 

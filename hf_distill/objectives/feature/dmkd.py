@@ -8,11 +8,12 @@ from torch.nn import functional
 
 from hf_distill.activations import Activations
 from hf_distill.losses import blank, squared_difference
-from hf_distill.objectives.base import check_choice, check_number, register
 from hf_distill.objectives.hidden_states import Window
 from hf_distill.objectives.hints import Hints
 from hf_distill.objectives.layer_pairs import Layers, reduced
 from hf_distill.objectives.pair import Pair
+from hf_distill.objectives.registry import register
+from hf_distill.objectives.settings import check_choice, check_number
 from hf_distill.tasks import Batch
 
 

@@ -7,10 +7,10 @@ from torch import Tensor, nn
 from hf_distill.activations import Activations, Needs
 from hf_distill.errors import DistillationError
 from hf_distill.losses import at_least_float32, blank, masked_sum
-from hf_distill.objectives.base import register
 from hf_distill.objectives.layer_heads import TwoMaps, factor_width
 from hf_distill.objectives.layer_pairs import LayerPairs, Layers
 from hf_distill.objectives.pair import Pair
+from hf_distill.objectives.registry import register
 from hf_distill.tasks import Batch
 
 

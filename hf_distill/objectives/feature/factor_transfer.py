@@ -8,10 +8,10 @@ from torch import Tensor, nn
 from hf_distill.activations import Activations
 from hf_distill.errors import DistillationError
 from hf_distill.losses import blank, safe_sqrt, unit
-from hf_distill.objectives.base import register
 from hf_distill.objectives.layer_heads import TwoMaps, factor_width, unlearned
 from hf_distill.objectives.layer_pairs import LayerPairs, Layers
 from hf_distill.objectives.pair import Pair
+from hf_distill.objectives.registry import register
 from hf_distill.tasks import Batch, Task
 
 UNTRAINED = (

@@ -7,9 +7,10 @@ from torch.nn import functional
 
 from hf_distill.errors import DistillationError, IncompatiblePair
 from hf_distill.losses import mean_squared_difference, squared_difference
-from hf_distill.objectives.base import check_choice, check_number, register
 from hf_distill.objectives.hidden_states import HiddenStates
 from hf_distill.objectives.layer_pairs import Layers
+from hf_distill.objectives.registry import register
+from hf_distill.objectives.settings import check_choice, check_number
 
 EPSILON = 1e-12
 """Added to the variance inside the normalisation, as the authors' TensorFlow 1 code does."""

@@ -8,10 +8,11 @@ from torch import Tensor
 from hf_distill.activations import Activations, Needs, Signal
 from hf_distill.errors import DistillationError, IncompatiblePair
 from hf_distill.losses import at_least_float32, masked_sum, squared_difference
-from hf_distill.objectives.base import check_choice, check_number, register
 from hf_distill.objectives.hints import Hints
 from hf_distill.objectives.layer_pairs import Layers
 from hf_distill.objectives.pair import Pair
+from hf_distill.objectives.registry import register
+from hf_distill.objectives.settings import check_choice, check_number
 from hf_distill.relations import visible_pairs
 from hf_distill.tasks import IGNORED, Batch, Task
 

@@ -7,10 +7,10 @@ import logging
 from torch import Tensor
 
 from hf_distill.losses import squared_difference
-from hf_distill.objectives.base import register
 from hf_distill.objectives.hints import Hints
 from hf_distill.objectives.layer_pairs import Layers
 from hf_distill.objectives.pair import Pair
+from hf_distill.objectives.registry import register
 
 logger = logging.getLogger(__name__)
 

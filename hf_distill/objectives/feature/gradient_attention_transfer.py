@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from hf_distill.losses import safe_sqrt
-from hf_distill.objectives.base import register
 from hf_distill.objectives.input_gradients import InputGradients
+from hf_distill.objectives.registry import register
 
 
 @register("gradient_attention_transfer")

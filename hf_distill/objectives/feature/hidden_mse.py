@@ -5,9 +5,9 @@ from __future__ import annotations
 from torch import Tensor
 
 from hf_distill.losses import mean_squared_difference
-from hf_distill.objectives.base import register
 from hf_distill.objectives.hidden_states import HiddenStates
 from hf_distill.objectives.layer_pairs import Layers
+from hf_distill.objectives.registry import register
 
 
 @register("hidden_mse")

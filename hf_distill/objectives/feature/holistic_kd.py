@@ -11,7 +11,7 @@ from hf_distill.activations import Activations, Needs, Signal
 from hf_distill.anatomy import Shape, StackShape
 from hf_distill.errors import DistillationError, IncompatiblePair
 from hf_distill.losses import at_least_float32, blank, masked_sum
-from hf_distill.objectives.base import Loss, Objective, check_choice, check_number, register
+from hf_distill.objectives.base import Loss, Objective
 from hf_distill.objectives.discriminator import (
     KINDS,
     Discriminator,
@@ -22,6 +22,8 @@ from hf_distill.objectives.discriminator import (
     student_loss,
 )
 from hf_distill.objectives.pair import Pair
+from hf_distill.objectives.registry import register
+from hf_distill.objectives.settings import check_choice, check_number
 from hf_distill.parameter_groups import ParameterGroup
 from hf_distill.tasks import Batch, Task, real_tokens
 

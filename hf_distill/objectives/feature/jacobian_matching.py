@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from hf_distill.objectives.base import register
 from hf_distill.objectives.input_gradients import SENTENCES, InputGradients
+from hf_distill.objectives.registry import register
 
 
 @register("jacobian_matching")

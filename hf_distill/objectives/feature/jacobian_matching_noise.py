@@ -8,9 +8,11 @@ from torch import Tensor
 from hf_distill.activations import Activations, Needs, Signal
 from hf_distill.errors import DistillationError, IncompatiblePair
 from hf_distill.losses import at_least_float32, logit_sse
-from hf_distill.objectives.base import Objective, check_count, check_number, register
+from hf_distill.objectives.base import Objective
 from hf_distill.objectives.input_gradients import SENTENCES, check_sentences
 from hf_distill.objectives.pair import Pair
+from hf_distill.objectives.registry import register
+from hf_distill.objectives.settings import check_count, check_number
 from hf_distill.passes import Noisy
 from hf_distill.tasks import Batch, Task
 

@@ -6,11 +6,12 @@ from torch import Tensor, nn
 
 from hf_distill.activations import Activations
 from hf_distill.losses import blank, cross_entropy, masked_sum
-from hf_distill.objectives.base import check_choice, check_number, register
 from hf_distill.objectives.hidden_states import HiddenStates
 from hf_distill.objectives.layer_heads import POOLS, LayerHead, Map, check_classes, unlearned
 from hf_distill.objectives.layer_pairs import Layers
 from hf_distill.objectives.pair import Pair
+from hf_distill.objectives.registry import register
+from hf_distill.objectives.settings import check_choice, check_number
 from hf_distill.tasks import Batch, Task
 
 UNTRAINED = (

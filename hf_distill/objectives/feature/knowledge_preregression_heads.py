@@ -7,10 +7,11 @@ from torch import Tensor, nn
 from hf_distill.activations import Activations, Needs
 from hf_distill.errors import DistillationError
 from hf_distill.losses import at_least_float32, blank
-from hf_distill.objectives.base import check_choice, register
 from hf_distill.objectives.layer_heads import POOLS, LayerHead, Map, check_classes
 from hf_distill.objectives.layer_pairs import LayerPairs, Layers
 from hf_distill.objectives.pair import Pair
+from hf_distill.objectives.registry import register
+from hf_distill.objectives.settings import check_choice
 from hf_distill.tasks import Batch, Task
 
 

@@ -7,11 +7,12 @@ from torch import Tensor, nn
 
 from hf_distill.activations import Activations
 from hf_distill.losses import mean_squared_difference
-from hf_distill.objectives.base import check_choice, register
 from hf_distill.objectives.hidden_states import Projection
 from hf_distill.objectives.layer_groups import LayerGroups
 from hf_distill.objectives.layer_pairs import Layers, reduced
 from hf_distill.objectives.pair import Pair
+from hf_distill.objectives.registry import register
+from hf_distill.objectives.settings import check_choice
 from hf_distill.tasks import Batch
 
 

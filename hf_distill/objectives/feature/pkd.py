@@ -9,9 +9,10 @@ from torch.nn import functional
 from hf_distill.activations import Activations
 from hf_distill.errors import IncompatiblePair
 from hf_distill.losses import blank, squared_difference
-from hf_distill.objectives.base import check_choice, check_flag, register
 from hf_distill.objectives.layer_pairs import LayerPairs, Layers
 from hf_distill.objectives.pair import Pair
+from hf_distill.objectives.registry import register
+from hf_distill.objectives.settings import check_choice, check_flag
 from hf_distill.tasks import Batch, Task
 
 

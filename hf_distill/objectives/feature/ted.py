@@ -6,10 +6,11 @@ from torch import Tensor, nn
 
 from hf_distill.activations import Activations
 from hf_distill.losses import blank, mean_squared_difference
-from hf_distill.objectives.base import check_choice, check_count, register
 from hf_distill.objectives.layer_heads import Map, unlearned
 from hf_distill.objectives.layer_pairs import LayerPairs, Layers, reduced
 from hf_distill.objectives.pair import Pair
+from hf_distill.objectives.registry import register
+from hf_distill.objectives.settings import check_choice, check_count
 from hf_distill.tasks import Batch
 
 UNTRAINED = "the filters have learned nothing; train them in a stage before, with ted_filters under the same name"

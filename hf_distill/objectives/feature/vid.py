@@ -11,11 +11,12 @@ from torch.nn import functional
 
 from hf_distill.activations import Activations
 from hf_distill.losses import blank
-from hf_distill.objectives.base import check_choice, register
 from hf_distill.objectives.hidden_states import Projection
 from hf_distill.objectives.hints import Hints
 from hf_distill.objectives.layer_pairs import Layers, reduced
 from hf_distill.objectives.pair import Pair
+from hf_distill.objectives.registry import register
+from hf_distill.objectives.settings import check_choice
 from hf_distill.tasks import Batch
 
 FLOOR = 1e-5

@@ -8,8 +8,9 @@ from torch import Tensor
 from hf_distill.activations import Activations
 from hf_distill.errors import DistillationError, IncompatiblePair
 from hf_distill.losses import at_least_float32, bernoulli_kl, diversity, forward_kl, masked_sum
-from hf_distill.objectives.base import check_flag, check_number, register
 from hf_distill.objectives.pair import Pair
+from hf_distill.objectives.registry import register
+from hf_distill.objectives.settings import check_flag, check_number
 from hf_distill.objectives.soft_rows import SoftRows
 from hf_distill.tasks import Batch
 

@@ -11,9 +11,10 @@ from torch.nn import functional
 from hf_distill.activations import MAIN, Activations, Needs, Signal
 from hf_distill.errors import DistillationError, IncompatiblePair
 from hf_distill.losses import at_least_float32, bernoulli_kl, blank, forward_kl, masked_sum
-from hf_distill.objectives.base import check_number, register
 from hf_distill.objectives.layer_pairs import LayerPairs, Layers
 from hf_distill.objectives.pair import Pair
+from hf_distill.objectives.registry import register
+from hf_distill.objectives.settings import check_number
 from hf_distill.parameter_groups import ParameterGroup
 from hf_distill.passes import ALONE
 from hf_distill.tasks import Batch, Task

@@ -11,9 +11,11 @@ from torch.nn import functional
 from hf_distill.activations import MAIN, Activations, Needs, Signal
 from hf_distill.errors import DistillationError, IncompatiblePair
 from hf_distill.losses import at_least_float32, diversity, forward_kl
-from hf_distill.objectives.base import Objective, check_choice, check_count, check_number, register
+from hf_distill.objectives.base import Objective
 from hf_distill.objectives.pair import Pair
 from hf_distill.objectives.pooling import POOLS, pooled
+from hf_distill.objectives.registry import register
+from hf_distill.objectives.settings import check_choice, check_count, check_number
 from hf_distill.objectives.soft_rows import number_of_classes
 from hf_distill.tasks import Batch, Task
 
@@ -34,7 +36,8 @@ class OKDDip(Objective):
     and learned. The peers are `teachers.Peers`, two at least; the student has no part in the attention. `labels`
     beside it train every model. The authors' code has three peers and a leader, T = 3, a weight that rises to 1 over
     the first 80 of 300 epochs (`weight: {ramp_up: {to: 1.0, stop: 0.27}}`), and W to an eighth of the width, which is
-    `projection_size=None`. Peers and leader are networks of their own here (the code's MultiNet).
+    `projection_size=None`. Peers and leader are networks of their own here (the code's MultiNet), and not branches
+    over lower layers that they share.
 
     `aggregate="logit"` mixes logits, as the code does, and softens the mixture; `prob` mixes the softened laws, as the
     paper reads (unconfirmed). With `detach="none"`, as published, the gradient of a target reaches W and the peers

@@ -7,8 +7,9 @@ from torch import Tensor
 
 from hf_distill.activations import Activations
 from hf_distill.objectives.attention_scores import AttentionScores
-from hf_distill.objectives.base import check_choice, register
 from hf_distill.objectives.layer_pairs import Layers, reduced
+from hf_distill.objectives.registry import register
+from hf_distill.objectives.settings import check_choice
 from hf_distill.tasks import Batch, Task
 
 

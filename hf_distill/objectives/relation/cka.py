@@ -8,9 +8,10 @@ from torch import Tensor
 from hf_distill.activations import Activations
 from hf_distill.errors import DistillationError
 from hf_distill.losses import blank
-from hf_distill.objectives.base import check_choice, check_flag, register
 from hf_distill.objectives.batch_relations import BatchRelation
 from hf_distill.objectives.layer_pairs import Layers
+from hf_distill.objectives.registry import register
+from hf_distill.objectives.settings import check_choice, check_flag
 from hf_distill.tasks import Batch
 
 FLAT = "the HSIC of one side with itself is 0 or below, so a batch has the value 1 and no gradient"

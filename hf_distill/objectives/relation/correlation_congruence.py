@@ -8,9 +8,10 @@ import sys
 from torch import Tensor
 
 from hf_distill.errors import DistillationError
-from hf_distill.objectives.base import check_choice, check_flag, check_number, register
 from hf_distill.objectives.batch_relations import BatchRelation, cosines
 from hf_distill.objectives.layer_pairs import Layers
+from hf_distill.objectives.registry import register
+from hf_distill.objectives.settings import check_choice, check_flag, check_number
 from hf_distill.tasks import Batch
 
 

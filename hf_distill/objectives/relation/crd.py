@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, distributed
 from torch.nn import functional
 
-from hf_distill.objectives.base import check_number, register
 from hf_distill.objectives.contrast import Contrast, fingerprints
 from hf_distill.objectives.layer_pairs import Layers
+from hf_distill.objectives.registry import register
+from hf_distill.objectives.settings import check_number
 from hf_distill.tasks import Batch
 
 

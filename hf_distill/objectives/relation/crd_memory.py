@@ -11,10 +11,12 @@ from torch import Tensor, distributed
 
 from hf_distill.activations import Activations
 from hf_distill.errors import DataError, DistillationError
-from hf_distill.objectives.base import ROW_INDEX, check_choice, check_number, register
+from hf_distill.objectives.base import ROW_INDEX
 from hf_distill.objectives.contrast import Contrast
 from hf_distill.objectives.layer_pairs import Layers
+from hf_distill.objectives.registry import register
 from hf_distill.objectives.row_memory import Draws, estimated, updated
+from hf_distill.objectives.settings import check_choice, check_number
 from hf_distill.tasks import Batch, Task
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from hf_distill.objectives.base import register
 from hf_distill.objectives.layer_pairs import Layers
 from hf_distill.objectives.rankings import Ranking, log_probability, orders
+from hf_distill.objectives.registry import register
 
 
 @register("darkrank_soft")

@@ -9,10 +9,11 @@ from torch import Tensor
 
 from hf_distill import losses
 from hf_distill.activations import Activations
-from hf_distill.objectives.base import check_choice, register
 from hf_distill.objectives.batch_relations import gathered
 from hf_distill.objectives.head_graphs import HeadGraphs
 from hf_distill.objectives.layer_pairs import Layers
+from hf_distill.objectives.registry import register
+from hf_distill.objectives.settings import check_choice
 from hf_distill.objectives.text_relations import Sides
 from hf_distill.tasks import Batch
 

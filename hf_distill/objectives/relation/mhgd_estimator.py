@@ -8,11 +8,11 @@ from torch.nn import functional
 
 from hf_distill.activations import Activations, Needs
 from hf_distill.losses import unit
-from hf_distill.objectives.base import register
 from hf_distill.objectives.batch_relations import gathered
 from hf_distill.objectives.head_graphs import HeadGraphs
 from hf_distill.objectives.layer_pairs import Layers
 from hf_distill.objectives.pair import Pair
+from hf_distill.objectives.registry import register
 from hf_distill.tasks import Batch
 
 

@@ -7,7 +7,7 @@ from torch import Tensor
 from hf_distill.anatomy import StackShape
 from hf_distill.errors import IncompatiblePair
 from hf_distill.objectives.attention_relations import AttentionRelations, Relation
-from hf_distill.objectives.base import register
+from hf_distill.objectives.registry import register
 from hf_distill.relations import Sides
 
 

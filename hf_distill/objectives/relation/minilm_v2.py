@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from hf_distill.anatomy import StackShape
 from hf_distill.errors import DistillationError, IncompatiblePair
 from hf_distill.objectives.attention_relations import AttentionRelations, Relation, check_whole, widths
-from hf_distill.objectives.base import check_choice, check_number, register
+from hf_distill.objectives.registry import register
+from hf_distill.objectives.settings import check_choice, check_number
 
 NAMES = tuple(left + right for left in "qkv" for right in "qkv")
 

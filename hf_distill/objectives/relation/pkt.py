@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 
 from hf_distill.losses import safe_sqrt
-from hf_distill.objectives.base import check_choice, check_flag, register
 from hf_distill.objectives.batch_relations import BatchRelation, centered, cosines, off_diagonal
 from hf_distill.objectives.layer_pairs import Layers
+from hf_distill.objectives.registry import register
+from hf_distill.objectives.settings import check_choice, check_flag
 from hf_distill.tasks import Batch
 
 

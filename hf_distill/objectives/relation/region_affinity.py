@@ -11,10 +11,11 @@ from torch import Tensor
 from hf_distill.activations import Activations
 from hf_distill.errors import DataError, DistillationError, IncompatiblePair
 from hf_distill.losses import unit
-from hf_distill.objectives.base import check_choice, check_count, register
 from hf_distill.objectives.layer_pairs import Layers
 from hf_distill.objectives.pair import Pair
 from hf_distill.objectives.regions import NONE, members, moments, widened, windows
+from hf_distill.objectives.registry import register
+from hf_distill.objectives.settings import check_choice, check_count
 from hf_distill.objectives.text_relations import TextRelations
 from hf_distill.tasks import IGNORED, Batch, Task
 

@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from hf_distill.objectives.base import check_choice, register
 from hf_distill.objectives.batch_relations import BatchRelation, distances
 from hf_distill.objectives.layer_pairs import Layers
+from hf_distill.objectives.registry import register
+from hf_distill.objectives.settings import check_choice
 from hf_distill.tasks import Batch
 
 

@@ -6,9 +6,10 @@ from torch import Tensor
 
 from hf_distill.errors import DistillationError
 from hf_distill.losses import blank, unit
-from hf_distill.objectives.base import check_flag, register
 from hf_distill.objectives.batch_relations import BatchRelation, centered
 from hf_distill.objectives.layer_pairs import Layers
+from hf_distill.objectives.registry import register
+from hf_distill.objectives.settings import check_flag
 from hf_distill.tasks import Batch
 
 

@@ -9,9 +9,10 @@ from torch import Tensor
 
 from hf_distill.activations import Activations
 from hf_distill.losses import blank, unit
-from hf_distill.objectives.base import check_choice, check_count, check_flag, check_number, register
 from hf_distill.objectives.layer_pairs import Layers
 from hf_distill.objectives.pair import Pair
+from hf_distill.objectives.registry import register
+from hf_distill.objectives.settings import check_choice, check_count, check_flag, check_number
 from hf_distill.objectives.singular_vectors import aligned, leading
 from hf_distill.objectives.text_relations import LayerRelations, Sides
 from hf_distill.tasks import Batch

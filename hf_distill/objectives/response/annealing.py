@@ -8,8 +8,9 @@ from torch import Tensor
 
 from hf_distill.errors import DistillationError, IncompatiblePair
 from hf_distill.losses import squared_difference
-from hf_distill.objectives.base import check_number, register
 from hf_distill.objectives.pair import Pair
+from hf_distill.objectives.registry import register
+from hf_distill.objectives.settings import check_number
 from hf_distill.objectives.soft_rows import SoftRows
 
 

@@ -8,8 +8,8 @@ from torch.nn import functional
 
 from hf_distill.activations import Activations
 from hf_distill.losses import label_loss, masked_sum
-from hf_distill.objectives.base import register
 from hf_distill.objectives.pair import Pair
+from hf_distill.objectives.registry import register
 from hf_distill.objectives.soft_rows import number_of_classes
 from hf_distill.objectives.whole_logits import WholeLogits
 from hf_distill.tasks import Batch

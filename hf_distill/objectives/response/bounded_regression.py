@@ -8,8 +8,10 @@ from torch.nn import functional
 
 from hf_distill.errors import DistillationError, IncompatiblePair
 from hf_distill.losses import squared_difference
-from hf_distill.objectives.base import RowWise, check_choice, check_number, register
 from hf_distill.objectives.pair import Pair
+from hf_distill.objectives.registry import register
+from hf_distill.objectives.row_wise import RowWise
+from hf_distill.objectives.settings import check_choice, check_number
 from hf_distill.tasks import Batch
 
 

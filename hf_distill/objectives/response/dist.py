@@ -8,9 +8,10 @@ from torch.nn import functional
 from hf_distill.activations import Activations
 from hf_distill.errors import IncompatiblePair
 from hf_distill.losses import safe_sqrt
-from hf_distill.objectives.base import check_flag, check_number, register
 from hf_distill.objectives.batch_relations import gathered, process_count
 from hf_distill.objectives.pair import Pair
+from hf_distill.objectives.registry import register
+from hf_distill.objectives.settings import check_flag, check_number
 from hf_distill.objectives.soft_rows import number_of_classes
 from hf_distill.objectives.whole_logits import WholeLogits
 from hf_distill.tasks import Batch

@@ -7,8 +7,10 @@ from torch import Tensor
 
 from hf_distill.errors import DistillationError
 from hf_distill.losses import forward_kl, standardized
-from hf_distill.objectives.base import RowWise, check_flag, check_number, register
 from hf_distill.objectives.pair import Pair
+from hf_distill.objectives.registry import register
+from hf_distill.objectives.row_wise import RowWise
+from hf_distill.objectives.settings import check_flag, check_number
 from hf_distill.objectives.soft_rows import number_of_classes
 from hf_distill.tasks import Batch
 

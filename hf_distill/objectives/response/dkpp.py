@@ -9,8 +9,9 @@ from torch import Tensor
 
 from hf_distill.errors import DistillationError
 from hf_distill.losses import cross_entropy
-from hf_distill.objectives.base import check_number, register
 from hf_distill.objectives.pair import Pair
+from hf_distill.objectives.registry import register
+from hf_distill.objectives.settings import check_number
 from hf_distill.objectives.soft_rows import SoftRows, number_of_classes
 
 logger = logging.getLogger(__name__)

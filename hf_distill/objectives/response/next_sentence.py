@@ -8,8 +8,9 @@ from torch.nn import functional
 from hf_distill.activations import Activations, Needs, Signal
 from hf_distill.errors import DataError, IncompatiblePair
 from hf_distill.losses import at_least_float32
-from hf_distill.objectives.base import Objective, register
+from hf_distill.objectives.base import Objective
 from hf_distill.objectives.pair import Pair
+from hf_distill.objectives.registry import register
 from hf_distill.tasks import IGNORED, Batch, Task
 
 COLUMN = "next_sentence_label"

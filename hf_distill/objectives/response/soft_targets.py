@@ -9,8 +9,9 @@ from torch import Tensor
 
 from hf_distill import losses
 from hf_distill.errors import DistillationError, IncompatiblePair
-from hf_distill.objectives.base import check_choice, check_number, register
 from hf_distill.objectives.pair import Pair
+from hf_distill.objectives.registry import register
+from hf_distill.objectives.settings import check_choice, check_number
 from hf_distill.objectives.soft_rows import SoftRows
 from hf_distill.tasks import Batch, Task
 from hf_distill.top_logits import TopLogits, bucketed, spread

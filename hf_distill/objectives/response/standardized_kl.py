@@ -6,8 +6,9 @@ from torch import Tensor
 
 from hf_distill.errors import DistillationError
 from hf_distill.losses import forward_kl, standardized
-from hf_distill.objectives.base import check_choice, check_number, register
 from hf_distill.objectives.pair import Pair
+from hf_distill.objectives.registry import register
+from hf_distill.objectives.settings import check_choice, check_number
 from hf_distill.objectives.soft_rows import SoftRows, number_of_classes
 
 DDOF = {"population": 0, "sample": 1}

@@ -7,9 +7,11 @@ from torch import Tensor
 from hf_distill.activations import Activations, Needs, Signal
 from hf_distill.errors import DataError, IncompatiblePair
 from hf_distill.losses import at_least_float32, forward_kl, masked_sum
-from hf_distill.objectives.base import Objective, check_number, register
+from hf_distill.objectives.base import Objective
 from hf_distill.objectives.batching import ClassPairs
 from hf_distill.objectives.pair import Pair
+from hf_distill.objectives.registry import register
+from hf_distill.objectives.settings import check_number
 from hf_distill.passes import FOUND, Partner
 from hf_distill.tasks import Batch, Task
 

@@ -1,0 +1,36 @@
+"""What a trainer refuses before the first step: set-ups that would train quietly wrong."""
+
+from hf_distill.checks.launch import before_training, engine_is_active, loaded_in_shards
+from hf_distill.checks.models import (
+    apart,
+    equal_tokenizers,
+    fits_grids,
+    half_precision_student,
+    has_whole_student,
+    same_tokenizer,
+)
+from hf_distill.checks.optimizer import optimizer_is_complete, optimizer_is_current
+from hf_distill.checks.rows import fits_batches, fits_data, fits_positions, fits_token_budget
+from hf_distill.checks.terms import fits_arguments, fits_passes, fits_steps, has_peers
+
+__all__ = [
+    "apart",
+    "before_training",
+    "engine_is_active",
+    "equal_tokenizers",
+    "fits_arguments",
+    "fits_batches",
+    "fits_data",
+    "fits_grids",
+    "fits_passes",
+    "fits_positions",
+    "fits_steps",
+    "fits_token_budget",
+    "half_precision_student",
+    "has_peers",
+    "has_whole_student",
+    "loaded_in_shards",
+    "optimizer_is_complete",
+    "optimizer_is_current",
+    "same_tokenizer",
+]

@@ -1,0 +1,1 @@
+"""The parts of a `DistillationTrainer`, each with what it overrides of the Trainer."""

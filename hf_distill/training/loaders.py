@@ -1,0 +1,153 @@
+"""The loaders and samplers of a `DistillationTrainer`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+from datasets import Dataset
+from torch.utils.data import DataLoader
+
+from hf_distill.data.batching import LengthGroupedSampler, TokenBudgetSampler, lengths_of, ready_batches
+from hf_distill.data.pairs import PairedCollator, PairedRows
+from hf_distill.teachers import Teacher
+from hf_distill.training.binding import BoundTrainer
+from hf_distill.training.teacher_cache import compared_rows
+
+
+class Loaders(BoundTrainer):
+    """Overrides the Trainer's `get_*_dataloader`: the batches hold what a teacher reads of the disk, rows bring
+    partners where a term asks for them, and `tokens_per_batch` says how many rows are in a batch.
+
+    Overrides the samplers, `_get_train_sampler` and `_get_eval_sampler`, so that orders follow from seed and epoch
+    alone, and `get_total_train_batch_size`, as batches of a budget differ in rows.
+    """
+
+    _epoch_order: Any = None
+    """The sampler that makes its own order, which is told the epoch."""
+    _paired: PairedRows | None = None
+    _prepared: Teacher | None = None
+    """The teacher that has seen the rows."""
+
+    def set_epoch(self, epoch: int) -> None:
+        """Tells what makes its own order which epoch it is: on a resume within an epoch, with several processes,
+        nobody else does."""
+        if self._epoch_order is not None:
+            self._epoch_order.set_epoch(epoch)
+        if self._paired is not None:
+            self._paired.set_epoch(epoch)
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """The Trainer's loader, or one of batches with a budget of tokens."""
+        with self._reading_teacher(), self._pairing():
+            return self._train_loader()
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
+        """The Trainer's loader; the batches of a model without a head are compared with the teacher's."""
+        with nullcontext() if self._has_labels else self._reading_teacher():
+            return super().get_eval_dataloader(eval_dataset)  # type: ignore[no-any-return]
+
+    def get_test_dataloader(self, test_dataset: Any) -> DataLoader[Any]:
+        """The Trainer's loader, as `get_eval_dataloader`."""
+        with nullcontext() if self._has_labels else self._reading_teacher():
+            return super().get_test_dataloader(test_dataset)  # type: ignore[no-any-return]
+
+    @contextmanager
+    def _reading_teacher(self) -> Iterator[None]:
+        """The batches of loaders that are made meanwhile hold what the teacher reads of the disk."""
+        collator = self.data_collator
+        if self.teacher is not None and self._reads_teacher:
+            if self._prepared is not self.teacher:
+                for rows, together in compared_rows(self):
+                    self.teacher.prepare(rows, together, self.processing_class)
+                self._prepared = self.teacher
+            self.data_collator = self.teacher.reading(collator)
+        try:
+            yield
+        finally:
+            self.data_collator = collator
+
+    @contextmanager
+    def _pairing(self) -> Iterator[None]:
+        """The rows of loaders that are made meanwhile bring partners, where an objective asks for them."""
+        rows, collator = self.train_dataset, self.data_collator
+        if self._partners is None or rows is None:
+            yield
+            return
+        if isinstance(rows, Dataset):
+            self._paired = PairedRows(self._remove_unused_columns(rows, description="training"), self._partners)
+            self.data_collator = PairedCollator(collator)
+        else:
+            self._paired = PairedRows(rows, self._partners)
+            self.data_collator = PairedCollator(self._get_collator_with_removed_columns(collator, "training"))
+        self.train_dataset = self._paired
+        try:
+            yield
+        finally:
+            self.train_dataset, self.data_collator = rows, collator
+
+    def _train_loader(self) -> DataLoader[Any]:
+        if self.tokens_per_batch is None or self.train_dataset is None:  # which the Trainer tells
+            return super().get_train_dataloader()  # type: ignore[no-any-return]
+        rows, collate = self.train_dataset, self.data_collator
+        self._epoch_order = self._token_batches(rows, self.tokens_per_batch)
+        if isinstance(rows, Dataset):
+            rows = self._remove_unused_columns(rows, description="training")
+        else:
+            collate = self._get_collator_with_removed_columns(collate, description="training")
+        evened, self.accelerator.even_batches = self.accelerator.even_batches, False  # the sampler sees to that
+        try:
+            loader: DataLoader[Any] = self.accelerator.prepare(
+                ready_batches(rows, self._epoch_order, collate, self.args)
+            )
+        finally:
+            self.accelerator.even_batches = evened
+        return loader
+
+    def _token_batches(self, rows: Any, tokens: int) -> TokenBudgetSampler:
+        seed, drop_last = self._data_seed, self.args.dataloader_drop_last
+        processes = self.accelerator.num_processes
+        if hasattr(rows, "epoch_batches"):
+            packed: TokenBudgetSampler = rows.epoch_batches(seed, tokens, processes=processes, drop_last=drop_last)
+            return packed
+        lengths = lengths_of(rows, self.args.length_column_name)
+        return TokenBudgetSampler(lengths, tokens, seed, processes=processes, drop_last=drop_last)
+
+    def get_total_train_batch_size(self, args: Any) -> int:
+        """Rows of an optimizer step over all processes; their mean where batches have a budget of tokens."""
+        if not isinstance(self._epoch_order, TokenBudgetSampler):
+            return int(super().get_total_train_batch_size(args))
+        batches = len(self._epoch_order)
+        step: int = args.gradient_accumulation_steps * self._epoch_order.processes
+        return round(len(self._epoch_order.lengths) * min(step, batches) / batches)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        """Length groups are drawn from seed and epoch alone, so that a resumed run sees the batches it would have
+        seen; so are the rows of a data set that brings its own order (`PackedRows.epoch_sampler`).
+        """
+        dataset = train_dataset if train_dataset is not None else self.train_dataset
+        dataset = dataset.rows if isinstance(dataset, PairedRows) else dataset
+        dealt = {
+            "processes": 1 if self.accelerator.split_batches else self.accelerator.num_processes,
+            "accumulation": self.args.gradient_accumulation_steps,
+        }
+        if hasattr(dataset, "epoch_sampler"):
+            self._epoch_order = dataset.epoch_sampler(self._data_seed, self._train_batch_size, **dealt)
+            return self._epoch_order
+        if self.args.train_sampling_strategy != "group_by_length" or not hasattr(dataset, "__len__"):
+            return super()._get_train_sampler(train_dataset)
+        column = self.args.length_column_name  # of `dataset` it is removed by now
+        named = column in getattr(self.train_dataset, "column_names", [])
+        lengths = lengths_of(self.train_dataset if named else dataset, column)
+        self._epoch_order = LengthGroupedSampler(lengths, self._train_batch_size, self._data_seed, **dealt)
+        return self._epoch_order
+
+    def _get_eval_sampler(self, eval_dataset: Any) -> Any:
+        """In the data set's own order, also where training groups by length: predictions are written row by row."""
+        strategy = self.args.train_sampling_strategy
+        self.args.train_sampling_strategy = "random"
+        try:
+            return super()._get_eval_sampler(eval_dataset)
+        finally:
+            self.args.train_sampling_strategy = strategy

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from hf_distill.activations import Activations, Signal
-from hf_distill.anatomy import Anatomy, Taps
+from hf_distill.anatomy import Anatomy
 from hf_distill.depth import Run, ready, takes_ready
 from hf_distill.errors import DistillationError
+from hf_distill.taps.recording import Taps
 from hf_distill.tasks import IGNORED
 
 LABELS = frozenset({"labels", "label", "label_ids", "start_positions", "end_positions", "next_sentence_label"})

@@ -14,11 +14,14 @@ from transformers import (
     T5EncoderModel,
 )
 
+from hf_distill import reach
 from hf_distill.activations import Signal
-from hf_distill.anatomy import Anatomy, Shape, StackShape, Taps
+from hf_distill.anatomy import Anatomy, Shape, StackShape
 from hf_distill.capture import Capture
 from hf_distill.errors import DistillationError, IncompatiblePair
 from hf_distill.families import FAMILIES
+from hf_distill.taps.recording import Taps
+from hf_distill.taps.signals import tap_of
 from tests.tiny_models import BARE, CLASSIFIER, ENCODER_DECODERS, ENCODERS, FURTHER, HEADS, SPANS, TOKENS, batch, tiny
 from tests.tiny_models import FAMILIES as TINY
 
@@ -277,7 +280,7 @@ def test_pooled_is_what_the_pooler_gives(family):
 @pytest.mark.parametrize("family", ["roberta", "distilbert", "modernbert", "gpt2", "bart"])
 def test_a_model_without_pooler_says_so(family):
     with pytest.raises(IncompatiblePair, match=r"pooled: .* has no pooler"):
-        Anatomy.of(tiny(family)).tap(Signal("pooled"))
+        tap_of(Anatomy.of(tiny(family)), Signal("pooled"))
 
 
 def test_shapes():
@@ -336,7 +339,7 @@ def test_unreached_are_the_parameters_without_gradient(family, field, layer):
     model, inputs = tiny(family), batch(family)
     stack = "" if field == "logits" or family not in ENCODER_DECODERS else "decoder"
     signal = Signal(field, layer, stack)
-    unreached = {name for name, _ in Anatomy.of(model).unreached(frozenset({signal}))}
+    unreached = {name for name, _ in reach.unreached(Anatomy.of(model), frozenset({signal}))}
     shown = captured(model, inputs, signal).stack(stack)
     tensor = getattr(shown, field) if layer is None else getattr(shown, field)[layer]
     (tensor * torch.randn_like(tensor)).sum().backward()
@@ -353,7 +356,7 @@ def test_unreached_leaves_the_model_as_it_was():
     model.classifier.bias.grad = kept
     before = {name: parameter.clone() for name, parameter in model.named_parameters()}
     state = torch.get_rng_state()
-    found = dict(Anatomy.of(model).unreached([Signal("hidden", 1)]))
+    found = dict(reach.unreached(Anatomy.of(model), [Signal("hidden", 1)]))
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(parameter, before[name]) for name, parameter in model.named_parameters())
     assert model.classifier.bias.grad is kept
@@ -406,7 +409,7 @@ def test_final_of_a_bare_model_below_an_adapter():
 
 def test_unreached_adapter_parameters_have_the_models_names():
     model = with_adapter(tiny("bert", CLASSIFIER), target_modules=["query"])
-    names = [name for name, _ in Anatomy.of(model).unreached([Signal("hidden", 2)])]
+    names = [name for name, _ in reach.unreached(Anatomy.of(model), [Signal("hidden", 2)])]
     prefix = "base_model.model.bert.encoder.layer.2.attention.self.query.lora_"
     assert sorted(names) == [f"{prefix}A.default.weight", f"{prefix}B.default.weight"]
 
@@ -431,7 +434,7 @@ def test_prompt_learning_is_refused():
 )
 def test_absent_signals(signal, words):
     with pytest.raises(IncompatiblePair, match=words):
-        Anatomy.of(tiny("bert", BARE)).tap(signal)
+        tap_of(Anatomy.of(tiny("bert", BARE)), signal)
 
 
 @pytest.mark.parametrize(
@@ -444,22 +447,22 @@ def test_absent_signals(signal, words):
 )
 def test_malformed_signals(signal, words):
     with pytest.raises(DistillationError, match=words):
-        Anatomy.of(tiny("bert")).tap(signal)
+        tap_of(Anatomy.of(tiny("bert")), signal)
 
 
 def test_encoder_decoders_want_a_stack():
     with pytest.raises(IncompatiblePair, match="'t5' has no single stack of blocks, but 'encoder' and 'decoder'"):
-        Anatomy.of(tiny("t5")).tap(Signal("hidden", 1))
+        tap_of(Anatomy.of(tiny("t5")), Signal("hidden", 1))
 
 
 def test_deberta_has_no_scores():
     with pytest.raises(IncompatiblePair, match=r"scores\[1\]: DisentangledSelfAttention adds position terms"):
-        Anatomy.of(tiny("deberta-v2")).tap(Signal("scores", 1))
+        tap_of(Anatomy.of(tiny("deberta-v2")), Signal("scores", 1))
 
 
 def test_spans_are_no_logits():
     with pytest.raises(IncompatiblePair, match="gives start_logits and end_logits"):
-        Anatomy.of(tiny("bert", SPANS)).tap(Signal("logits"))
+        tap_of(Anatomy.of(tiny("bert", SPANS)), Signal("logits"))
 
 
 def test_an_unknown_family_serves_its_logits():
@@ -473,7 +476,11 @@ def test_an_unknown_family_serves_its_logits():
     torch.testing.assert_close(
         captured(model, inputs, Signal("logits")).logits, model(**inputs).logits, rtol=0, atol=0
     )
-    for ask in (lambda: anatomy.tap(Signal("hidden", 1)), lambda: anatomy.head(torch.zeros(1, 1, 32)), anatomy.blocks):
+    for ask in (
+        lambda: tap_of(anatomy, Signal("hidden", 1)),
+        lambda: anatomy.head(torch.zeros(1, 1, 32)),
+        anatomy.blocks,
+    ):
         with pytest.raises(IncompatiblePair, match=r"'roformer' has no row in the family table \(bert, roberta"):
             ask()
 

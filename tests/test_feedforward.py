@@ -14,6 +14,7 @@ from hf_distill.activations import Signal
 from hf_distill.anatomy import Anatomy
 from hf_distill.capture import Capture
 from hf_distill.errors import IncompatiblePair
+from hf_distill.taps.signals import tap_of
 from tests.tiny_models import ENCODER_DECODERS, FAMILIES, batch, tiny
 
 BERT = ("intermediate.dense", "output.dense", "hidden_act")
@@ -67,4 +68,4 @@ def test_a_part_that_is_not_known_is_refused(family: str) -> None:
     anatomy = Anatomy.of(tiny(family))
     assert anatomy.shape.stack(stack_of(family)).feedforward_size == 0
     with pytest.raises(IncompatiblePair, match=f"where the feed-forward part of '{family}' is, is not known"):
-        anatomy.tap(Signal("feedforward", 1, stack_of(family)))
+        tap_of(anatomy, Signal("feedforward", 1, stack_of(family)))

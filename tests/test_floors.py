@@ -25,6 +25,8 @@ FLOORS = (
     "layer_map",
     "families",
     "anatomy",
+    "taps",
+    "reach",
     "tasks",
     "member_logits",
     "loading",

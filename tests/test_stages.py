@@ -14,6 +14,7 @@ from transformers import AutoModelForSequenceClassification, MobileBertForSequen
 from hf_distill import students
 from hf_distill.anatomy import Anatomy
 from hf_distill.errors import DistillationError, IncompatiblePair, RecipeError
+from hf_distill.reach import layer_parameters
 from hf_distill.recipe import TrainGroup
 from hf_distill.run import run
 from hf_distill.run.freezing import freeze
@@ -103,9 +104,9 @@ def test_a_layer_beyond_the_model_is_refused(home: Path, tmp_path: Path) -> None
     assert not (tmp_path / "out").exists()
 
 
-def test_the_anatomy_refuses_a_layer_that_it_does_not_have() -> None:
+def test_a_layer_that_the_model_does_not_have_has_no_parameters() -> None:
     with pytest.raises(IncompatiblePair, match="layer 4 does not exist; the model has layers 0 to 3"):
-        Anatomy.of(tiny("bert")).layer_parameters(4)
+        layer_parameters(Anatomy.of(tiny("bert")), 4)
 
 
 # --- the dry run ----------------------------------------------------------------------------------

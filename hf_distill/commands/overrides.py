@@ -11,7 +11,8 @@ from hf_distill.commands.flags import Flags, Group
 from hf_distill.errors import RecipeError
 from hf_distill.recipe import Recipe
 from hf_distill.recipe.problems import shown
-from hf_distill.recipe.rules import KINDS, MADE
+from hf_distill.recipe.rules.data import KINDS
+from hf_distill.recipe.rules.models import MADE
 
 Changes = dict[str, tuple[str, Any]]
 """Overrides by key: the flag they come from, and the value."""

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from hf_distill.anatomy import StackShape, rotate, split_heads
+from hf_distill.anatomy import StackShape
 from hf_distill.families import Family
+from hf_distill.taps.attention import rotate, split_heads
 
 # --- as far as the projections --------------------------------------------------------------------
 

@@ -9,7 +9,8 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from hf_distill.activations import Signal
-from hf_distill.anatomy import LOGITS, Anatomy, class_ending
+from hf_distill.anatomy import Anatomy, class_ending
+from hf_distill.taps.signals import LOGITS
 
 HEADS = frozenset({*LOGITS, "next_sentence_logits"})
 """Fields that the head gives."""

@@ -29,6 +29,7 @@ from hf_distill.depth.blocks import (
 from hf_distill.depth.plan import Plan, runs_whole
 from hf_distill.depth.views import Views
 from hf_distill.families import Family
+from hf_distill.taps.signals import tap_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +83,7 @@ def shallow(anatomy: Anatomy, signals: Iterable[Signal]) -> Run:
     """
     wanted, reason = frozenset(signals), runs_whole(anatomy)
     for signal in wanted:
-        anatomy.tap(signal)
+        tap_of(anatomy, signal)
     if reason or not wanted:
         return Run.whole(anatomy, reason)
     return _Builder(anatomy, Plan.of(anatomy, wanted)).run()

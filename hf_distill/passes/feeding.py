@@ -10,9 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from hf_distill.activations import Signal
-from hf_distill.anatomy import Anatomy, Point
+from hf_distill.anatomy import Anatomy
 from hf_distill.errors import IncompatiblePair
 from hf_distill.losses import at_least_float32
+from hf_distill.taps.points import Point
+from hf_distill.taps.signals import tap_of
 
 Change = Callable[[str, int, Tensor], Tensor]
 """Of the stack, the number and the output of a layer, what takes its place."""
@@ -31,7 +33,7 @@ class Feeds:
         self._change: Change | None = None
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
         for stack, layer in sorted(layers):
-            (point,) = anatomy.tap(Signal("hidden", layer, stack)).points
+            (point,) = tap_of(anatomy, Signal("hidden", layer, stack)).points
             if point.runs > 1:
                 raise IncompatiblePair(
                     f"layer {layer} of the student ({anatomy.shape.family}) is a block that layers share, so its "

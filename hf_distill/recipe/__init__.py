@@ -5,35 +5,23 @@ The JSON schema for editors is made by `python -m hf_distill.recipe > recipes/sc
 
 from hf_distill.recipe.loading import shipped
 from hf_distill.recipe.recipe import Recipe
-from hf_distill.recipe.schema import (
-    Augmentation,
+from hf_distill.recipe.sections.data import Augmentation, Data
+from hf_distill.recipe.sections.kinds_of_teacher import Member, PackagedModel, Several
+from hf_distill.recipe.sections.objective import WeightedObjective
+from hf_distill.recipe.sections.sources import Files, MaxSamples, PackagedFile, Split
+from hf_distill.recipe.sections.stage import Stage
+from hf_distill.recipe.sections.student import (
     Bottlenecks,
-    Data,
     DistilBert,
     FewSample,
-    Files,
-    FineTune,
     FromLayers,
     FromShape,
-    Masks,
-    MaxSamples,
-    Member,
     MobileBert,
-    PackagedFile,
-    PackagedModel,
-    Progressive,
-    QuantizePoints,
-    QuantizeUniform,
-    Several,
-    Split,
-    Stage,
     Student,
-    Teacher,
-    TextSource,
-    TrainGroup,
-    UnlabelledText,
-    WeightedObjective,
 )
+from hf_distill.recipe.sections.teacher import FineTune, Teacher
+from hf_distill.recipe.sections.text import Masks, TextSource, UnlabelledText
+from hf_distill.recipe.sections.trained import Lora, Progressive, QuantizePoints, QuantizeUniform, TrainGroup
 
 __all__ = [
     "Augmentation",
@@ -45,6 +33,7 @@ __all__ = [
     "FineTune",
     "FromLayers",
     "FromShape",
+    "Lora",
     "Masks",
     "MaxSamples",
     "Member",

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from hf_distill.recipe.problems import Path, Problem, nearest, shown
-from hf_distill.recipe.rules import WEIGHING
+from hf_distill.recipe.sections.objective import WEIGHING
 
 
 def overridden(data: dict[str, Any], changes: Mapping[str, Any]) -> tuple[dict[Path, str], list[Problem]]:

@@ -11,8 +11,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from hf_distill.recipe.problems import Path
-from hf_distill.recipe.rules import numbered
-from hf_distill.recipe.schema import Progressive, Stage, TrainGroup
+from hf_distill.recipe.rules.progressive import numbered
+from hf_distill.recipe.sections.stage import Stage
+from hf_distill.recipe.sections.trained import Progressive, TrainGroup
 
 
 def stages_of(stage: Stage) -> list[Stage]:

@@ -12,7 +12,12 @@ from pydantic import Field, PrivateAttr, ValidationError, field_validator, model
 from hf_distill.recipe import document, loading, overriding, progressive, rules
 from hf_distill.recipe.fields import Count, GlueName, Seed, Text, Whole
 from hf_distill.recipe.problems import Origin, Path, Problem, fail, shown
-from hf_distill.recipe.schema import Augmentation, Data, MaxSamples, Section, Stage, Student, Teacher
+from hf_distill.recipe.sections.base import Section
+from hf_distill.recipe.sections.data import Augmentation, Data
+from hf_distill.recipe.sections.sources import MaxSamples
+from hf_distill.recipe.sections.stage import Stage
+from hf_distill.recipe.sections.student import Student
+from hf_distill.recipe.sections.teacher import Teacher
 from hf_distill.recipe.validation import problems_of
 
 VERSION = 1

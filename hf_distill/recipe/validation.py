@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from hf_distill.recipe.problems import Path, Problem, nearest, shown
-from hf_distill.recipe.schema import Section
+from hf_distill.recipe.sections.base import Section
 
 MEANINGS = {
     "model_type": "a mapping",

@@ -11,6 +11,7 @@ from hf_distill.anatomy import Anatomy
 from hf_distill.distillation import Distillation
 from hf_distill.errors import DistillationError, RecipeError
 from hf_distill.objectives.weights import largest
+from hf_distill.reach import layer_parameters, unreached
 from hf_distill.recipe import TrainGroup
 from hf_distill.students.quantized import plain_name
 
@@ -62,7 +63,7 @@ def _of_layer(layer: int, model: PreTrainedModel, title: str) -> list[str]:
             f"{title}: train: layer {layer} does not exist; the student's layers are 1 to {depth}, and 0 for the "
             "embeddings."
         )
-    return [name for name, _ in anatomy.layer_parameters(layer)]
+    return [name for name, _ in layer_parameters(anatomy, layer)]
 
 
 def check_reached(
@@ -88,15 +89,15 @@ def check_reached(
         return
     if groups:
         signals = {signal for objective in terms.values() for signal in objective.needs().student}
-        unreached = [name for name, _ in Anatomy.of(model).unreached(signals)]
+        missed = [name for name, _ in unreached(Anatomy.of(model), signals)]
     else:
         left_out = {id(parameter) for parameter in distillation.unreached()}
-        unreached = [name for name, parameter in model.named_parameters() if id(parameter) in left_out]
-        if len(unreached) < sum(parameter.requires_grad for parameter in model.parameters()):
+        missed = [name for name, parameter in model.named_parameters() if id(parameter) in left_out]
+        if len(missed) < sum(parameter.requires_grad for parameter in model.parameters()):
             return
-    if unreached:
-        more = f" and {len(unreached) - _SHOWN} more" if len(unreached) > _SHOWN else ""
+    if missed:
+        more = f" and {len(missed) - _SHOWN} more" if len(missed) > _SHOWN else ""
         raise DistillationError(
-            f"{title}: train: {', '.join(unreached[:_SHOWN])}{more} should train, but no gradient of the terms "
+            f"{title}: train: {', '.join(missed[:_SHOWN])}{more} should train, but no gradient of the terms "
             f"{', '.join(terms)} gets there. Leave the parameters out, or add a term that depends on them."
         )

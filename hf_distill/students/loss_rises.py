@@ -16,6 +16,7 @@ from hf_distill.errors import IncompatiblePair
 from hf_distill.losses import at_least_float32, blank, label_loss, masked_sum
 from hf_distill.objectives.base import Rises
 from hf_distill.students.importance import checked, evaluating
+from hf_distill.taps.signals import tap_of
 from hf_distill.tasks import Task
 
 
@@ -70,7 +71,7 @@ def _loss(shown: Activations, task: Task, batch: dict[str, Tensor]) -> Tensor:
 @contextmanager
 def _without(anatomy: Anatomy, layer: int, stack: str, feature: int) -> Iterator[None]:
     """A feature of a layer's output is 0 for a while."""
-    (point,) = anatomy.tap(Signal("hidden", layer, stack)).points
+    (point,) = tap_of(anatomy, Signal("hidden", layer, stack)).points
     if point.runs != 1 or layer == 0:
         raise IncompatiblePair(
             f"delta: layer {layer} has no block of its own whose features could be left out; set "

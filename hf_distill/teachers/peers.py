@@ -21,6 +21,7 @@ from hf_distill.objectives.base import Loss, Objective
 from hf_distill.objectives.pair import Pair
 from hf_distill.objectives.settings import check_number
 from hf_distill.parameter_groups import ParameterGroup
+from hf_distill.reach import unreached
 from hf_distill.tasks import Batch, Task
 from hf_distill.teachers.alongside import Alongside
 from hf_distill.teachers.base import Teacher
@@ -162,7 +163,7 @@ class Peers(Teacher, Alongside):
         found = []
         for name, anatomy in self.anatomies.items():
             shown = self._captures[name].taps.taps if name in self._captures else ()
-            found += [parameter for _, parameter in anatomy.unreached(shown)]
+            found += [parameter for _, parameter in unreached(anatomy, shown)]
         return found
 
     def learned(self) -> nn.ParameterDict:

@@ -17,6 +17,7 @@ from hf_distill.capture import Capture
 from hf_distill.distillation import Distillation
 from hf_distill.errors import DataError, DistillationError, IncompatiblePair
 from hf_distill.objectives import NextSentence, Objective, Pair, PretrainingDistillation, Terms
+from hf_distill.taps.signals import tap_of
 from hf_distill.tasks import IGNORED, TASKS, Task
 from tests.shapes import shape
 from tests.tiny_models import batch as model_batch
@@ -158,4 +159,4 @@ def test_a_detector_of_replaced_words_predicts_none() -> None:
     with pytest.raises(IncompatiblePair, match="no task is known for ElectraForPreTraining"):
         Task.of(pretraining_model("electra"))
     with pytest.raises(IncompatiblePair, match="has no next-sentence head"):
-        Anatomy.of(pretraining_model("electra")).tap(next(iter(bound(NextSentence()).needs().student)))
+        tap_of(Anatomy.of(pretraining_model("electra")), next(iter(bound(NextSentence()).needs().student)))

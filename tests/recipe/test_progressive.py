@@ -91,6 +91,7 @@ def test_plain_stages_are_what_is_written_down() -> None:
     assert written["stages"][1] == {
         "name": "transfer-02",
         "rows": "original",
+        "targets": "reference",
         "objectives": [
             {"hidden_mse": {"projection": "none", "layer_map": [[2, 2]]}, "weight": 2.0, "name": "features"},
             {"hidden_cosine": {"layer_map": [[2, 2]]}, "weight": 1.0},

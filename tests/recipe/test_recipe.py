@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import jsonschema
 import pytest
 import yaml
 from hypothesis import given, settings
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from hf_distill.errors import RecipeError
 from hf_distill.objectives import HiddenCosine, Labels, SoftTargets
 from hf_distill.recipe import Recipe, loading, shipped
+from hf_distill.recipe.document import parse
 
 ROOT = Path(__file__).parents[2]
 DIGEST = "0123456789abcdef" * 4
@@ -319,6 +321,13 @@ def test_the_json_schema_in_the_repository_is_the_generated_one() -> None:
     assert stored == json.dumps(Recipe.json_schema(), indent=2) + "\n", (
         "run python -m hf_distill.recipe > recipes/schema.json"
     )
+
+
+def test_the_json_schema_takes_every_recipe_in_the_repository() -> None:
+    """Editors check by it while a recipe is written."""
+    takes = jsonschema.Draft202012Validator(Recipe.json_schema())
+    for path in sorted((ROOT / "recipes").rglob("*.yaml")):
+        takes.validate(parse(path.read_text(encoding="utf-8"), str(path)).data)
 
 
 def test_the_json_schema_knows_the_keys_and_forbids_others() -> None:

@@ -1,0 +1,76 @@
+"""What of a teacher is written down: what it shows of the rows, and the texts it writes for them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from hf_distill.recipe.problems import Problem
+from hf_distill.recipe.rules.reading import mappings, section_of
+from hf_distill.recipe.rules.teacher import OF_STUDENTS
+
+REFERENCE = "reference"
+"""The targets of the data, as what a stage learns."""
+
+
+def cached(data: Mapping[str, Any]) -> Iterator[Problem]:
+    """What a teacher shows of a row is written down once, so the row must be the same every time."""
+    teacher = section_of(data, "teacher")
+    if teacher.get("cache") is None:
+        return
+    text, here = section_of(data, "data", "text"), ("teacher", "cache")
+    if text.get("streaming") is True:
+        yield Problem(here, "needs rows that can be had by their number, and a stream has none; leave it out.")
+    if text and text.get("task", "masked_lm") == "masked_lm":
+        yield Problem(
+            here, "cannot serve: words are hidden anew in every epoch, and the teacher must run; leave it out."
+        )
+    if teacher.get("dtype") is None:
+        yield from _one_precision(data)
+
+
+def _one_precision(data: Mapping[str, Any]) -> Iterator[Problem]:
+    """Without a dtype of its own a teacher runs under the mixed precision of the stage that writes its cache, and all
+    stages read that."""
+    stages = mappings(data.get("stages"))
+    for i, stage in stages[1:]:
+        first, here = (_mixed(each) for each in (stages[0][1], stage))
+        if here != first:
+            text = (
+                f"say {here} for stage {stage.get('name')!r}, and stage {stages[0][1].get('name')!r} says {first}: "
+                "both read one cache of the teacher (teacher.cache), which runs under the precision of a stage. Give "
+                "teacher.dtype, or the stages the same precision."
+            )
+            yield Problem(("stages", i, "arguments"), text)
+
+
+def _mixed(stage: Mapping[str, Any]) -> str:
+    given = section_of(stage, "arguments")
+    return next((name for name in ("bf16", "fp16") if given.get(name)), "neither bf16 nor fp16")
+
+
+def targets(data: Mapping[str, Any]) -> Iterator[Problem]:
+    """Stages learn what the teacher writes where it writes, and nbest_kd all of it."""
+    teacher, here = section_of(data, "teacher"), ("teacher", "generate")
+    writes = teacher.get("generate") is not None
+    stages = mappings(data.get("stages"))
+    asking = [i for i, stage in stages if stage.get("targets", REFERENCE) != REFERENCE]
+    for i in [] if writes else asking:
+        text = "are written by the teacher, and it writes nothing; add teacher.generate, or take the reference."
+        yield Problem(("stages", i, "targets"), text)
+    for i, stage in stages:
+        names = {key for _, entry in mappings(stage.get("objectives")) for key in entry}
+        if "nbest_kd" in names and stage.get("targets", REFERENCE) != "all":
+            yield Problem(("stages", i, "targets"), "must be all: nbest_kd weighs all that the teacher writes.")
+    if not writes:
+        return
+    if not asking:
+        yield Problem(here, "is read by no stage; give one of them targets: best, nearest or all.")
+    if section_of(data, "data").get("translation") is None:
+        yield Problem(here, "is for pairs of texts (data.translation), and the data are others; leave it out.")
+    for key in (key for key in ("ensemble", "cache", *OF_STUDENTS) if teacher.get(key) is not None):
+        yield Problem(here, f"does not go with teacher.{key}; one teacher in memory writes.")
+    written = section_of(data, *here)
+    beams, kept = written.get("beams", 5), written.get("hypotheses", 1)
+    if isinstance(beams, int) and isinstance(kept, int) and kept > beams:
+        yield Problem((*here, "hypotheses"), f"are {kept}, and there are {beams} beams; give as many beams.")

@@ -1,0 +1,96 @@
+"""The rows to train on, and what they are."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from hf_distill.recipe.fields import Cell, Columns, Count, Names, Number, Share, Text
+from hf_distill.recipe.sections.base import Section
+from hf_distill.recipe.sections.sources import Files, HubData, PackagedFile, Split
+from hf_distill.recipe.sections.text import UnlabelledText
+
+
+class QuestionAnswering(Section):
+    """The rows are SQuAD's: id, context, question, and answers with text and answer_start; an answer is a span of the
+    context."""
+
+    version_2_with_negative: bool = False
+    """Some questions have no answer, as in SQuAD v2."""
+    doc_stride: Count = 128
+    """Tokens that two windows over a long context share."""
+    n_best_size: Count = 20
+    """How many starts, and how many ends, are looked at in each window."""
+    max_answer_length: Count = 30
+    """Tokens of an answer at most."""
+    null_score_diff_threshold: Number = 0.0
+    """No answer is given where its score is higher than that of the best one by more than this."""
+
+
+class TokenClassification(Section):
+    """The rows are lists of tokens with a tag for each."""
+
+    tokens_column: Text = "tokens"
+    tags_column: Text
+    tag_names: Names | None = None
+    """The tags in the order of their ids; without them they are those that the data set names, or those of the
+    training rows."""
+    label_all_tokens: bool = False
+    """Train on every word piece of a token, not only on its first."""
+
+
+class Translation(Section):
+    """The rows are pairs of texts: one is read, the other is written, by models with an encoder and a decoder."""
+
+    source_column: Text = "source"
+    target_column: Text = "target"
+    prefix: str = ""
+    """What stands before each source, as in "translate English to German: "."""
+    max_target_length: Count = 128
+    """Tokens of a target at most."""
+
+
+class Data(Section):
+    """The rows to train on, in place of a GLUE task: from files, a package or the Hub; and what they are: texts with a
+    label (text_columns and label_column), question_answering or token_classification. Or text, which names its own
+    sources."""
+
+    files: Files | None = None
+    package: PackagedFile | None = None
+    hub: HubData | None = None
+    where: dict[str, Cell] = Field(default={})
+    """Keep the rows with these values in these columns."""
+    text_columns: Columns | None = None
+    """One column of text, or two for pairs."""
+    label_column: Text | None = None
+    label_names: Names | None = None
+    """The labels in the order of their ids; without them they are taken from the training rows."""
+    question_answering: QuestionAnswering | None = None
+    token_classification: TokenClassification | None = None
+    translation: Translation | None = None
+    text: UnlabelledText | None = None
+    deduplicate: bool = False
+    """Drop rows whose text was there before."""
+    exemplars: Text | None = None
+    """A file of rows of old tasks, which are trained on as well; for texts with a label. What
+    hf_distill.data.exemplars writes, or any file of rows."""
+    split: Split | None = None
+
+
+class Augmentation(Section):
+    """More training rows for the stages that ask for them (`rows: augmented`): each row, followed by variants of it
+    whose words a masked LM or word vectors replaced, as TinyBERT does. For texts with a label."""
+
+    masked_lm: Text
+    """The id of a masked LM on the Hub, or the path of a folder."""
+    revision: Text | None = None
+    """Branch, tag or commit on the Hub."""
+    samples: Count = 20
+    """Variants drawn of each text; equal ones count once."""
+    replace: Annotated[Share, Field(gt=0.0)] = 0.4
+    """The probability of a word to be replaced."""
+    candidates: Count = 15
+    """Words that may take its place."""
+    word_vectors: Text | None = None
+    """A file in GloVe's text format, for words of several pieces; without it such words stay."""

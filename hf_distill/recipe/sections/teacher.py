@@ -1,0 +1,91 @@
+"""The model to learn from, and what is kept of what it shows and writes."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from hf_distill.errors import DistillationError
+from hf_distill.recipe.fields import Arguments, Count, Number, Text
+from hf_distill.recipe.problems import Problem, fail
+from hf_distill.recipe.sections.base import Section
+from hf_distill.recipe.sections.kinds_of_teacher import Alongside, Base, Following, PackagedModel, Several
+from hf_distill.teachers.cache import codecs
+from hf_distill.teachers.cache.codecs import Codec
+
+
+class FineTune(Section):
+    """Train the teacher on the labels of the task first."""
+
+    tokens_per_batch: Count | None = None
+    """The most cells of a batch, padding included, in place of per_device_train_batch_size."""
+    arguments: Arguments = Field(default={})
+    """Arguments of transformers.TrainingArguments."""
+
+
+class TeacherCache(Section):
+    """What the teacher shows of the training rows is written into a folder, where it is not there yet, and read from
+    it while the student trains; the teacher is not in memory then."""
+
+    folder: Text | None = None
+    """Where; by default in the folder of the run. Runs with the same teacher, rows and objectives may share it."""
+    codec: Text | None = None
+    """How states and a vocabulary's logits are written: float16 by default, or another of
+    hf_distill.teachers.cache.codecs. Of language models the last hidden state is written, with top_k the largest
+    logits."""
+    settings: dict[str, Any] = Field(default={})
+    """Settings of the codec, as in k: 64."""
+
+    @model_validator(mode="after")
+    def _made(self) -> TeacherCache:
+        if self.codec is None and self.settings:
+            raise fail([Problem(("settings",), "are those of a codec, and none is named; add codec.")])
+        try:
+            self.made_codec()
+        except (DistillationError, TypeError, ValueError) as error:
+            raise fail([Problem(("codec",), str(error))]) from error
+        return self
+
+    def made_codec(self) -> Codec | None:
+        """The codec, None for the default."""
+        return None if self.codec is None else codecs.make(self.codec, self.settings)
+
+
+class Writing(Section):
+    """What the teacher writes for the training rows, by beam search, is kept in a folder, for stages that learn it in
+    place of the targets of the data (`targets`); {} for the defaults. For pairs of texts (data.translation)."""
+
+    folder: Text | None = None
+    """Where; by default in the folder of the run. Runs with the same teacher and rows may share it."""
+    beams: Annotated[Count, Field(le=256)] = 5
+    hypotheses: Annotated[Count, Field(le=256)] = 1
+    """The best ones that are kept of each row, at most as many as there are beams."""
+    max_new_tokens: Count = 128
+    """Tokens of a text at most; one that is cut off is left out."""
+    length_penalty: Number = 1.0
+    """Beams are ranked by log P / length ** length_penalty."""
+    batch_size: Count = 16
+    """Rows that are written for at a time."""
+
+
+class Teacher(Section):
+    """The model to learn from: exactly one of model, package, ensemble, moving_average, peers and adapter_off."""
+
+    model: Text | None = None
+    """The id of a model on the Hub, or the path of a folder."""
+    package: PackagedModel | None = None
+    ensemble: Several | None = None
+    moving_average: Following | None = None
+    peers: Alongside | None = None
+    adapter_off: Base | None = None
+    revision: Text | None = None
+    """Branch, tag or commit on the Hub."""
+    trust_remote_code: bool = False
+    """Run the Python code of the repository; only with a commit as revision."""
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    """What its weights are held and computed in while a student learns from it; without it float32, or the mixed
+    precision of the training."""
+    fine_tune: FineTune | None = None
+    cache: TeacherCache | None = None
+    generate: Writing | None = None

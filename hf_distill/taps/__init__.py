@@ -1,0 +1,1 @@
+"""How the tensors of a model are read while it runs."""

@@ -116,7 +116,7 @@ def check_same_budget(checkpoint: Path, tokens_per_batch: int | None) -> None:
         return
     try:
         told = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise BrokenCheckpoint(f"{path} cannot be read: {error}. Resume from an earlier checkpoint.") from error
     if isinstance(told, dict) and told.get(_BUDGET, tokens_per_batch) != tokens_per_batch:
         raise BrokenCheckpoint(

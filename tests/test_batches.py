@@ -16,7 +16,7 @@ from accelerate.utils import DataLoaderConfiguration
 from datasets import Dataset, IterableDataset
 from safetensors.torch import load_file
 
-from hf_distill import DistillationTrainer, HiddenMSE, Labels, SoftTargets
+from hf_distill import DistillationTrainer, HiddenMSE, Labels, SoftTargets, checkpoints
 from hf_distill.data.batching import TokenBudgetSampler
 from hf_distill.errors import BrokenCheckpoint, DataError, DistillationError
 from hf_distill.hub.trained import record_of
@@ -139,6 +139,13 @@ def test_another_budget_does_not_go_on_in_the_middle_of_an_epoch(budget: int | N
     trainer = trainer_for(arguments={**arguments, "ignore_data_skip": True}, tokens_per_batch=budget)
     trainer.train(resume_from_checkpoint=True)
     assert trainer.state.global_step == 3
+
+
+@pytest.mark.parametrize("text", ["[" * 200_000, "{", "\xff"])
+def test_arguments_of_a_checkpoint_that_cannot_be_read(text: str, tmp_path: Path) -> None:
+    (tmp_path / checkpoints.ARGUMENTS).write_text(text, encoding="latin-1")
+    with pytest.raises(BrokenCheckpoint, match=r"training_arguments.json cannot be read"):
+        checkpoints.check_same_budget(tmp_path, 200)
 
 
 def test_the_rows_of_a_step_are_told_as_their_mean() -> None:

@@ -71,7 +71,7 @@ def quantize(
 ) -> Tensor:
     """Q(v) = alpha round(x S) / S + beta with S = 2^bits - 1, half-way cases to the even number.
 
-    With `noise` u, uniform on [0, 1) and in the shape of the buckets, the number is floor(x S) + [u <= the fraction].
+    With `noise` u, uniform on (0, 1] and in the shape of the buckets, the number is floor(x S) + [u <= the fraction].
 
     The gradient g of Q(v) reaches v by `style`:
 

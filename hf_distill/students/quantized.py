@@ -79,12 +79,15 @@ class UniformGrid(Grid):
 
 
 def _noise(cells: Tensor) -> Tensor:
-    """Numbers in [0, 1), one for each of some values, that are others as soon as one of the values is another."""
+    """Numbers in (0, 1], one for each of some values, that are others as soon as one of the values is another: those
+    of SplitMix64, which is begun at a digest of all bits. A 0 would lift values that lie on the grid, and the largest
+    off it.
+    """
     whole = torch.int64 if cells.dtype == torch.float64 else torch.int32
     key = scrambled(cells.view(whole).sum(dtype=torch.int64))
     places = torch.arange(cells.numel(), device=cells.device).view_as(cells)
     drawn = scrambled(places * STEP + key) & (2**24 - 1)
-    return drawn.to(cells.dtype) / 2**24
+    return (drawn + 1).to(cells.dtype) / 2**24
 
 
 class LearnedGrid(Grid):

@@ -88,6 +88,7 @@ class BoundTrainer(Trainer):  # type: ignore[misc]
         for objective in distillation.terms():
             if objective.weighs_classes and self.train_dataset is not None:
                 objective.see_classes(class_counts(self.train_dataset, objective.pair.student.num_logits))
+                objective.to(next(self.model.parameters()).device)
         keeping = [objective for objective in distillation.terms() if objective.reads_rows]
         if not keeping or self.train_dataset is None:
             return

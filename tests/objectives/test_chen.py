@@ -158,6 +158,9 @@ def test_the_trainer_counts_the_labels_of_its_rows() -> None:
     (objective,) = trainer.distillation.terms()
     expected = torch.tensor([1 / count for count in counts])
     torch.testing.assert_close(objective._weights.cpu(), 3 * expected / expected.sum())
+    trainer.model.to("meta")
+    trainer._show_rows(trainer.distillation)
+    assert objective._weights.device.type == "meta", "where the student is"
 
 
 def test_refuses_another_number_of_weights() -> None:

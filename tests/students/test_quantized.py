@@ -18,8 +18,9 @@ from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassificatio
 from hf_distill import DistillationTrainer, HiddenMSE, Labels, SoftTargets, students
 from hf_distill.errors import BrokenCheckpoint, DistillationError, IncompatiblePair
 from hf_distill.hub import packed
+from hf_distill.students import quantized as module_of_grids
 from hf_distill.students.grids import assign_points, compression_ratio
-from hf_distill.students.quantized import beneath, gridded, has_grids
+from hf_distill.students.quantized import UniformGrid, _noise, beneath, gridded, has_grids
 from tests import tiny, tiny_models
 
 SIZE = 64
@@ -153,6 +154,32 @@ def test_stochastic_rounding_draws_when_weights_have_moved_and_is_right_on_avera
     with torch.no_grad():
         original.copy_(weight)
     torch.testing.assert_close(student.state_dict()["bert.encoder.layer.0.output.dense.weight"], on_grid(weight, 2))
+
+
+def test_stochastic_rounding_leaves_what_lies_on_the_grid(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is drawn, the smallest number there is, too: one in 2^24 would leave its place, and the largest of a
+    bucket the grid."""
+    weight = torch.tensor([[0.0, 1.0, 2.0, 3.0], [3.0, 0.0, 1.0, 2.0]])
+    grid = UniformGrid(2, 4, "stochastic", "ste")
+    for draw in (0, -1):
+        monkeypatch.setattr(module_of_grids, "scrambled", lambda numbers, draw=draw: torch.full_like(numbers, draw))
+        assert torch.equal(grid(weight), weight)
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.float64])
+def test_what_is_drawn_for_rounding_is_uniform_and_independent(kind: torch.dtype) -> None:
+    """Of neighbours and of steps, for equal weights: moments and correlations within 5 of their deviations."""
+    weights = torch.full((256, 256), 0.1, dtype=kind)
+    draws = [_noise(weights).flatten()]
+    weights[3, 4] = torch.nextafter(weights[3, 4], weights.new_ones(()))
+    draws.append(_noise(weights).flatten())
+    for drawn in draws:
+        for power in (1, 2, 3):
+            assert abs(float(drawn.double().pow(power).mean()) - 1 / (power + 1)) < 5 * 0.3 / 256
+    centred = [drawn.double() - 0.5 for drawn in draws]
+    pairs = [(centred[0], centred[1]), *((centred[0], centred[0].roll(shift)) for shift in (1, 2, 255, 256, 257))]
+    for one, other in pairs:
+        assert abs(float((one * other).mean()) * 12) < 5 / 256
 
 
 def test_half_precision_weights_are_quantized_in_float32() -> None:

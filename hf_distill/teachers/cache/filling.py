@@ -128,6 +128,7 @@ def fill(folder: CacheFolder, teacher: Frozen, order: Order, sources: Sequence[S
     inputs = Inputs.of(teacher.model, teacher.accepts if held is None else held.columns)
     scans = [scan(source, inputs) for source in sources]
     if held is not None and not any(_missing(folder, held, found) for found in scans):
+        teacher.bind(frozenset())  # takes its hooks off, here as below
         return
     rank, processes = place()
     with ExitStack() as claim:
@@ -138,7 +139,7 @@ def fill(folder: CacheFolder, teacher: Frozen, order: Order, sources: Sequence[S
             _write(folder, teacher, written, source, inputs, numbers, batch_size)
             wait()
             facts = agreed(folder.facts)
-        teacher.bind(frozenset())  # takes its hooks off
+        teacher.bind(frozenset())
 
 
 def _held(folder: CacheFolder, order: Order) -> Facts | None:

@@ -27,6 +27,7 @@ from hf_distill.objectives.terms import Terms
 from hf_distill.objectives.weighing import Weighing
 from hf_distill.parameter_groups import ParameterGroup
 from hf_distill.passes import Feeds, Passes
+from hf_distill.reach import unreached
 from hf_distill.students.quantized import LEARNED, beneath
 from hf_distill.tasks import Batch
 from hf_distill.teachers.alongside import Alongside
@@ -36,7 +37,7 @@ logger = logging.getLogger(__name__)
 
 
 class Counts(NamedTuple):
-    """What each term's sum is divided by: its units in the whole window over all processes, at least 1. `batches` is
+    """What each term's sum is divided by: its units in the whole window over all processes, above 0. `batches` is
     the number of batches of the window, over which the cost of learned weights is spread.
     """
 
@@ -219,7 +220,7 @@ class Distillation(nn.Module):
         answers = {*self.pair.task.logit_fields, "input_gradient"}
         if not has_two_heads and any(signal.field in answers and signal.source.gradient for signal in signals):
             return []
-        return [parameter for _, parameter in anatomy.unreached(signals)] + self._alongside.unreached()
+        return [parameter for _, parameter in unreached(anatomy, signals)] + self._alongside.unreached()
 
     def parameter_groups(self) -> list[ParameterGroup]:
         """The parameters that train at rates of their own: of objectives, and of learned weights."""

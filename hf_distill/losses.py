@@ -185,7 +185,8 @@ def ctc_loss(logits: Tensor, labels: Tensor, blank: int) -> Tensor:
     log_q = functional.log_softmax(logits, -1).transpose(0, 1)
     lengths = (labels != -100).sum(-1)
     frames = torch.full_like(lengths, logits.shape[1])
-    targets = labels.clamp(min=0)
+    # By an index, which tells of symbols that there are not; ctc_loss reads other memory for these.
+    targets = torch.arange(logits.shape[-1], device=labels.device)[labels.clamp(min=0)]
     return functional.ctc_loss(log_q, targets, frames, lengths, blank=blank, reduction="none", zero_infinity=True)
 
 

@@ -263,7 +263,7 @@ class Seq2SeqLM(Task):
 
 class CTC(Task):
     """Symbols heard in frames: `logits` `[batch, frames, symbols]`, one of the symbols the blank; `labels`
-    `[batch, length]`, -100 behind the last. The rows are examples, and their loss is -log of the sum over all
+    `[batch, length]`, -100 where there is none. The rows are examples, and their loss is -log of the sum over all
     alignments of labels and frames (connectionist temporal classification, Graves et al., 2006).
 
     `frames` gives how many frames the model makes of so many inputs; without it they are as many. A frame behind the
@@ -326,9 +326,10 @@ class CTC(Task):
         if labels.dim() != 2 or labels.is_floating_point():
             raise DataError(
                 f"ctc: labels are {labels.dtype} of the shape {tuple(labels.shape)}; they must be whole numbers "
-                f"[batch, length], {IGNORED} behind the last symbol of an example."
+                f"[batch, length], {IGNORED} where there is none."
             )
-        return (labels,)
+        ignored_last = (labels == IGNORED).int().argsort(stable=True, dim=-1)  # as lengths tell where they end
+        return (labels.gather(-1, ignored_last),)
 
     def label_mask(self, batch: Batch) -> Tensor:
         labels = self.targets(batch)[0]

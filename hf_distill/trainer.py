@@ -36,6 +36,9 @@ from hf_distill.training.teacher_cache import cache_teacher as write_teacher
 from hf_distill.training.teacher_cache import compared_rows
 from hf_distill.training.watching import Watching
 
+SMALLEST_PART = 1e-6
+"""Less than what any row is of a unit."""
+
 TermsLike = Objective | Term | Terms | Iterable[Objective | Term]
 
 
@@ -211,13 +214,13 @@ class DistillationTrainer(Loaders, Evaluating, Watching, Publishing):
         counted = [self.distillation.count(batch) for batch in batch_samples]
         sums = [sum(column[1:], column[0]) for column in zip(*counted, strict=True)]
         if self.accelerator.num_processes == 1:
-            divisors = tuple(s.clamp(min=1) if isinstance(s, Tensor) else float(max(s, 1)) for s in sums)
+            divisors = tuple(_divisor(s) if isinstance(s, Tensor) else float(max(s, 1)) for s in sums)
             return Counts(divisors, float(max(len(batch_samples), 1)))
         terms = len(self.distillation.objectives)
         local = sums or [0] * terms  # this process may have no batch left
         local += [len(batch_samples)] if self.distillation.weights.learned else []
         totals = [s.to(device) if isinstance(s, Tensor) else torch.full((), s, device=device) for s in local]
-        found = self._sum_over_ranks(torch.stack(totals)).clamp(min=1).unbind()
+        found = _divisor(self._sum_over_ranks(torch.stack(totals))).unbind()
         return Counts(found[:terms], *found[terms:])
 
     def compute_loss(
@@ -263,6 +266,12 @@ class DistillationTrainer(Loaders, Evaluating, Watching, Publishing):
         if self.state.best_model_checkpoint is not None:
             checkpoints.read_objectives(Path(self.state.best_model_checkpoint), self.distillation.learned)
             checkpoints.read_teacher(Path(self.state.best_model_checkpoint), self.teacher)
+
+
+def _divisor(counts: Tensor) -> Tensor:
+    """Counts to divide by, where 0 / 0 is 0. Whole units are at least 1; a window may hold a part of one that is
+    counted in fractions (a row of a source with several hypotheses)."""
+    return counts.clamp(min=SMALLEST_PART if counts.is_floating_point() else 1)
 
 
 def _spare_buffers(wrapped: nn.Module) -> None:

@@ -34,6 +34,7 @@ MODES = {
     "knowledge_flow": "offline, its transforms online",
     "holistic_kd": "offline, its discriminator online",
     "labels": "none: no distillation",
+    "learning_without_forgetting": "offline; self where the teacher is the model before",
     "next_sentence": "none: no distillation",
     "rkd_angle": "offline, or self",
     "rkd_distance": "offline, or self",

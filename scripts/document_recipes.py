@@ -28,6 +28,8 @@ def _teacher(teacher: Teacher | None) -> str:
         return "none"
     if teacher.moving_average is not None:
         return "the student's moving average"
+    if teacher.adapter_off is not None:
+        return "the student without its adapters"
     if teacher.peers is not None:
         return f"{teacher.peers.count} beside the student"
     if teacher.ensemble is not None:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from hf_distill.anatomy import Anatomy
-from hf_distill.data.files import check_text, read
+from hf_distill.data.files import check_text, describe, read
 from hf_distill.errors import DataError
 from hf_distill.losses import at_least_float32, unit
 from hf_distill.tasks import real_tokens
@@ -148,11 +148,15 @@ def write_exemplars(path: str | Path, exemplars: Sequence[Exemplar], label_colum
 def read_exemplars(path: str | Path, text_columns: Sequence[str], label_column: str = "label") -> list[Exemplar]:
     """What `write_exemplars` wrote.
 
-    Raises: `DataError` for a file that cannot be read, or lacks a column.
+    Raises: `DataError` for a file that cannot be read, lacks a column, or has a cell of another kind in one.
     """
     table = read(path, ["row", "task", label_column, *text_columns])
-    for name in (label_column, *text_columns):
+    for name in ("task", label_column, *text_columns):
         check_text(table, name)
+    wrong = next((i for i, row in enumerate(table.columns["row"]) if type(row) is not int or row < 0), None)
+    if wrong is not None:
+        found = describe(table.columns["row"][wrong])
+        raise DataError(f"{table.place(wrong, 'row')}: holds {found}, expected the number of a row from 0.")
     return [
         Exemplar(
             table.columns["row"][i],

@@ -26,10 +26,10 @@ CHOICES = ("best", "nearest", "all")
 def with_hypotheses(
     rows: Dataset, hypotheses: Sequence[Sequence[Hypothesis]], target_column: str, choice: str = "best"
 ) -> Dataset:
-    """The rows with what a teacher wrote in `target_column`; `hypotheses` are those of each row, the most probable
-    first.
+    """The rows with what a teacher wrote in `target_column`; `hypotheses` are those of each row, the best
+    first as the search ranked them.
 
-    `best`: the most probable. `nearest`: of all the one that is nearest to the row's own target, by sentence BLEU, of
+    `best`: the first. `nearest`: of all the one that is nearest to the row's own target, by sentence BLEU, of
     equally near ones the most probable. `all`: a row for each, with the columns `hypothesis`, which of them it is, and
     `hypothesis_scores`, log P of all of them, -inf behind the last.
 
@@ -54,7 +54,7 @@ def with_hypotheses(
 
 
 def _nearest(hypotheses: Sequence[Hypothesis], reference: str) -> str:
-    return max(hypotheses, key=lambda each: sentence_bleu(each.text, reference)).text  # of equals the first
+    return max(hypotheses, key=lambda each: (sentence_bleu(each.text, reference), each.score)).text
 
 
 def _each(rows: Dataset, hypotheses: Sequence[Sequence[Hypothesis]], target_column: str) -> Dataset:

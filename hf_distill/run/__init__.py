@@ -4,5 +4,6 @@ from hf_distill.run.answering import predict_diagnostics
 from hf_distill.run.results import RunResult
 from hf_distill.run.running import Publication, run
 from hf_distill.run.writing_cache import cache_teacher
+from hf_distill.run.writing_targets import generate_targets
 
-__all__ = ["Publication", "RunResult", "cache_teacher", "predict_diagnostics", "run"]
+__all__ = ["Publication", "RunResult", "cache_teacher", "generate_targets", "predict_diagnostics", "run"]

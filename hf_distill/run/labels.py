@@ -102,8 +102,13 @@ def in_model_order(dataset: Dataset, columns: Columns) -> Dataset:
     """The split with its class ids as the model counts them; rows of classes that it does not have lose theirs."""
     if columns == tuple(range(len(columns))) or "labels" not in dataset.column_names:
         return dataset
-    ids = [column if column >= 0 else IGNORED for column in columns]
+    ids = ids_in(columns)
     return dataset.map(lambda rows: {"labels": [ids[label] for label in rows["labels"]]}, batched=True)
+
+
+def ids_in(columns: Columns) -> list[int]:
+    """The model's id of each class of the task, -100 for one that it does not have."""
+    return [column if column >= 0 else IGNORED for column in columns]
 
 
 def in_task_order(logits: np.ndarray, columns: Columns) -> np.ndarray:

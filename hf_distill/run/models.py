@@ -24,6 +24,7 @@ from hf_distill.loading import load_model, load_tokenizer
 from hf_distill.recipe import Member, PackagedModel, Recipe
 from hf_distill.recipe import Student as StudentSection
 from hf_distill.recipe import Teacher as TeacherSection
+from hf_distill.recipe.rules.teacher import OF_STUDENTS
 from hf_distill.run.workload import Limits, Workload
 from hf_distill.students.layers import choose_all
 from hf_distill.tasks import MaskedLM
@@ -50,7 +51,7 @@ def leading(recipe: Recipe) -> TeacherSection | Member | None:
     """The teacher that students are made from and compared with: the recipe's, or the first of several; None where
     there is no such model."""
     teacher = recipe.teacher
-    if teacher is None or teacher.moving_average is not None or teacher.peers is not None:
+    if teacher is None or any(getattr(teacher, kind) is not None for kind in OF_STUDENTS):
         return None
     return teacher if teacher.ensemble is None else next(iter(teacher.ensemble.members.values()))
 
@@ -139,7 +140,8 @@ def make_student(
     set_seed((recipe.seed + number) % 2**32)
     section = recipe.student if section is None else section
     if section.model is not None or teacher is None:
-        return _loaded(str(section.model), workload.auto_class, "student", section, workload.head())
+        head = None if _keeps_head(recipe) else workload.head()
+        return _loaded(str(section.model), workload.auto_class, "student", section, head)
     if section.from_layers is not None:
         layers, pick = section.from_layers.layers, section.from_layers.pick
         cut = students.from_layers(teacher, layers=layers, pick=pick)
@@ -150,6 +152,8 @@ def make_student(
         return students.mobilebert(teacher, **section.mobilebert.model_dump())
     if section.ib_bert is not None:
         return students.ib_bert(teacher, **section.ib_bert.model_dump())
+    if section.grow_labels is not None:
+        return students.grow_labels(teacher, section.grow_labels.names)
     assert section.from_shape is not None
     settings = section.from_shape.model_dump()
     rows = settings.pop("calibration_rows", CALIBRATION_ROWS)
@@ -157,6 +161,16 @@ def make_student(
         settings["calibration"] = _calibration(recipe, workload, teacher, tokenizer, rows)
     cut = students.from_shape(teacher, **settings)
     return _recovered(cut, section, recipe, workload, teacher, tokenizer, section.from_shape.num_hidden_layers)
+
+
+def _keeps_head(recipe: Recipe) -> bool:
+    """Whether the student's own head must have been trained before, as it is at rest while adapters train, or teaches
+    with these switched off."""
+    first = recipe.stages[0].lora
+    rests = first is not None and not first.modules_to_save
+    base = None if recipe.teacher is None else recipe.teacher.adapter_off
+    anew = any(stage.lora is not None and stage.lora.modules_to_save for stage in recipe.stages)
+    return rests or (base is not None and (base.base_has_head or not anew))
 
 
 def _recovered(

@@ -12,12 +12,14 @@ from hf_distill.activations import Signal
 from hf_distill.distillation import Distillation
 from hf_distill.objectives import Labels, Terms
 from hf_distill.recipe import Recipe, Stage, Student, TrainGroup
-from hf_distill.recipe.rules import PREVIOUS
+from hf_distill.recipe.rules.kept import REFERENCE
+from hf_distill.recipe.rules.stages import PREVIOUS
 from hf_distill.run import models
 from hf_distill.run.augmenting import Augmenter
 from hf_distill.run.caching import check_cache
-from hf_distill.run.chains import advise_chains, unfinished_teacher
+from hf_distill.run.chains import advise_chains, advise_exemplars, unfinished_teacher
 from hf_distill.run.folder import RunFolder
+from hf_distill.run.generating import learned_targets
 from hf_distill.run.labels import Columns
 from hf_distill.run.measuring import by_length, metrics_of
 from hf_distill.run.record import Losses
@@ -67,7 +69,7 @@ class Setup:
     members: dict[str, PreTrainedModel] = field(default_factory=dict)
     augmented: Rows | None = None
     """The augmented rows, once a stage has asked for them."""
-    _inputs: dict[tuple[Columns, bool], Inputs] = field(default_factory=dict)
+    _inputs: dict[tuple[Columns, bool, str], Inputs] = field(default_factory=dict)
 
     def release_teacher(self) -> None:
         """Lets the teacher go, to be loaded again by `recover_teacher`."""
@@ -98,14 +100,19 @@ class Setup:
         self.workload.fit(model, "student")
         return model
 
-    def inputs(self, columns: Columns, augmented: bool = False) -> Inputs:
-        """The data of a model whose classes stand in `columns`, with the training rows or the augmented ones."""
-        if (columns, augmented) not in self._inputs:
-            self._inputs[columns, augmented] = self._new_inputs(columns, augmented)
-        return self._inputs[columns, augmented]
+    def inputs(self, columns: Columns, augmented: bool = False, targets: str = REFERENCE) -> Inputs:
+        """The data of a model whose classes stand in `columns`, with the training rows or the augmented ones, or with
+        `targets` that the teacher writes.
+        """
+        key = (columns, augmented, targets)
+        if key not in self._inputs:
+            self._inputs[key] = self._new_inputs(*key)
+        return self._inputs[key]
 
-    def _new_inputs(self, columns: Columns, augmented: bool) -> Inputs:
+    def _new_inputs(self, columns: Columns, augmented: bool, targets: str) -> Inputs:
         workload, split = self.workload, self.workload.evaluated_splits[0]
+        if targets != REFERENCE:
+            return replace(self.inputs(columns), train=self._written_rows(targets))
         if augmented:
             self.augmented = self._augmented_rows() if self.augmented is None else self.augmented
             return replace(self.inputs(columns), train=workload.in_model_order(self.augmented, columns))
@@ -118,6 +125,15 @@ class Setup:
             metrics=None if workload.judged_by_objectives else metrics_of(workload, split, rows, order, columns),
             reduce=workload.reduce,
         )
+
+    def _written_rows(self, targets: str) -> Rows:
+        """The training rows with targets that the teacher writes."""
+        place = self.jobs.student[0].arguments().device
+        workload = self.workload.retargeted(
+            lambda rows, read, column: learned_targets(self, rows, read, column, targets, place)
+        )
+        rows: Rows = workload.read(copy.deepcopy(self.tokenizer), self.limits, ["train"])["train"]
+        return rows
 
     def _augmented_rows(self) -> Rows:
         """The training rows with the variants that `augmenter` makes of them, in the data's order of classes."""
@@ -160,6 +176,7 @@ def plan(recipe: Recipe, folder: RunFolder) -> Jobs:
             tokens_per_batch=last.tokens_per_batch,
             starts=start_of(tuple(students.values())),
             grid=last.quantize_uniform,
+            lora=last.lora,
         )
     return Jobs(tuple(students.values()), teacher, control)
 
@@ -179,6 +196,8 @@ def _student_job(recipe: Recipe, folder: RunFolder, stage: Stage, number: int, e
         starts,
         before if stage.teacher == PREVIOUS else earlier.get(stage.teacher or ""),
         stage.quantize_uniform or stage.quantize_points,
+        stage.targets,
+        lora=stage.lora,
     )
 
 
@@ -254,6 +273,7 @@ def _check_jobs(setup: Setup, students: Mapping[str, PreTrainedModel]) -> Losses
         setup.signals |= distillation.needs().teacher
     check_cache(setup.recipe, setup.teacher, of_recipe)
     advise_chains(setup.teacher, jobs.student, made)
+    advise_exemplars(setup.recipe, bound)
     if jobs.control is not None:
         check_stage(jobs.control, student, None, setup.inputs(setup.workload.fit(student, "student")))
     return Losses.of(bound)

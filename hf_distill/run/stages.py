@@ -23,7 +23,9 @@ from hf_distill.distillation import Distillation
 from hf_distill.errors import DistillationError, IncompatiblePair
 from hf_distill.hub.packed import write_packed
 from hf_distill.objectives.terms import Terms
-from hf_distill.recipe import QuantizePoints, QuantizeUniform, Student, TrainGroup
+from hf_distill.recipe import Lora, QuantizePoints, QuantizeUniform, Student, TrainGroup
+from hf_distill.recipe.rules.kept import REFERENCE
+from hf_distill.run.adapters import adapted, save_merged
 from hf_distill.run.arguments import evaluation_arguments, training_arguments
 from hf_distill.run.folder import MARK, TRAINER_STATE, is_main_process, read_json, wait_for_everyone, write_json
 from hf_distill.run.freezing import check_reached, freeze
@@ -71,6 +73,10 @@ class Job:
     """The earlier job whose student is the teacher; None for the recipe's teacher."""
     grid: QuantizeUniform | QuantizePoints | None = None
     """What the weights of the student lie on."""
+    targets: str = REFERENCE
+    """What it learns: the targets of the data, or which of those that the teacher writes."""
+    lora: Lora | None = None
+    """The adapters that train in place of the student's weights."""
 
     def arguments(self) -> TrainingArguments:
         """New training arguments; they also set up the processes, so each trainer takes its own."""
@@ -192,7 +198,8 @@ def cache_teacher(
     Raises: `CacheMismatch` for a cache of something else, and for another writer.
     """
     with TemporaryDirectory() as nowhere:
-        trainer = _trainer(replace(job, folder=Path(nowhere)), model, teacher, inputs, {})
+        # Without adapters, which the student gets once, when it trains.
+        trainer = _trainer(replace(job, folder=Path(nowhere), lora=None), model, teacher, inputs, {})
         trainer.cache_teacher(folder, codec=codec, signals=signals, max_length=max_length)
     trainer.distillation.close()
 
@@ -202,9 +209,10 @@ def _trainer(
 ) -> StageTrainer:
     scales = freeze(model, job.groups, job.title)
     _put_on_grid(job, model)
+    student = model if job.lora is None else adapted(model, job.lora, job.title)
     go_on_from(model, learned)  # before a teacher meets the student, and copies what lies beneath its grids
     trainer = StageTrainer(
-        model=model,
+        model=student,
         teacher=teacher,
         objectives=job.terms(),
         args=job.arguments(),
@@ -217,6 +225,11 @@ def _trainer(
         tokens_per_batch=job.tokens_per_batch,
     )
     trainer.scales = scales
+    if job.lora is not None and (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
+        raise DistillationError(
+            f"{job.title}: lora: the adapters are merged when the stage is over, and FSDP or DeepSpeed may hold no "
+            "weight whole; train without them."
+        )
     return trainer
 
 
@@ -253,6 +266,8 @@ def _finish(job: Job, trainer: StageTrainer, metrics: Mapping[str, float]) -> No
     if trainer.compute_metrics is None:
         metrics = {**metrics, **trainer.evaluate()}
     trainer.save_model(str(job.folder))
+    if job.lora is not None and is_main_process():
+        save_merged(trainer.model, job.folder)
     trainer.save_state()
     if has_grids(trainer.model) and is_main_process():
         write_packed(trainer.model, job.folder)
@@ -307,10 +322,11 @@ def check_stage(job: Job, model: PreTrainedModel, teacher: Teacher | None, input
     parameters that should train and get no gradient.
     """
     trains = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
-    subject = model if job.grid is None else copy.deepcopy(model)  # grids are not taken off again
+    changes = job.grid is not None or job.lora is not None  # grids and adapters are not taken off again
+    subject = copy.deepcopy(model) if changes else model
     with TemporaryDirectory() as folder:
         trainer = _trainer(replace(job, folder=Path(folder)), subject, teacher, inputs, {})
-    check_reached(trainer.distillation, subject, job.groups, job.title)
+    check_reached(trainer.distillation, trainer.model, job.groups, job.title)
     trainer.distillation.close()
     if teacher is not None:
         teacher.bind(frozenset())  # takes its hooks off

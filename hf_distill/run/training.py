@@ -30,7 +30,7 @@ def train_all(setup: Setup) -> None:
             learned = {}  # it was learned for another student
         if job.mark is None:
             student = _first_student(setup, job, before)
-            inputs = setup.inputs(setup.workload.fit(student, "student"), job.augmented)
+            inputs = setup.inputs(setup.workload.fit(student, "student"), job.augmented, job.targets)
             train_stage(job, student, teachers.of(job, student, inputs), inputs, learned)
         learned = learned_after(job, learned)
         before = job

@@ -144,6 +144,11 @@ class Workload(ABC):
         text. Recipes ask for this of labelled texts alone."""
         raise NotImplementedError(f"{type(self).__name__} has no rows to augment.")
 
+    def retargeted(self, make: Callable[[Dataset, Sequence[str], str], Dataset]) -> Workload:
+        """The same data with other texts to learn: the training rows that `make` makes of these, of what a model reads
+        of each, and of the name of their column of targets. Recipes ask for this of translations alone."""
+        raise NotImplementedError(f"{type(self).__name__} has no texts to learn.")
+
     # ---- judging ----
 
     @abstractmethod
@@ -157,6 +162,10 @@ class Workload(ABC):
 
     def agreement(self, split: str, ours: Any, teachers: Any) -> float | None:
         """The share of rows on which two models answer the same."""
+        return None
+
+    def accuracy_among(self, split: str, answers: Any, classes: Sequence[int]) -> float | None:
+        """The accuracy on the rows of some classes, between these alone; None where there are no such rows."""
         return None
 
     def calibration_error(self, split: str, answers: Any) -> float | None:

@@ -54,8 +54,10 @@ def ctc_hypotheses(
     training = model.training
     model.eval()
     heard = {name: tensor for name, tensor in batch.items() if name != "labels"}
-    shown = Activations(mask=batch.get("attention_mask"), logits=model(**heard).logits)
-    model.train(training)
+    try:
+        shown = Activations(mask=batch.get("attention_mask"), logits=model(**heard).logits)
+    finally:
+        model.train(training)
     (logits,) = task.rows(shown, batch)
     lengths = task.num_frames(batch).tolist()
     log_p = logits.log_softmax(-1).cpu()

@@ -61,6 +61,17 @@ class Facts(_Strict):
     parts: list[PartFacts] = []
 
 
+class _Written(_Strict):
+    text: str
+    ids: tuple[int, ...]
+    score: float
+    ended: bool
+
+
+class _Line(_Strict):
+    hypotheses: list[_Written]
+
+
 class Generated:
     """The texts that a teacher wrote, read from a folder; `of` has them written where they are not there yet.
 
@@ -101,7 +112,7 @@ class Generated:
                 facts = Facts(format=FORMAT, fingerprint=wanted, rows=len(sources))
                 if (path / FACTS).is_file():
                     facts = _facts(path)
-                    check_same(facts.fingerprint, wanted, path)
+                    _check_same(facts, wanted, path)
                 _go_on(path, facts, model, tokenizer, sources, search, batch_size)
         except OSError as error:
             raise CacheMismatch(
@@ -111,17 +122,17 @@ class Generated:
         return cls(path)
 
     def hypotheses(self, sources: Sequence[str]) -> list[list[Hypothesis]]:
-        """For each source its hypotheses, the most probable first, without those that are empty, that were cut off as
-        too long, and that say the same as another one but for blanks: of these the probabilities are added up. How
-        many were left out is said in the log. Of a source nothing may be left.
+        """For each source its hypotheses, the best first as the search ranked them, without those that are empty, that
+        were cut off as too long, and that say the same as another one but for blanks: of these the probabilities are
+        added up. How many were left out is said in the log. Of a source nothing may be left.
 
         Raises: `CacheMismatch` where the texts were written for other sources, are not all there, or are damaged.
         """
-        check_same(self.facts.fingerprint, {"sources": digest_of_texts(sources)}, self.path)
+        _check_same(self.facts, {"sources": digest_of_texts(sources)}, self.path)
         rows = [row for part in self.facts.parts for row in _rows(self.path, part)]
-        if len(rows) != self.facts.rows:
+        if len(rows) != len(sources):
             raise CacheMismatch(
-                f"{self.path} has the texts of {len(rows)} of {self.facts.rows} sources; run again what writes them."
+                f"{self.path} has the texts of {len(rows)} of {len(sources)} sources; run again what writes them."
             )
         left_out: Counter[str] = Counter()
         found = [_kept(row, left_out) for row in rows]
@@ -133,16 +144,17 @@ class Generated:
 def fingerprint(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, sources: Sequence[str], search: Search
 ) -> dict[str, Any]:
-    """All that decides what is written."""
+    """All that decides what is written; nothing of it is None, which would not be compared."""
     config: Any = model.generation_config
     told = {} if config is None else config.to_diff_dict()
     asked = {name: value for name, value in told.items() if name != "transformers_version" and name[0] != "_"}
+    settings = {name: "none" if value is None else value for name, value in search.model_dump().items()}
     return {
         "teacher": teacher_digest(model),
         "tokenizer": tokenizer_digest(tokenizer),
         "sources": digest_of_texts(sources),
         "generation config": json.loads(json.dumps(asked, default=str)),
-        **search.model_dump(),
+        **settings,
     }
 
 
@@ -156,6 +168,12 @@ def digest_of_texts(texts: Sequence[str]) -> str:
 
 
 # ---- the folder ----
+
+
+def _check_same(facts: Facts, wanted: Mapping[str, Any], path: Path) -> None:
+    """Refuses a folder of which something differs, or is not told."""
+    told = {name: value for name, value in facts.fingerprint.items() if value is not None}
+    check_same({name: told.get(name, "unknown") for name in wanted}, wanted, path)
 
 
 def _facts(path: Path) -> Facts:
@@ -173,6 +191,12 @@ def _facts(path: Path) -> Facts:
     if facts.format != FORMAT:
         raise CacheMismatch(
             f"{path / FACTS} is of format {facts.format}, and this version reads {FORMAT}; choose another folder."
+        )
+    held = sum(part.rows for part in facts.parts)
+    if held > facts.rows:
+        raise CacheMismatch(
+            f"{path / FACTS} is damaged (its parts have {held} rows, and there are {facts.rows}); remove the folder, "
+            "and it is made anew."
         )
     return facts
 
@@ -216,26 +240,21 @@ def _rows(path: Path, part: PartFacts) -> list[list[Hypothesis]]:
         data = place.read_bytes()
         if hashlib.sha256(data).hexdigest() != part.sha256:
             raise ValueError("its SHA-256 differs")
-        rows = [_row(json.loads(line)) for line in data.decode().splitlines()]
+        lines = [_Line.model_validate_json(line) for line in data.splitlines()]  # of bytes: texts hold line separators
+        rows = [[Hypothesis(**each.model_dump()) for each in line.hypotheses] for line in lines]
         if len(rows) != part.rows:
             raise ValueError(f"it has {len(rows)} rows for {part.rows}")
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise CacheMismatch(f"{place} is damaged ({error}); remove the folder, and it is made anew.") from error
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise CacheMismatch(f"{place} is damaged ({reason}); remove the folder, and it is made anew.") from error
     return rows
-
-
-def _row(told: Mapping[str, Any]) -> list[Hypothesis]:
-    return [
-        Hypothesis(str(each["text"]), tuple(each["ids"]), float(each["score"]), bool(each["ended"]))
-        for each in told["hypotheses"]
-    ]
 
 
 # ---- what is kept ----
 
 
 def _kept(row: list[Hypothesis], left_out: Counter[str]) -> list[Hypothesis]:
-    """The hypotheses that say something, each once, the most probable first; counts the others by the reason."""
+    """The hypotheses that say something, each once, in their order; counts the others by the reason."""
     found: dict[str, Hypothesis] = {}
     for each in row:
         said = " ".join(unicodedata.normalize("NFC", each.text).split())
@@ -248,7 +267,7 @@ def _kept(row: list[Hypothesis], left_out: Counter[str]) -> list[Hypothesis]:
             found[said] = found[said]._replace(score=_log_of_sum(found[said].score, each.score))
         else:
             found[said] = each
-    return sorted(found.values(), key=lambda each: -each.score)
+    return list(found.values())
 
 
 def _log_of_sum(first: float, second: float) -> float:

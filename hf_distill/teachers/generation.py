@@ -22,7 +22,8 @@ WRITING = ("causal_lm", "seq2seq_lm")
 
 class Hypothesis(NamedTuple):
     """What a teacher wrote: the text, its token ids without what came before them, the end of the text included, and
-    log P(ids | source), the sum over these. `ended` is False where the text was cut off by its longest length.
+    log P(ids | source), the sum over these. `ended` is False where the text was cut off by its longest length, also
+    where the search then puts the end of the text there itself (`forced_eos_token_id`).
     """
 
     text: str
@@ -93,7 +94,9 @@ def _written(
     inputs = _read(tokenizer, texts, search, model.device)
     sequences, number = _beams(model, inputs, search), search.hypotheses
     before, score = (inputs["input_ids"].shape[1], _continued) if _reads_prompt(model) else (1, _decoded)
-    written = [_until_end(row, _ends(model)) for row in sequences[:, before:].tolist()]
+    forced: Any = model.generation_config.forced_eos_token_id
+    last = None if forced is None else search.max_new_tokens - 1
+    written = [_until_end(row, _ends(model), last) for row in sequences[:, before:].tolist()]
     # One of each source at a time, as the logits of a vocabulary are large.
     parts = [score(model, inputs, sequences[n::number], written[n::number]) for n in range(number)]
     found = [
@@ -123,6 +126,7 @@ def _beams(model: PreTrainedModel, inputs: dict[str, Tensor], search: Search) ->
         max_new_tokens=search.max_new_tokens,
         do_sample=False,
         use_cache=True,
+        return_dict_in_generate=False,
         **({"length_penalty": search.length_penalty} if search.beams > 1 else {}),
     )
     return found
@@ -134,10 +138,11 @@ def _ends(model: PreTrainedModel) -> frozenset[int]:
     return frozenset(ends if isinstance(ends, list) else [] if ends is None else [ends])
 
 
-def _until_end(ids: list[int], ends: frozenset[int]) -> tuple[list[int], bool]:
-    """The ids up to the first that ends the text, and whether there is one; without it none is padding."""
+def _until_end(ids: list[int], ends: frozenset[int], forced: int | None) -> tuple[list[int], bool]:
+    """The ids up to the first that ends the text, and whether the model put one there, at another place than where it
+    is `forced`; without it none is padding."""
     last = next((i for i, token in enumerate(ids) if token in ends), None)
-    return (ids, False) if last is None else (ids[: last + 1], True)
+    return (ids, False) if last is None else (ids[: last + 1], last != forced)
 
 
 def _decoded(

@@ -81,6 +81,9 @@ def test_a_file_of_exemplars(tmp_path: Path) -> None:
     assert [each.row for each in shortened(made, 1)] == [4, 1]
     assert [path.name for path in tmp_path.iterdir()] == ["exemplars.jsonl"]
     assert not is_published("exemplars.jsonl")
+    path.write_text('{"row": "4", "task": "", "kind": "a", "text": "b"}\n')
+    with pytest.raises(DataError, match=r"line 1, column 'row': holds '4' \(str\), expected the number of a row"):
+        read_exemplars(path, ["text"], "kind")
     with pytest.raises(DataError, match="the column 'row' is there twice"):
         write_exemplars(path, [Exemplar(0, {"row": "x"}, "a")])
     with pytest.raises(DataError, match="column 'words'"):

@@ -34,6 +34,8 @@ def test_the_nearest_is_that_of_the_highest_bleu_and_of_equals_the_most_probable
     found = with_hypotheses(ROWS, HYPOTHESES, "target", "nearest")
     assert sentence_bleu("a b c d", ROWS["target"][0]) == sentence_bleu("b c d e", ROWS["target"][0])
     assert found["target"][:] == ["a b c d", "f"]
+    ranked = with_hypotheses(ROWS, [HYPOTHESES[0][::-1], HYPOTHESES[1]], "target", "nearest")
+    assert ranked["target"][:] == ["a b c d", "f"]
 
 
 def test_all_are_rows_with_the_scores_of_their_source() -> None:

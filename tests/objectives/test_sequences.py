@@ -10,7 +10,7 @@ import torch
 from datasets import Dataset
 from transformers import DataCollatorForSeq2Seq
 
-from hf_distill import DistillationTrainer, objectives, vocabulary
+from hf_distill import DistillationTrainer, losses, objectives, vocabulary
 from hf_distill.activations import Activations
 from hf_distill.anatomy import Anatomy
 from hf_distill.data.hypotheses import WithHypotheses
@@ -66,6 +66,14 @@ def test_tasks_that_write_no_texts_are_refused() -> None:
             CTCNBestKD().bind(Pair.from_shapes(ours, None, TASKS[task]))
     with pytest.raises(IncompatiblePair, match="the blank is 3, and the student has the symbols 0 to 2"):
         CTCNBestKD(blank=3).bind(Pair.from_shapes(ours, None, CTC()))
+
+
+def test_frames_are_no_rows_of_a_discriminator_or_a_flow() -> None:
+    ours = shape(num_logits=3)
+    with pytest.raises(IncompatiblePair, match=r"holistic_kd: .* frames of a ctc task do not answer to each other"):
+        objectives.make("holistic_kd", {}).bind(Pair.from_shapes(ours, ours, CTC()))
+    with pytest.raises(IncompatiblePair, match=r"knowledge_flow: kl is .* a ctc task has frames\. Set kl=0"):
+        objectives.make("knowledge_flow", {}).bind(Pair.from_shapes(ours, ours, CTC()))
 
 
 @pytest.mark.parametrize("name", ["soft_targets", "dkd", "nbest_kd"])
@@ -138,6 +146,24 @@ def test_a_student_learns_the_weighted_mean_over_sources(
     assert trainer.state.log_history[0]["loss"] == pytest.approx(float(total.detach()), rel=1e-5)
 
 
+def test_a_step_of_less_than_a_source_weighs_as_much_as_others() -> None:
+    """The only row of its step is one of two hypotheses: half a source, by which its loss is divided."""
+    rows, student = Dataset.from_list([rows_of_texts()[1]]), writers.writer()
+    trainer = DistillationTrainer(
+        model=student,
+        objectives=NBestKD(weights="uniform"),
+        args=tiny.arguments(max_steps=1, per_device_train_batch_size=1),
+        train_dataset=rows,
+        data_collator=DataCollatorForSeq2Seq(writers.tokenizer()),
+        processing_class=writers.tokenizer(),
+    )
+    trainer.train()
+    ids, labels = torch.tensor([rows[0]["input_ids"]]), torch.tensor([rows[0]["labels"]])
+    log_q = writers.writer().train()(input_ids=ids, labels=labels).logits.log_softmax(-1)
+    alone = -log_q[0, torch.arange(labels.shape[1]), labels[0]].sum()
+    assert trainer.state.log_history[0]["loss"] == pytest.approx(float(alone.detach()), rel=1e-5)
+
+
 # ---- sounds ----
 
 
@@ -159,6 +185,11 @@ def test_the_loss_of_labels_is_the_models_own() -> None:
     assert task.num_frames(without).tolist() == [12, 12, 12]
 
 
+def test_labels_may_be_ignored_anywhere() -> None:
+    task, batch = CTC(), {"input_values": torch.zeros(1, 6), "labels": torch.tensor([[-100, 2, -100, 1]])}
+    assert task.targets(batch)[0].tolist() == [[2, 1, -100, -100]]
+
+
 def test_a_hypothesis_of_too_many_symbols_is_left_out_and_the_others_are_weighed_anew() -> None:
     objective, task = CTCNBestKD(), CTC()
     objective.bind(Pair.from_shapes(shape(num_logits=5), None, task))
@@ -178,6 +209,12 @@ def test_a_hypothesis_of_too_many_symbols_is_left_out_and_the_others_are_weighed
     assert float(found) == pytest.approx(float(first * nll[1, 2] + (1 - first) * nll[3,]), rel=1e-12)
     assert int(objective.count(batch, task)) == 1
     assert any("no hypothesis that its frames suffice for" in text for text in objective.remarks())
+
+
+def test_symbols_that_there_are_not_are_refused() -> None:
+    """torch reads other memory for them."""
+    with pytest.raises(IndexError, match="index 5 is out of bounds"):
+        losses.ctc_loss(torch.zeros(1, 4, 5), torch.tensor([[1, 5]]), 0)
 
 
 def test_a_student_that_hears_learns_from_hypotheses_and_is_evaluated_by_its_labels() -> None:

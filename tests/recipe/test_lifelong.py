@@ -11,7 +11,9 @@ from transformers import BertForSequenceClassification
 
 from hf_distill.errors import IncompatiblePair, RecipeError
 from hf_distill.recipe import Recipe
+from hf_distill.run import models
 from hf_distill.run.labels import align_labels, in_model_order, in_task_order
+from hf_distill.run.workloads.token_classification import TokenClassification
 from hf_distill.tasks import IGNORED
 from tests import tiny_runs
 
@@ -78,6 +80,23 @@ def test_mistakes(stage: dict[str, Any], changes: dict[str, Any], message: str) 
         Recipe.from_dict(recipe(stage, **changes))
 
 
+@pytest.mark.parametrize(
+    ("first", "teacher", "expected"),
+    [
+        ({}, {"model": "x"}, True),
+        ({"modules_to_save": ["classifier"]}, {"model": "x"}, False),
+        ({"modules_to_save": ["classifier"]}, {"adapter_off": {}}, False),
+        ({"modules_to_save": ["classifier"]}, {"adapter_off": {"base_has_head": True}}, True),
+        (None, {"model": "x"}, False),
+    ],
+)
+def test_a_head_that_stays_as_it_is_must_have_been_trained(first: Any, teacher: Any, expected: bool) -> None:
+    """A new head that rests while adapters train, or that teaches without them, would be random."""
+    second = {"name": "more", "objectives": [{"labels": {}}], "lora": {}}
+    made = recipe({"lora": first}, teacher=teacher)
+    assert models._keeps_head(Recipe.from_dict(made | {"stages": [*made["stages"], second]})) is expected
+
+
 def test_a_teacher_of_some_labels_is_read_by_their_names() -> None:
     """Its columns, the rows that it can answer, and its logits in the order of the task."""
     model = BertForSequenceClassification(tiny_runs.config(("Old_2", "old 1")))
@@ -87,6 +106,9 @@ def test_a_teacher_of_some_labels_is_read_by_their_names() -> None:
     assert model.config.id2label == {0: "old-2", 1: "old 1"}
     rows = in_model_order(Dataset.from_dict({"labels": [0, 1, 2]}), columns)
     assert rows["labels"][:] == [IGNORED, 1, 0]
+    tags = Dataset.from_dict({"labels": [[0, 1, IGNORED, 2], [2]]})
+    workload = TokenClassification("words", data=None, settings=None)  # type: ignore[arg-type]
+    assert workload.in_model_order(tags, columns)["labels"][:] == [[IGNORED, 1, IGNORED, 0], [0]]
     found = in_task_order(np.array([[1.0, 2.0]]), columns)
     assert found.tolist() == [[-np.inf, 2.0, 1.0]]
     for role, others in (("student", names), ("teacher", ("new", "old 1", "third"))):

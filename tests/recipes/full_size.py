@@ -24,7 +24,7 @@ from hf_distill.data import glue
 from hf_distill.member_logits import Combining
 from hf_distill.objectives import Pair
 from hf_distill.recipe import Member, Recipe, Stage, Student, Teacher, shipped
-from hf_distill.recipe.rules import PREVIOUS
+from hf_distill.recipe.rules.stages import PREVIOUS
 from hf_distill.run import models
 from hf_distill.tasks import TASKS, Task
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     BertConfig,
@@ -23,8 +22,9 @@ from transformers import (
 
 from hf_distill.data import glue
 from hf_distill.recipe import Recipe, shipped
+from hf_distill.recipe.document import parse
 from hf_distill.run import run
-from tests import tiny_runs, tiny_tasks
+from tests import tiny_runs, tiny_tasks, writers
 
 STEPS = 2
 ARGUMENTS = {
@@ -46,6 +46,10 @@ def _bert(layers: int, width: int = 96, heads: int = HEADS) -> Callable[[], Bert
 def _classifier() -> BertForSequenceClassification:
     config = tiny_runs.config(("negative", "positive"), layers=6, hidden=96)
     return BertForSequenceClassification(_with_heads(HEADS, config))
+
+
+def _of_topics(*labels: str) -> Callable[[], BertForSequenceClassification]:
+    return lambda: BertForSequenceClassification(_with_heads(HEADS, tiny_runs.config(labels)))
 
 
 def _with_heads(number: int, config: BertConfig) -> BertConfig:
@@ -89,6 +93,9 @@ TEACHERS: dict[str, tuple[Callable[[], Any], Callable[[], PreTrainedTokenizerFas
     "base": (_bert(2, 48, 2), tiny_runs.tokenizer),
     "words": (_bert(6), tiny_runs.tokenizer),
     "start": (_bert(1, 48, 2), tiny_runs.tokenizer),
+    "google-t5/t5-base": (lambda: writers.writer(layers=4), writers.tokenizer),
+    "topics/before": (_of_topics("business", "sports"), tiny_runs.tokenizer),
+    "topics/expert": (_of_topics("science", "world"), tiny_runs.tokenizer),
 }
 """As deep as the models of these names, where the recipe's layers depend on it."""
 
@@ -137,7 +144,7 @@ class TinyRecipes:
 
     def recipe(self, name: str) -> Recipe:
         """The recipe as it is written, but for models, data, sizes and steps."""
-        written = yaml.safe_load(shipped()[name].read_text(encoding="utf-8"))
+        written: Any = parse(shipped()[name].read_text(encoding="utf-8"), name).data
         written["max_length"] = 24
         written["control"] = False
         if "augmentation" in written:
@@ -159,7 +166,7 @@ class TinyRecipes:
 
     def _with_teacher(self, teacher: dict[str, Any]) -> str:
         """Its name in the recipe; empty for teachers that have none, or several."""
-        if "moving_average" in teacher or "peers" in teacher:
+        if {"moving_average", "peers", "adapter_off"} & teacher.keys():
             return ""
         if "ensemble" in teacher:
             for member in teacher["ensemble"]["members"].values():
@@ -207,9 +214,22 @@ class TinyRecipes:
             folder = tiny_tasks.write_squad(self.home / f"squad-{has_none}", without=3 if has_none else 0)
             data["question_answering"]["doc_stride"] = 4
             data["files"] = {split: str(folder / f"{split}.jsonl") for split in ("train", "validation")}
+        elif "translation" in data:
+            data.pop("hub", None)
+            folder = writers.write_pairs(self.home / "pairs", data["translation"])
+            data["files"] = {split: str(folder / f"{split}.jsonl") for split in ("train", "validation")}
+        elif "text_columns" in data:
+            rows = self._labelled(data["label_names"])
+            data["files"] = dict.fromkeys(("train", "validation"), rows)
+            data |= {"exemplars": rows} if "exemplars" in data else {}
         else:
             folder = tiny_tasks.write_tagged(self.home / "tagged")
             data["files"] = {split: str(folder / f"{split}.jsonl") for split in ("train", "validation")}
+
+    def _labelled(self, names: list[str]) -> str:
+        """A file of texts, with the labels in turn."""
+        rows = [{"text": tiny_runs.sentence(i)[0], "label": names[i % len(names)]} for i in range(16)]
+        return str(tiny_runs.write_jsonl(self.home / f"{'-'.join(names)}.jsonl", rows))
 
     def _text(self) -> Path:
         path = self.home / "corpus.txt"

@@ -280,7 +280,7 @@ def test_mistakes_in_a_chain(home: Path, stages: list[dict[str, Any]], message: 
         ({"ensemble": {"weights": "entropy", "routing": "gold"}}, r"ensemble\.routing: gives each row to one"),
         ({"ensemble": {"combine": "mean"}}, r"ensemble\.combine: must be 'prob', 'logit' or 'losses'"),
         ({"ensemble": {}, "fine_tune": {}}, r"teacher\.fine_tune: trains one teacher on the labels"),
-        ({"ensemble": {}, "model": "x"}, r"teacher: give exactly one of model, package, ensemble, moving_average and"),
+        ({"ensemble": {}, "model": "x"}, r"teacher: give exactly one of model, package, ensemble, moving_average, p"),
         ({"moving_average": {"decay": 1.0}}, r"moving_average\.decay: must be less than 1"),
         ({"moving_average": {}, "cache": {}}, r"teacher\.cache: does not go with moving_average"),
         ({"moving_average": {}}, r"student\.from_layers: takes the layers of a teacher, and the recipe's is made of"),

@@ -57,6 +57,14 @@ def test_the_model_is_left_in_the_mode_that_it_was_in() -> None:
     assert model.training
 
 
+def test_a_text_whose_end_is_forced_was_cut_off() -> None:
+    model, search = writers.writer(), Search(beams=2, hypotheses=2, max_new_tokens=4)
+    model.get_output_embeddings().weight.data[writers.END] = 0.0  # it never ends by itself
+    model.generation_config.update(forced_eos_token_id=writers.END, return_dict_in_generate=True)
+    (row,) = write(model, writers.tokenizer(), TEXTS[:1], search)
+    assert [(len(each.ids), each.ids[-1], each.ended) for each in row] == [(4, writers.END, False)] * 2
+
+
 # ---- the folder ----
 
 
@@ -112,12 +120,36 @@ def test_what_was_written_otherwise_is_refused_by_name(written: Path, other: str
     assert lines_of(written) == before
 
 
+def test_what_a_folder_does_not_tell_is_not_taken_for_the_same(written: Path, tmp_path: Path) -> None:
+    cut = SEARCH.model_copy(update={"max_source_length": 3})
+    with pytest.raises(CacheMismatch, match="another max_source_length: max_source_length 'none', here 3"):
+        Generated.of(written, writers.writer(), writers.tokenizer(), TEXTS, cut)
+    facts = json.loads((written / "generated.json").read_text())
+    facts["fingerprint"] |= {"teacher": None, "sources": None}
+    del facts["fingerprint"]["tokenizer"]
+    (tmp_path / "generated.json").write_text(json.dumps(facts))
+    with pytest.raises(CacheMismatch, match="another teacher and tokenizer and sources"):
+        Generated.of(tmp_path, writers.writer(), writers.tokenizer(), TEXTS, SEARCH)
+
+
+def test_parts_of_more_rows_than_there_are_sources_are_refused(written: Path, tmp_path: Path) -> None:
+    facts = json.loads((written / "generated.json").read_text())
+    facts["parts"][0]["rows"] = 6
+    (tmp_path / "generated.json").write_text(json.dumps(facts))
+    with pytest.raises(CacheMismatch, match=r"its parts have 6 rows, and there are 5\); remove the folder"):
+        Generated(tmp_path)
+
+
 def test_texts_of_other_sources_are_refused_when_they_are_read(written: Path) -> None:
     with pytest.raises(CacheMismatch, match="another sources"):
         Generated(written).hypotheses(TEXTS[::-1])
 
 
-@pytest.mark.parametrize("damage", ["{", '{"hypotheses": 1}', "", "\x00"])
+HUGE = '{"hypotheses": [{"text": "a", "ids": [1], "score": 1' + "0" * 400 + ', "ended": true}]}'
+NUMBERS = '{"hypotheses": [{"text": 3, "ids": "12", "score": -1.0, "ended": 1}]}'
+
+
+@pytest.mark.parametrize("damage", ["{", '{"hypotheses": 1}', "", "\x00", HUGE, NUMBERS])
 def test_a_damaged_folder_is_refused(tmp_path: Path, damage: str) -> None:
     with pytest.raises(CacheMismatch, match="holds no texts of a teacher"):
         Generated(tmp_path)
@@ -173,6 +205,20 @@ def test_empty_cut_and_repeated_texts_are_left_out_and_counted(
     assert [each.text for each in found[0]] == ["a b", "d"]
     assert found[0][0].score == pytest.approx(math.log(math.exp(-2.0) + math.exp(-1.0)))
     assert found[1][0].score == pytest.approx(math.log(2.0) - 1.0)
+
+
+def test_the_best_is_what_the_search_ranked_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a length penalty it need not be the most probable one."""
+    rows = [[Hypothesis("a b c", (1,), -3.0, True), Hypothesis("a", (2,), -2.0, True)]]
+    found = folder_of(tmp_path, rows, monkeypatch).hypotheses(TEXTS[:1])
+    assert [each.text for each in found[0]] == ["a b c", "a"]
+
+
+@pytest.mark.parametrize("mark", ["\u2028", "\u2029", "\x85", "\x0b", "\n", "\r"])
+def test_texts_may_hold_separators_of_lines(mark: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = f"a{mark}b"
+    found = folder_of(tmp_path, [[Hypothesis(text, (1,), -2.0, True)]], monkeypatch).hypotheses(TEXTS[:1])
+    assert found[0][0].text == text
 
 
 def test_of_a_source_nothing_may_be_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -111,6 +111,12 @@ class HolisticKD(Objective):
             raise IncompatiblePair(f"{self.name}: a model without a head has no {self.reads}; set reads='hidden'.")
         if len(task.logit_fields) > 1:
             return len(task.logit_fields)
+        if task.form == "alignment":
+            raise IncompatiblePair(
+                f"{self.name}: the discriminator sees what both models answer at one place, and frames of a "
+                f"{task.name} task do not answer to each other: two models may hear the same symbol at other moments. "
+                "Take ctc_nbest_kd."
+            )
         if self.reads == "probabilities" and (task.form == "identity" or (classes == 1 and task.form == "softmax")):
             raise IncompatiblePair(
                 f"{self.name}: the {classes} output{'s' * (classes > 1)} of a {task.name} task "

@@ -92,8 +92,8 @@ class KnowledgeFlow(LayerPairs):
         self.weights = nn.ParameterList(torch.zeros(len(sources) + 1) for sources in self.sources.values())
 
     def _check_answers(self, pair: Pair) -> None:
-        if self.kl and (pair.task.form == "identity" or not pair.task.logit_fields):
-            has = "scores" if pair.task.logit_fields else "no logits"
+        if self.kl and (pair.task.form in ("identity", "alignment") or not pair.task.logit_fields):
+            has = {"identity": "scores", "alignment": "frames"}.get(pair.task.form, "no logits")
             raise IncompatiblePair(
                 f"{self.name}: kl is {self.kl:g}, and compares laws over classes; a {pair.task.name} task has {has}. "
                 "Set kl=0."

@@ -30,9 +30,9 @@ class VotedTriplets(BatchRelation):
     doi:10.1145/3097983.3098135).
 
     For an anchor a and a pair j < k of other texts of the batch, teacher m votes sign(d_m(a, k) - d_m(a, j)), d the
-    squared distance of two text vectors, and 0 where the two are equal but for rounding. The sum of the votes, weighted
-    by `weights` (one number a teacher, in their order; equal without them), says which of j and k is near to a and
-    which is far; where it is 0 the triplet drops.
+    squared distance of two text vectors, and 0 where the two are equal but for rounding. The sum of the votes,
+    weighted by `weights` (one number a teacher, in their order; equal without them), says which of j and k is near to
+    a and which is far; where it is 0 the triplet drops.
     L = mean over the triplets of max(0, d(a, near) - d(a, far) + margin) in the student, 0 where none is left. Not the
     distances of the models are compared, but their order, so widths may differ; a student like its teacher has a
     gradient where two distances are less than the margin apart. With `normalize` vectors have length 1.

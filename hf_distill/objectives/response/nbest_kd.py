@@ -30,7 +30,7 @@ class NBestKD(RowWise):
 
     A row of a batch is one hypothesis; its labels are the text, and the columns `hypothesis_scores` `[rows, N]` and
     `hypothesis` `[rows]` say how the teacher scores all hypotheses of the source, and which of them this is.
-    Hypotheses of one source need not meet in a batch; an optimizer step of fewer than N rows weighs less than others.
+    Hypotheses of one source need not meet in a batch.
 
     Reads: logits of the student, and the labels.  Counts: sources, of which a row is the Nth part.
     Errors: `IncompatiblePair` for tasks that do not write texts; `DataError` for rows without these columns, and for

@@ -19,7 +19,7 @@ from hf_distill.evaluation.evidence import Evidence
 from hf_distill.evaluation.spans import Answer, Search, best_answers
 from hf_distill.evaluation.squad import SquadMetric, SquadV2Metric, essence, scores
 from hf_distill.recipe import Data, Recipe
-from hf_distill.recipe.schema import QuestionAnswering as Settings
+from hf_distill.recipe.sections.data import QuestionAnswering as Settings
 from hf_distill.run.labels import Columns
 from hf_distill.run.workload import Collator, Interval, Limits
 from hf_distill.run.workloads.labelled_rows import LabelledRows, padding_on_the_right

@@ -21,8 +21,8 @@ from hf_distill.evaluation import fidelity
 from hf_distill.evaluation.entities import EntityMetric, counts, summed
 from hf_distill.evaluation.evidence import Evidence, entity_f1
 from hf_distill.recipe import Data, Recipe
-from hf_distill.recipe.schema import TokenClassification as Settings
-from hf_distill.run.labels import Columns, align_labels, in_task_order, label_settings
+from hf_distill.recipe.sections.data import TokenClassification as Settings
+from hf_distill.run.labels import Columns, align_labels, ids_in, in_task_order, label_settings
 from hf_distill.run.workload import Collator, Interval, Limits
 from hf_distill.run.workloads.labelled_rows import LabelledRows, padding_on_the_right
 from hf_distill.run.workloads.splits import at_most, data_name, need_test, tables_of, with_cuts
@@ -106,7 +106,7 @@ class TokenClassification(LabelledRows):
     def in_model_order(self, rows: Dataset, columns: Columns) -> Dataset:
         if columns == tuple(range(len(columns))) or "labels" not in rows.column_names:
             return rows
-        column_of = {IGNORED: IGNORED, **dict(enumerate(columns))}
+        column_of = {IGNORED: IGNORED, **dict(enumerate(ids_in(columns)))}
         return rows.map(
             lambda batch: {"labels": [[column_of[tag] for tag in tags] for tags in batch["labels"]]}, batched=True
         )

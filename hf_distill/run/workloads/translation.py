@@ -13,7 +13,7 @@ from hf_distill.data.translation import SOURCE, TARGET, PairedTexts, paired_text
 from hf_distill.errors import DataError
 from hf_distill.objectives.hypotheses import PLACE, SCORES
 from hf_distill.recipe import Data, Recipe
-from hf_distill.recipe.schema import Translation as Settings
+from hf_distill.recipe.sections.data import Translation as Settings
 from hf_distill.run.workload import Collator, Limits
 from hf_distill.run.workloads.labelled_rows import LabelledRows, padding_on_the_right
 from hf_distill.run.workloads.splits import at_most, data_name, tables_of, with_cuts

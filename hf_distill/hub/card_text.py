@@ -34,6 +34,7 @@ SNIPPETS = {
     "token_classification": "print(model('An example text.'))",
     "masked_lm": "print(model(f'An example {model.tokenizer.mask_token}.'))",
     "causal_lm": "print(model('An example', max_new_tokens=20))",
+    "ctc": "print(model('recording.wav'))",
     "regression": "print(model(**tokenizer('An example text.', 'Another text.', return_tensors='pt')).logits)",
     "question_answering": (
         "inputs = tokenizer('Who wrote it?', 'Ada wrote it.', return_tensors='pt')\n"
@@ -47,7 +48,7 @@ SNIPPETS = {
     ),
     "encoder": "print(model(**tokenizer('An example text.', return_tensors='pt')).last_hidden_state)",
 }
-WITH_PIPELINE = frozenset({"single_label", "multi_label", "token_classification", "masked_lm", "causal_lm"})
+WITH_PIPELINE = frozenset({"single_label", "multi_label", "token_classification", "masked_lm", "causal_lm", "ctc"})
 """Tasks that have a pipeline in transformers 5 which reads the model as it was trained."""
 
 

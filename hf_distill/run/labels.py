@@ -45,13 +45,16 @@ def align_labels(model: PreTrainedModel, role: str, names: Sequence[str]) -> Col
     else.
     """
     config, wanted = model.config, len(names) or 1
-    if role.startswith("teacher") and (part := _of_some(config, names)):
+    part = _of_some(config, names)
+    if role.startswith("teacher") and part:
         return part
     if config.num_labels != wanted:
         task = f"{wanted} labels ({', '.join(names)})" if names else "a regression, one score"
+        lacking = ", ".join(name for name, column in zip(names, part or (), strict=False) if column < 0)
+        grown = f", or let its head grow (student: {{grow_labels: {{names: [{lacking}]}}}})" if lacking else ""
         raise IncompatiblePair(
             f"the {role} has {config.num_labels} labels ({', '.join(map(str, config.id2label.values()))}), the task "
-            f"{task}: it was not trained for this task. Give a {role} that was."
+            f"{task}: it was not trained for this task. Give a {role} that was{grown}."
         )
     if not names:
         return (0,)

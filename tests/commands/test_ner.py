@@ -184,9 +184,11 @@ CASES: dict[str, tuple[Callable[[Path, Path], list[str]], str]] = {
     ),
     "numbers without names": (lambda place, folder: rows_with(folder)[:2], "give tag_names"),
     "empty file": (lambda place, folder: empty(folder), "holds no rows"),
-    "teacher of other tags": (
+    "teacher of some of the tags": (
         lambda place, folder: [*rows_with(folder), "--teacher_name_or_path", str(place / "three")],
-        "the teacher has 3 labels (O, B-GOOD, I-GOOD), the task 5 labels",
+        "the student has 3 labels (O, B-GOOD, I-GOOD), the task 5 labels (O, B-GOOD, I-GOOD, B-BAD, I-BAD): it was "
+        "not trained for this task. Give a student that was, or let its head grow (student: {grow_labels: {names: "
+        "[B-BAD, I-BAD]}}).",
     ),
     "teacher without a head": (
         lambda place, folder: [

@@ -148,7 +148,7 @@ def test_the_example_is_python_and_names_the_repository(task: str) -> None:
 
 
 def test_an_unknown_task_has_no_pipeline() -> None:
-    text = str(Card.from_record(make_record(task="ctc")))
+    text = str(Card.from_record(make_record(task="fill_in_verses")))
     assert "pipeline_tag" not in front_matter(text)
     assert "AutoModel.from_pretrained('.')" in text
 

@@ -9,9 +9,7 @@ from torch import Tensor, nn
 
 from hf_distill.errors import DataError
 from hf_distill.losses import unit
-
-STEP = -7046029254386353131
-"""What the numbers of SplitMix64 rise by, modulo 2^64: the odd number next to 2^64 over the golden ratio."""
+from hf_distill.splitmix import STEP, scrambled
 
 
 class Draws(nn.Module):
@@ -59,19 +57,6 @@ class Draws(nn.Module):
         same, first = self.same[index][:, None], self.first[index][:, None]
         place = (scrambled(keys[:, None] + places) & (2**63 - 1)) % (len(self.order) - same)
         return self.order[place + same * (place >= first)]
-
-
-def scrambled(numbers: Tensor) -> Tensor:
-    """The finishing steps of SplitMix64 (Steele, Lea & Flood, 2014), modulo 2^64."""
-    for shift, factor in ((30, -4658895280553007687), (27, -7723592293110705685)):
-        numbers = (numbers ^ _shifted(numbers, shift)) * factor
-    return numbers ^ _shifted(numbers, 31)
-
-
-def _shifted(numbers: Tensor, bits: int) -> Tensor:
-    """As if the numbers had no sign."""
-    shifted: Tensor = (numbers >> bits) & (2 ** (64 - bits) - 1)
-    return shifted
 
 
 def estimated(probabilities: Tensor, share: float) -> Tensor:

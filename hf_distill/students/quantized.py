@@ -21,8 +21,8 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from hf_distill.errors import DistillationError, IncompatiblePair
-from hf_distill.objectives.row_memory import STEP, scrambled
 from hf_distill.objectives.settings import check_choice, check_flag
+from hf_distill.splitmix import STEP, scrambled
 from hf_distill.students.grids import (
     STYLES,
     Coded,

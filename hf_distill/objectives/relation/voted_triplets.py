@@ -14,8 +14,8 @@ from hf_distill.objectives.batch_relations import EMPTY, BatchRelation, distance
 from hf_distill.objectives.pair import Pair
 from hf_distill.objectives.pooling import pooled
 from hf_distill.objectives.registry import register
-from hf_distill.objectives.row_memory import STEP, scrambled
 from hf_distill.objectives.settings import check_count, check_flag, check_number
+from hf_distill.splitmix import STEP, scrambled
 from hf_distill.tasks import Batch
 
 TIED = 64

@@ -16,6 +16,9 @@ ROOT = Path(hf_distill.__file__).parent
 FLOORS = (
     "version",
     "errors",
+    "locks",
+    "suggestions",
+    "splitmix",
     "activations",
     "losses",
     "parameter_groups",

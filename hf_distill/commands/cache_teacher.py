@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import sys
 from collections.abc import Sequence
 
@@ -12,6 +11,7 @@ from hf_distill.commands.script import begin, output_dir
 from hf_distill.errors import RecipeError
 from hf_distill.run import cache_teacher
 from hf_distill.run.folder import is_main_process
+from hf_distill.suggestions import did_you_mean
 
 SCRIPTS: dict[str, Script] = {script.name: script for script in (glue.SCRIPT, qa.SCRIPT, ner.SCRIPT, mlm.SCRIPT)}
 
@@ -30,8 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.write(USAGE + "\n")
         return 0
     if words[0] not in SCRIPTS:
-        near = difflib.get_close_matches(words[0], SCRIPTS, n=1)
-        hint = f", did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(words[0], SCRIPTS, ", ") or "."
         raise RecipeError(
             f"cache_teacher: {words[0]!r} is no kind of data{hint} The first word is one of "
             f"{', '.join(SCRIPTS)}, as in distill_glue."

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -22,6 +21,7 @@ from hf_distill.evaluation import compare
 from hf_distill.evaluation.compare import FAILED, SCORED, Log, Run
 from hf_distill.loading import load_model, load_tokenizer
 from hf_distill.students.layers import PICKS
+from hf_distill.suggestions import did_you_mean
 from hf_distill.tasks import TASKS
 
 SCRIPTS: dict[str, tuple[Script, str]] = {
@@ -69,8 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.write(USAGE + "\n")
         return 0
     if words[0] not in SCRIPTS:
-        near = difflib.get_close_matches(words[0], SCRIPTS, n=1)
-        hint = f", did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(words[0], SCRIPTS, ", ") or "."
         raise RecipeError(f"compare: {words[0]!r} is no kind of data{hint} The first word is {', '.join(SCRIPTS)}.")
     script, task = SCRIPTS[words[0]]
     flags = _parsed(script, words[1:])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import difflib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from transformers import HfArgumentParser, TrainingArguments
 from hf_distill.errors import RecipeError
 from hf_distill.loading import DTYPES
 from hf_distill.students.layers import PICKS
+from hf_distill.suggestions import nearest
 from hf_distill.teachers.cache import codecs
 
 TOKENS = ("hub_token", "push_to_hub_token")
@@ -54,8 +54,8 @@ def parse(argv: Sequence[str], parser: HfArgumentParser) -> Flags:
     refuse_tokens(argv)
     namespace, unknown = parser.parse_known_args(list(argv))
     if unknown:
-        near = difflib.get_close_matches(unknown[0].partition("=")[0], parser._option_string_actions, n=1)
-        parser.error(f"unknown argument {unknown[0]!r}" + (f", did you mean {near[0]}" if near else ""))
+        near = nearest(unknown[0].partition("=")[0], parser._option_string_actions)
+        parser.error(f"unknown argument {unknown[0]!r}" + ("" if near is None else f", did you mean {near}"))
     given = vars(namespace)
     names = {field.name for field in dataclasses.fields(TrainingArguments)}
     arguments = {name: value for name, value in given.items() if name in names}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import sys
 from collections.abc import Sequence
 
@@ -22,6 +21,7 @@ from hf_distill.commands import (
     translation,
 )
 from hf_distill.errors import RecipeError
+from hf_distill.suggestions import did_you_mean
 from hf_distill.version import __version__
 
 COMMANDS: dict[str, tuple[Command, str]] = {
@@ -60,7 +60,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.write(f"hf-distill {__version__}\n")
         return 0
     if words[0] not in COMMANDS:
-        near = difflib.get_close_matches(words[0], COMMANDS, n=1)
-        hint = f", did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(words[0], COMMANDS, ", ") or "."
         raise RecipeError(f"hf-distill: unknown command {words[0]!r}{hint} The commands are {', '.join(COMMANDS)}.")
     return COMMANDS[words[0]][0](words[1:])

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import codecs
 import csv
-import difflib
 import gzip
 import hashlib
 import io
@@ -22,6 +21,7 @@ from typing import Any
 import pyarrow.parquet
 
 from hf_distill.errors import DataError
+from hf_distill.suggestions import did_you_mean
 
 FORMATS = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
 """What `read` understands; each may be followed by `.gz`."""
@@ -114,8 +114,7 @@ def find(folder: Path, stem: str) -> Path | None:
 def choices(name: object, known: Iterable[str]) -> str:
     """The nearest of the known names, and all of them: the end of a message about an unknown name."""
     known = sorted(known)
-    near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
-    return (f"did you mean {near[0]!r}? " if near else "") + f"known: {', '.join(known) or 'none'}"
+    return did_you_mean(name, known, "", " ") + f"known: {', '.join(known) or 'none'}"
 
 
 def listing(folder: Path) -> str:

@@ -52,7 +52,6 @@ def make(name: str, settings: Mapping[str, Any]) -> Objective:
         if setting not in known:
             listed = ", ".join(known) or "none"
             raise DistillationError(
-                f"objective {name!r} has no setting {setting!r}{nearest(str(setting), known)}; its settings are "
-                f"{listed}."
+                f"objective {name!r} has no setting {setting!r}{nearest(setting, known)}; its settings are {listed}."
             )
     return objective(**settings)

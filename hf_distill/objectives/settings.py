@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 from hf_distill.errors import DistillationError
+from hf_distill.suggestions import did_you_mean
 
 
 def check_choice(objective: str, setting: str, value: object, choices: tuple[str, ...]) -> None:
     """Refuse a setting that is none of `choices`, naming the nearest."""
     if value not in choices:
-        near = nearest(str(value), choices)
+        near = nearest(value, choices)
         raise DistillationError(f"{objective}: {setting} is {value!r}{near}; it may be {', '.join(choices)}.")
 
 
@@ -39,7 +39,6 @@ def check_number(
         )
 
 
-def nearest(word: str, known: Sequence[str]) -> str:
+def nearest(word: object, known: Iterable[str]) -> str:
     """What is said of a word that is none of the known ones, if one of them is near."""
-    close = difflib.get_close_matches(word, known, n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""
+    return did_you_mean(word, known, " (", ")")

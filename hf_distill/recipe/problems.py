@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ from typing import NamedTuple
 from pydantic_core import PydanticCustomError
 
 from hf_distill.errors import RecipeError
+from hf_distill.suggestions import did_you_mean
 
 Path = tuple[str | int, ...]
 """The keys and list positions that lead to a value, as in `("stages", 0, "name")`."""
@@ -71,8 +71,7 @@ def redacted(text: str) -> str:
 
 def nearest(word: object, known: Iterable[str]) -> str:
     """`; did you mean 'x'?`, or nothing when no known word is near."""
-    close = difflib.get_close_matches(str(word)[:MAX_SHOWN], list(known), n=1)
-    return f"; did you mean {close[0]!r}?" if close else ""
+    return did_you_mean(word, known, "; ")
 
 
 def shown(value: object, longest: int = MAX_SHOWN) -> str:

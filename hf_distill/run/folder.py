@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 
 from hf_distill.errors import DistillationError
 from hf_distill.hub.folder import OBJECTIVE_STATE, PUBLISHED, is_published
 from hf_distill.hub.record import write_whole
+from hf_distill.locks import claimed
 from hf_distill.recipe import Recipe
 
 MARK = "stage.json"
@@ -112,22 +112,11 @@ class RunFolder:
         if not is_main_process():
             yield
             return
-        try:
-            self.stages.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(self.stages / ".lock", timeout=0)
-            lock.acquire()
-        except Timeout as error:
-            raise DistillationError(
-                f"another process is at work in {self.path}; wait for it, or choose another output_dir."
-            ) from error
-        except OSError as error:
-            raise DistillationError(f"output_dir {self.path} cannot be made: {error.strerror or error}.") from error
-        try:
+        at_work = f"another process is at work in {self.path}; wait for it, or choose another output_dir."
+        with claimed(self.stages, DistillationError, at_work, f"output_dir {self.path}"):
             if not self._identity.exists():
                 write_json(self._identity, {"recipe": recipe.to_dict(), "sources": dict(sources)})
             yield
-        finally:
-            lock.release()
 
     def results(self) -> dict[str, Any] | None:
         """What `keep_results` kept."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
 import re
 from typing import Any
@@ -16,6 +15,7 @@ from hf_distill.anatomy import Anatomy
 from hf_distill.errors import IncompatiblePair
 from hf_distill.students.copying import plain_copy
 from hf_distill.students.ib_bert import AUTO_CLASSES, IBBertConfig
+from hf_distill.suggestions import did_you_mean
 from hf_distill.tasks import TASKS
 
 logger = logging.getLogger(__name__)
@@ -145,8 +145,7 @@ def _inherited(teacher: Anatomy) -> dict[str, Any]:
 def _check_names(maker: str, sizes: dict[str, int]) -> None:
     for name, size in sizes.items():
         if name not in SIZES:
-            close = difflib.get_close_matches(name, SIZES, n=1)
-            near = f" (did you mean {close[0]!r}?)" if close else ""
+            near = did_you_mean(name, SIZES, " (", ")")
             raise IncompatiblePair(f"{maker}: unknown size {name!r}{near}; the sizes are {', '.join(SIZES)}.")
         if isinstance(size, bool) or not isinstance(size, int) or size < 1:
             raise IncompatiblePair(f"{maker}: {name} is {size!r}; it must be a whole number, at least 1.")

@@ -20,13 +20,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
 
 from hf_distill.errors import CacheMismatch
+from hf_distill.locks import claimed
 from hf_distill.teachers.cache.shards import Shard
 
 FORMAT = 1
@@ -249,22 +250,11 @@ class CacheFolder:
 
         Raises: `CacheMismatch` if another job is at work in the folder, or it cannot be made.
         """
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(self.path / ".lock", timeout=0)
-            lock.acquire()
-        except Timeout as error:
-            raise CacheMismatch(
-                f"another process writes the teacher's cache {self.path}; wait for it, or choose another folder."
-            ) from error
-        except OSError as error:
-            raise CacheMismatch(f"the cache {self.path} cannot be made: {error.strerror or error}.") from error
-        try:
+        at_work = f"another process writes the teacher's cache {self.path}; wait for it, or choose another folder."
+        with claimed(self.path, CacheMismatch, at_work, f"the cache {self.path}"):
             for part in self.path.glob(".*.part"):  # of a writer that was killed
                 part.unlink(missing_ok=True)
             yield
-        finally:
-            lock.release()
 
 
 def check_same(found: Mapping[str, Any], wanted: Mapping[str, Any], where: Path) -> None:

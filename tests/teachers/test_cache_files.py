@@ -539,6 +539,35 @@ def test_processes_go_by_what_the_first_reads_of_a_folder(monkeypatch: pytest.Mo
     assert not asked
 
 
+@pytest.mark.parametrize(
+    ("error", "heard"),
+    [
+        (CacheMismatch("it is of another teacher"), "it is of another teacher"),
+        (PermissionError(13, "not yours"), "the first process failed with PermissionError: [Errno 13] not yours"),
+    ],
+)
+def test_whatever_ends_the_first_process_ends_the_others(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, heard: str
+) -> None:
+    """The others would wait for ever for what it cannot tell."""
+    sent: list[Any] = []
+
+    def fail() -> None:
+        raise error
+
+    monkeypatch.setattr(ranks, "place", lambda: (0, 2))
+    monkeypatch.setattr(torch.distributed, "broadcast_object_list", lambda told, src: sent.extend(told))
+    with pytest.raises(type(error)) as raised:
+        ranks.agreed(fail)
+    assert raised.value is error
+    (told,) = pickle.loads(pickle.dumps(sent))
+    assert str(told) == heard
+    TwoProcesses(told, monkeypatch)
+    with pytest.raises(DistillationError) as ended:
+        ranks.agreed(fail)
+    assert str(ended.value) == heard
+
+
 # ---- adapters ----
 
 

@@ -28,19 +28,30 @@ def agreed(find: Callable[[], Found]) -> Found:
     """What `find` gives in the first process, in all of them. A folder that each looks into for itself may have
     changed in between, and shares of rows that were dealt out from unequal lists overlap or leave some out.
 
-    Raises: in all processes the `DistillationError` that `find` raised in the first.
+    Raises: what `find` raised in the first process; in the others the same `DistillationError`, or one that tells of
+    an error of another kind.
     """
     rank, processes = place()
     if processes == 1:
         return find()
     told: list[Any] = [None]
+    failure: Exception | None = None
     if rank == 0:
         try:
             told = [find()]
-        except DistillationError as error:  # raised below, here as in the others, which would wait for ever
-            told = [error]
+        except Exception as error:  # raised below, when the others, which would wait for ever, have heard of it
+            failure, told = error, [_tellable(error)]
     torch.distributed.broadcast_object_list(told, src=0)
+    if failure is not None:
+        raise failure
     if isinstance(told[0], DistillationError):
         raise told[0]
     found: Found = told[0]
     return found
+
+
+def _tellable(error: Exception) -> DistillationError:
+    """The error as other processes can hear of it; those of other kinds need not survive the way."""
+    if isinstance(error, DistillationError):
+        return error
+    return DistillationError(f"the first process failed with {type(error).__name__}: {error}")

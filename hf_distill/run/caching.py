@@ -76,7 +76,7 @@ class Teachers:
             return Frozen(finished_student(self.setup, job.learns_from))
         if (peers := peers_of(self.setup)) is not None:
             return peers  # anew for each stage, which hands on what those of the one before learned
-        if (base := base_of(self.setup.recipe)) is not None:
+        if (base := base_of(self.setup.recipe, job)) is not None:
             return base
         folder = cache_folder(self.setup.recipe, self.setup.folder)
         if folder is None:

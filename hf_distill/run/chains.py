@@ -51,10 +51,10 @@ def peers_of(setup: Setup) -> Peers | None:
     return Peers(made, learning_rate=section.learning_rate)
 
 
-def base_of(recipe: Recipe) -> AdapterOff | None:
-    """The student without its adapters; None where the recipe has another teacher."""
+def base_of(recipe: Recipe, job: Job) -> AdapterOff | None:
+    """The student of a job without its adapters; None where it has none, and where the recipe has another teacher."""
     section = None if recipe.teacher is None else recipe.teacher.adapter_off
-    return None if section is None else AdapterOff(**section.model_dump())
+    return None if section is None or job.lora is None else AdapterOff(**section.model_dump())
 
 
 def unfinished_teacher(setup: Setup, job: Job, made: Mapping[str, PreTrainedModel]) -> Teacher | None:
@@ -67,7 +67,7 @@ def unfinished_teacher(setup: Setup, job: Job, made: Mapping[str, PreTrainedMode
         return MovingAverage(**section.moving_average.model_dump())
     if section is not None and section.peers is not None:
         return peers_of(setup)
-    if (base := base_of(setup.recipe)) is not None:
+    if (base := base_of(setup.recipe, job)) is not None:
         return base
     if section is not None and section.ensemble is not None:
         return ensemble_of(section.ensemble, {name: Frozen(each) for name, each in setup.all_members().items()})

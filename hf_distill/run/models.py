@@ -167,10 +167,11 @@ def _keeps_head(recipe: Recipe) -> bool:
     """Whether the student's own head must have been trained before, as it is at rest while adapters train, or teaches
     with these switched off."""
     first = recipe.stages[0].lora
-    rests = first is not None and not first.modules_to_save
+    if first is None:
+        return False
     base = None if recipe.teacher is None else recipe.teacher.adapter_off
     anew = any(stage.lora is not None and stage.lora.modules_to_save for stage in recipe.stages)
-    return rests or (base is not None and (base.base_has_head or not anew))
+    return not first.modules_to_save or (base is not None and (base.base_has_head or not anew))
 
 
 def _recovered(

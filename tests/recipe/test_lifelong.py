@@ -55,7 +55,11 @@ def test_adapters_and_exemplars_survive_yaml() -> None:
 @pytest.mark.parametrize(
     ("stage", "changes", "message"),
     [
-        ({"lora": None}, {}, r"stages\[0\]\.lora: is missing: the teacher \(adapter_off\) is the student without"),
+        (
+            {"lora": None, "objectives": [{"labels": {}}, {"soft_targets": {}}]},
+            {},
+            r"stages\[0\]\.lora: is missing: the teacher \(adapter_off\) is the student without",
+        ),
         ({"train": [{"layers": [1]}]}, {}, r"stages\[0\]\.train: is about the weights, and those are at rest"),
         ({"quantize_uniform": {}}, {}, r"stages\[0\]\.quantize_uniform: is about the weights"),
         ({"lora": {"rank": 4}}, {}, r"stages\[0\]\.lora\.rank: unknown key"),
@@ -88,6 +92,7 @@ def test_mistakes(stage: dict[str, Any], changes: dict[str, Any], message: str) 
         ({"modules_to_save": ["classifier"]}, {"adapter_off": {}}, False),
         ({"modules_to_save": ["classifier"]}, {"adapter_off": {"base_has_head": True}}, True),
         (None, {"model": "x"}, False),
+        (None, {"adapter_off": {}}, False),
     ],
 )
 def test_a_head_that_stays_as_it_is_must_have_been_trained(first: Any, teacher: Any, expected: bool) -> None:

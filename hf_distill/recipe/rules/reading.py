@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from hf_distill import objectives
 from hf_distill.recipe.problems import Path
 
 
@@ -39,3 +40,9 @@ def students(data: Mapping[str, Any]) -> list[tuple[Path, Mapping[str, Any]]]:
     stages = [(i, stage.get("student")) for i, stage in mappings(data.get("stages"))]
     own = [(("stages", i, "student"), student) for i, student in stages if isinstance(student, Mapping)]
     return [(("student",), section_of(data, "student")), *own]
+
+
+def comparing(stage: Mapping[str, Any]) -> list[tuple[int, str]]:
+    """The terms of a stage that compare the student with a teacher: their positions, and the names of objectives."""
+    named = [(j, name) for j, entry in mappings(stage.get("objectives")) for name in entry]
+    return [(j, name) for j, name in named if name in objectives.names() and objectives.get(name).needs_teacher]

@@ -8,7 +8,7 @@ from typing import Any
 
 from hf_distill.recipe.problems import Path, Problem
 from hf_distill.recipe.rules.progressive import names
-from hf_distill.recipe.rules.reading import items, mappings, section_of
+from hf_distill.recipe.rules.reading import comparing, items, mappings, section_of
 
 PREVIOUS = "previous"
 """The stage before, as the teacher of a stage."""
@@ -84,11 +84,11 @@ def quantized(data: Mapping[str, Any]) -> Iterator[Problem]:
 
 
 def adapters(data: Mapping[str, Any]) -> Iterator[Problem]:
-    """Adapters train in place of weights, and a teacher without them needs a stage that has some."""
+    """Adapters train in place of weights, and who learns from the student without them needs a stage that has some."""
     follows = section_of(data, "teacher").get("adapter_off") is not None
     for i, stage in mappings(data.get("stages")):
         if stage.get("lora") is None:
-            if follows and stage.get("teacher") is None:
+            if follows and stage.get("teacher") is None and comparing(stage):
                 text = "is missing: the teacher (adapter_off) is the student without its adapters, and there are none."
                 yield Problem(("stages", i, "lora"), text)
             continue

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from hf_distill import objectives
 from hf_distill.recipe.problems import Problem
 from hf_distill.recipe.rules.models import MADE
 from hf_distill.recipe.rules.progressive import MAX_LAYERS
-from hf_distill.recipe.rules.reading import mappings, section_of, students
+from hf_distill.recipe.rules.reading import comparing, mappings, section_of, students
 
 TEACHERS = ("model", "package", "ensemble", "moving_average", "peers", "adapter_off")
 """The kinds of teachers."""
@@ -29,11 +28,9 @@ def needed(data: Mapping[str, Any]) -> Iterator[Problem]:
             if student.get(name) is not None:
                 yield Problem((*path, name), f"takes the {taken} of a teacher, and {why}.")
     for i, stage in [] if follows else mappings(data.get("stages")):
-        for j, entry in mappings(stage.get("objectives")) if stage.get("teacher") is None else []:
-            for name in entry:
-                if name in objectives.names() and objectives.get(name).needs_teacher:
-                    text = "compares with a teacher, and the recipe has none; add teacher."
-                    yield Problem(("stages", i, "objectives", j, name), text)
+        for j, name in comparing(stage) if stage.get("teacher") is None else []:
+            text = "compares with a teacher, and the recipe has none; add teacher."
+            yield Problem(("stages", i, "objectives", j, name), text)
 
 
 def kinds(data: Mapping[str, Any]) -> Iterator[Problem]:

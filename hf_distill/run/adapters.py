@@ -30,10 +30,15 @@ def adapted(model: PreTrainedModel, section: Lora, title: str) -> Any:
         raise RecipeError(f"{title}: lora: {reason} Name modules of the student as target_modules.") from error
 
 
-def save_merged(model: Any, folder: Path) -> None:
-    """Puts the plain student, whose weights hold what the adapters learned, in the place of the adapters that were
-    saved in a folder. The model is merged in place."""
+def merged(model: Any) -> PreTrainedModel:
+    """The plain student, whose weights hold what the adapters learned. The model is changed in place, so each process
+    does it, and all of them hold the same one."""
     plain: PreTrainedModel = model.merge_and_unload()
+    return plain
+
+
+def save_plain(plain: PreTrainedModel, folder: Path) -> None:
+    """Puts the plain student in the place of the adapters that were saved in a folder."""
     plain.save_pretrained(folder)
     for name in OF_PEFT:
         (folder / name).unlink(missing_ok=True)

@@ -25,7 +25,7 @@ from hf_distill.hub.packed import write_packed
 from hf_distill.objectives.terms import Terms
 from hf_distill.recipe import Lora, QuantizePoints, QuantizeUniform, Student, TrainGroup
 from hf_distill.recipe.rules.kept import REFERENCE
-from hf_distill.run.adapters import adapted, save_merged
+from hf_distill.run.adapters import adapted, merged, save_plain
 from hf_distill.run.arguments import evaluation_arguments, training_arguments
 from hf_distill.run.folder import MARK, TRAINER_STATE, is_main_process, read_json, wait_for_everyone, write_json
 from hf_distill.run.freezing import check_reached, freeze
@@ -266,8 +266,10 @@ def _finish(job: Job, trainer: StageTrainer, metrics: Mapping[str, float]) -> No
     if trainer.compute_metrics is None:
         metrics = {**metrics, **trainer.evaluate()}
     trainer.save_model(str(job.folder))
-    if job.lora is not None and is_main_process():
-        save_merged(trainer.model, job.folder)
+    if job.lora is not None:
+        plain = merged(trainer.model)
+        if is_main_process():
+            save_plain(plain, job.folder)
     trainer.save_state()
     if has_grids(trainer.model) and is_main_process():
         write_packed(trainer.model, job.folder)

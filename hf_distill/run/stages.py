@@ -41,7 +41,7 @@ from hf_distill.students.quantized import (
     quantize_uniform,
     train_points,
 )
-from hf_distill.teachers import Peers, Teacher
+from hf_distill.teachers import Teacher
 from hf_distill.teachers.cache.codecs import Codec
 from hf_distill.trainer import DistillationTrainer
 
@@ -172,7 +172,7 @@ def train_stage(job: Job, model: PreTrainedModel, teacher: Teacher | None, input
         _remove_torn(job.folder, checkpoint)
     trainer = _trainer(job, model, teacher, inputs, learned)
     hand_on(learned, trainer.distillation.objectives, job.title)
-    if isinstance(teacher, Peers):
+    if teacher is not None:
         teacher.go_on_from(learned)
     if checkpoint is not None:
         logger.warning("%s: going on from %s", job.title, checkpoint)

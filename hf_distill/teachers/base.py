@@ -104,6 +104,10 @@ class Teacher(ABC):
     def load_state(self, state: Mapping[str, Tensor]) -> None:  # noqa: B027
         """Take back what `state` gave."""
 
+    def go_on_from(self, learned: Mapping[str, Tensor]) -> None:  # noqa: B027
+        """Be shown what terms and models beside the student learned in an earlier stage, by names as in
+        `distillation.safetensors`, before a stage begins."""
+
     @abstractmethod
     def activations(self, batch: Batch) -> Activations:
         """What the teacher shows for the batch, without gradient."""

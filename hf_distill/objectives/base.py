@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -192,6 +192,12 @@ class Objective(Weighable):
     def columns(self) -> frozenset[str]:
         """Columns of the batch that it reads beside labels and masks, which a model need not take."""
         return frozenset()
+
+    @property
+    def blanks(self) -> Mapping[str, int]:
+        """Columns of the batch with symbols that it aligns with frames, and the blank that is none of these; asked
+        after `bind`."""
+        return {}
 
     def see_rows(self, number: int, labels: Sequence[int] | None) -> None:
         """How many training rows there are, and their labels if they have one class each; told after `bind` to an

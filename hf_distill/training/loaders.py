@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 
 from hf_distill.data.batching import LengthGroupedSampler, TokenBudgetSampler, lengths_of, ready_batches
 from hf_distill.data.pairs import PairedCollator, PairedRows
+from hf_distill.data.symbols import WithoutBlanks
 from hf_distill.teachers import Teacher
 from hf_distill.training.binding import BoundTrainer
 from hf_distill.training.teacher_cache import compared_rows
@@ -18,7 +19,8 @@ from hf_distill.training.teacher_cache import compared_rows
 
 class Loaders(BoundTrainer):
     """Overrides the Trainer's `get_*_dataloader`: the batches hold what a teacher reads of the disk, rows bring
-    partners where a term asks for them, and `tokens_per_batch` says how many rows are in a batch.
+    partners where a term asks for them, `tokens_per_batch` says how many rows are in a batch, and labels that are
+    aligned with frames may not be the blank.
 
     Overrides the samplers, `_get_train_sampler` and `_get_eval_sampler`, so that orders follow from seed and epoch
     alone, and `get_total_train_batch_size`, as batches of a budget differ in rows.
@@ -40,18 +42,29 @@ class Loaders(BoundTrainer):
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """The Trainer's loader, or one of batches with a budget of tokens."""
-        with self._reading_teacher(), self._pairing():
+        with self._refusing_blanks(), self._reading_teacher(), self._pairing():
             return self._train_loader()
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
         """The Trainer's loader; the batches of a model without a head are compared with the teacher's."""
-        with nullcontext() if self._has_labels else self._reading_teacher():
+        with self._refusing_blanks(), nullcontext() if self._has_labels else self._reading_teacher():
             return super().get_eval_dataloader(eval_dataset)  # type: ignore[no-any-return]
 
     def get_test_dataloader(self, test_dataset: Any) -> DataLoader[Any]:
         """The Trainer's loader, as `get_eval_dataloader`."""
-        with nullcontext() if self._has_labels else self._reading_teacher():
+        with self._refusing_blanks(), nullcontext() if self._has_labels else self._reading_teacher():
             return super().get_test_dataloader(test_dataset)  # type: ignore[no-any-return]
+
+    @contextmanager
+    def _refusing_blanks(self) -> Iterator[None]:
+        """The loaders that are made meanwhile refuse labels that are the blank, where a term aligns some."""
+        collator, blanks = self.data_collator, self.distillation.blanks
+        if blanks:
+            self.data_collator = WithoutBlanks(collator, blanks)
+        try:
+            yield
+        finally:
+            self.data_collator = collator
 
     @contextmanager
     def _reading_teacher(self) -> Iterator[None]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from torch import Tensor
 
 from hf_distill.errors import DistillationError, IncompatiblePair
@@ -9,7 +11,7 @@ from hf_distill.objectives.pair import Pair
 from hf_distill.objectives.registry import register
 from hf_distill.objectives.row_wise import RowWise
 from hf_distill.objectives.settings import check_choice, check_number
-from hf_distill.tasks import IGNORED, Batch
+from hf_distill.tasks import CTC, IGNORED, Batch
 
 
 @register("labels")
@@ -57,6 +59,11 @@ class Labels(RowWise):
                 f"label smoothing of {self._smoothing:g} on a {pair.task.name} task: there is no single class to "
                 "smooth. Set label_smoothing_factor=0."
             )
+
+    @property
+    def blanks(self) -> Mapping[str, int]:
+        task = self.pair.task
+        return {task.label_names[0]: task.blank} if isinstance(task, CTC) else {}
 
     def mask(self, batch: Batch) -> Tensor:
         mask = self.pair.task.label_mask(batch)

@@ -214,13 +214,22 @@ class Distillation(nn.Module):
         before an engine wraps the module.
         """
         training = [objective for objective in self.terms() if objective.trains_student]
+        return self._unreached_of_student() + self._alongside.unreached()
+
+    def _unreached_of_student(self) -> list[nn.Parameter]:
         signals = frozenset(signal for objective in training for signal in objective.needs().student)
         anatomy = Anatomy.of(self.student)
         has_two_heads = "next_sentence_label" in anatomy.accepts
         answers = {*self.pair.task.logit_fields, "input_gradient"}
         if not has_two_heads and any(signal.field in answers and signal.source.gradient for signal in signals):
             return []
-        return [parameter for _, parameter in unreached(anatomy, signals)] + self._alongside.unreached()
+        return [parameter for _, parameter in unreached(anatomy, signals)]
+
+    @property
+    def blanks(self) -> dict[str, int]:
+        """The columns of symbols that the terms and the evaluation align with frames, each with its blank."""
+        reading = [*self._task_loss, *self.terms()]
+        return {name: blank for objective in reading for name, blank in objective.blanks.items()}
 
     def parameter_groups(self) -> list[ParameterGroup]:
         """The parameters that train at rates of their own: of objectives, and of learned weights."""

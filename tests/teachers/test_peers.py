@@ -63,6 +63,14 @@ def by_hand(models: list[PreTrainedModel], batch: dict[str, Tensor]) -> Tensor:
     return total
 
 
+def test_parameters_of_peers_that_nothing_reads_are_found_where_answers_are_read() -> None:
+    """An engine would wait for their gradients."""
+    peers = peers_of()
+    peers.members["peer_2"].register_parameter("idle", torch.nn.Parameter(torch.zeros(2)))
+    found = trainer_of(peers).distillation.unreached()
+    assert [id(parameter) for parameter in found] == [id(peers.members["peer_2"].idle)]
+
+
 def test_every_model_has_the_gradient_of_its_own_loss() -> None:
     peers = peers_of()
     trainer = trainer_of(peers)

@@ -15,7 +15,7 @@ from hf_distill.activations import Activations
 from hf_distill.anatomy import Anatomy
 from hf_distill.data.hypotheses import WithHypotheses
 from hf_distill.errors import DataError, DistillationError, IncompatiblePair
-from hf_distill.objectives import Pair
+from hf_distill.objectives import Objective, Pair
 from hf_distill.objectives.hypotheses import PLACE, SCORES, TEXTS, hypothesis_weights
 from hf_distill.objectives.response.ctc_nbest_kd import CTCNBestKD
 from hf_distill.objectives.response.labels import Labels
@@ -92,6 +92,28 @@ def test_rows_without_hypotheses_are_refused(absent: str) -> None:
     del batch[absent]
     with pytest.raises(DataError, match=f"has no column '{absent}'"):
         objective(Activations(logits=torch.zeros(1, 2, 5)), None, batch)
+
+
+def test_label_smoothing_is_that_of_labels() -> None:
+    """Of one hypothesis a source the loss is the labels', with the arguments' smoothing or without."""
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 3, 5, generator=generator, dtype=torch.float64)
+    batch = {"labels": torch.tensor([[1, 2, -100], [3, 0, 4]]), SCORES: torch.tensor([[-1.0], [-2.0]])}
+    batch[PLACE] = torch.zeros(2, dtype=torch.long)
+    ours = shape(num_logits=5, encoder_decoder=True)
+    pair = Pair.from_shapes(ours, None, TASKS["seq2seq_lm"], label_smoothing=0.2)
+    found = []
+    for objective in (NBestKD(), Labels()):
+        objective.bind(pair)
+        found.append(objective(Activations(logits=logits), None, batch))
+    log_q, total = logits.log_softmax(-1), 0.0
+    for row, place in ((0, 0), (0, 1), (1, 0), (1, 1), (1, 2)):
+        at = log_q[row, place]
+        total -= 0.8 * float(at[int(batch["labels"][row, place])]) + 0.2 * float(at.mean())
+    assert [float(each) for each in found] == pytest.approx([total, total])
+    smoothed = Pair.from_shapes(shape(num_logits=5), None, CTC(), label_smoothing=0.2)
+    with pytest.raises(IncompatiblePair, match=r"ctc_nbest_kd.*smoothing of 0\.2 .*Set label_smoothing_factor=0"):
+        CTCNBestKD().bind(smoothed)
 
 
 # ---- texts ----
@@ -235,6 +257,32 @@ def test_a_student_that_hears_learns_from_hypotheses_and_is_evaluated_by_its_lab
     assert trainer.evaluate()["eval_loss"] < before
     logs = [entry for entry in trainer.state.log_history if "objective/ctc_nbest_kd" in entry]
     assert logs[-1]["objective/ctc_nbest_kd"] < logs[0]["objective/ctc_nbest_kd"]
+
+
+@pytest.mark.parametrize(
+    ("labels", "texts", "objective", "column"),
+    [([0, 3], [[3]], Labels, "labels"), ([3], [[3], [3, 0]], CTCNBestKD, "hypotheses")],
+)
+def test_symbols_that_are_the_blank_are_refused_before_a_step(
+    labels: list[int], texts: list[list[int]], objective: type[Objective], column: str
+) -> None:
+    """torch takes them for what stands between symbols, and the loss is of another text. Labels padded with the
+    blank's id are the common case."""
+    rows = sounds.rows()
+    rows[1] |= {"labels": labels, TEXTS: texts, SCORES: [-1.0] * len(texts)}
+    trainer = DistillationTrainer(
+        model=sounds.hearing(),
+        objectives=objective(),
+        args=tiny.arguments(max_steps=1, per_device_train_batch_size=3),
+        train_dataset=Dataset.from_list(rows),
+        eval_dataset=Dataset.from_list(rows),
+        data_collator=sounds.collate if objective is Labels else WithHypotheses(sounds.collate),
+    )
+    words = rf"row \d of a batch has the symbol 0 in '{column}', which is the blank .*pad with -100"
+    with pytest.raises(DataError, match=words):
+        trainer.train()
+    with pytest.raises(DataError, match="the symbol 0 in"):
+        trainer.evaluate()
 
 
 def test_a_frozen_teacher_of_sounds_has_nothing_to_compare() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -35,8 +37,8 @@ class CTCNBestKD(Objective):
     last; `hypothesis_scores` `[batch, N]` are the teacher's log P, -inf behind the last hypothesis.
 
     Reads: logits of the student.  Counts: examples with a hypothesis that fits.
-    Errors: `IncompatiblePair` for other tasks than CTC, and for a blank that is no symbol; `DataError` for batches
-    without these columns; `DistillationError` for a setting out of range.
+    Errors: `IncompatiblePair` for other tasks than CTC, for a blank that is no symbol, and for label smoothing;
+    `DataError` for batches without these columns; `DistillationError` for a setting out of range.
     """
 
     needs_teacher = False
@@ -64,6 +66,11 @@ class CTCNBestKD(Objective):
                 f"objective {self.name!r} aligns symbols with frames, and the task is {pair.task.name}; take a model "
                 "for CTC (AutoModelForCTC), or nbest_kd for models that write."
             )
+        if pair.label_smoothing:
+            raise IncompatiblePair(
+                f"objective {self.name!r}: label smoothing of {pair.label_smoothing:g} is asked for, and sequences of "
+                "symbols are no classes to smooth. Set label_smoothing_factor=0."
+            )
         self._task = pair.task if self.blank is None else pair.task.with_blank(self.blank)
         if self._task.blank >= pair.student.num_logits:
             raise IncompatiblePair(
@@ -74,6 +81,10 @@ class CTCNBestKD(Objective):
     @property
     def columns(self) -> frozenset[str]:
         return frozenset({SCORES, TEXTS})
+
+    @property
+    def blanks(self) -> Mapping[str, int]:
+        return {TEXTS: self._task.blank}
 
     def needs(self) -> Needs:
         return Needs.of([Signal("logits")])

@@ -23,7 +23,8 @@ class NBestKD(RowWise):
     x, the student's probabilities q, and w = softmax_n(log P(y_n | x) / T) with those P of the teacher: the cross
     entropy of sequences, the teacher's law of them cut down to its N best. It is the labels' loss where N is 1, which
     is sequence-level distillation (Kim & Rush, 2016, arXiv:1606.07947). `weights` may also be `uniform`, 1/N each, or
-    `best`, the best hypothesis alone. `length_normalize` divides each inner sum by its length.
+    `best`, the best hypothesis alone. `length_normalize` divides each inner sum by its length. The training
+    arguments' `label_smoothing_factor` smooths each -log q as in `labels`.
 
     The papers are of speech recognisers, and neither was at hand in full: that scores are the logarithms of whole
     sequences' probabilities, without a length penalty, and are softened by T, is this package's reading.
@@ -84,4 +85,4 @@ class NBestKD(RowWise):
         if labels is None:
             raise DistillationError(f"objective {self.name!r} got no targets.")
         self.check_labels(student_logits, labels)
-        return self.pair.task.label_values(student_logits, labels)
+        return self.pair.task.label_values(student_logits, labels, label_smoothing=self.pair.label_smoothing)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,24 @@ def test_rows_are_read_behind_the_prefix_and_cut(loaded: Translation) -> None:
     batch = loaded.collator(tokenizer)([rows[i] for i in range(4)])
     assert set(batch["labels"][batch["labels"] < 0].tolist()) <= {-100}
     assert batch["attention_mask"].sum(1).tolist() == [len(rows[i]["input_ids"]) for i in range(4)]
+
+
+def test_targets_that_are_cut_are_told_once_with_their_number(
+    loaded: Translation, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of twelve targets, those of more than three words; the end of the text is a token as well."""
+    number = sum(len(text.split()) > 3 for text in writers.texts(12))
+    assert 0 < number < 12
+    loaded.read(writers.tokenizer(), Limits(6, [None], frozenset()), ["train"])
+    told = [line for line in caplog.messages if "are cut" in line]
+    assert told == [
+        f"{number} of 12 targets are longer than 4 tokens and are cut; raise max_target_length, or max_length if that "
+        "is what they are cut to"
+    ]
+    caplog.clear()
+    short = replace(loaded, settings=loaded.settings.model_copy(update={"max_target_length": 64}))
+    short.read(writers.tokenizer(), Limits(64, [None], frozenset()), ["train"])
+    assert not [line for line in caplog.messages if "are cut" in line]
 
 
 def test_other_targets_take_the_place_of_those_of_the_training_rows(loaded: Translation) -> None:

@@ -165,7 +165,8 @@ class Workload(ABC):
         return None
 
     def accuracy_among(self, split: str, answers: Any, classes: Sequence[int]) -> float | None:
-        """The accuracy on the rows of some classes, between these alone; None where there are no such rows."""
+        """The accuracy on the rows, or tokens, of some classes, between these alone; None where there are none of
+        them."""
         return None
 
     def calibration_error(self, split: str, answers: Any) -> float | None:

@@ -121,6 +121,23 @@ def test_agreement_is_over_tokens_that_both_saw(loaded: TokenClassification) -> 
     assert loaded.agreement("validation", one, other) == 0.5
 
 
+def test_old_tags_are_told_from_each_other_on_their_tokens(loaded: TokenClassification) -> None:
+    """The higher of two logits, on tokens of these two tags that the model saw, whatever the others say."""
+    tags = np.concatenate([np.asarray(row) for row in loaded.data.splits["validation"]["tags"]])
+    generator = np.random.default_rng(1)
+    found = Tagged(generator.normal(size=(len(tags), 5)), generator.random(len(tags)) < 0.8)
+    found.logits[:, 4] = np.inf
+    right = [
+        (logits[2] > logits[1]) == (tag == 2)
+        for logits, seen, tag in zip(found.logits, found.seen, tags, strict=True)
+        if seen and tag in (1, 2)
+    ]
+    assert 0 < sum(right) < len(right)
+    assert loaded.accuracy_among("validation", found, [1, 2]) == pytest.approx(sum(right) / len(right))
+    unseen = found._replace(seen=np.zeros_like(found.seen))
+    assert loaded.accuracy_among("validation", unseen, [1, 2]) is None
+
+
 def test_the_lead_goes_over_sentences(loaded: TokenClassification) -> None:
     rows = read(loaded)
     right = answers(loaded, rows, np.arange(9), outputs(rows))

@@ -148,10 +148,21 @@ class TokenClassification(LabelledRows):
         both = ours.seen & teachers.seen
         return fidelity.agreement(ours.logits[both], teachers.logits[both])
 
+    def accuracy_among(self, split: str, answers: Tagged, classes: Sequence[int]) -> float | None:
+        """On the tokens of these tags that the model saw."""
+        labels, chosen = self._labels(split), np.asarray(classes)
+        tokens = np.isin(labels, chosen) & answers.seen
+        if not tokens.any():
+            return None
+        return float((chosen[answers.logits[tokens][:, chosen].argmax(axis=1)] == labels[tokens]).mean())
+
     def calibration_error(self, split: str, answers: Tagged) -> float:
         """Over the tokens that the model saw."""
-        labels = np.concatenate([np.asarray(tags) for tags in self.splits[split]["tags"][:]])
-        return fidelity.expected_calibration_error(answers.logits[answers.seen], labels[answers.seen])
+        return fidelity.expected_calibration_error(answers.logits[answers.seen], self._labels(split)[answers.seen])
+
+    def _labels(self, split: str) -> np.ndarray:
+        """The tags of all tokens, `[tokens]`."""
+        return np.concatenate([np.asarray(tags) for tags in self.splits[split]["tags"][:]])
 
     def _counts(self, split: str, answers: Tagged) -> np.ndarray:
         """Entities that are right, were found and are there, `[sentences, 3]`."""

@@ -20,6 +20,7 @@ from hf_distill.tasks import IGNORED, Task
 logger = logging.getLogger(__name__)
 
 GENERIC = re.compile(r"LABEL_\d+$")
+_NAME_THEM = " These are no names: rename them in id2label and label2id of both models' config, to what they mean."
 
 
 @dataclass(frozen=True)
@@ -304,6 +305,6 @@ def _part_of_labels(ours: Sequence[str], theirs: Sequence[str]) -> tuple[int, ..
         raise IncompatiblePair(
             f"the student has {len(ours)} labels, the teacher {len(theirs)}; they must agree, or the student must "
             "have all of the teacher's by their names and others (students.grow_labels). The student's labels are "
-            f"{list(ours)}, the teacher's {list(theirs)}."
+            f"{list(ours)}, the teacher's {list(theirs)}.{_NAME_THEM if generic else ''}"
         )
     return align_names(ours, theirs)

@@ -190,6 +190,16 @@ def test_other_terms_over_answers_refuse_a_teacher_that_lacks_labels() -> None:
         trainer_of(student, teacher, SoftTargets() + Labels()).train()
     several = Ensemble({"one": classifier(OLD), "two": teacher})
     with pytest.raises(IncompatiblePair, match=r"'soft_targets' compares"):
+def test_labels_without_names_are_to_be_renamed() -> None:
+    """A position says nothing of what a label means, also where the student was grown from its teacher."""
+    teacher = classifier(("LABEL_0", "LABEL_1"))
+    student = students.grow_labels(teacher, ["LABEL_2"])
+    with pytest.raises(IncompatiblePair, match=r"These are no names: rename them in id2label and label2id of both"):
+        Pair.of(Anatomy.of(student), Anatomy.of(teacher), Task.of(student))
+    named = students.grow_labels(teacher, ["odd"])
+    assert Pair.of(Anatomy.of(named), Anatomy.of(teacher), Task.of(named)).lacking == ("odd",)
+
+
         trainer_of(student, several, SoftTargets() + Labels()).train()
 
 

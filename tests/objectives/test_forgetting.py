@@ -14,6 +14,7 @@ from hf_distill.activations import Activations
 from hf_distill.anatomy import Anatomy
 from hf_distill.errors import IncompatiblePair
 from hf_distill.objectives import Objective, Pair
+from hf_distill.objectives.response import learning_without_forgetting
 from hf_distill.tasks import IGNORED, TASKS, Task
 from hf_distill.teachers import Ensemble, Frozen
 from tests import tiny
@@ -112,6 +113,21 @@ def test_one_old_label_is_refused() -> None:
         LearningWithoutForgetting().bind(pair((0, -1, -1), 1))
 
 
+def test_only_the_first_batches_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two batches that say nothing, then one that says all: a third one would take the mean below the mark."""
+    monkeypatch.setattr(learning_without_forgetting, "ENOUGH", 2)
+    objective = LearningWithoutForgetting()
+    objective.bind(pair((0, 1, -1), 2))
+    for scale in (0.0, 0.0, 99.0):
+        value(objective, randn(4, 3), scale * torch.tensor([[1.0, -1.0]] * 4))
+    assert len(objective.remarks()) == 1
+    other = LearningWithoutForgetting()
+    other.bind(pair((0, 1, -1), 2))
+    for scale in (99.0, 99.0, 0.0, 0.0):
+        value(other, randn(4, 3), scale * torch.tensor([[1.0, -1.0]] * 4))
+        assert other.remarks() == []
+
+
 @pytest.mark.parametrize(("scale", "is_told"), [(0.01, True), (9.0, False)])
 def test_answers_that_say_nothing_are_told(scale: float, is_told: bool) -> None:
     """A mean entropy above 0.9 of log C, over all that was seen, once."""
@@ -174,6 +190,16 @@ def test_a_student_with_further_labels_pairs_with_the_model_before() -> None:
     assert mapped.teacher_columns == (0, 1, -1, -1, -1)
 
 
+def test_labels_without_names_are_to_be_renamed() -> None:
+    """A position says nothing of what a label means, also where the student was grown from its teacher."""
+    teacher = classifier(("LABEL_0", "LABEL_1"))
+    student = students.grow_labels(teacher, ["LABEL_2"])
+    with pytest.raises(IncompatiblePair, match=r"These are no names: rename them in id2label and label2id of both"):
+        Pair.of(Anatomy.of(student), Anatomy.of(teacher), Task.of(student))
+    named = students.grow_labels(teacher, ["odd"])
+    assert Pair.of(Anatomy.of(named), Anatomy.of(teacher), Task.of(named)).lacking == ("odd",)
+
+
 @pytest.mark.parametrize(
     ("ours", "theirs"), [((*OLD, *NEW), ("sad", "even", "other")), (OLD, (*OLD, *NEW)), ((*OLD, "x"), OLD[:1] * 2)]
 )
@@ -190,16 +216,6 @@ def test_other_terms_over_answers_refuse_a_teacher_that_lacks_labels() -> None:
         trainer_of(student, teacher, SoftTargets() + Labels()).train()
     several = Ensemble({"one": classifier(OLD), "two": teacher})
     with pytest.raises(IncompatiblePair, match=r"'soft_targets' compares"):
-def test_labels_without_names_are_to_be_renamed() -> None:
-    """A position says nothing of what a label means, also where the student was grown from its teacher."""
-    teacher = classifier(("LABEL_0", "LABEL_1"))
-    student = students.grow_labels(teacher, ["LABEL_2"])
-    with pytest.raises(IncompatiblePair, match=r"These are no names: rename them in id2label and label2id of both"):
-        Pair.of(Anatomy.of(student), Anatomy.of(teacher), Task.of(student))
-    named = students.grow_labels(teacher, ["odd"])
-    assert Pair.of(Anatomy.of(named), Anatomy.of(teacher), Task.of(named)).lacking == ("odd",)
-
-
         trainer_of(student, several, SoftTargets() + Labels()).train()
 
 

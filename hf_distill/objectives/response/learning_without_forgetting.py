@@ -18,6 +18,8 @@ from hf_distill.tasks import Batch, Task
 
 ALMOST_ANYTHING = 0.9
 """A share of the largest entropy above which answers say next to nothing."""
+ENOUGH = 100
+"""Batches whose entropies are looked at."""
 
 
 @register("learning_without_forgetting")
@@ -33,8 +35,8 @@ class LearningWithoutForgetting(SoftRows):
 
     The teacher is the model as it was. Of several, each term keeps to one (`on`): two terms are the two parts of
     distillation and retrospection (Hou, Pan, Loy, Wang & Lin, 2018, ECCV), an expert on the new labels and the old
-    model on the others, and then no term needs labels. Where the mean entropy of the teacher's answers is above 0.9 of
-    the largest there is, they say nothing to keep, and a warning tells.
+    model on the others, and then no term needs labels. Where the mean entropy of the teacher's answers to the first
+    100 batches is above 0.9 of the largest there is, they say nothing to keep, and a warning tells.
 
     Reads: logits of both.  Counts: examples, tokens, or for several labels an example the old ones.
     Errors: `IncompatiblePair` for a task without a law over few labels: a regression, spans, a vocabulary; and for one
@@ -56,7 +58,7 @@ class LearningWithoutForgetting(SoftRows):
         check_number(self.name, "temperature", temperature, 0.0, 1e4, open_low=True)
         self.temperature = temperature
         self._entropies: Tensor | None = None
-        self._is_told = False
+        self._left, self._looks = ENOUGH, True
 
     @property
     def reaches_zero(self) -> bool:
@@ -97,7 +99,7 @@ class LearningWithoutForgetting(SoftRows):
         return law(student_logits / self.temperature, teacher_rows / self.temperature)
 
     def forward(self, student: Activations, teacher: Activations | None, batch: Batch) -> Tensor:
-        if self.training and teacher is not None and not self._is_told:
+        if self.training and teacher is not None and self._looks:  # compiled, it may not read how many are left
             self._see_entropy(student, teacher, batch)
         return super().forward(student, teacher, batch)
 
@@ -117,17 +119,21 @@ class LearningWithoutForgetting(SoftRows):
         counted = torch.ones_like(shares) if mask is None else mask.to(shares.dtype)
         seen = torch.stack([losses.masked_sum(shares, mask), counted.sum()])
         self._entropies = seen if self._entropies is None else self._entropies + seen
+        self._left -= 1
+        self._looks = self._left > 0
 
     def remarks(self) -> list[str]:
         """Also, once, that the teacher's answers to what the student has read so far say next to nothing."""
         found = super().remarks()
-        if self._entropies is None or self._is_told:
+        if self._entropies is None:
             return found
         total, number = self._entropies.tolist()
         if total > ALMOST_ANYTHING * number:
-            self._is_told = True
+            self._looks = False
             found.append(
                 f"the entropy of the teacher's answers over its {self._old_labels} labels is {total / number:.0%} of "
                 "the largest: these texts are far from what it knows, and there is next to nothing to keep"
             )
+        if not self._looks:
+            self._entropies = None
         return found

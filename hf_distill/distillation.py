@@ -100,6 +100,7 @@ class Distillation(nn.Module):
         for loss in self._task_loss:
             loss.bind(pair)
         self.pair, self._in_part, self._teacher_head = pair, in_part, teacher_head
+        self._resting: tuple[nn.Module, ...] = ()
         self._look()
 
     def _look(self) -> None:
@@ -210,13 +211,13 @@ class Distillation(nn.Module):
         return needs if self._vocabulary is None else self._vocabulary.reads(needs)
 
     def unreached(self) -> list[nn.Parameter]:
-        """The student's trainable parameters that no term depends on, leaving out terms that do not train it; asked
-        before an engine wraps the module.
+        """The trainable parameters of the student, and of what trains alongside, that no term depends on, leaving out
+        terms that do not train the student; asked before an engine wraps the module.
         """
-        training = [objective for objective in self.terms() if objective.trains_student]
         return self._unreached_of_student() + self._alongside.unreached()
 
     def _unreached_of_student(self) -> list[nn.Parameter]:
+        training = [objective for objective in self.terms() if objective.trains_student]
         signals = frozenset(signal for objective in training for signal in objective.needs().student)
         anatomy = Anatomy.of(self.student)
         has_two_heads = "next_sentence_label" in anatomy.accepts
@@ -240,12 +241,22 @@ class Distillation(nn.Module):
         """The units of one batch that each term counts."""
         return [objective.count(batch, self.pair.task) for objective in self.terms()]
 
+    def rest(self, part: nn.Module | None) -> None:
+        """Has a part of the student, of which nothing trains, run as in evaluation while the others train: without
+        dropout. None has all of it train again.
+        """
+        self._resting = () if part is None else tuple(part.modules())
+        self.list_members()
+
     def train(self, mode: bool = True) -> Self:
         """Sets the mode, also of the part of the student that runs. The Trainer asks for it before every step; what
         is in the mode already is left alone.
         """
-        if any(module.training is not mode for module in self._members):
+        is_set = all(module.training is mode for module in self._awake)
+        if not is_set or any(module.training for module in self._resting):
             super().train(mode)
+            for module in self._resting:
+                module.training = False
             self._capture.run.refresh()  # compiled, it does not look again before every pass
         return self
 
@@ -266,6 +277,8 @@ class Distillation(nn.Module):
         an engine may have put others in their place.
         """
         self._members = tuple(self.modules())
+        resting = {id(module) for module in self._resting}
+        self._awake = tuple(module for module in self._members if id(module) not in resting)
         self._seen = [weakref.ref(part) for part in _parts(self.student)]
 
     def _held(self) -> Iterator[nn.Parameter]:

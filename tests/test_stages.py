@@ -18,6 +18,7 @@ from hf_distill.reach import layer_parameters
 from hf_distill.recipe import TrainGroup
 from hf_distill.run import run
 from hf_distill.run.freezing import freeze
+from hf_distill.run.stages import StageTrainer
 from tests import tiny_runs
 from tests.tiny_models import CLASSIFIER, ENCODER_DECODERS, tiny, widen
 from tests.tiny_models import FAMILIES as TINY
@@ -107,6 +108,60 @@ def test_a_layer_beyond_the_model_is_refused(home: Path, tmp_path: Path) -> None
 def test_a_layer_that_the_model_does_not_have_has_no_parameters() -> None:
     with pytest.raises(IncompatiblePair, match="layer 4 does not exist; the model has layers 0 to 3"):
         layer_parameters(Anatomy.of(tiny("bert")), 4)
+
+
+# --- the head -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", TINY)
+def test_the_head_is_found_in_every_family(family: str) -> None:
+    model = tiny(family, CLASSIFIER)
+    scales = freeze(model, [TrainGroup(part="head")], "stage")
+    above = {name for name, _ in model.named_parameters() if not name.startswith(f"{model.base_model_prefix}.")}
+    assert set(scales) == {name for name, parameter in model.named_parameters() if parameter.requires_grad} == above
+    assert above
+
+
+def test_the_other_parameters_may_train_at_a_rate_of_their_own() -> None:
+    """The first group that names a parameter has it, so the rest is what the head is not."""
+    groups = [TrainGroup(part="head"), TrainGroup(parameters=".", learning_rate_scale=0.1)]
+    scales = freeze(tiny("bert", CLASSIFIER), groups, "stage")
+    assert {name for name, scale in scales.items() if scale == 1.0} == {"classifier.weight", "classifier.bias"}
+    assert set(scales.values()) == {1.0, 0.1}
+
+
+def test_a_head_without_parameters_of_its_own_is_refused() -> None:
+    with pytest.raises(RecipeError, match=r"stage: train: the head of the student \(GPT2LMHeadModel\) has no param"):
+        freeze(tiny("gpt2"), [TrainGroup(part="head")], "stage")
+
+
+@pytest.mark.parametrize(
+    ("train", "awake"),
+    [
+        ([{"part": "head"}], {"", "dropout", "classifier"}),
+        ([{"parameters": "^classifier"}], {"", "dropout", "classifier"}),
+        ([{"part": "head"}, {"layers": [2]}], None),
+        ("all", None),
+    ],
+)
+def test_where_the_head_alone_trains_it_reads_states_without_dropout(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, train: Any, awake: set[str] | None
+) -> None:
+    """What trains is in training mode, also behind an evaluation; the base model is, where any of it trains."""
+    step, seen = StageTrainer.training_step, []
+
+    def looked(trainer: StageTrainer, *args: Any, **kwargs: Any) -> Any:
+        loss = step(trainer, *args, **kwargs)
+        seen.append([name for name, module in trainer.model.named_modules() if module.training])
+        expected = awake or {name for name, _ in trainer.model.named_modules()}
+        assert set(seen[-1]) == expected
+        return loss
+
+    monkeypatch.setattr(StageTrainer, "training_step", looked)
+    made = stage([{"labels": {}}], train=train)
+    made["arguments"] = SGD | {"eval_strategy": "steps", "eval_steps": 1}
+    run(recipe(home, [made]), tmp_path / "out", evaluate=False)
+    assert len(seen) == 2
 
 
 # --- the dry run ----------------------------------------------------------------------------------

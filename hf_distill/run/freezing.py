@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from torch import nn
 from transformers import PreTrainedModel
 
 from hf_distill.anatomy import Anatomy
@@ -40,12 +41,25 @@ def _named_by(group: TrainGroup, model: PreTrainedModel, title: str) -> set[str]
     """The names of the parameters that a group names."""
     if group.layers is not None:
         return {name for layer in group.layers for name in _of_layer(layer, model, title)}
+    if group.part is not None:
+        return _of_head(model, title)
     pattern, names = str(group.parameters), [name for name, _ in model.named_parameters()]
     found = {name for name in names if re.search(pattern, plain_name(name))}
     if not found:
         raise RecipeError(
             f"{title}: train: no parameter of the student matches {pattern!r}; its names are like "
             f"{names[0]!r} and {names[-1]!r}."
+        )
+    return found
+
+
+def _of_head(model: PreTrainedModel, title: str) -> set[str]:
+    below = {id(parameter) for parameter in model.base_model.parameters()}
+    found = {name for name, parameter in model.named_parameters() if id(parameter) not in below}
+    if not found:
+        raise RecipeError(
+            f"{title}: train: the head of the student ({type(model).__name__}) has no parameters of its own: there is "
+            "none, or it multiplies with the embeddings. Name what should train with a pattern, or by layers."
         )
     return found
 
@@ -64,6 +78,18 @@ def _of_layer(layer: int, model: PreTrainedModel, title: str) -> list[str]:
             "embeddings."
         )
     return [name for name, _ in layer_parameters(anatomy, layer)]
+
+
+def at_rest(model: PreTrainedModel, groups: Sequence[TrainGroup]) -> nn.Module | None:
+    """The base model, where the groups train nothing of it but what stands on top; None where they do.
+
+    It then runs as it is evaluated, without dropout, so that the head learns from the states that it will read
+    (Li & Hoiem, 2017, whose first stage trains a new head alone). Layers that are frozen below or above others that
+    train keep their dropout, as in the fine-tuning of layers and in MobileBERT's transfer layer by layer.
+    """
+    base = model.base_model
+    trains = any(parameter.requires_grad for parameter in base.parameters())
+    return None if not groups or trains or base is model else base
 
 
 def check_reached(

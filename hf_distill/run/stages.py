@@ -28,7 +28,7 @@ from hf_distill.recipe.rules.kept import REFERENCE
 from hf_distill.run.adapters import adapted, merged, save_plain
 from hf_distill.run.arguments import evaluation_arguments, training_arguments
 from hf_distill.run.folder import MARK, TRAINER_STATE, is_main_process, read_json, wait_for_everyone, write_json
-from hf_distill.run.freezing import check_reached, freeze
+from hf_distill.run.freezing import at_rest, check_reached, freeze
 from hf_distill.run.progress import TOKENS_PER_SECOND, CpuClock, Pace, PaceBar
 from hf_distill.run.workload import Collator, Rows
 from hf_distill.students.quantized import (
@@ -225,6 +225,7 @@ def _trainer(
         tokens_per_batch=job.tokens_per_batch,
     )
     trainer.scales = scales
+    trainer.distillation.rest(at_rest(model, job.groups))
     if job.lora is not None and (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
         raise DistillationError(
             f"{job.title}: lora: the adapters are merged when the stage is over, and FSDP or DeepSpeed may hold no "

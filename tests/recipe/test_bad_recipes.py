@@ -297,10 +297,17 @@ IN_GOOD = [
     ),
     (
         "    train: all",
+        "    train: [{part: body}]",
+        12,
+        "stages[0].train[0].part",
+        ["must be 'head'", "given 'body'"],
+    ),
+    (
+        "    train: all",
         "    train: [{learning_rate_scale: 1}]",
         12,
         "stages[0].train[0]",
-        ["exactly one of parameters and layers", "found neither"],
+        ["exactly one of parameters, layers and part", "found none"],
     ),
     (
         "learning_rate: 1e-4",

@@ -190,8 +190,9 @@ def test_more_than_a_recipe_can_hold_is_refused() -> None:
 @pytest.mark.parametrize(
     ("group", "words"),
     [
-        ("{learning_rate_scale: 0.1}", "exactly one of parameters and layers; found neither"),
-        ("{parameters: x, layers: [1]}", "exactly one of parameters and layers; found parameters and layers"),
+        ("{learning_rate_scale: 0.1}", "exactly one of parameters, layers and part; found none"),
+        ("{parameters: x, layers: [1]}", "exactly one of parameters, layers and part; found parameters and layers"),
+        ("{part: head, layers: [1]}", "exactly one of parameters, layers and part; found layers and part"),
     ],
 )
 def test_a_group_names_its_parameters_one_way(group: str, words: str) -> None:

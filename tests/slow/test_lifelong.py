@@ -82,7 +82,7 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def test_new_labels_in_two_stages(home: Path, tmp_path: Path) -> None:
-    first = {"objectives": [{"labels": {"classes": "new"}}], "train": [{"parameters": "^classifier"}]}
+    first = {"objectives": [{"labels": {"classes": "new"}}], "train": [{"part": "head"}]}
     result = run(recipe(home, first, {"objectives": KEEPING}), tmp_path / "out")
     before, warm = weights(home / "before"), weights(tmp_path / "out/stages/01-stage-1")
     assert all(torch.equal(tensor, warm[name][: len(tensor)]) for name, tensor in before.items())
@@ -159,6 +159,21 @@ def test_adapters_are_merged_and_a_broken_stage_goes_on(
             run(made, tmp_path / "parts", evaluate=False)
     run(made, tmp_path / "parts", evaluate=False)
     assert all(torch.equal(tensor, weights(tmp_path / "parts")[name]) for name, tensor in after.items())
+
+
+def test_a_head_is_trained_before_adapters_that_keep_to_it(home: Path, tmp_path: Path) -> None:
+    """A stage of labels alone needs no teacher, and so no adapters; the base has no head, and this is how it gets
+    one."""
+    tiny_runs.save_base(tmp_path / "base")
+    data = {"files": {name: str(home / "new.jsonl") for name in ("train", "validation")}, "label_names": [*NEW]}
+    settings: dict[str, Any] = {"teacher": {"adapter_off": {}}, "student": {"model": str(tmp_path / "base")}}
+    head = {"objectives": [{"labels": {}}], "train": [{"part": "head"}]}
+    kept = {"objectives": KEEPING, "lora": {"r": 2, "target_modules": ["query"]}}
+    run(recipe(home, head, kept, data=data, **settings), tmp_path / "out", evaluate=False)
+    first, last = weights(tmp_path / "out/stages/01-stage-1"), weights(tmp_path / "out")
+    changed = {name for name in first if not torch.equal(first[name], last[name])}
+    assert changed
+    assert all("query.weight" in name for name in changed)
 
 
 def test_adapters_that_cannot_be(home: Path, tmp_path: Path) -> None:

@@ -21,10 +21,10 @@ def plain(data: Mapping[str, Any]) -> Iterator[Problem]:
     yield from _repeated([(("stages", i, "name"), name) for i, stage in stages for name in names(stage)], "stages")
     for i, stage in stages:
         for j, group in mappings(stage.get("train")):
-            given = [key for key in ("parameters", "layers") if group.get(key)]
+            given = [key for key in ("parameters", "layers", "part") if group.get(key)]
             if len(given) != 1:
-                found = " and ".join(given) or "neither"
-                yield Problem(("stages", i, "train", j), f"give exactly one of parameters and layers; found {found}.")
+                text = f"give exactly one of parameters, layers and part; found {' and '.join(given) or 'none'}."
+                yield Problem(("stages", i, "train", j), text)
         entries = mappings(stage.get("objectives"))
         named = [(("stages", i, "objectives", j, "name"), entry.get("name")) for j, entry in entries]
         yield from _repeated(named, "objectives of this stage")

@@ -50,11 +50,12 @@ class Stage(Section):
         Discriminator(
             _train_form,
             "train",
-            "must be all, or a list of {parameters: pattern} or {layers: [1, 2]}, each with a "
+            "must be all, or a list of {parameters: pattern}, {layers: [1, 2]} or {part: head}, each with a "
             "learning_rate_scale if it is not 1",
         ),
     ] = "all"
-    """All parameters, or groups of them; the rest is frozen."""
+    """All parameters, or groups of them; the rest is frozen. Where nothing of the base model trains, it also runs
+    without dropout."""
     progressive: Progressive | None = None
     """Makes of this stage one for each layer, `<name>-01`, `<name>-02` ..., when the recipe is read."""
     quantize_uniform: QuantizeUniform | None = None

@@ -12,12 +12,14 @@ from hf_distill.recipe.sections.base import Section
 
 
 class TrainGroup(Section):
-    """Parameters that train, at a share of the learning rate: exactly one of parameters and layers."""
+    """Parameters that train, at a share of the learning rate: exactly one of parameters, layers and part."""
 
     parameters: Pattern | None = None
     """A regular expression that is searched in the names of the student's parameters."""
     layers: Annotated[list[Layer], Field(min_length=1), AfterValidator(distinct)] | None = None
     """Layers of the student, counted from 1; 0 is the embeddings."""
+    part: Literal["head"] | None = None
+    """What stands on top of the base model, such as a classifier, in whatever family."""
     learning_rate_scale: Scale = 1.0
 
 

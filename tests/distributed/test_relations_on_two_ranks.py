@@ -14,19 +14,19 @@ from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from hf_distill.trainer import _spare_buffers
-from tests.distributed.train_relations import NAMES, state, trained
+from tests.distributed.train_relations import names, state, trained
 
 
 @pytest.mark.slow
-def test_two_ranks_that_gather_equal_one_process(tmp_path: Path) -> None:
+@pytest.mark.parametrize("wider", [False, True])
+def test_two_ranks_that_gather_equal_one_process(tmp_path: Path, wider: bool) -> None:
+    """Also where the teacher is wider than the student; mhgd alone takes no such one."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    script = str(Path(__file__).parent / "train_relations.py")
-    done = subprocess.run(
-        [*command, script, str(tmp_path)], env=environment, capture_output=True, text=True, timeout=300
-    )
+    script = [str(Path(__file__).parent / "train_relations.py"), str(tmp_path), *(["wider"] if wider else [])]
+    done = subprocess.run([*command, *script], env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
-    whole = trained(gather=False, per_device_train_batch_size=8)
+    whole = trained(gather=False, wider=wider, per_device_train_batch_size=8)
     expected = state(whole)
     for rank in (0, 1):
         found = load_file(tmp_path / f"{rank}.safetensors")
@@ -34,7 +34,7 @@ def test_two_ranks_that_gather_equal_one_process(tmp_path: Path) -> None:
         for name, tensor in expected.items():
             torch.testing.assert_close(found[name], tensor, rtol=1e-5, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
     logged = [row for row in whole.state.log_history if "objective/pkt" in row]
-    values = [row[f"objective/{name}"] for row in logged for name in (*NAMES, "crd_memory")]
+    values = [row[f"objective/{name}"] for row in logged for name in (*names(wider), "crd_memory")]
     told = [line.split()[1] for line in (tmp_path / "values").read_text().splitlines()]
     assert [float(each) for each in told] == pytest.approx(values, rel=1e-4, abs=1e-5)
 

@@ -30,21 +30,26 @@ NAMES = (
 )
 
 
-def terms(gather: bool) -> Terms:
+def names(wider: bool) -> tuple[str, ...]:
+    """The relations between two models, those that take unlike widths where the teacher is `wider`."""
+    return tuple(name for name in NAMES if not (wider and name == "mhgd"))
+
+
+def terms(gather: bool, wider: bool) -> Terms:
     """Every relation over the batch, and one with a memory of the rows."""
-    related = [0.2 * objectives.make(name, {"gather": gather}) for name in NAMES]
+    related = [0.2 * objectives.make(name, {"gather": gather}) for name in names(wider)]
     return Terms.of([*related, 0.2 * objectives.make("crd_memory", {"negatives": 5, "temperature": 0.5})])
 
 
-def trained(gather: bool, **settings: Any) -> DistillationTrainer:
+def trained(gather: bool, wider: bool = False, **settings: Any) -> DistillationTrainer:
     """Three SGD steps of two micro-batches each, from the same start; texts of the batch are repeated."""
     torch.manual_seed(0)
     rows = tiny.rows("single_label", 48)
     rows[5] = rows[1]
     trainer = DistillationTrainer(
         model=tiny.model("single_label", layers=2, hidden=32, seed=1),
-        teacher=tiny.model("single_label", layers=4, hidden=32, seed=2),  # one width, as mhgd takes no other
-        objectives=terms(gather),
+        teacher=tiny.model("single_label", layers=4, hidden=48 if wider else 32, seed=2),
+        objectives=terms(gather, wider),
         args=tiny.arguments(gradient_accumulation_steps=2, max_steps=3, learning_rate=0.05, **settings),
         train_dataset=rows,
         data_collator=tiny.Pad(),
@@ -61,8 +66,8 @@ def state(trainer: DistillationTrainer) -> dict[str, torch.Tensor]:
 
 
 def main() -> None:
-    folder = Path(sys.argv[1])
-    trainer = trained(gather=True, per_device_train_batch_size=4)
+    folder, wider = Path(sys.argv[1]), sys.argv[2:] == ["wider"]
+    trainer = trained(gather=True, wider=wider, per_device_train_batch_size=4)
     if trainer.accelerator.num_processes != 2:
         raise SystemExit("not two processes")
     if trainer.model_wrapped.broadcast_buffers:
@@ -70,7 +75,7 @@ def main() -> None:
     save_file(state(trainer), folder / f"{trainer.args.process_index}.safetensors")
     if trainer.is_world_process_zero():
         logged = [row for row in trainer.state.log_history if "objective/pkt" in row]
-        lines = [f"{name} {row[f'objective/{name}']}" for row in logged for name in (*NAMES, "crd_memory")]
+        lines = [f"{name} {row[f'objective/{name}']}" for row in logged for name in (*names(wider), "crd_memory")]
         (folder / "values").write_text("\n".join(lines))
     torch.distributed.destroy_process_group()
 

@@ -57,6 +57,21 @@ def load_model(
     return loaded
 
 
+def load_feature_extractor(name_or_path: str, *, role: str, revision: str | None = None) -> Any:
+    """The feature extractor of a folder or Hub id: what makes of a sound what a model reads.
+
+    Raises: `DistillationError` if there is none.
+    """
+    try:
+        return transformers.AutoFeatureExtractor.from_pretrained(name_or_path, revision=revision)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise DistillationError(
+            f"the {role} {name_or_path!r} has no feature extractor, which reads sounds ({reason}); save the one that "
+            "it was trained with beside it."
+        ) from error
+
+
 def load_tokenizer(
     name_or_path: str, *, role: str, revision: str | None = None, trust_remote_code: bool = False, **settings: Any
 ) -> PreTrainedTokenizerBase:

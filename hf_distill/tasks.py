@@ -69,6 +69,11 @@ class Task:
         """The task's own loss of each of some `rows(...)` with its target."""
         return label_loss(logits, labels, self.form, label_smoothing=label_smoothing)
 
+    def evaluated(self, logits: Tensor, batch: Batch) -> Tensor:
+        """What is kept of one of the model's `logit_fields` where it is evaluated; as it is, unless padding would be
+        taken for answers."""
+        return logits
+
     def soft_mask(self, batch: Batch, tokens: str = "") -> Tensor | None:
         """Which rows count for soft targets: a boolean tensor of the rows' shape, or `None` for all."""
         return None
@@ -284,13 +289,16 @@ class CTC(Task):
         return CTC(blank, self._frames)
 
     def rows(self, activations: Activations, batch: Batch, tokens: str = "") -> tuple[Tensor, ...]:
-        logits = at_least_float32(activations.logits)
+        return (self.evaluated(activations.logits, batch),)
+
+    def evaluated(self, logits: Tensor, batch: Batch) -> Tensor:
+        logits = at_least_float32(logits)
         if "attention_mask" not in batch:
-            return (logits,)
+            return logits
         real = self._real_frames(batch["attention_mask"], logits.shape[1]).unsqueeze(-1)
         silent = torch.full_like(logits[0, 0], -1e30)
         silent[self.blank] = 0.0
-        return (torch.where(real, logits, silent),)
+        return torch.where(real, logits, silent)
 
     def _real_frames(self, mask: Tensor, frames: int) -> Tensor:
         if self._frames is None and mask.shape[1] == frames:

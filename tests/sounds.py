@@ -1,14 +1,27 @@
-"""A tiny model that hears, sounds of several lengths for it, with their symbols, and hypotheses of these."""
+"""A tiny model that hears, and what goes with it; sounds of several lengths, with their symbols, and hypotheses."""
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import torch
+from scipy.io import wavfile
 from torch import Tensor
-from transformers import Wav2Vec2Config, Wav2Vec2ForCTC
+from transformers import (
+    Wav2Vec2Config,
+    Wav2Vec2CTCTokenizer,
+    Wav2Vec2FeatureExtractor,
+    Wav2Vec2ForCTC,
+    Wav2Vec2Processor,
+)
 
+from hf_distill.data.speech import characters
 from hf_distill.objectives.hypotheses import SCORES, TEXTS
+from tests import tiny_runs
 
 
 def hearing(seed: int = 0) -> Wav2Vec2ForCTC:
@@ -60,3 +73,39 @@ def rows() -> list[dict[str, Any]]:
         texts = [labels, [7, *labels]]
         made.append({"input_values": values, "labels": labels, TEXTS: texts, SCORES: [-0.5, -1.5]})
     return made
+
+
+TEXTS_SAID = ("a bad cab", "dad", "a cab", "bed", "a bee", "cede a bad ace")
+
+
+def processor() -> Wav2Vec2Processor:
+    """A feature extractor at 80 samples a second, and a tokenizer of the characters a to e: 8 symbols, as `hearing`
+    has."""
+    with TemporaryDirectory() as folder:
+        file = Path(folder, "vocab.json")
+        file.write_text(json.dumps(characters(["abcde"])), encoding="utf-8")
+        tokenizer = Wav2Vec2CTCTokenizer(str(file), bos_token=None, eos_token=None)
+    return Wav2Vec2Processor(Wav2Vec2FeatureExtractor(sampling_rate=80, return_attention_mask=True), tokenizer)
+
+
+def save(folder: Path, seed: int = 0) -> Path:
+    """A model that hears with all that goes with it."""
+    hearing(seed).save_pretrained(folder)
+    processor().save_pretrained(folder)
+    return folder
+
+
+def write_sounds(folder: Path, train: int = 8, validation: int = 4) -> Path:
+    """Files of rows that name WAV files of several lengths, at twice the rate that the models hear, and what is said
+    in them."""
+    random = np.random.default_rng(0)
+    for split, number in (("train", train), ("validation", validation)):
+        rows = []
+        for i in range(number):
+            text = TEXTS_SAID[i % len(TEXTS_SAID)]
+            samples = random.integers(-20000, 20000, size=2 * (12 * len(text) + 20 + i)).astype(np.int16)
+            (folder / split).mkdir(parents=True, exist_ok=True)
+            wavfile.write(folder / split / f"{i}.wav", 160, samples)
+            rows.append({"audio": f"{split}/{i}.wav", "text": text})
+        tiny_runs.write_jsonl(folder / f"{split}.jsonl", rows)
+    return folder

@@ -41,8 +41,8 @@ OWN_VALUES = {
 NO_PAPER = {"labels"}
 """The task's own loss."""
 
-NO_RECIPE = {"ctc_nbest_kd", "next_sentence"}
-"""Raw text has no pairs of sentences in recipes, and there are no sounds; these are for a trainer of one's own."""
+NO_RECIPE = {"next_sentence"}
+"""Raw text has no pairs of sentences in recipes; this is for a trainer of one's own."""
 
 each_objective = pytest.mark.parametrize("name", objectives.names())
 

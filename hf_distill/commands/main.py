@@ -18,6 +18,7 @@ from hf_distill.commands import (
     qa,
     reports_errors,
     similarity,
+    speech,
     translation,
 )
 from hf_distill.errors import RecipeError
@@ -30,6 +31,7 @@ COMMANDS: dict[str, tuple[Command, str]] = {
     "ner": (ner.main, "distil on tokens with a tag each (as scripts/distill_ner.py)"),
     "mlm": (mlm.main, "distil on raw text (as scripts/distill_mlm.py)"),
     "translation": (translation.main, "distil models that write (as scripts/distill_translation.py)"),
+    "speech": (speech.main, "distil models that hear (as scripts/distill_speech.py)"),
     "generate-targets": (generate.main, "have a teacher write to learn from (as scripts/generate_targets.py)"),
     "cache-teacher": (cache_teacher.main, "write down what a teacher shows (as scripts/cache_teacher.py)"),
     "export": (export.main, "write a classifier in 8 bits (as scripts/export.py)"),

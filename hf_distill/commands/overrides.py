@@ -53,6 +53,7 @@ SCRIPTS = {
     "question_answering": "qa",
     "token_classification": "ner",
     "translation": "translation",
+    "speech": "speech",
     "text": "mlm",
 }
 """Which script is for which kind of data, by the key of `data` that says the kind."""

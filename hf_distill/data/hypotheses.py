@@ -74,6 +74,31 @@ def _replaced(rows: Dataset, columns: Mapping[str, list[Any]]) -> Dataset:
     return Dataset.from_dict({**{name: kept[name][:] for name in kept.column_names}, **columns})
 
 
+def with_heard(rows: Dataset, hypotheses: Sequence[Sequence[Hypothesis]], choice: str = "best") -> Dataset:
+    """The rows of sounds with the symbols that a teacher took each for, the most probable first.
+
+    `best`: those of the first as `labels`. `all`: the labels stay, and there are the columns `hypotheses`, the symbols
+    of each, and `hypothesis_scores`, log P of each.
+
+    Raises: `DataError` for another choice, and where the numbers of rows differ.
+    """
+    if len(rows) != len(hypotheses):
+        raise DataError(f"there are the hypotheses of {len(hypotheses)} rows, and {len(rows)} rows.")
+    if choice == "best":
+        columns: dict[str, list[Any]] = {"labels": [list(row[0].ids) for row in hypotheses]}
+    elif choice == "all":
+        columns = {
+            TEXTS: [[list(each.ids) for each in row] for row in hypotheses],
+            SCORES: [[each.score for each in row] for row in hypotheses],
+        }
+    else:
+        raise DataError(f"hypotheses of sounds are chosen by {choice!r}; it may be best, all.")
+    for name, values in columns.items():
+        rows = rows.remove_columns(name) if name in rows.column_names else rows
+        rows = rows.add_column(name, values)
+    return rows
+
+
 class WithHypotheses:
     """A collator for `ctc_nbest_kd`: what `collator` makes of the rows, with the columns `hypotheses`, a list of the
     symbols of each hypothesis, and `hypothesis_scores`, the log P of each, padded to the most and the longest.

@@ -18,7 +18,8 @@ Floats = NDArray[np.float64]
 @dataclass(frozen=True)
 class Evidence:
     """`rows` `[rows, columns]` of a kind: the values of which the metric is the `mean`; right, found and there of the
-    entities of a sentence (`entities`); or the predicted and the true label for a metric of that name.
+    entities of a sentence (`entities`); wrong and said of the words of a sound (`errors`); or the predicted and the
+    true label for a metric of that name.
 
     Errors: DataError for another kind, or rows that are no numbers in as many columns, one row at least.
     """
@@ -51,6 +52,12 @@ def entity_f1(rows: NDArray[Any]) -> float:
     return float(2 * right / (found + there)) if right else 0.0
 
 
+def error_rate(rows: NDArray[Any]) -> float:
+    """Errors by what there is, of the counts of both in each row."""
+    wrong, there = rows.sum(axis=0)
+    return float(wrong / there) if there else float(wrong > 0)
+
+
 def _labels(name: str) -> Callable[[Floats], float]:
     return lambda rows: METRICS[name](rows[:, 0], rows[:, 1])
 
@@ -58,6 +65,7 @@ def _labels(name: str) -> Callable[[Floats], float]:
 KINDS: dict[str, Callable[[Floats], float]] = {
     "mean": _mean,
     "entities": entity_f1,
+    "errors": error_rate,
     **{name: _labels(name) for name in METRICS},
 }
 COLUMNS = {"mean": 1, "entities": 3}

@@ -26,6 +26,8 @@ METRIC_IDS = {
     "spearmanr": "spearmanr",
     "exact_match": "exact_match",
     "perplexity": "perplexity",
+    "wer": "wer",
+    "cer": "cer",
 }
 """Names that metrics have in results, and their identifiers on the Hub."""
 

@@ -46,6 +46,8 @@ PUBLISHED = (
     *VOCABULARIES,
     "tokenizer_config.json",
     "special_tokens_map.json",
+    "preprocessor_config.json",
+    "processor_config.json",
     "chat_template.jinja",
     "README.md",
     RECORD,

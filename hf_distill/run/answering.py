@@ -88,6 +88,7 @@ class _Student:
 
     def answers(self, workload: Workload, splits: tuple[str, ...]) -> Answers:
         columns = workload.fit(self.model, "student")
+        workload.check_reading(self.model, self.tokenizer, "student")
         read = workload.read(copy.deepcopy(self.tokenizer), models.limits(self.recipe, self.model), splits)
         arguments = evaluation_arguments(
             self.recipe.stages[-1].arguments, self.folder.path, self.recipe.seed, "evaluation"

@@ -9,13 +9,16 @@ from typing import TYPE_CHECKING
 
 from datasets import Dataset
 from torch import device
+from transformers import PreTrainedModel
 
-from hf_distill.data.hypotheses import with_hypotheses
+from hf_distill.data.hypotheses import with_heard, with_hypotheses
 from hf_distill.errors import DataError, DistillationError
 from hf_distill.recipe import Recipe
+from hf_distill.recipe.sections.teacher import Writing
 from hf_distill.run.folder import RunFolder
 from hf_distill.teachers.generated import Generated
 from hf_distill.teachers.generation import Search
+from hf_distill.teachers.heard import SoundSearch, digest_of_sounds, heard_of
 
 if TYPE_CHECKING:
     from hf_distill.run.preparation import Setup
@@ -40,10 +43,7 @@ def generated(setup: Setup, sources: Sequence[str], place: device) -> Generated:
     Raises: `DistillationError` for a recipe whose teacher writes nothing; `CacheMismatch` for a folder with other
     texts.
     """
-    teacher, folder = setup.recover_teacher(), texts_folder(setup.recipe, setup.folder)
-    section = None if setup.recipe.teacher is None else setup.recipe.teacher.generate
-    if teacher is None or folder is None or section is None:
-        raise DistillationError("the recipe's teacher writes no texts; give teacher.generate.")
+    teacher, folder, section = _writer(setup)
     settings = section.model_dump(exclude={"folder", "batch_size"})
     search = Search(**settings, max_source_length=setup.limits.longest(setup.tokenizer))
     before = teacher.device
@@ -51,6 +51,40 @@ def generated(setup: Setup, sources: Sequence[str], place: device) -> Generated:
     found = Generated.of(folder, teacher, setup.tokenizer, sources, search, batch_size=section.batch_size)
     teacher.to(before)
     return found
+
+
+def _writer(setup: Setup) -> tuple[PreTrainedModel, Path, Writing]:
+    """The teacher that writes, where what it writes is kept, and how it does."""
+    teacher, folder = setup.recover_teacher(), texts_folder(setup.recipe, setup.folder)
+    section = None if setup.recipe.teacher is None else setup.recipe.teacher.generate
+    if teacher is None or folder is None or section is None:
+        raise DistillationError("the recipe's teacher writes no texts; give teacher.generate.")
+    return teacher, folder, section
+
+
+def heard(setup: Setup, place: device) -> Generated:
+    """What the recipe's teacher takes the training sounds for; what is not there yet is searched for, with the teacher
+    on `place`.
+
+    Raises: as `generated`.
+    """
+    teacher, folder, section = _writer(setup)
+    search = SoundSearch(beams=section.beams, hypotheses=section.hypotheses)
+    rows, collate = setup.splits["train"], setup.workload.collator(setup.tokenizer)
+    before = teacher.device
+    teacher.to(place)
+    found = heard_of(folder, teacher, rows, collate, search, batch_size=section.batch_size)
+    teacher.to(before)
+    return found
+
+
+def learned_sounds(setup: Setup, choice: str, place: device) -> Dataset:
+    """The training sounds with what the teacher took them for, chosen as `with_heard` does.
+
+    Raises: as `generated`.
+    """
+    rows = setup.splits["train"]
+    return with_heard(rows, heard(setup, place).rows(digest_of_sounds(rows)), choice)
 
 
 def learned_targets(

@@ -19,7 +19,7 @@ from hf_distill.run.augmenting import Augmenter
 from hf_distill.run.caching import check_cache
 from hf_distill.run.chains import advise_chains, advise_exemplars, unfinished_teacher
 from hf_distill.run.folder import RunFolder
-from hf_distill.run.generating import learned_targets
+from hf_distill.run.generating import learned_sounds, learned_targets
 from hf_distill.run.labels import Columns
 from hf_distill.run.measuring import by_length, metrics_of
 from hf_distill.run.record import Losses
@@ -120,7 +120,7 @@ class Setup:
         return Inputs(
             train=workload.in_model_order(self.splits["train"], columns),
             validation=rows,
-            tokenizer=self.tokenizer,
+            processing=workload.saved_with(self.tokenizer),
             collator=workload.collator(self.tokenizer),
             metrics=None if workload.judged_by_objectives else metrics_of(workload, split, rows, order, columns),
             reduce=workload.reduce,
@@ -129,6 +129,8 @@ class Setup:
     def _written_rows(self, targets: str) -> Rows:
         """The training rows with targets that the teacher writes."""
         place = self.jobs.student[0].arguments().device
+        if self.workload.hears:
+            return learned_sounds(self, targets, place)
         workload = self.workload.retargeted(
             lambda rows, read, column: learned_targets(self, rows, read, column, targets, place)
         )
@@ -233,6 +235,10 @@ def prepare(recipe: Recipe, folder: RunFolder, workload: Workload, jobs: Jobs) -
     }
     for student in students.values():
         workload.fit(student, "student")
+    readers = {"teacher": teacher, **{f"teacher {name!r}": member for name, member in members.items()}}
+    for role, model in [*readers.items(), *(("student", student) for student in students.values())]:
+        if model is not None:
+            workload.check_reading(model, tokenizer, role)
     limits = _with_columns(models.limits(recipe, teacher, *members.values(), *students.values()), jobs)
     splits = workload.read(copy.deepcopy(tokenizer), limits)
     setup = Setup(recipe, folder, workload, jobs, tokenizer, splits, teacher, limits, members=members)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
+from transformers import EvalPrediction, PreTrainedModel, TrainingArguments
 from transformers.trainer_callback import ProgressCallback
 
 from hf_distill.activations import Signal
@@ -104,7 +104,8 @@ class Inputs:
 
     train: Rows
     validation: Rows
-    tokenizer: PreTrainedTokenizerBase
+    processing: Any
+    """What is saved beside the student: the tokenizer, or a processor with more."""
     collator: Collator
     metrics: Metrics | None
     """None where training is judged by its objectives; they are evaluated once more when it is finished."""
@@ -218,7 +219,7 @@ def _trainer(
         args=job.arguments(),
         train_dataset=inputs.train,
         eval_dataset=inputs.validation,
-        processing_class=inputs.tokenizer,
+        processing_class=inputs.processing,
         data_collator=inputs.collator,
         compute_metrics=inputs.metrics,
         preprocess_logits_for_metrics=inputs.reduce,

@@ -66,6 +66,8 @@ class Workload(ABC):
     metrics: tuple[str, ...]
     judged_by_objectives: ClassVar[bool] = False
     """Whether models have nothing to answer with, so that only the value of a training's objectives tells of it."""
+    hears: ClassVar[bool] = False
+    """Whether the rows are sounds, of which a teacher's targets are what it hears."""
     reduce: Callable[[Any, Any], Tensor] | None = None
     """Outputs and labels of a batch to a tensor `[rows, ...]`: the Trainer's `preprocess_logits_for_metrics`."""
 
@@ -116,6 +118,13 @@ class Workload(ABC):
         """
         return ()
 
+    def check_reading(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, role: str) -> None:
+        """Checks that a model reads and answers in what the tokenizer, and what goes with it, makes of rows.
+
+        Raises: `IncompatiblePair`, as `fit`.
+        """
+        return None
+
     # ---- reading ----
 
     def tokenizer_settings(self, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
@@ -134,6 +143,10 @@ class Workload(ABC):
 
     @abstractmethod
     def collator(self, tokenizer: PreTrainedTokenizerBase) -> Collator: ...
+
+    def saved_with(self, tokenizer: PreTrainedTokenizerBase) -> Any:
+        """What is saved beside a student, so that it can be read for: the tokenizer, or a processor with more."""
+        return tokenizer
 
     def in_model_order(self, rows: Any, columns: Columns) -> Any:
         """The rows with class ids as a model counts them."""

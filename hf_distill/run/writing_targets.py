@@ -12,7 +12,7 @@ from datasets import Dataset
 from hf_distill.errors import DistillationError, RecipeError
 from hf_distill.recipe import Recipe
 from hf_distill.run.folder import RunFolder, wait_for_everyone
-from hf_distill.run.generating import generated, texts_folder
+from hf_distill.run.generating import generated, heard, texts_folder
 from hf_distill.run.preparation import Setup, plan, prepare
 from hf_distill.run.running import as_recipe
 from hf_distill.run.workloads import load_workload
@@ -51,6 +51,9 @@ def generate_targets(
 
 def _write(setup: Setup) -> None:
     place = setup.jobs.student[0].arguments().device
+    if setup.workload.hears:
+        heard(setup, place)
+        return
 
     def write(rows: Dataset, sources: Sequence[str], target_column: str) -> Dataset:
         generated(setup, sources, place)

@@ -17,7 +17,7 @@ import math
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,9 @@ FACTS = "generated.json"
 PART = 512
 """Rows of a part."""
 REASONS = ("empty", "too long", "duplicate")
+
+WriteFrom = Callable[[int], Iterator[list[Hypothesis]]]
+"""Gives the hypotheses of each row from a number on."""
 
 
 class _Strict(BaseModel):
@@ -101,19 +104,33 @@ class Generated:
         Raises: `CacheMismatch` for a folder with the texts of another teacher, of other sources or of another search,
         naming what differs; `IncompatiblePair` for a model that does not write; `DataError` without sources.
         """
-        search, path = search or Search(), Path(folder).expanduser()
+        search = search or Search()
         check_writes(model, search)
         if not sources:
-            raise DataError(f"{path}: there are no sources that a teacher could write for.")
+            raise DataError(f"{folder}: there are no sources that a teacher could write for.")
         wanted = fingerprint(model, tokenizer, sources, search)
+        return cls.kept(
+            folder, wanted, len(sources), lambda start: write(model, tokenizer, sources[start:], search, batch_size)
+        )
+
+    @classmethod
+    def kept(
+        cls, folder: str | os.PathLike[str], wanted: Mapping[str, Any], rows: int, write_from: WriteFrom
+    ) -> Generated:
+        """What `write_from` writes for so many rows, given how many are there already, out of `folder`; `wanted` is
+        all that decides what it writes, `sources` among it.
+
+        Raises: `CacheMismatch`, as `of`.
+        """
+        path = Path(folder).expanduser()
         try:
             path.mkdir(parents=True, exist_ok=True)
             with FileLock(path / ".lock"):
-                facts = Facts(format=FORMAT, fingerprint=wanted, rows=len(sources))
+                facts = Facts(format=FORMAT, fingerprint=dict(wanted), rows=rows)
                 if (path / FACTS).is_file():
                     facts = _facts(path)
                     _check_same(facts, wanted, path)
-                _go_on(path, facts, model, tokenizer, sources, search, batch_size)
+                _go_on(path, facts, write_from)
         except OSError as error:
             raise CacheMismatch(
                 f"{path} cannot be written: {error.strerror or error}. The parts that are there stay; make room and "
@@ -128,17 +145,25 @@ class Generated:
 
         Raises: `CacheMismatch` where the texts were written for other sources, are not all there, or are damaged.
         """
-        _check_same(self.facts, {"sources": digest_of_texts(sources)}, self.path)
-        rows = [row for part in self.facts.parts for row in _rows(self.path, part)]
-        if len(rows) != len(sources):
-            raise CacheMismatch(
-                f"{self.path} has the texts of {len(rows)} of {len(sources)} sources; run again what writes them."
-            )
+        rows = self.rows(digest_of_texts(sources))
         left_out: Counter[str] = Counter()
         found = [_kept(row, left_out) for row in rows]
         told = ", ".join(f"{left_out[reason]} {reason}" for reason in REASONS)
         logger.info("%s: %d sources, %d texts; left out: %s", self.path, len(found), sum(map(len, found)), told)
         return found
+
+    def rows(self, sources: str) -> list[list[Hypothesis]]:
+        """All that was written for each of the sources of this digest, as it was written.
+
+        Raises: `CacheMismatch`, as `hypotheses`.
+        """
+        _check_same(self.facts, {"sources": sources}, self.path)
+        rows = [row for part in self.facts.parts for row in _rows(self.path, part)]
+        if len(rows) != self.facts.rows:
+            raise CacheMismatch(
+                f"{self.path} has the texts of {len(rows)} of {self.facts.rows} sources; run again what writes them."
+            )
+        return rows
 
 
 def fingerprint(
@@ -201,18 +226,9 @@ def _facts(path: Path) -> Facts:
     return facts
 
 
-def _go_on(
-    path: Path,
-    facts: Facts,
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    sources: Sequence[str],
-    search: Search,
-    batch_size: int,
-) -> None:
+def _go_on(path: Path, facts: Facts, write_from: WriteFrom) -> None:
     """Writes the parts that are missing."""
-    start = sum(part.rows for part in facts.parts)
-    written = write(model, tokenizer, sources[start:], search, batch_size)
+    written = write_from(sum(part.rows for part in facts.parts))
     while rows := list(islice(written, PART)):
         lines = [json.dumps({"hypotheses": [each._asdict() for each in row]}, ensure_ascii=False) for row in rows]
         data = ("\n".join(lines) + "\n").encode()

@@ -59,7 +59,12 @@ class Evaluating(BoundTrainer):
             return loss, None, None
         if ignore_keys is None:
             ignore_keys = getattr(self.model.config, "keys_to_ignore_at_inference", ["cache"])
-        kept = tuple(value for key, value in evaluation.outputs.items() if key not in [*ignore_keys, "loss"])
+        task = self.distillation.pair.task
+        kept = tuple(
+            task.evaluated(value, inputs) if key in task.logit_fields else value
+            for key, value in evaluation.outputs.items()
+            if key not in [*ignore_keys, "loss"]
+        )
         logits = nested_detach(kept[0] if len(kept) == 1 else kept)
         labels = None
         if self.label_names and all(inputs.get(name) is not None for name in self.label_names):

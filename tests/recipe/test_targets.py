@@ -17,6 +17,8 @@ BASE: dict[str, Any] = {
     "stages": [{"name": "a", "targets": "all", "objectives": [{"nbest_kd": {}}]}],
 }
 LABELS: dict[str, Any] = {"name": "a", "objectives": [{"labels": {}}]}
+NEAREST = {**LABELS, "targets": "nearest"}
+SOUNDS: dict[str, Any] = {"files": {"train": "a.jsonl", "validation": "b.jsonl"}, "speech": {}}
 
 
 def test_it_is_taken_as_it_is_written() -> None:
@@ -37,7 +39,14 @@ def test_it_is_taken_as_it_is_written() -> None:
         ({"teacher": {"model": "x", "generate": {"beams": 2, "hypotheses": 3}}}, "are 3, and there are 2 beams"),
         ({"teacher": {"model": "x", "generate": {}, "cache": {}}}, r"does not go with teacher\.cache"),
         ({"teacher": {"moving_average": {}, "generate": {}}}, r"does not go with teacher\.moving_average"),
-        ({"data": None, "task": "sst2"}, r"is for pairs of texts \(data\.translation\)"),
+        ({"data": None, "task": "sst2"}, r"is for pairs of texts \(data\.translation\) and for sounds"),
+        ({"data": SOUNDS, "stages": [NEAREST]}, "may not be nearest where the data are sounds"),
+        (
+            {"data": SOUNDS, "teacher": {"model": "x", "generate": {"max_new_tokens": 9}}},
+            "is about texts, and the data",
+        ),
+        ({"data": {**SOUNDS, "files": None, "hub": {"id": "x"}}}, "does not go with speech; give files"),
+        ({"stages": [{"name": "a", "objectives": [{"ctc_nbest_kd": {}}]}]}, "must be all: ctc_nbest_kd"),
         ({"stages": [{**BASE["stages"][0], "targets": "worst"}]}, "targets"),
         ({"teacher": {"model": "x", "generate": {"beam": 2}}}, "beam"),
     ],

@@ -17,6 +17,7 @@ from transformers import (
     PreTrainedModel,
     RobertaConfig,
     T5Config,
+    Wav2Vec2Config,
 )
 
 from hf_distill.anatomy import Anatomy
@@ -52,6 +53,8 @@ CONFIGS: dict[str, PreTrainedConfig] = {
     ),
     "start": BertConfig(num_hidden_layers=3, **MINILM),
     "google-t5/t5-base": T5Config(vocab_size=32128, d_model=768, d_ff=3072, num_layers=12, num_heads=12),
+    "facebook/wav2vec2-base": Wav2Vec2Config(),
+    "facebook/wav2vec2-large-960h": Wav2Vec2Config(**LARGE),
     **dict.fromkeys(TOPICS, BertConfig(vocab_size=30522)),
 }
 """What the `config.json` of each named model says of its shape. Those of the comparisons are made of a MiniLM."""
@@ -74,6 +77,8 @@ def auto_class_of(recipe: Recipe) -> str:
         return TASKS["token_classification"].auto_class
     if data is not None and data.translation is not None:
         return TASKS["seq2seq_lm"].auto_class
+    if data is not None and data.speech is not None:
+        return TASKS["ctc"].auto_class
     return TASKS["single_label"].auto_class
 
 

@@ -24,7 +24,7 @@ from hf_distill.data import glue
 from hf_distill.recipe import Recipe, shipped
 from hf_distill.recipe.document import parse
 from hf_distill.run import run
-from tests import tiny_runs, tiny_tasks, writers
+from tests import sounds, tiny_runs, tiny_tasks, writers
 
 STEPS = 2
 ARGUMENTS = {
@@ -77,7 +77,7 @@ def gpt2_tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=made, model_max_length=32, **ends)
 
 
-TEACHERS: dict[str, tuple[Callable[[], Any], Callable[[], PreTrainedTokenizerFast]]] = {
+TEACHERS: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
     "google-bert/bert-base-uncased": (_bert(12), tiny_runs.tokenizer),
     "google-bert/bert-base-cased": (_bert(12), tiny_runs.tokenizer),
     "google-bert/bert-base-multilingual-cased": (_bert(12), tiny_runs.tokenizer),
@@ -94,6 +94,8 @@ TEACHERS: dict[str, tuple[Callable[[], Any], Callable[[], PreTrainedTokenizerFas
     "words": (_bert(6), tiny_runs.tokenizer),
     "start": (_bert(1, 48, 2), tiny_runs.tokenizer),
     "google-t5/t5-base": (lambda: writers.writer(layers=4), writers.tokenizer),
+    "facebook/wav2vec2-large-960h": (lambda: sounds.hearing(1), sounds.processor),
+    "facebook/wav2vec2-base": (lambda: sounds.hearing(2), sounds.processor),
     "topics/before": (_of_topics("business", "sports"), tiny_runs.tokenizer),
     "topics/expert": (_of_topics("science", "world"), tiny_runs.tokenizer),
 }
@@ -217,6 +219,9 @@ class TinyRecipes:
         elif "translation" in data:
             data.pop("hub", None)
             folder = writers.write_pairs(self.home / "pairs", data["translation"])
+            data["files"] = {split: str(folder / f"{split}.jsonl") for split in ("train", "validation")}
+        elif "speech" in data:
+            folder = sounds.write_sounds(self.home / "sounds")
             data["files"] = {split: str(folder / f"{split}.jsonl") for split in ("train", "validation")}
         elif "text_columns" in data:
             rows = self._labelled(data["label_names"])

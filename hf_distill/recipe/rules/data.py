@@ -8,7 +8,7 @@ from typing import Any
 from hf_distill.recipe.problems import Problem
 from hf_distill.recipe.rules.reading import items, mappings, section_of
 
-KINDS = ("text_columns", "question_answering", "token_classification", "translation", "text")
+KINDS = ("text_columns", "question_answering", "token_classification", "translation", "speech", "text")
 """The keys of `data` that say what the rows are."""
 OF_TEXTS = ("package", "where", "label_column", "label_names", "deduplicate", "exemplars")
 """The keys of `data` that go with `text_columns`."""
@@ -33,6 +33,8 @@ def rows(data: Mapping[str, Any]) -> Iterator[Problem]:
     elif any(section.get(key) is not None for key in KINDS):
         for key in (key for key in OF_TEXTS if section.get(key)):
             yield Problem(("data", key), "goes with text_columns, texts that have a label each; leave it out.")
+        if section.get("speech") is not None and section.get("hub") is not None:
+            yield Problem(("data", "hub"), "does not go with speech; give files, parquet for example.")
     columns = items(section.get("text_columns"))
     if section.get("label_column") is not None and section["label_column"] in columns:
         yield Problem(("data", "label_column"), f"{section['label_column']!r} is a text column as well.")

@@ -11,6 +11,10 @@ from hf_distill.recipe.rules.teacher import OF_STUDENTS
 
 REFERENCE = "reference"
 """The targets of the data, as what a stage learns."""
+WEIGH_ALL = {"nbest_kd", "ctc_nbest_kd"}
+"""Objectives that read all that a teacher writes for a row."""
+OF_TEXTS = ("max_new_tokens", "length_penalty")
+"""What of a search is about texts that are written, and not about sounds that are heard."""
 
 
 def cached(data: Mapping[str, Any]) -> Iterator[Problem]:
@@ -60,17 +64,31 @@ def targets(data: Mapping[str, Any]) -> Iterator[Problem]:
         yield Problem(("stages", i, "targets"), text)
     for i, stage in stages:
         names = {key for _, entry in mappings(stage.get("objectives")) for key in entry}
-        if "nbest_kd" in names and stage.get("targets", REFERENCE) != "all":
-            yield Problem(("stages", i, "targets"), "must be all: nbest_kd weighs all that the teacher writes.")
+        for name in sorted(names & WEIGH_ALL) if stage.get("targets", REFERENCE) != "all" else []:
+            yield Problem(("stages", i, "targets"), f"must be all: {name} weighs all that the teacher writes.")
     if not writes:
         return
     if not asking:
         yield Problem(here, "is read by no stage; give one of them targets: best, nearest or all.")
-    if section_of(data, "data").get("translation") is None:
-        yield Problem(here, "is for pairs of texts (data.translation), and the data are others; leave it out.")
+    rows = section_of(data, "data")
+    if rows.get("speech") is not None:
+        yield from _heard(data)
+    elif rows.get("translation") is None:
+        text = "is for pairs of texts (data.translation) and for sounds (data.speech), and the data are others"
+        yield Problem(here, f"{text}; leave it out.")
     for key in (key for key in ("ensemble", "cache", *OF_STUDENTS) if teacher.get(key) is not None):
         yield Problem(here, f"does not go with teacher.{key}; one teacher in memory writes.")
     written = section_of(data, *here)
     beams, kept = written.get("beams", 5), written.get("hypotheses", 1)
     if isinstance(beams, int) and isinstance(kept, int) and kept > beams:
         yield Problem((*here, "hypotheses"), f"are {kept}, and there are {beams} beams; give as many beams.")
+
+
+def _heard(data: Mapping[str, Any]) -> Iterator[Problem]:
+    """Of sounds the teacher's search has no length, and nothing is nearest."""
+    for key in OF_TEXTS:
+        if section_of(data, "teacher", "generate").get(key) is not None:
+            yield Problem(("teacher", "generate", key), "is about texts, and the data are sounds; leave it out.")
+    for i, stage in mappings(data.get("stages")):
+        if stage.get("targets") == "nearest":
+            yield Problem(("stages", i, "targets"), "may not be nearest where the data are sounds; take best or all.")

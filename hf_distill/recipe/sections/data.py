@@ -51,10 +51,20 @@ class Translation(Section):
     """Tokens of a target at most."""
 
 
+class Speech(Section):
+    """The rows are sounds with the text that is said in each, for models that hear (CTC). A sound is the path of a
+    file, from the folder of the rows' file on, or a list of samples. Nothing is cut."""
+
+    audio_column: Text = "audio"
+    text_column: Text = "text"
+    sampling_rate: Count | None = None
+    """Samples a second of sounds that are lists, by default what the models hear; files say their own."""
+
+
 class Data(Section):
     """The rows to train on, in place of a GLUE task: from files, a package or the Hub; and what they are: texts with a
-    label (text_columns and label_column), question_answering or token_classification. Or text, which names its own
-    sources."""
+    label (text_columns and label_column), question_answering, token_classification, translation or speech. Or text,
+    which names its own sources."""
 
     files: Files | None = None
     package: PackagedFile | None = None
@@ -69,6 +79,7 @@ class Data(Section):
     question_answering: QuestionAnswering | None = None
     token_classification: TokenClassification | None = None
     translation: Translation | None = None
+    speech: Speech | None = None
     text: UnlabelledText | None = None
     deduplicate: bool = False
     """Drop rows whose text was there before."""

@@ -44,7 +44,7 @@ class Stage(Section):
     """The training rows, or those that `augmentation` makes of them."""
     targets: Literal["reference", "best", "nearest", "all"] = "reference"
     """The texts to learn: those of the data, or of what the teacher writes (teacher.generate) its search's best, the
-    nearest to that of the data, or all of them, each a row."""
+    nearest to that of the data, or all of them, each a row; of sounds all are columns of one row."""
     train: Annotated[
         Annotated[Literal["all"], Tag("all")] | Annotated[list[TrainGroup], Field(min_length=1), Tag("groups")],
         Discriminator(

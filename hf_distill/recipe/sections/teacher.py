@@ -54,7 +54,8 @@ class TeacherCache(Section):
 
 class Writing(Section):
     """What the teacher writes for the training rows, by beam search, is kept in a folder, for stages that learn it in
-    place of the targets of the data (`targets`); {} for the defaults. For pairs of texts (data.translation)."""
+    place of the targets of the data (`targets`); {} for the defaults. For pairs of texts (data.translation), and for
+    sounds (data.speech), of which it is what the teacher hears."""
 
     folder: Text | None = None
     """Where; by default in the folder of the run. Runs with the same teacher and rows may share it."""
@@ -62,9 +63,9 @@ class Writing(Section):
     hypotheses: Annotated[Count, Field(le=256)] = 1
     """The best ones that are kept of each row, at most as many as there are beams."""
     max_new_tokens: Count = 128
-    """Tokens of a text at most; one that is cut off is left out."""
+    """Tokens of a text at most; one that is cut off is left out. Not for sounds."""
     length_penalty: Number = 1.0
-    """Beams are ranked by log P / length ** length_penalty."""
+    """Beams are ranked by log P / length ** length_penalty. Not for sounds."""
     batch_size: Count = 16
     """Rows that are written for at a time."""
 

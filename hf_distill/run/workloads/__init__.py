@@ -7,6 +7,7 @@ from hf_distill.run.workload import Workload
 from hf_distill.run.workloads import (
     pretraining,
     question_answering,
+    speech,
     text_classification,
     token_classification,
     translation,
@@ -30,6 +31,8 @@ def load_workload(recipe: Recipe, *, train: bool = True, predict: bool = False) 
         return token_classification.load(data, data.token_classification, recipe, predict=predict)
     if data is not None and data.translation is not None:
         return translation.load(data, data.translation, recipe, predict=predict)
+    if data is not None and data.speech is not None:
+        return speech.load(data, data.speech, recipe, predict=predict)
     if data is not None and data.text is not None:
         return pretraining.load(data.text, recipe, predict=predict)
     return text_classification.load(recipe, train=train, predict=predict)

@@ -23,7 +23,7 @@ WAVE = np.sin(2 * math.pi * 5 * np.arange(400) / 400)
     [
         ((WAVE * 32767).astype(np.int16), 1e-4),
         ((WAVE * (2**31 - 1)).astype(np.int32), 1e-7),
-        ((WAVE * 127 + 128).astype(np.uint8), 1e-2),
+        ((WAVE * 127 + 128).astype(np.uint8), 2e-2),
         (WAVE.astype(np.float32), 1e-7),
     ],
 )

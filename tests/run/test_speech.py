@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
-from transformers import AutoFeatureExtractor, AutoTokenizer, EvalPrediction, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, EvalPrediction, PreTrainedTokenizerBase
 
 from hf_distill.data.hypotheses import with_heard
 from hf_distill.errors import DataError, DistillationError, IncompatiblePair, NonFiniteLoss
@@ -20,7 +20,6 @@ from hf_distill.run import run
 from hf_distill.run.workload import Limits
 from hf_distill.run.workloads import load_workload
 from hf_distill.run.workloads.speech import Heard, Speech, collapsed
-from hf_distill.teachers.generated import Generated
 from hf_distill.teachers.generation import Hypothesis
 from tests import sounds, tiny_runs
 
@@ -71,7 +70,7 @@ def test_sounds_are_read_at_the_rate_of_the_models(folder: Path) -> None:
     for i, row in enumerate(rows):
         text = sounds.TEXTS_SAID[i % 6]
         assert row["labels"] == said(text)
-        assert row["length"] == len(row["input_values"]) == 12 * len(text) + 20 + (i + 1) // 2
+        assert row["length"] == len(row["input_values"]) == 12 * len(text) + 20 + i
         assert np.mean(row["input_values"]) == pytest.approx(0.0, abs=1e-5)
         assert np.std(row["input_values"]) == pytest.approx(1.0, abs=1e-3)
     batch = workload.collator(tokenizer)([rows[i] for i in range(3)])
@@ -156,22 +155,6 @@ def test_error_rates_are_of_words_and_of_characters(folder: Path) -> None:
     broken = workload.reduce(torch.full((1, 3, 8), torch.nan), None).numpy()
     with pytest.raises(NonFiniteLoss, match="of 1 of 1 sounds are NaN"):
         workload.answers("validation", rows, np.asarray([0]), EvalPrediction(broken, broken), ())
-
-
-def test_a_run_learns_what_its_teacher_hears(folder: Path) -> None:
-    sounds.save(folder / "teacher", seed=1)
-    written = recipe(folder, control=True)
-    result = run(written, folder / "out")
-    assert result.metric == "wer"
-    assert {"eval_wer", "eval_cer", "eval_loss"} <= result.metrics.keys()
-    kept = Generated(folder / "out/stages/teacher-texts")
-    assert kept.facts.rows == 8
-    assert AutoFeatureExtractor.from_pretrained(folder / "out").sampling_rate == 80
-    assert tokenizer_of(folder / "out").get_vocab() == tokenizer_of(folder / "student").get_vocab()
-    record = json.loads((folder / "out/distillation.json").read_text())
-    assert record["task"] == "ctc"
-    again = run(written, folder / "out", train=False)
-    assert again.metrics["eval_wer"] == pytest.approx(result.metrics["eval_wer"])
 
 
 @pytest.mark.parametrize("targets", ["best", "all"])

@@ -13,8 +13,8 @@ REFERENCE = "reference"
 """The targets of the data, as what a stage learns."""
 WEIGH_ALL = {"nbest_kd", "ctc_nbest_kd"}
 """Objectives that read all that a teacher writes for a row."""
-OF_TEXTS = ("max_new_tokens", "length_penalty")
-"""What of a search is about texts that are written, and not about sounds that are heard."""
+OF_TEXTS = {"max_new_tokens": 128, "length_penalty": 1.0}
+"""What of a search is about texts that are written, and not about sounds that are heard, with its defaults."""
 
 
 def cached(data: Mapping[str, Any]) -> Iterator[Problem]:
@@ -86,8 +86,8 @@ def targets(data: Mapping[str, Any]) -> Iterator[Problem]:
 
 def _heard(data: Mapping[str, Any]) -> Iterator[Problem]:
     """Of sounds the teacher's search has no length, and nothing is nearest."""
-    for key in OF_TEXTS:
-        if section_of(data, "teacher", "generate").get(key) is not None:
+    for key, default in OF_TEXTS.items():
+        if section_of(data, "teacher", "generate").get(key, default) != default:
             yield Problem(("teacher", "generate", key), "is about texts, and the data are sounds; leave it out.")
     for i, stage in mappings(data.get("stages")):
         if stage.get("targets") == "nearest":

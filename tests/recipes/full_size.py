@@ -102,7 +102,7 @@ def model_named(name: str, auto_class: str, num_labels: int) -> PreTrainedModel:
         config.num_labels = num_labels
     with torch.device("meta"):
         model: PreTrainedModel = getattr(transformers, auto_class).from_config(config)
-    return model
+    return model.to("meta")  # what Wav2Vec2 masks with is made elsewhere, whatever the device
 
 
 shared = cache(model_named)

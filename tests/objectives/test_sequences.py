@@ -285,6 +285,20 @@ def test_symbols_that_are_the_blank_are_refused_before_a_step(
         trainer.evaluate()
 
 
+def test_an_evaluation_hears_nothing_behind_the_end_of_a_sound() -> None:
+    model = sounds.hearing()
+    trainer = DistillationTrainer(model=model, args=tiny.arguments(), data_collator=sounds.collate)
+    rows = [{name: row[name] for name in ("input_values", "labels")} for row in sounds.rows()]
+    found = torch.tensor(trainer.predict(Dataset.from_list(rows)).predictions)
+    for row, heard in zip(rows, found, strict=True):
+        alone = sounds.collate([row])
+        with torch.no_grad():
+            logits = model.eval()(**alone).logits[0]
+        assert torch.allclose(heard[: len(logits)], logits, atol=1e-5)
+        assert heard[len(logits) :].argmax(-1).tolist() == [0] * (len(heard) - len(logits))
+    assert found.shape[1] > 10
+
+
 def test_a_frozen_teacher_of_sounds_has_nothing_to_compare() -> None:
     with pytest.raises(IncompatiblePair, match="frames of a ctc task"):
         DistillationTrainer(

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from hf_distill.activations import Activations
-from hf_distill.errors import DistillationError, IncompatiblePair
+from hf_distill.errors import DataError, DistillationError, IncompatiblePair
 from hf_distill.losses import ctc_loss
 from hf_distill.objectives.hypotheses import SCORES, TEXTS
 from hf_distill.tasks import CTC, IGNORED, Task
@@ -42,7 +42,8 @@ def ctc_hypotheses(
     Graves et al., 2006, of a beam). A score is log P of the sequence over all its alignments, not over those alone
     that the search saw. The model runs where it is, in eval mode.
 
-    Raises: `IncompatiblePair` for a model without a CTC head; `DistillationError` for more hypotheses than beams.
+    Raises: `IncompatiblePair` for a model without a CTC head; `DistillationError` for more hypotheses than beams;
+    `DataError` for a sound that is too short for a frame.
     """
     task = Task.of(model)
     if not isinstance(task, CTC):
@@ -60,6 +61,11 @@ def ctc_hypotheses(
         model.train(training)
     (logits,) = task.rows(shown, batch)
     lengths = task.num_frames(batch).tolist()
+    if min(lengths) < 1:
+        raise DataError(
+            f"row {lengths.index(min(lengths)) + 1} of a batch is too short: the teacher makes no frame of it; leave "
+            "the row out."
+        )
     log_p = logits.log_softmax(-1).cpu()
     return [_of_example(log_p[i, :length], task.blank, beams, hypotheses) for i, length in enumerate(lengths)]
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from hf_distill.errors import DistillationError, IncompatiblePair
+from hf_distill.errors import DataError, DistillationError, IncompatiblePair
 from hf_distill.teachers.ctc_search import ctc_hypotheses, prefix_search
 from tests import sounds, tiny
 
@@ -54,6 +54,13 @@ def test_scores_are_those_of_all_alignments_and_padding_is_not_heard() -> None:
         )
         assert score == pytest.approx(-float(nll), abs=1e-4)
     assert by_itself["hypothesis_scores"] == sorted(by_itself["hypothesis_scores"], reverse=True)
+
+
+def test_a_sound_without_a_frame_is_refused() -> None:
+    batch = sounds.collate([{name: row[name] for name in ("input_values", "labels")} for row in sounds.rows()])
+    batch["attention_mask"][1, 2:] = 0
+    with pytest.raises(DataError, match="row 2 of a batch is too short"):
+        ctc_hypotheses(sounds.hearing(), batch)
 
 
 def test_models_that_do_not_hear_and_too_few_beams_are_refused() -> None:

@@ -70,11 +70,12 @@ class RunFolder:
         """
         if self.path.exists() and not self.path.is_dir():
             raise DistillationError(f"{self.path} is a file; give a folder as output_dir.")
-        identity = read_json(self._identity)
-        if identity is None:
+        identity, before = read_json(self._identity), self.recipe()
+        if identity is None or before is None:
             self._refuse_foreign()
             return
-        differing = differences(identity.get("recipe", {}), recipe.to_dict())
+        # Read anew, as the keys that a later version added stand there by their defaults then.
+        differing = differences(before.to_dict(), recipe.to_dict())
         known = identity.get("sources", {})
         differing += [
             f"data of {split}: another file than before"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -38,3 +39,16 @@ def test_results_of_another_version_are_told(tmp_path: Path) -> None:
     for other in ({"a": 1}, {**found.to_dict(), "runs": [{"name": "student", "interval": None, "latency": None}]}):
         with pytest.raises(DistillationError, match=r"stages/results\.json.*remove it"):
             RunResult.from_dict(tmp_path, other)
+
+
+def test_a_run_of_an_earlier_version_that_lacked_a_key_is_gone_on_with(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "out")
+    with folder.claimed(RECIPE, {}):
+        pass
+    kept = folder.stages / "run.json"
+    written = json.loads(kept.read_text())
+    del written["recipe"]["max_length"], written["recipe"]["stages"][0]["targets"]
+    kept.write_text(json.dumps(written))
+    folder.check(RECIPE, {})
+    with pytest.raises(DistillationError, match=r"another recipe: max_length"):
+        folder.check(RECIPE.model_copy(update={"max_length": 16}), {})

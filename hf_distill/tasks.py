@@ -21,6 +21,8 @@ Form = Literal["softmax", "sigmoid", "identity", "alignment"]
 
 IGNORED = -100
 """The label that marks a position without a target."""
+_LONGEST_FRAME = 2**16
+"""Inputs in which every model that hears makes a frame; a second of sound at the rates that there are."""
 
 
 class Task:
@@ -321,6 +323,12 @@ class CTC(Task):
             mask = torch.ones(heard.shape[:2], dtype=torch.long, device=heard.device)
         lengths = mask.sum(-1)
         return lengths if self._frames is None else self._frames(lengths)
+
+    @property
+    def shortest(self) -> int:
+        """The least inputs that make a frame."""
+        lengths = torch.arange(1, _LONGEST_FRAME)
+        return 1 if self._frames is None else 1 + int((self._frames(lengths) < 1).sum())
 
     def fits(self, labels: Tensor, batch: Batch) -> Tensor:
         """Whether labels `[batch, ..., length]` have an alignment: frames for each, and a blank between equal ones."""

@@ -2,28 +2,69 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
 
-from hf_distill.commands import reports_errors, translation
-from hf_distill.commands.overrides import recipe_of
-from hf_distill.commands.script import begin, output_dir
+from transformers import HfArgumentParser
+
+from hf_distill.commands import reports_errors, speech, translation
+from hf_distill.commands.overrides import Script, recipe_of
+from hf_distill.commands.script import begin, output_dir, parser_of
+from hf_distill.errors import RecipeError
+from hf_distill.ranks import is_main_process
+from hf_distill.recipe import Recipe
 from hf_distill.run import generate_targets
-from hf_distill.run.folder import is_main_process
+from hf_distill.suggestions import did_you_mean
 
 DESCRIPTION = """Have the teacher write, by beam search, for every training row, into --generated_folder FOLDER.
 
-The flags are those of distill_translation, which, run with the same ones, learns from the folder. Broken off, it goes
-on where it was."""
+The flags are those of `hf-distill translation`, or, behind the word speech, those of `hf-distill speech`, whose
+teacher hears. That command, run with the same ones, learns from the folder. Broken off, it goes on where it was.
+
+  hf-distill generate-targets --train_file pairs.jsonl --teacher_name_or_path TEACHER \\
+      --student_layers 3 --generated_folder texts"""
+
+SCRIPTS: dict[str, Script] = {script.name: script for script in (translation.SCRIPT, speech.SCRIPT)}
+
+
+def parsers() -> dict[str, HfArgumentParser]:
+    """The flags by the first word, which need not be there."""
+    return {"": parser_of(_shown(translation.SCRIPT)), **{name: parser_of(_shown(s)) for name, s in SCRIPTS.items()}}
+
+
+def _shown(script: Script) -> Script:
+    """The script as it shows itself here."""
+    return replace(script, name=f"generate-targets {script.name}", description=DESCRIPTION)
 
 
 @reports_errors
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line `argv`, by default that of the process; the exit status."""
-    _, flags = begin(replace(translation.SCRIPT, description=DESCRIPTION), argv)
-    recipe, name = recipe_of(flags, translation.SCRIPT)
+    script, words = _script(sys.argv[1:] if argv is None else list(argv))
+    _, flags = begin(_shown(script), words)
+    recipe, name = recipe_of(flags, script)
     folder, facts = generate_targets(recipe, output_dir(flags, name))
     if is_main_process():
         sys.stdout.write(f"{folder}: the texts of {facts.rows} rows\n")
     return 0
+
+
+def _script(words: list[str]) -> tuple[Script, list[str]]:
+    """The script that the first word names, or else the recipe's kind of data, and the other words.
+
+    Raises: `RecipeError` for another word.
+    """
+    if words and not words[0].startswith("-"):
+        if words[0] not in SCRIPTS:
+            hint = did_you_mean(words[0], SCRIPTS, ", ") or "."
+            raise RecipeError(
+                f"generate_targets: {words[0]!r} is no kind of data{hint} The first word may be {', '.join(SCRIPTS)}."
+            )
+        return SCRIPTS[words[0]], words[1:]
+    parser = argparse.ArgumentParser(add_help=False, exit_on_error=False)
+    parser.add_argument("--recipe", nargs="?")
+    named = parser.parse_known_args(words)[0].recipe
+    data = None if named is None else Recipe.load(named).data
+    return (speech if data is not None and data.speech is not None else translation).SCRIPT, words

@@ -6,12 +6,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from datasets import Dataset
 
+from hf_distill.data.label_column import COLUMNS, cells, label_column
 from hf_distill.errors import DataError
 from hf_distill.tasks import IGNORED
-
-COLUMNS = ("labels", "label")
 
 
 def class_counts(rows: Any, number: int) -> list[int]:
@@ -38,10 +36,10 @@ def class_counts(rows: Any, number: int) -> list[int]:
 
 
 def _labels(rows: Any) -> Iterator[Any]:
-    name = next((name for name in COLUMNS if len(rows) and name in rows[0]), None)
+    name = label_column(rows)
     if name is None:
         raise DataError(
             f"labels are counted by class, and the rows have no column {' or '.join(map(repr, COLUMNS))}; add it, or "
             "write the weights of the classes down."
         )
-    yield from rows[name] if isinstance(rows, Dataset) else (rows[i][name] for i in range(len(rows)))
+    return cells(rows, name)

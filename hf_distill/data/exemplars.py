@@ -20,6 +20,7 @@ from hf_distill.data.files import check_text, describe, read
 from hf_distill.errors import DataError
 from hf_distill.losses import at_least_float32, unit
 from hf_distill.tasks import real_tokens
+from hf_distill.writing import write_whole
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,7 @@ def write_exemplars(path: str | Path, exemplars: Sequence[Exemplar], label_colum
     """Writes one JSON object a line: `row`, `task`, the columns of text and that of the label, so that it is a file of
     rows like any other.
 
-    Raises: `DataError` where a column has the name of another one.
+    Raises: `DataError` where a column has the name of another one, and where the file cannot be written.
     """
     lines = []
     for each in exemplars:
@@ -140,9 +141,10 @@ def write_exemplars(path: str | Path, exemplars: Sequence[Exemplar], label_colum
         if taken or len(line) < 3:
             raise DataError(f"exemplars: the column {(taken or [label_column])[0]!r} is there twice; rename it.")
         lines.append(json.dumps({**line, **each.texts}, ensure_ascii=False) + "\n")
-    part = Path(path).with_name(f".{Path(path).name}.part")
-    part.write_text("".join(lines), encoding="utf-8")
-    part.replace(path)
+    try:
+        write_whole(Path(path), "".join(lines).encode())
+    except OSError as error:
+        raise DataError(f"{path}: the exemplars cannot be written: {error.strerror or error}.") from error
 
 
 def read_exemplars(path: str | Path, text_columns: Sequence[str], label_column: str = "label") -> list[Exemplar]:

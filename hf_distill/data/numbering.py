@@ -6,6 +6,7 @@ from typing import Any
 
 from datasets import Dataset
 
+from hf_distill.data.label_column import cells, label_column
 from hf_distill.errors import DataError
 from hf_distill.objectives.base import ROW_INDEX
 
@@ -46,9 +47,5 @@ def numbered(rows: Any) -> Any:
 
 def classes_of(rows: Any) -> list[int] | None:
     """The label of each row, where it has one whole number (`labels` or `label`); else None."""
-    if not len(rows):
-        return None
-    name = next((name for name in ("labels", "label") if isinstance(rows[0].get(name), int)), None)
-    if name is None:
-        return None
-    return list(rows[name][:]) if isinstance(rows, Dataset) else [rows[i][name] for i in range(len(rows))]
+    name = label_column(rows)
+    return None if name is None or not isinstance(rows[0][name], int) else list(cells(rows, name))

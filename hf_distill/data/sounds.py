@@ -26,13 +26,30 @@ Samples = NDArray[np.float32]
 
 RIFF = b"RIFF"
 """How a WAV file begins."""
-BROKEN = (OSError, ValueError, RuntimeError, EOFError, UnboundLocalError, struct.error, wavfile.WavFileWarning)
-"""What reading a damaged file raises; scipy's reader has an unbound name where there are no samples at all."""
+LARGEST = 2**30
+"""Bytes of a sound file: nine hours of 16,000 samples of 16 bits a second, and no model hears as much at once."""
+FASTEST = 768_000
+"""Samples a second; what is said to have more is damaged, and a filter for its rate could fill the memory."""
+BROKEN = (
+    OSError,
+    ValueError,
+    RuntimeError,
+    EOFError,
+    ArithmeticError,
+    LookupError,
+    UnboundLocalError,
+    struct.error,
+    wavfile.WavFileWarning,
+)
+"""What reading a damaged file raises; scipy's reader has an unbound name where there are no samples at all, and
+divides by zero where a header says so."""
 
 
 def located(cell: Any, place: str, folder: Path) -> Any:
     """A cell of a column of sounds, the path in it from `folder` on; it may be the path of a file, a list of samples,
     or a mapping of `bytes` and `path`, as in parquet files of the Hub. `place` is where it stands, for messages.
+
+    A path may lead anywhere, as those of any file that a recipe names: up, absolute, from `~` on, and along links.
 
     Errors: DataError for anything else, for a list without samples, and for a file that is not there.
     """
@@ -41,20 +58,36 @@ def located(cell: Any, place: str, folder: Path) -> Any:
     if isinstance(cell, Mapping):
         cell = cell.get("path")
     if isinstance(cell, str) and cell.strip():
-        path = folder / Path(cell).expanduser()
-        if not path.is_file():
-            raise DataError(f"{place}: there is no file {path}; {listing(path.parent)}.")
-        return str(path)
+        return _file(cell, place, folder)
     if isinstance(cell, list) and cell and all(type(value) in (int, float) for value in cell):
-        return [float(value) for value in cell]
+        try:
+            return [float(value) for value in cell]
+        except OverflowError as error:
+            raise DataError(f"{place}: a sample is larger than any float; leave the row out.") from error
     raise DataError(f"{place}: holds {describe(cell)}, expected the path of a sound file, or a list of samples.")
+
+
+def _file(cell: str, place: str, folder: Path) -> str:
+    try:
+        path = folder / Path(cell).expanduser()
+        size = path.stat().st_size if path.is_file() else None
+        held = listing(path.parent) if size is None else ""
+    except (OSError, RuntimeError, ValueError) as error:  # a text that no path can be, a folder that is closed
+        reason = str(getattr(error, "strerror", None) or error).rstrip(".")
+        raise DataError(f"{place}: {describe(cell)} is no path of a sound file: {reason}.") from error
+    if size is None:
+        raise DataError(f"{place}: there is no file {path}; {held}.")
+    if size > LARGEST:
+        raise DataError(f"{place}: {path} has {size:,} bytes, and a sound may have {LARGEST:,}; cut it.")
+    return str(path)
 
 
 def samples_of(cell: Any, place: str, rate: int, rate_of_lists: int) -> Samples:
     """The samples `[n]` of what `located` gave, at `rate` samples a second; a list has `rate_of_lists`. Several
     channels are averaged, and other rates resampled by a polyphase filter.
 
-    Errors: DataError naming `place` for a file that cannot be read, and for a sound that is empty or not finite.
+    Errors: DataError naming `place` for a file that cannot be read, for a sound that is empty or not finite, and for
+    a rate that no sound has.
     """
     if isinstance(cell, list):
         own_rate, found = rate_of_lists, np.asarray(cell, dtype=np.float64)
@@ -62,10 +95,12 @@ def samples_of(cell: Any, place: str, rate: int, rate_of_lists: int) -> Samples:
         own_rate, found = _read(cell if isinstance(cell, str) else cell["bytes"], place)
     if found.ndim > 1:
         found = found.mean(axis=1)
-    if not len(found) or own_rate < 1 or not np.isfinite(found).all():
+    if not 1 <= own_rate <= FASTEST:
+        raise DataError(f"{place}: a sound of {own_rate} samples a second; there may be 1 to {FASTEST:,}.")
+    if not len(found) or not (np.abs(found) < np.finfo(np.float32).max).all():
         raise DataError(
-            f"{place}: a sound of {len(found)} samples at {own_rate} a second, all of which must be numbers; leave "
-            "the row out."
+            f"{place}: a sound of {len(found)} samples at {own_rate} a second, all of which must be numbers that a "
+            "float32 holds; leave the row out."
         )
     if own_rate != rate:
         common = math.gcd(own_rate, rate)

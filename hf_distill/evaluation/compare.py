@@ -20,6 +20,7 @@ from hf_distill.errors import DataError
 from hf_distill.evaluation import figures
 from hf_distill.evaluation.evidence import Evidence
 from hf_distill.evaluation.fidelity import Interval
+from hf_distill.evaluation.metrics import less_is_better
 from hf_distill.evaluation.report import write_whole
 from hf_distill.evaluation.summary import ABSENT, escaped, one_line
 
@@ -178,7 +179,8 @@ def difference(
 
 def markdown(rows: Sequence[Row], metric: str, *, control: str, reference: str) -> str:
     """The table, and below it what was refused."""
-    heads = ["recipe", escaped(metric), "each seed", f"against {_code(control)}, 95 %", "steps", "CPU s a step"]
+    name = f"{metric} (less is better)" if less_is_better(metric) else metric
+    heads = ["recipe", escaped(name), "each seed", f"against {_code(control)}, 95 %", "steps", "CPU s a step"]
     heads += [f"of {_code(reference)}", "peak MB"]
     lines = ["| " + " | ".join(heads) + " |", "| --- |" + " ---: |" * (len(heads) - 1)]
     scored = [row for row in rows if row.values]
@@ -190,7 +192,8 @@ def markdown(rows: Sequence[Row], metric: str, *, control: str, reference: str) 
 def write(
     output_dir: str | os.PathLike[str], rows: Sequence[Row], metric: str, *, control: str, reference: str
 ) -> list[Path]:
-    """Writes `comparison.md`, `comparison.json` and, where matplotlib is installed, `comparison.png`; the paths."""
+    """Writes `comparison.md`, `comparison.json` and, where matplotlib is installed, `comparison.png`, which has the
+    best on top; the paths."""
     folder = Path(output_dir)
     table = markdown(rows, metric, control=control, reference=reference) + "\n"
     plain = {"metric": metric, "control": control, "reference": reference, "rows": [_plain(row) for row in rows]}
@@ -205,6 +208,7 @@ def write(
         logger.warning('no picture is drawn: matplotlib is not installed (pip install "hf_distill[report]").')
         return written
     points = [figures.Difference(row.name, *row.difference, row.singles, row.cost) for row in drawn if row.difference]
+    points.sort(key=lambda point: point.value, reverse=not less_is_better(metric))
     picture = figures.differences(points, f"{metric} against {control}", f"CPU time of a step, of {reference}")
     return [*written, write_whole(folder / "comparison.png", picture)]
 

@@ -29,6 +29,9 @@ CONFIGURATIONS = {
 }
 """The configurations of the metric "glue" of the library evaluate, and the values that each reports."""
 
+LESS_IS_BETTER = frozenset({"loss", "perplexity", "wer", "cer"})
+"""Metrics whose smaller value is the better one; of all others it is the larger."""
+
 CITATION = """@inproceedings{wang2019glue,
   title = {{GLUE}: A Multi-Task Benchmark and Analysis Platform for Natural Language Understanding},
   author = {Wang, Alex and Singh, Amanpreet and Michael, Julian and Hill, Felix and Levy, Omer and Bowman, Samuel R.},
@@ -86,6 +89,11 @@ def compute_metrics_for(
         return dict(metric.compute(predictions=predictions, references=labels))
 
     return glue_metrics
+
+
+def less_is_better(metric: str) -> bool:
+    """Whether the smaller value of a metric is the better one; its name may begin as in results (`eval_`, `test_`)."""
+    return metric.removeprefix("eval_").removeprefix("test_") in LESS_IS_BETTER
 
 
 def _own_metrics(predictions: np.ndarray, labels: np.ndarray, width: int) -> dict[str, float]:

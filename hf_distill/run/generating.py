@@ -12,13 +12,14 @@ from torch import device
 from transformers import PreTrainedModel
 
 from hf_distill.data.hypotheses import with_heard, with_hypotheses
+from hf_distill.data.speech import sounds_as_arrays
 from hf_distill.errors import DataError, DistillationError
 from hf_distill.recipe import Recipe
 from hf_distill.recipe.sections.teacher import Writing
 from hf_distill.run.folder import RunFolder
 from hf_distill.teachers.generated import Generated
 from hf_distill.teachers.generation import Search
-from hf_distill.teachers.heard import SoundSearch, digest_of_sounds, heard_of
+from hf_distill.teachers.heard import SoundSearch, digest_of_sounds, heard_of, sound_column
 
 if TYPE_CHECKING:
     from hf_distill.run.preparation import Setup
@@ -84,7 +85,8 @@ def learned_sounds(setup: Setup, choice: str, place: device) -> Dataset:
     Raises: as `generated`.
     """
     rows = setup.splits["train"]
-    return with_heard(rows, heard(setup, place).rows(digest_of_sounds(rows)), choice)
+    found = with_heard(rows, heard(setup, place).rows(digest_of_sounds(rows)), choice)
+    return sounds_as_arrays(found, sound_column(rows))  # columns that are added take that back
 
 
 def learned_targets(

@@ -7,13 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hf_distill.errors import DistillationError, RecipeError
 from hf_distill.recipe import Recipe
 from hf_distill.run.caching import cache_facts, cache_folder, write_cache
-from hf_distill.run.folder import RunFolder, wait_for_everyone
-from hf_distill.run.preparation import Setup, plan, prepare, start_of
-from hf_distill.run.running import as_recipe
-from hf_distill.run.workloads import load_workload
+from hf_distill.run.preparation import Setup, start_of
+from hf_distill.run.writing import write_down
 from hf_distill.teachers.cache.folder import Facts
 
 
@@ -29,24 +26,14 @@ def cache_teacher(
     Raises: `RecipeError` for a recipe without `teacher.cache`; `DistillationError` for a teacher that the run has yet
     to train; `CacheMismatch` for a cache of something else.
     """
-    loaded = as_recipe(recipe)
-    folder = RunFolder(output_dir)
-    place = cache_folder(loaded, folder)
-    if place is None:
-        raise RecipeError("the recipe has no cache of its teacher; give teacher.cache, or --cache_teacher FOLDER.")
-    workload = load_workload(loaded)
-    folder.check(loaded, workload.sources)
-    jobs = plan(loaded, folder)
-    if jobs.teacher is not None and jobs.teacher.mark is None:
-        raise DistillationError(
-            f"{folder.path}: the teacher is trained by the run itself (teacher.fine_tune), and it is not trained yet; "
-            "the run writes its cache when it is."
-        )
-    setup = prepare(loaded, folder, workload, jobs)
-    with folder.claimed(loaded, workload.sources):
-        wait_for_everyone()
-        _write(setup, place)
-        wait_for_everyone()
+    loaded, folder, place = write_down(
+        recipe,
+        output_dir,
+        cache_folder,
+        _write,
+        missing="the recipe has no cache of its teacher; give teacher.cache, or --cache_teacher FOLDER.",
+        later="the run writes its cache when it is",
+    )
     facts = cache_facts(loaded, folder)
     assert facts is not None  # it has just been written
     return place, facts

@@ -124,10 +124,10 @@ def quantize_uniform(
 
     Every step computes loss and gradient at the weights on the grid, w_q = Q(w), and moves the floats w; the gradient
     reaches them by `style` (`grids.quantize`). `rounding` is to the nearest value, or while training at random to one
-    of the two neighbours so that Q(w) is w on average. It is drawn once a step, as the paper
-    quantizes once a step: what is drawn follows from the weights as they are, so that until they move it is the same
-    in all passes, micro-batches and processes, and at all places of a tied weight. The paper trains with
-    0.7 T^2 KL + 0.3 cross-entropy at T = 2.
+    of the two neighbours so that Q(w) is w on average. The authors' code trains with the nearest, and quantizes once
+    for each batch, which is a step there; so a random rounding is drawn once a step here. What is drawn follows from
+    the weights as they are: until they move it is the same in all passes, micro-batches and processes, and at all
+    places of a tied weight. The paper trains with 0.7 T^2 KL + 0.3 cross-entropy at T = 2.
 
     Quantized are the weights of linear layers and embeddings, tied ones together; the authors' code quantizes biases
     and norms, too. What stands on top of the base model (a classifier) stays in floats unless `include_head`.

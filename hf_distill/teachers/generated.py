@@ -30,6 +30,7 @@ from hf_distill.errors import CacheMismatch, DataError
 from hf_distill.teachers.cache.fingerprint import teacher_digest, tokenizer_digest
 from hf_distill.teachers.cache.folder import check_same
 from hf_distill.teachers.generation import Hypothesis, Search, check_writes, write
+from hf_distill.writing import write_whole
 
 logger = logging.getLogger(__name__)
 
@@ -228,26 +229,18 @@ def _facts(path: Path) -> Facts:
 
 def _go_on(path: Path, facts: Facts, write_from: WriteFrom) -> None:
     """Writes the parts that are missing."""
+    for unfinished in path.glob(".*.part"):  # of a writer that was killed
+        unfinished.unlink(missing_ok=True)
     written = write_from(sum(part.rows for part in facts.parts))
     while rows := list(islice(written, PART)):
         lines = [json.dumps({"hypotheses": [each._asdict() for each in row]}, ensure_ascii=False) for row in rows]
         data = ("\n".join(lines) + "\n").encode()
         name = f"part-{len(facts.parts):05d}.jsonl"
-        _replace(path / name, data)
+        write_whole(path / name, data)
         part = PartFacts(file=name, rows=len(rows), sha256=hashlib.sha256(data).hexdigest())
         facts = facts.model_copy(update={"parts": [*facts.parts, part]})
-        _replace(path / FACTS, (facts.model_dump_json(indent=1) + "\n").encode())
+        write_whole(path / FACTS, (facts.model_dump_json(indent=1) + "\n").encode())
         logger.info("%s: the texts of %d of %d rows are written", path, sum(p.rows for p in facts.parts), facts.rows)
-
-
-def _replace(path: Path, data: bytes) -> None:
-    """Writes a file whole or not at all."""
-    unfinished = path.with_name(f".{path.name}.part")
-    with unfinished.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    unfinished.replace(path)
 
 
 def _rows(path: Path, part: PartFacts) -> list[list[Hypothesis]]:

@@ -69,7 +69,7 @@ def heard_of(
 def _search(
     model: PreTrainedModel, rows: Dataset, start: int, collate: Collate, search: SoundSearch, batch_size: int
 ) -> Iterator[list[Hypothesis]]:
-    name = _column(rows)
+    name = sound_column(rows)
     for first in range(start, len(rows), batch_size):
         items = [{name: row[name]} for row in rows.select(range(first, min(first + batch_size, len(rows))))]
         batch = {key: each.to(model.device) for key, each in collate(items).items() if isinstance(each, Tensor)}
@@ -80,7 +80,7 @@ def _search(
 
 def digest_of_sounds(rows: Dataset) -> str:
     """SHA-256 over what a model reads of the sounds of rows, in their order."""
-    digest, name = hashlib.sha256(), _column(rows)
+    digest, name = hashlib.sha256(), sound_column(rows)
     for batch in rows.select_columns([name]).iter(batch_size=100):
         for sound in batch[name]:
             values = np.asarray(sound, dtype="<f4")
@@ -88,8 +88,8 @@ def digest_of_sounds(rows: Dataset) -> str:
     return digest.hexdigest()
 
 
-def _column(rows: Dataset) -> str:
-    """Raises: `DataError` for rows without sounds, or none."""
+def sound_column(rows: Dataset) -> str:
+    """The column of the sounds. Raises: `DataError` for rows without sounds, or none."""
     found = [name for name in HEARD if name in rows.column_names]
     if not found or not len(rows):
         raise DataError(

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from hf_distill.commands import speech
+from hf_distill.commands import generate, speech
 from hf_distill.commands.flags import make_parser, parse
 from hf_distill.commands.overrides import recipe_of
+from hf_distill.recipe import Recipe
 from tests import sounds
 
 
@@ -33,6 +35,37 @@ def test_flags_alone_are_distillation_from_hypotheses() -> None:
 def test_flags_on_top_of_a_recipe() -> None:
     recipe = asked("--recipe", "review/ctc_nbest_kd", "--generated_folder", "heard", "--num_hypotheses", "3")
     assert recipe["teacher"]["generate"] | {"folder": "heard", "hypotheses": 3} == recipe["teacher"]["generate"]
+
+
+@pytest.mark.parametrize(
+    ("words", "kind"),
+    [
+        (["--recipe", "review/seq_kd"], "translation"),
+        (["translation", "--recipe", "review/seq_kd"], "translation"),
+        (["--recipe", "review/ctc_nbest_kd"], "speech"),
+        (["--max_steps", "1", "--recipe=review/ctc_nbest_kd"], "speech"),
+        (["speech", *PLAIN], "speech"),
+    ],
+)
+def test_targets_are_generated_for_the_kind_of_data_that_there_is(
+    words: list[str], kind: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[Any] = []
+
+    def generate_targets(recipe: Recipe, folder: str) -> tuple[Path, Any]:
+        asked.append(recipe.to_dict())
+        return Path(folder), SimpleNamespace(rows=3)
+
+    monkeypatch.setattr(generate, "generate_targets", generate_targets)
+    assert generate.main([*words, "--output_dir", "out"]) == 0
+    assert asked[0]["data"][kind] is not None
+    assert asked[0]["teacher"]["generate"] is not None
+    assert capsys.readouterr().out == "out: the texts of 3 rows\n"
+
+
+def test_other_kinds_of_data_are_not_generated_for(capsys: pytest.CaptureFixture[str]) -> None:
+    assert generate.main(["speach", *PLAIN]) == 2
+    assert "'speach' is no kind of data, did you mean 'speech'?" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -86,5 +86,7 @@ def test_a_file_of_exemplars(tmp_path: Path) -> None:
         read_exemplars(path, ["text"], "kind")
     with pytest.raises(DataError, match="the column 'row' is there twice"):
         write_exemplars(path, [Exemplar(0, {"row": "x"}, "a")])
+    with pytest.raises(DataError, match=r"none/a\.jsonl: the exemplars cannot be written: No such file or directory"):
+        write_exemplars(tmp_path / "none" / "a.jsonl", made, "kind")
     with pytest.raises(DataError, match="column 'words'"):
         read_exemplars(path, ["words"], "kind")

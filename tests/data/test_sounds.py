@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,43 @@ def test_files_that_are_not_there_or_broken_are_refused(tmp_path: Path) -> None:
             samples_of({"bytes": damaged}, "row 7", 400, 1)
     with pytest.raises(DataError, match=r"row 7: a sound of 2 samples .* must be numbers"):
         samples_of([0.0, math.nan], "row 7", 400, 400)
+
+
+def test_texts_that_are_no_paths_and_files_that_are_too_large_are_refused(tmp_path: Path) -> None:
+    for text, reason in (("x" * 300, "File name too long"), ("~nobody-of-that-name/a.wav", "home directory")):
+        with pytest.raises(DataError, match=rf"row 7: .* is no path of a sound file: .*{reason}"):
+            located(text, "row 7", tmp_path)
+    with (tmp_path / "long.wav").open("wb") as file:
+        file.truncate(sounds.LARGEST + 1)  # takes no room
+    with pytest.raises(DataError, match=r"row 7: .*long\.wav has 1,073,741,825 bytes, and a sound may have"):
+        located("long.wav", "row 7", tmp_path)
+
+
+@pytest.mark.parametrize("number", [10**400, 1e39, math.inf])
+def test_samples_that_no_float32_holds_are_refused(tmp_path: Path, number: float) -> None:
+    with pytest.raises(DataError, match=r"row 7: .*(larger than any float|numbers that a float32 holds)"):
+        samples_of(located([0.5, number], "row 7", tmp_path), "row 7", 400, 400)
+
+
+def test_headers_that_lie_are_refused(tmp_path: Path) -> None:
+    """A filter from four thousand million samples a second to 16,000 would fill the memory."""
+    wavfile.write(tmp_path / "a.wav", 400, (WAVE * 32767).astype(np.int16))
+    whole = (tmp_path / "a.wav").read_bytes()
+    rate = 2**30 - 1
+    fast = whole[:24] + struct.pack("<II", rate, 2 * rate) + whole[32:]
+    with pytest.raises(DataError, match=r"row 7: a sound of 1073741823 samples a second; there may be 1 to 768,000"):
+        samples_of({"bytes": fast}, "row 7", 400, 1)
+    channels = whole[:22] + struct.pack("<H", 0x4C01) + whole[24:]
+    with pytest.raises(DataError, match="row 7: the sound cannot be read"):
+        samples_of({"bytes": channels}, "row 7", 400, 1)
+
+
+def test_samples_of_three_bytes(tmp_path: Path) -> None:
+    data = b"".join(struct.pack("<i", value)[:3] for value in (0, 2**22, -(2**23), 2**23 - 1))
+    layout = struct.pack("<IHHIIHH", 16, 1, 1, 400, 1200, 3, 24)
+    file = b"RIFF" + struct.pack("<I", 36 + len(data)) + b"WAVEfmt " + layout + b"data"
+    found = samples_of({"bytes": file + struct.pack("<I", len(data)) + data}, "row", 400, 1)
+    assert found.tolist() == pytest.approx([0.0, 0.5, -1.0, 1.0], abs=2e-7)
 
 
 def test_other_formats_need_a_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

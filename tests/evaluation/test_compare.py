@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import statistics
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -192,6 +193,25 @@ def test_files_are_written(tmp_path: Path) -> None:
     assert plain["soft_targets"]["difference"]["value"] == 0.25
     assert plain["pkt"]["values"] == [1.0, 0.0]
     assert "mean" not in plain["dkd"]
+
+
+@pytest.mark.parametrize(
+    ("metric", "first"), [("accuracy", "pkt"), ("wer", "soft_targets"), ("eval_perplexity", "soft_targets")]
+)
+def test_the_best_is_on_top_whichever_way_a_metric_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, metric: str, first: str
+) -> None:
+    drawn: list[str] = []
+
+    def differences(found: Sequence[Any], title: str, cost_title: str) -> bytes:
+        drawn.extend(each.name for each in found)
+        return b""
+
+    monkeypatch.setattr(compare.figures, "differences", differences)
+    rows = [row for row in compared(runs(), **NAMES) if row.name in ("soft_targets", "pkt")]
+    table = write(tmp_path, rows, metric, **NAMES)[0].read_text()
+    assert drawn[0] == first
+    assert ("less is better" in table) == (metric != "accuracy")
 
 
 def test_there_is_no_picture_without_matplotlib(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

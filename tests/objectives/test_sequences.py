@@ -68,6 +68,18 @@ def test_tasks_that_write_no_texts_are_refused() -> None:
         CTCNBestKD(blank=3).bind(Pair.from_shapes(ours, None, CTC()))
 
 
+def test_texts_that_are_longer_than_their_sounds_are_told_of() -> None:
+    """Four frames hold `1 1 2`, with the blank between the equal ones, and not `1 1 1`."""
+    objective = Labels()
+    objective.bind(Pair.from_shapes(shape(num_logits=3), None, CTC()))
+    whole = {"attention_mask": torch.ones(2, 4, dtype=torch.long), "labels": torch.tensor([[1, 1, 2], [-100] * 3])}
+    assert objective.count(whole, CTC()) == 1
+    assert objective.remarks() == []
+    longer = {**whole, "labels": torch.tensor([[1, 1, 2], [1, 1, 1]])}
+    assert objective.count(longer, CTC()) == 1
+    assert objective.remarks() == ["a text has more symbols than its sound has frames for; it does not count"]
+
+
 def test_frames_are_no_rows_of_a_discriminator_or_a_flow() -> None:
     ours = shape(num_logits=3)
     with pytest.raises(IncompatiblePair, match=r"holistic_kd: .* frames of a ctc task do not answer to each other"):

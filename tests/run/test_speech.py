@@ -13,10 +13,13 @@ from datasets import Dataset
 from transformers import AutoTokenizer, EvalPrediction, PreTrainedTokenizerBase
 
 from hf_distill.data.hypotheses import with_heard
+from hf_distill.data.speech import hear
 from hf_distill.errors import DataError, DistillationError, IncompatiblePair, NonFiniteLoss
+from hf_distill.loading import load_model
 from hf_distill.objectives.hypotheses import SCORES, TEXTS
 from hf_distill.recipe import Recipe
 from hf_distill.run import run
+from hf_distill.run.models import limits
 from hf_distill.run.workload import Limits
 from hf_distill.run.workloads import load_workload
 from hf_distill.run.workloads.speech import Heard, Speech, collapsed
@@ -69,6 +72,7 @@ def test_sounds_are_read_at_the_rate_of_the_models(folder: Path) -> None:
     assert workload.evaluated_splits == ("validation",)
     for i, row in enumerate(rows):
         text = sounds.TEXTS_SAID[i % 6]
+        assert isinstance(row["input_values"], np.ndarray)
         assert row["labels"] == said(text)
         assert row["length"] == len(row["input_values"]) == 12 * len(text) + 20 + i
         assert np.mean(row["input_values"]) == pytest.approx(0.0, abs=1e-5)
@@ -125,14 +129,60 @@ def test_what_models_and_tokenizer_cannot_read_is_refused(folder: Path) -> None:
         workload.collator(tokenizer)
 
 
+def test_sounds_of_which_a_model_makes_no_frame_are_refused(folder: Path) -> None:
+    model = sounds.hearing().eval()
+    shortest = limits(recipe(folder), model, sounds.hearing()).shortest
+    with torch.no_grad():
+        assert model(torch.zeros(1, shortest)).logits.shape[1] == 1
+        with pytest.raises(RuntimeError, match="Kernel size"):
+            model(torch.zeros(1, shortest - 1))
+    rows = [{"audio": [0.5] * shortest, "text": "a"}, {"audio": [0.5] * (shortest - 1), "text": "a"}]
+    tiny_runs.write_jsonl(folder / "train.jsonl", rows)
+    with pytest.raises(
+        DataError, match=rf"line 2, column 'audio': a sound of {shortest - 1} values .* of {shortest};"
+    ):
+        loaded(folder).read(tokenizer_of(folder / "student"), NO_LIMITS._replace(shortest=shortest))
+
+
+def test_values_that_are_not_finite_are_refused(folder: Path) -> None:
+    class OneFrame:
+        """Of features whose variance over frames is made 1, as in SeamlessM4TFeatureExtractor."""
+
+        sampling_rate, model_input_names = 80, ("input_features",)
+
+        def __call__(self, sound: Any, sampling_rate: int) -> dict[str, Any]:
+            return {"input_features": [np.full((1, 2), np.nan)]}
+
+    rows = loaded(folder).splits["train"]
+    with pytest.raises(DataError, match=r"line 1, column 'audio': the feature extractor makes .* not finite"):
+        hear(rows, OneFrame(), tokenizer_of(folder / "student"))
+
+
+def test_there_is_a_mask_where_the_feature_extractor_says_so(folder: Path) -> None:
+    """Models with a norm over groups hear padding in any case, and take no mask (facebook/wav2vec2-base)."""
+    place = folder / "student" / "processor_config.json"
+    written = json.loads(place.read_text())
+    written["feature_extractor"]["return_attention_mask"] = False
+    place.write_text(json.dumps(written))
+    workload, tokenizer = loaded(folder), tokenizer_of(folder / "student")
+    rows = workload.read(tokenizer, NO_LIMITS, ["train"])["train"]
+    batch = workload.collator(tokenizer)([rows[0], rows[1]])
+    assert sorted(batch) == ["input_values", "labels"]
+    assert batch["input_values"][1, len(rows[1]["input_values"]) :].abs().sum() == 0
+
+
 def test_a_teacher_that_hears_otherwise_is_refused(folder: Path) -> None:
     sounds.save(folder / "teacher", seed=1)
     place = folder / "teacher" / "processor_config.json"
     written = json.loads(place.read_text())
     written["feature_extractor"]["do_normalize"] = False
     place.write_text(json.dumps(written))
-    with pytest.raises(IncompatiblePair, match="do_normalize is True for the student and False for the teacher"):
+    with pytest.raises(IncompatiblePair, match=r"do_normalize is True for '.*student' and False for the teacher '"):
         run(recipe(folder), folder / "out")
+    workload, tokenizer = loaded(folder), tokenizer_of(folder / "student")
+    other = load_model(str(folder / "teacher"), "AutoModelForCTC", role="student")  # of a stage that starts anew
+    with pytest.raises(IncompatiblePair, match=r"for the student '.*teacher'"):
+        workload.check_reading(other, tokenizer, "student")
 
 
 def test_frames_stand_for_symbols_once() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -67,7 +66,7 @@ def test_targets_that_are_cut_are_told_once_with_their_number(
     number = sum(len(text.split()) > 3 for text in writers.texts(12))
     assert 0 < number < 12
     loaded.read(writers.tokenizer(), Limits(6, [None], frozenset()), ["train"])
-    told = [line for line in caplog.messages if "are cut" in line]
+    told = [line for line in caplog.messages if "targets" in line]
     assert told == [
         f"{number} of 12 targets are longer than 4 tokens and are cut; raise max_target_length, or max_length if that "
         "is what they are cut to"
@@ -75,18 +74,19 @@ def test_targets_that_are_cut_are_told_once_with_their_number(
     caplog.clear()
     short = replace(loaded, settings=loaded.settings.model_copy(update={"max_target_length": 64}))
     short.read(writers.tokenizer(), Limits(64, [None], frozenset()), ["train"])
-    assert not [line for line in caplog.messages if "are cut" in line]
+    assert not [line for line in caplog.messages if "targets" in line]
 
 
 def test_other_targets_take_the_place_of_those_of_the_training_rows(loaded: Translation) -> None:
     asked: list[Any] = []
 
-    def make(rows: Dataset, sources: Sequence[str], column: str) -> Dataset:
-        asked.append((list(sources), column))
+    def make(rows: Dataset, column: str) -> Dataset:
+        asked.append(column)
         return rows.select([0]).map(lambda _row: {column: "w9", "hypothesis": 0, "hypothesis_scores": [-1.0]})
 
     found = loaded.retargeted(make)
-    assert asked == [(["w1 " + text for text in writers.texts(12)], "target")]
+    assert asked == ["target"]
+    assert loaded.texts_read() == ["w1 " + text for text in writers.texts(12)]
     rows = found.read(writers.tokenizer(), Limits(6, [None], frozenset()))
     assert rows["train"][0]["labels"] == writers.tokenizer()("w9")["input_ids"]
     assert rows["train"][0]["hypothesis_scores"] == [-1.0]

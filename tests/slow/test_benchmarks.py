@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[2]
@@ -42,3 +43,20 @@ def test_gpu_without_one(tmp_path: Path) -> None:
     for rows in json.loads(file.read_text())["workloads"].values():
         assert list(rows) == ["loop", "hf_kd", "hf_distill"]
         assert all("error" not in row and row["tokens_per_second"] > 0 for row in rows.values())
+
+
+def test_spoken_digits(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    for split, texts in (("train", ["one", "two"] * 4), ("validation", ["two", "one"])):
+        lengths = random.integers(2000, 3000, size=len(texts))
+        samples = random.integers(-9000, 9000, size=lengths.sum()).astype(np.int16)
+        np.savez(tmp_path / split, samples=samples, offsets=np.cumsum([0, *lengths]), sampling_rate=8000)
+        lines = [json.dumps({"text": text}) + "\n" for text in texts]
+        (tmp_path / f"{split}.jsonl").write_text("".join(lines), encoding="utf-8")
+    output = tmp_path / "out"
+    asked = ["--data", str(tmp_path), "--seeds", "1", "--max_steps", "1", "--output", str(output)]
+    command("spoken_digits.py", *asked)
+    runs = json.loads((output / "results.json").read_text(encoding="utf-8"))
+    assert [run["method"] for run in runs] == ["teacher", "control", "nbest", "both"]
+    assert all(run["wer"] >= 0 and run["cer"] >= 0 for run in runs)
+    assert (output / "results.md").read_text(encoding="utf-8").count("\n") == 6

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoFeatureExtractor, AutoTokenizer
 
+from hf_distill.commands import generate
 from hf_distill.run import run
 from hf_distill.teachers.generated import Generated
 from tests import sounds
@@ -20,11 +21,15 @@ def test_a_run_learns_what_its_teacher_hears(tmp_path: Path) -> None:
     sounds.save(folder / "student")
     sounds.save(folder / "teacher", seed=1)
     written = recipe(folder, control=True)
+    (folder / "recipe.yaml").write_text(json.dumps(written.to_dict()))
+    assert generate.main(["--recipe", str(folder / "recipe.yaml"), "--output_dir", str(folder / "out")]) == 0
+    before = (folder / "out/stages/teacher-texts/generated.json").stat().st_mtime_ns
     result = run(written, folder / "out")
     assert result.metric == "wer"
     assert {"eval_wer", "eval_cer", "eval_loss"} <= result.metrics.keys()
     kept = Generated(folder / "out/stages/teacher-texts")
     assert kept.facts.rows == 8
+    assert (kept.path / "generated.json").stat().st_mtime_ns == before
     read = AutoTokenizer.from_pretrained(folder / "out")
     assert AutoFeatureExtractor.from_pretrained(folder / "out").sampling_rate == 80
     assert read.get_vocab() == AutoTokenizer.from_pretrained(folder / "student").get_vocab()

@@ -25,7 +25,7 @@ from hf_distill import DistillationTrainer, HiddenMSE, SoftTargets
 from hf_distill.data.packing import Layout, Packer
 from hf_distill.errors import CacheMismatch, DataError, DistillationError, IncompatiblePair
 from hf_distill.teachers import Cached, Frozen
-from hf_distill.teachers.cache import codecs, filling, ranks
+from hf_distill.teachers.cache import codecs, filling
 from hf_distill.teachers.cache.fingerprint import teacher_digest
 from hf_distill.teachers.cache.folder import CacheFolder
 from hf_distill.teachers.cache.keys import Inputs, row_keys, row_lengths
@@ -510,62 +510,6 @@ def test_looking_at_the_rows_draws_no_random_numbers() -> None:
 def test_rows_of_a_table_and_rows_of_a_list_have_the_same_keys() -> None:
     table = Dataset.from_list(ROWS)
     assert (scan(Source(table, PAD), READ).keys == scan(Source(ROWS, PAD), READ).keys).all()
-
-
-# ---- processes ----
-
-
-class TwoProcesses:
-    """The second of two processes: it hears what the first found."""
-
-    def __init__(self, told: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.told = told
-        monkeypatch.setattr(ranks, "place", lambda: (1, 2))
-        monkeypatch.setattr(torch.distributed, "broadcast_object_list", self.hear)
-
-    def hear(self, told: list[Any], src: int) -> None:
-        assert (told, src) == ([None], 0)
-        told[:] = [self.told]
-
-
-def test_processes_go_by_what_the_first_reads_of_a_folder(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[int] = []
-    assert ranks.agreed(lambda: 5) == 5
-    TwoProcesses({"shards": 3}, monkeypatch)
-    assert ranks.agreed(lambda: asked.append(1)) == {"shards": 3}
-    TwoProcesses(CacheMismatch("it is of another teacher"), monkeypatch)
-    with pytest.raises(CacheMismatch, match="it is of another teacher"):
-        ranks.agreed(lambda: asked.append(1))
-    assert not asked
-
-
-@pytest.mark.parametrize(
-    ("error", "heard"),
-    [
-        (CacheMismatch("it is of another teacher"), "it is of another teacher"),
-        (PermissionError(13, "not yours"), "the first process failed with PermissionError: [Errno 13] not yours"),
-    ],
-)
-def test_whatever_ends_the_first_process_ends_the_others(
-    monkeypatch: pytest.MonkeyPatch, error: Exception, heard: str
-) -> None:
-    """The others would wait for ever for what it cannot tell."""
-    sent: list[Any] = []
-
-    def fail() -> None:
-        raise error
-
-    monkeypatch.setattr(ranks, "place", lambda: (0, 2))
-    monkeypatch.setattr(torch.distributed, "broadcast_object_list", lambda told, src: sent.extend(told))
-    with pytest.raises(type(error)) as raised:
-        ranks.agreed(fail)
-    assert raised.value is error
-    (told,) = pickle.loads(pickle.dumps(sent))
-    assert str(told) == heard
-    TwoProcesses(told, monkeypatch)
-    with pytest.raises(DistillationError) as ended:
-        ranks.agreed(fail)
-    assert str(ended.value) == heard
 
 
 # ---- adapters ----

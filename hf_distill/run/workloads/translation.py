@@ -54,10 +54,11 @@ class Translation(WordAnswers, LabelledRows):
     def evaluated_splits(self) -> tuple[str, ...]:
         return tuple(name for name in ("validation", "test") if name in self.splits)
 
-    def retargeted(self, make: Callable[[Dataset, Sequence[str], str], Dataset]) -> Translation:
-        rows = self.splits["train"]
-        read = [self.settings.prefix + text for text in rows[SOURCE][:]]
-        splits = DatasetDict({**self.splits, "train": make(rows, read, TARGET)})
+    def texts_read(self) -> list[str]:
+        return [self.settings.prefix + text for text in self.splits["train"][SOURCE][:]]
+
+    def retargeted(self, make: Callable[[Dataset, str], Dataset]) -> Translation:
+        splits = DatasetDict({**self.splits, "train": make(self.splits["train"], TARGET)})
         return replace(self, data=replace(self.data, splits=splits))
 
     # ---- the models ----

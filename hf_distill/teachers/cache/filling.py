@@ -20,6 +20,7 @@ from transformers import PreTrainedTokenizerBase
 
 from hf_distill.activations import Signal
 from hf_distill.errors import CacheMismatch
+from hf_distill.ranks import agreed, place, wait_for_everyone
 from hf_distill.teachers.cache.codecs import Codec, Head
 from hf_distill.teachers.cache.fingerprint import check_plain, teacher_digest, tokenizer_digest
 from hf_distill.teachers.cache.folder import (
@@ -42,7 +43,6 @@ from hf_distill.teachers.cache.plan import (
     signal_named,
     stored_signals,
 )
-from hf_distill.teachers.cache.ranks import agreed, place, wait
 from hf_distill.teachers.cache.reader import CacheReader
 from hf_distill.teachers.cache.scanning import Scan, Source, scan
 from hf_distill.teachers.cache.shards import shard_bytes
@@ -137,7 +137,7 @@ def fill(folder: CacheFolder, teacher: Frozen, order: Order, sources: Sequence[S
         for source, found in zip(sources, scans, strict=True):
             numbers = _missing(folder, facts, found)[rank::processes]
             _write(folder, teacher, written, source, inputs, numbers, batch_size)
-            wait()
+            wait_for_everyone()
             facts = agreed(folder.facts)
         teacher.bind(frozenset())
 

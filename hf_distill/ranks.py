@@ -1,7 +1,8 @@
-"""What the processes of a job that writes a cache must agree on."""
+"""The processes of a job: which one this is, and what they must agree on."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -12,13 +13,18 @@ from hf_distill.errors import DistillationError
 Found = TypeVar("Found")
 
 
+def is_main_process() -> bool:
+    """Whether this process writes the files that all processes share; known as soon as it starts."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
 def place() -> tuple[int, int]:
-    """This process and the number of them."""
+    """This process and the number of them, as far as they have met."""
     distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
     return (torch.distributed.get_rank(), torch.distributed.get_world_size()) if distributed else (0, 1)
 
 
-def wait() -> None:
+def wait_for_everyone() -> None:
     """Returns when every process has come here."""
     if place()[1] > 1:
         torch.distributed.barrier()

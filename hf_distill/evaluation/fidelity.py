@@ -52,11 +52,40 @@ def expected_calibration_error(logits: ArrayLike, labels: ArrayLike, bins: int =
     if bins < 1:
         raise DataError(f"expected_calibration_error: bins is {bins}; it must be at least 1.")
     probabilities, classes = _probabilities(logits, labels)
-    confidence = probabilities.max(axis=1)
-    correct = probabilities.argmax(axis=1) == classes
+    return calibration_bins(probabilities.max(axis=1), probabilities.argmax(axis=1) == classes, bins).error
+
+
+def confidence(logits: ArrayLike) -> Floats:
+    """The largest probability of each row, `[rows]`.
+
+    Errors: DataError for logits that are not `[rows, 2 or more]`, no rows, or NaN.
+    """
+    found = _logits(logits)
+    if found.shape[1] < 2:
+        raise DataError(f"confidence: logits {list(found.shape)}; expected [rows, 2 or more].")
+    largest: Floats = special.softmax(found, axis=1).max(axis=1)
+    return largest
+
+
+class Bins(NamedTuple):
+    """Rows by the confidence of their answer: how many are in each bin, their mean confidence and the share that is
+    right, both 0 in an empty bin, and the expected calibration error."""
+
+    counts: NDArray[np.int64]
+    confidence: Floats
+    accuracy: Floats
+    error: float
+
+
+def calibration_bins(confidence: Floats, correct: NDArray[np.bool_], bins: int = 15) -> Bins:
+    """The bins of `expected_calibration_error`, of which a reliability diagram is drawn (Niculescu-Mizil and Caruana,
+    2005, ICML). Both arguments are `[rows]`; the confidence is in (0, 1]."""
     index = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
-    gaps = np.bincount(index, weights=correct - confidence, minlength=bins)
-    return float(np.abs(gaps).sum() / len(classes))
+    counts = np.bincount(index, minlength=bins)
+    sure = np.bincount(index, weights=confidence, minlength=bins)
+    right = np.bincount(index, weights=correct, minlength=bins)
+    filled = np.maximum(counts, 1)
+    return Bins(counts, sure / filled, right / filled, float(np.abs(right - sure).sum() / len(confidence)))
 
 
 def brier(logits: ArrayLike, labels: ArrayLike) -> float:

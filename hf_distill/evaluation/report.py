@@ -1,100 +1,121 @@
-"""The report of a run: tables, pictures, and one self-contained web page."""
+"""The report of a run, or of many: tables, pictures, and one self-contained web page."""
 
 from __future__ import annotations
 
-import base64
 import os
-from collections.abc import Sequence
-from html import escape
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from hf_distill.evaluation import figures
+from hf_distill.evaluation.findings import FILE_NAME, Findings
+from hf_distill.evaluation.page import Chapter, Part, page
+from hf_distill.evaluation.sections import CURVES, OF_ONE_RUN, PROGRESS, TRADE_OFFS, of_findings, pictures
 from hf_distill.evaluation.summary import RunSummary, cells, header, markdown_table, notes, one_line, table
 
-__all__ = ["RunSummary", "markdown_table", "table", "write_report"]
+__all__ = ["Reported", "RunSummary", "markdown_table", "table", "write_comparison", "write_findings", "write_report"]
 
-STYLE = """
-:root { color-scheme: light dark; --ink: #1c1c1c; --paper: #ffffff; --rule: #cfcfcf; --faint: #595959; }
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #e8e8e8; --paper: #17191c; --rule: #464a50; --faint: #a9adb3; }
-}
-body { margin: 2rem auto; max-width: 68rem; padding: 0 1rem; font: 1rem/1.5 system-ui, sans-serif;
-  color: var(--ink); background: var(--paper); overflow-wrap: anywhere; }
-h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2.5rem; }
-table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
-th, td { padding: 0.4rem 0.6rem; text-align: right; border-bottom: 1px solid var(--rule); overflow-wrap: normal; }
-th:first-child { text-align: left; }
-tbody th { overflow-wrap: anywhere; }
-.notes { color: var(--faint); font-size: 0.9rem; }
-.picture { overflow-x: auto; background: #ffffff; border: 1px solid var(--rule); padding: 0.5rem; }
-.picture img { display: block; width: 100%; min-width: 40rem; }
-@media (max-width: 46rem) {
-  thead { display: none; }
-  table, tbody, tr, th, td { display: block; }
-  tr { margin-bottom: 1.2rem; }
-  td { display: flex; justify-content: space-between; gap: 1rem; }
-  td::before { content: attr(data-head); color: var(--faint); text-align: left; }
-}
-"""
-
-PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<title>{title}</title>
-<style>{style}</style>
-</head>
-<body>
-<h1>{title}</h1>
-{table}
-<p class="notes">{notes}</p>
-{pictures}
-</body>
-</html>
-"""
+FOLDER = "report"
+MOST_SHOWN = 24
+"""Runs of a comparison that are shown one by one; each has a page of its own, too."""
 
 
-def write_report(output_dir: str | os.PathLike[str], runs: Sequence[RunSummary], metric: str) -> list[Path]:
-    """Writes `report/losses.png`, `report/accuracy_latency.png` and `report.html`, and returns the paths written.
+@dataclass(frozen=True)
+class Reported:
+    """A finished run: its models, teacher first, the metric, what stands below the table, and what else is shown."""
 
-    A picture that would be empty (no history, no latency) is left out. The page holds the pictures and refers to
-    nothing outside it. Everything is drawn before the first file is written, and each appears whole or not at all.
+    name: str
+    runs: Sequence[RunSummary]
+    metric: str
+    notes: Sequence[str] = ()
+    findings: Findings | None = None
 
-    Errors: DistillationError for no runs, a run that lacks the metric, or if matplotlib is missing.
+
+def write_report(
+    output_dir: str | os.PathLike[str],
+    runs: Sequence[RunSummary],
+    metric: str,
+    findings: Findings | None = None,
+    remarks: Sequence[str] = (),
+) -> list[Path]:
+    """Writes `report/*.png` and `report.html`, and returns the paths written.
+
+    A picture that would be empty (no history, no latency) is left out, and so is what `findings` do not have;
+    `remarks` stand below the table. The page holds the pictures and refers to nothing outside it. Everything is drawn
+    before the first file is written, and each appears whole or not at all.
+
+    Errors: DistillationError for no runs, a run that lacks the metric, or if matplotlib or jinja2 is missing.
     """
-    page_table, folder = _html_table(runs, metric), Path(output_dir)
-    drawn = [
-        ("accuracy_latency.png", f"Latency and {one_line(metric)}", figures.accuracy_latency(runs, metric)),
-        ("losses.png", "Losses and evaluation over the steps", figures.losses(runs, metric)),
-    ]
-    pictures = [(name, caption, png) for name, caption, png in drawn if png is not None]
-    page = PAGE.format(
-        title=escape(f"Distillation report: {one_line(metric)}"),
-        style=STYLE,
-        table=page_table,
-        notes="<br>".join(map(escape, notes(runs))),
-        pictures="\n".join(_html_picture(caption, png) for _, caption, png in pictures),
+    rows = cells(runs, metric)
+    parts = [*pictures(runs, metric, OF_ONE_RUN), *of_findings(findings)]
+    chapter = Chapter("", header(metric), rows, [*remarks, *notes(runs)], parts)
+    return _written(Path(output_dir), f"Distillation report: {one_line(metric)}", [chapter])
+
+
+def write_comparison(output_dir: str | os.PathLike[str], reported: Sequence[Reported]) -> list[Path]:
+    """Writes one page on many runs, `report.html`, and its pictures, and returns the paths written.
+
+    Runs on the same rows stand in one table and in the same pictures: the metric against latency, size and training
+    time. Below, each of them can be opened, with its curves and findings; of more than 24 the first 24.
+
+    Errors: as `write_report`.
+    """
+    groups: dict[tuple[str, str], list[Reported]] = {}
+    for each in reported:
+        groups.setdefault((each.metric, "".join(each.notes[:1])), []).append(each)
+    alone = len(groups) == 1
+    chapters = [_compared(group, "" if alone else str(number)) for number, group in enumerate(groups.values(), 1)]
+    return _written(Path(output_dir), f"Distillation report: {len(reported):,} runs", chapters)
+
+
+def write_findings(output_dir: str | os.PathLike[str], findings: Findings) -> Path:
+    """Writes what a report is drawn from, so that `Findings.read` gives it again."""
+    return write_whole(Path(output_dir) / FOLDER / FILE_NAME, findings.model_dump_json().encode("utf-8"))
+
+
+def _compared(group: Sequence[Reported], number: str) -> Chapter:
+    """A chapter on runs on the same rows; with a `number` it has a heading, and file names of its own."""
+    metric, runs = group[0].metric, side_by_side(group)
+    parts = pictures(runs, metric, {**TRADE_OFFS, **PROGRESS})
+    if number:
+        parts = [replace(part, file=part.file.replace(".png", f"_{number}.png")) for part in parts]
+    remarks = list(dict.fromkeys(note for each in group for note in each.notes[:1]))
+    if len(group) > MOST_SHOWN:
+        remarks.append(f"The first {MOST_SHOWN} of {len(group)} runs can be opened below.")
+    return Chapter(
+        f"{number}. {one_line(metric)}" if number else "",
+        header(metric),
+        cells(runs, metric),
+        [*remarks, *notes(runs)],
+        parts,
+        [_folded(each) for each in group[:MOST_SHOWN]],
     )
-    written = [write_whole(folder / "report" / name, png) for name, _, png in pictures]
-    return [*written, write_whole(folder / "report.html", page.encode("utf-8"))]
 
 
-def _html_table(runs: Sequence[RunSummary], metric: str) -> str:
-    heads = [escape(head) for head in header(metric)]
-    rows = []
-    for name, *others in cells(runs, metric):
-        data = (f'<td data-head="{h}">{escape(c)}</td>' for h, c in zip(heads[1:], others, strict=True))
-        rows.append(f'<tr><th scope="row">{escape(name)}</th>{"".join(data)}</tr>')
-    head = "".join(f'<th scope="col">{name}</th>' for name in heads)
-    return f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{chr(10).join(rows)}\n</tbody>\n</table>"
+def _folded(each: Reported) -> Chapter:
+    parts = [*pictures(each.runs, each.metric, CURVES), *of_findings(each.findings)]
+    return Chapter(one_line(each.name), header(each.metric), cells(each.runs, each.metric), each.notes[1:], parts)
 
 
-def _html_picture(caption: str, png: bytes) -> str:
-    data, text = base64.b64encode(png).decode("ascii"), escape(caption)
-    image = f'<img alt="{text}" src="data:image/png;base64,{data}">'
-    return f'<h2>{text}</h2>\n<div class="picture" tabindex="0">{image}</div>'
+def side_by_side(group: Iterable[Reported]) -> list[RunSummary]:
+    """The models of several runs by the runs' names. A teacher or control that several runs have in common, with the
+    same metrics, is there once."""
+    found: list[RunSummary] = []
+    shared: set[tuple[object, ...]] = set()
+    for each in group:
+        for run in each.runs:
+            same = (run.role, tuple(run.metrics.items()), run.parameters, run.size_bytes)
+            if run.role == "student" or same not in shared:
+                found.append(replace(run, name=each.name))
+            shared.add(same)
+    alone = {role: sum(run.role == role for run in found) == 1 for role in ("teacher", "control")}
+    return [replace(run, name=run.role) if alone.get(run.role) else run for run in found]
+
+
+def _written(folder: Path, title: str, chapters: Sequence[Chapter]) -> list[Path]:
+    text = page(title, chapters)
+    drawn: list[Part] = [part for chapter in chapters for part in chapter.parts if part.png]
+    written = [write_whole(folder / FOLDER / part.file, part.png) for part in drawn]
+    return [*written, write_whole(folder / "report.html", text.encode("utf-8"))]
 
 
 def write_whole(path: Path, content: bytes) -> Path:

@@ -11,9 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ValidationError
+
 from hf_distill.errors import DistillationError
-from hf_distill.evaluation.latency import Latency
-from hf_distill.evaluation.report import write_report
+from hf_distill.evaluation.findings import Findings
+from hf_distill.evaluation.report import write_findings, write_report
 from hf_distill.evaluation.summary import RunSummary, table
 from hf_distill.run.folder import ALL_RESULTS, RunFolder, read_json, write_json
 from hf_distill.run.measuring import Answers, Role, key_of
@@ -62,25 +64,25 @@ class RunResult:
     def from_dict(cls, output_dir: Path, data: Mapping[str, Any]) -> RunResult:
         """What `to_dict` gave. Raises: `DistillationError` for anything else, as another version may have written."""
         try:
-            return cls(
-                output_dir,
-                data["split"],
-                data["metric"],
-                tuple(map(_summary, data["runs"])),
-                data["metrics"],
-                tuple(data["notes"]),
-            )
-        except (KeyError, TypeError) as error:
+            kept = _Kept.model_validate(data)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            place = ".".join(map(str, first["loc"]))
             raise DistillationError(
-                f"{output_dir}: stages/results.json holds no results of this version ({error}); remove it, and the "
-                "models are evaluated again."
+                f"{output_dir}: stages/results.json holds no results of this version ({place}: {first['msg']}); "
+                "remove it, and the models are evaluated again."
             ) from error
+        return cls(output_dir, kept.split, kept.metric, kept.runs, kept.metrics, kept.notes)
 
 
-def _summary(data: Mapping[str, Any]) -> RunSummary:
-    interval, latency = data["interval"], data["latency"]
-    made = {"interval": interval and tuple(interval), "latency": latency and Latency(**latency)}
-    return RunSummary(**{**data, **made})
+class _Kept(BaseModel):
+    """What `to_dict` gives."""
+
+    split: str
+    metric: str
+    metrics: dict[str, float]
+    notes: tuple[str, ...]
+    runs: tuple[RunSummary, ...]
 
 
 def notes_of(workload: Workload, answers: Mapping[Role, Answers]) -> tuple[str, ...]:
@@ -112,9 +114,16 @@ def write_results(folder: RunFolder, **parts: Mapping[str, float]) -> None:
     write_json(folder.path / ALL_RESULTS, everything)
 
 
-def write_pictures(folder: RunFolder, result: RunResult) -> list[Path]:
-    """`report.html` and `report/*.png`, where the library that draws them is installed."""
-    if importlib.util.find_spec("matplotlib") is None:
-        logger.warning('no report is drawn: matplotlib is not installed (pip install "hf_distill[report]").')
-        return []
-    return write_report(folder.path, result.runs, result.metric)
+def write_pictures(folder: RunFolder, result: RunResult, findings: Findings) -> list[Path]:
+    """`report/data.json`, from which `hf-distill report` can draw again, and where the library that draws is installed
+    `report.html` and `report/*.png`."""
+    kept = write_findings(folder.path, findings)
+    missing = [name for name in ("matplotlib", "jinja2") if importlib.util.find_spec(name) is None]
+    if missing:
+        logger.warning(
+            'no report is drawn: %s is not installed (pip install "hf_distill[report]"; then hf-distill report %s).',
+            " and ".join(missing),
+            folder.path,
+        )
+        return [kept]
+    return [kept, *write_report(folder.path, result.runs, result.metric, findings, result.notes)]

@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_distill.evaluation.evidence import Evidence
+from hf_distill.evaluation.parting import Answered, Asked
 from hf_distill.hub.record import DataFacts
 from hf_distill.recipe import Recipe
 from hf_distill.run.labels import Columns, in_model_order
@@ -26,11 +27,12 @@ Rows: TypeAlias = "Dataset | IterableDataset"
 
 class Limits(NamedTuple):
     """What the models of a run can read: tokens of a row at most, the longest position table of each model (None for
-    no table), and the names of all the inputs that they take."""
+    no table), the names of all the inputs that they take, and the samples of a sound at least."""
 
     max_length: int
     positions: Sequence[int | None]
     input_names: frozenset[str]
+    shortest: int = 1
 
     def longest(self, tokenizer: PreTrainedTokenizerBase) -> int:
         """Tokens of a row at most, with what the tokenizer allows."""
@@ -157,9 +159,13 @@ class Workload(ABC):
         text. Recipes ask for this of labelled texts alone."""
         raise NotImplementedError(f"{type(self).__name__} has no rows to augment.")
 
-    def retargeted(self, make: Callable[[Dataset, Sequence[str], str], Dataset]) -> Workload:
-        """The same data with other texts to learn: the training rows that `make` makes of these, of what a model reads
-        of each, and of the name of their column of targets. Recipes ask for this of translations alone."""
+    def texts_read(self) -> Sequence[str]:
+        """What a model reads of each training row, of those that `retargeted` has others to learn for."""
+        raise NotImplementedError(f"{type(self).__name__} has no texts to learn.")
+
+    def retargeted(self, make: Callable[[Dataset, str], Dataset]) -> Workload:
+        """The same data with other texts to learn: the training rows that `make` makes of these, and of the name of
+        their column of targets. Recipes ask for this of translations alone."""
         raise NotImplementedError(f"{type(self).__name__} has no texts to learn.")
 
     # ---- judging ----
@@ -198,8 +204,16 @@ class Workload(ABC):
         """What the reported metric is made of, row by row."""
         return None
 
+    def asked(self, split: str) -> Asked | None:
+        """What the models were asked, as the report shows it; None where there is nothing to show."""
+        return None
+
+    def answered(self, split: str, answers: Any) -> Answered:
+        """What a model answered to that."""
+        raise NotImplementedError(f"{type(self).__name__} asks something, and must say what was answered.")
+
     def texts(self) -> Sequence[str] | Sequence[tuple[str, str]]:
-        """Texts, or pairs of them, on which the time of a sentence is measured."""
+        """Texts, or pairs of them, on which the time of a sentence is measured, and layers are compared."""
         return []
 
     # ---- predictions ----

@@ -5,54 +5,27 @@ import math
 import os
 import re
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from itertools import pairwise
 
 import pytest
 
 from hf_distill.errors import DistillationError
-from hf_distill.evaluation import figures
-from hf_distill.evaluation.latency import Latency
-from hf_distill.evaluation.report import RunSummary, markdown_table, table, write_report
+from hf_distill.evaluation import canvas, diagrams, figures, heat_maps, report
+from hf_distill.evaluation.findings import Scores
+from hf_distill.evaluation.report import (
+    Reported,
+    markdown_table,
+    side_by_side,
+    table,
+    write_comparison,
+    write_report,
+)
 from hf_distill.evaluation.summary import notes
+from tests.reports import findings, history, summary, three, timed
 
 HOSTILE = '<script>alert("1")</script> $x_{$ | *b* `c`\n\x1b[31m& {title}'
-
-
-def timed(milliseconds: float = 9.1, device: str = "cpu", threads: int = 2) -> Latency:
-    return Latency(milliseconds, milliseconds - 1, milliseconds + 2, 310.4, threads, device, 256)
-
-
-def history(terms: tuple[str, ...], steps: int = 40) -> list[dict[str, float]]:
-    entries: list[dict[str, float]] = []
-    for step in range(10, steps + 1, 10):
-        values = {f"objective/{name}": 10.0 ** (index - step / 100) for index, name in enumerate(terms)}
-        weighted = {key.replace("objective", "weighted"): 0.5 * value for key, value in values.items()}
-        rate = {"learning_rate": 1e-4 * (1 - step / steps), "epoch": step / 20, "step": step}
-        entries.append({"loss": sum(weighted.values()), **values, **weighted, **rate})
-        if step % 20 == 0:
-            entries.append({"eval_loss": 0.5, "eval_accuracy": 0.6 + step / 200, "epoch": step / 20, "step": step})
-    return [*entries, {"train_runtime": 3.0, "train_loss": 1.0, "epoch": steps / 20, "step": steps}]
-
-
-def summary(name: str = "student", role: str = "student", **changed: object) -> RunSummary:
-    settings = {
-        "metrics": {"accuracy": 0.8125, "f1": 0.8},
-        "interval": (0.7874, 0.8351),
-        "agreement": 0.9,
-        "calibration_error": 0.0604,
-        "parameters": 17_391_000,
-        "size_bytes": 69_500_000,
-        "latency": timed(4.8),
-        "history": history(("soft_targets", "labels", "hidden_mse")),
-    }
-    return RunSummary(name=name, role=role, **{**settings, **changed})
-
-
-def three() -> list[RunSummary]:
-    teacher = summary("teacher", "teacher", agreement=None, parameters=22_713_986, latency=timed(), history=[])
-    control = summary("control", "control", metrics={"accuracy": 0.797}, interval=None, history=history(("labels",)))
-    return [teacher, summary(), control]
 
 
 class Page(HTMLParser):
@@ -82,7 +55,7 @@ class Page(HTMLParser):
 def drawn(monkeypatch):
     """The matplotlib figures in place of their PNGs."""
     made = []
-    monkeypatch.setattr(figures, "_png", lambda figure: made.append(figure) or b"png")
+    monkeypatch.setattr(canvas, "png", lambda figure: made.append(figure) or b"png")
     return made
 
 
@@ -170,12 +143,12 @@ def test_markdown_table_keeps_its_cells_whatever_the_name():
     assert re.sub(r"\\(.)", r"\1", cells[2][0]).startswith(' <script>alert("1")</script> $x_{$ | *b* `c` [31m& ')
 
 
-@pytest.mark.parametrize("report", [table, markdown_table])
-def test_missing_metric_and_missing_runs_are_named(report, tmp_path):
+@pytest.mark.parametrize("made", [table, markdown_table])
+def test_missing_metric_and_missing_runs_are_named(made, tmp_path):
     with pytest.raises(DistillationError, match=r"'control' has no metric 'f1'; it has: accuracy"):
-        report(three(), "f1")
+        made(three(), "f1")
     with pytest.raises(DistillationError, match="no runs"):
-        report([], "accuracy")
+        made([], "accuracy")
     with pytest.raises(DistillationError, match="no metric 'mcc'"):
         write_report(tmp_path, three(), "mcc")
     assert not list(tmp_path.iterdir())
@@ -339,11 +312,11 @@ def test_labels_do_not_overlap_and_stay_in_the_picture(drawn):
 
 
 def test_labels_are_moved_apart():
-    placed = figures._apart([0.5, 0.5, 0.99, 1.0, 0.02], 0.1)
+    placed = canvas.apart([0.5, 0.5, 0.99, 1.0, 0.02], 0.1)
     assert placed[0] == 0.5
     assert placed[1] == pytest.approx(0.6)
     assert placed[2:] == pytest.approx([0.9, 1.0, 0.02])
-    crowded = sorted(figures._apart([0.3] * 21, 0.1))
+    crowded = sorted(canvas.apart([0.3] * 21, 0.1))
     assert (crowded[0], crowded[-1]) == (pytest.approx(0.0), pytest.approx(1.0))
     assert [b - a for a, b in pairwise(crowded)] == pytest.approx([0.05] * 20)
 
@@ -385,3 +358,140 @@ def test_axes_of_a_single_run(drawn, interval, value):
 def test_metric_beyond_one_is_not_cut(drawn):
     figures.accuracy_latency([summary(metrics={"perplexity": 17.0}, interval=None)], "perplexity")
     assert drawn[0].axes[0].get_ylim()[1] > 17
+
+
+# ---- findings ----
+
+
+def test_findings_stand_on_the_page_and_as_files(tmp_path, drawn):
+    found = findings(text=HOSTILE)
+    written = write_report(tmp_path, three(), "accuracy", found, ["All on sst2.", HOSTILE])
+    names = ["accuracy_latency", "losses", "confusion", "reliability", "layers", "attention"]
+    assert [path.name for path in written] == [*(f"{name}.png" for name in names), "report.html"]
+    text = written[-1].read_text(encoding="utf-8")
+    page = Page(text)
+    assert page.open == []
+    assert "<script" not in text
+    parted = found.parting
+    assert (
+        f"The student gives the teacher's answer to {parted.alike} of 400 rows ({parted.alike / 4:.1f} %)."
+        in page.texts
+    )
+    assert {"both are right", f"{parted.both}", f"{parted.both / 4:.1f} %"} <= set(page.texts)
+    first = found.examples[0]
+    assert {first.text, f"{first.student} ({first.student_confidence:.2f})"} <= set(page.texts)
+    assert "All on sst2." in page.texts
+    assert sum(tag == "img" for tag, _ in page.tags) == 6
+
+
+def test_confusion_has_a_panel_for_each_model_and_one_between(drawn):
+    heat_maps.confusion(findings().confusion)
+    panels = [axes for axes in drawn[0].axes if axes.images]
+    assert [axes.get_title(loc="left") for axes in panels] == [
+        "teacher",
+        "student",
+        "control",
+        "student against teacher",
+    ]
+    counts = findings().confusion.counts["student"]
+    assert [text.get_text() for text in panels[1].texts] == [f"{count:,}" for row in counts for count in row]
+    shares = panels[1].images[0].get_array()
+    assert shares.sum(axis=1).tolist() == pytest.approx([1.0, 1.0])
+
+
+def test_many_classes_are_drawn_two_by_two(drawn):
+    found = findings(tuple(f"a class with a long name {i}" for i in range(9))).confusion
+    heat_maps.confusion(found.model_copy(update={"between": None}))
+    assert [bool(axes.images) for axes in drawn[0].axes] == [True, True, True, False]
+    assert all(len(label.get_text()) <= 16 for label in drawn[0].axes[0].get_yticklabels())
+
+
+def test_layers_are_numbered_from_the_embeddings(drawn):
+    heat_maps.likeness(findings().likeness)
+    axes = drawn[0].axes[0]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["emb.", "1", "2", "3", "4", "5", "6"]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["emb.", "1", "2", "3"]
+    assert [text.get_text() for text in axes.texts][:2] == ["1.00", "0.50"]
+
+
+def test_attention_of_a_pair_is_on_one_scale(drawn):
+    found = findings().attention
+    heat_maps.attention(found)
+    maps = [axes for axes in drawn[0].axes if axes.images and axes.get_title(loc="left")]
+    assert [axes.get_title(loc="left") for axes in maps][:2] == ["student, layer 1", "teacher, layer 2"]
+    scales = [axes.images[0].get_clim() for axes in maps]
+    largest = max(
+        value for table in (found.pairs[0].student, found.pairs[0].teacher) for row in table for value in row
+    )
+    assert scales[0] == scales[1] == (0.0, largest)
+
+
+def test_reliability_is_drawn_at_the_mean_confidence(drawn):
+    found = findings().reliability
+    diagrams.reliability(found)
+    upper = drawn[0].axes[0]
+    filled = [i for i, count in enumerate(found["teacher"].counts) if count]
+    assert list(upper.lines[0].get_xdata()) == [found["teacher"].confidence[i] for i in filled]
+    assert list(upper.lines[0].get_ydata()) == [found["teacher"].accuracy[i] for i in filled]
+    assert upper.get_title(loc="left") == f"teacher: calibration error {found['teacher'].error:.3f}"
+
+
+def test_scores_are_drawn_against_the_true_ones(drawn):
+    diagrams.scores(Scores(truth=[0.0, 2.0], found={"teacher": [0.5, 1.0], "student": [3.0, 1.5]}))
+    line, points = drawn[0].axes[1].lines
+    assert list(line.get_xdata()) == [0.0, 3.0]
+    assert (list(points.get_xdata()), list(points.get_ydata())) == ([0.0, 2.0], [3.0, 1.5])
+
+
+# ---- many runs ----
+
+
+def test_runs_with_the_same_teacher_show_it_once():
+    teacher, student, control = three()
+    other = replace(control, metrics={"accuracy": 0.7})
+    group = [
+        Reported("a", [teacher, student, control], "accuracy"),
+        Reported("b", [teacher, student, other], "accuracy"),
+    ]
+    names = [run.title for run in side_by_side(group)]
+    assert names == ["teacher", "a (student)", "a (control)", "b (student)", "b (control)"]
+
+
+def test_a_comparison_is_one_page_with_all_runs(tmp_path, drawn):
+    remarks = ["All on sst2.", "p = 0.5"]
+    runs = [Reported("one", three(), "accuracy", remarks, findings()), Reported(HOSTILE, three(), "accuracy", remarks)]
+    written = write_comparison(tmp_path, runs)
+    names = ["accuracy_latency", "accuracy_size", "accuracy_training_time", "progress"]
+    assert [path.name for path in written] == [*(f"{name}.png" for name in names), "report.html"]
+    text = written[-1].read_text(encoding="utf-8")
+    page = Page(text)
+    assert page.open == []
+    assert "<script" not in text
+    assert sum(tag == "details" for tag, _ in page.tags) == 2
+    assert {"one", "one (student)", "teacher", "All on sst2.", "p = 0.5"} <= set(page.texts)
+    assert sum(tag == "img" for tag, _ in page.tags) == 4 + 5 + 1
+
+
+def test_runs_on_other_rows_stand_apart(tmp_path, drawn):
+    runs = [Reported("a", three(), "accuracy", ["All on sst2."]), Reported("b", [summary()], "f1", ["All on mrpc."])]
+    written = [path.name for path in write_comparison(tmp_path, runs)]
+    assert {"accuracy_size_1.png", "accuracy_size_2.png"} <= set(written)
+    page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
+    assert {"1. accuracy", "2. f1"} <= set(page.texts)
+
+
+def test_of_very_many_runs_some_are_shown(tmp_path, drawn, monkeypatch):
+    monkeypatch.setattr(report, "MOST_SHOWN", 2)
+    write_comparison(tmp_path, [Reported(f"run {i}", [summary(history=[])], "f1") for i in range(3)])
+    page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
+    assert sum(tag == "details" for tag, _ in page.tags) == 2
+    assert "The first 2 of 3 runs can be opened below." in page.texts
+    assert "run 2 (student)" in page.texts
+
+
+def test_training_time_is_that_of_all_stages(drawn):
+    stages = [*history(("labels",)), {"train_runtime": 57.0, "step": 50}]
+    figures.accuracy_training_time([summary(history=stages), summary("x", history=[])], "accuracy")
+    (axes,) = drawn[0].axes
+    assert [text.get_text() for text in axes.texts] == ["student: 0.812, 1 min"]
+    assert figures.accuracy_size([summary(size_bytes=0)], "accuracy") is None

@@ -28,6 +28,7 @@ def test_the_quick_start_prints_one_table_of_three(
     assert found["test_accuracy"] > 0.7
     assert found["teacher_test_accuracy"] > 0.7
     assert found["test_agreement"] > 0.8
-    assert {path.name for path in (out / "report").iterdir()} == {"losses.png", "accuracy_latency.png"}
+    names = ("losses", "accuracy_latency", "confusion", "reliability", "layers", "attention")
+    assert {path.name for path in (out / "report").iterdir()} == {*(f"{name}.png" for name in names), "data.json"}
     classify = pipeline("text-classification", model=str(out))
     assert classify("a warm, funny and wonderful film")[0]["label"] == "positive"

@@ -16,6 +16,7 @@ from hf_distill.data.windows import windows
 from hf_distill.errors import IncompatiblePair
 from hf_distill.evaluation import fidelity
 from hf_distill.evaluation.evidence import Evidence
+from hf_distill.evaluation.parting import Answered, Asked
 from hf_distill.evaluation.spans import Answer, Search, best_answers
 from hf_distill.evaluation.squad import SquadMetric, SquadV2Metric, essence, scores
 from hf_distill.recipe import Data, Recipe
@@ -28,6 +29,7 @@ from hf_distill.tasks import QuestionAnswering as Task
 
 SAMPLE = 50
 OFFSETS = ("example", "no_answer", "context_start", "offset_starts", "offset_ends")
+NO_ANSWER = "(no answer)"
 SCORES = 2
 UNITS = ("total", "thresh")
 """Ends of names of values that are no metric but what one stands on."""
@@ -153,6 +155,25 @@ class QuestionAnswering(LabelledRows):
     def evidence(self, split: str, answers: list[Answer]) -> Evidence:
         """The F1 of each question."""
         return Evidence("mean", self._f1(split, answers)[:, None])
+
+    def asked(self, split: str) -> Asked | None:
+        if not self.is_labelled(split):
+            return None
+        rows = self.splits[split]
+        first = [row["text"][0] if row["text"] else NO_ANSWER for row in rows[ANSWERS][:]]
+        return Asked(
+            "questions",
+            "texts",
+            text=lambda item: str(rows[item]["question"]),
+            truth_in_words=lambda item: str(first[item]),
+        )
+
+    def answered(self, split: str, answers: list[Answer]) -> Answered:
+        """Right is the very text of one of the answers, but for case, punctuation and articles."""
+        golden = self.splits[split][ANSWERS][:]
+        exact = [scores(answer.text, row["text"])[0] > 0 for answer, row in zip(answers, golden, strict=True)]
+        said = np.asarray([essence(answer.text) for answer in answers])
+        return Answered(said, np.asarray(exact), in_words=lambda item: answers[item].text or NO_ANSWER)
 
     def texts(self) -> list[tuple[str, str]]:
         """Questions and contexts of the reported split."""

@@ -19,9 +19,10 @@ from hf_distill.errors import DataError, IncompatiblePair, NonFiniteLoss
 from hf_distill.evaluation import fidelity
 from hf_distill.evaluation.edits import edits, split_at
 from hf_distill.evaluation.evidence import Evidence, error_rate
+from hf_distill.evaluation.parting import Answered, Asked
 from hf_distill.hub.record import DataFacts
 from hf_distill.loading import load_feature_extractor
-from hf_distill.recipe import Data, Recipe
+from hf_distill.recipe import Data, Recipe, Student
 from hf_distill.recipe.sections.data import Speech as Settings
 from hf_distill.run.labels import Columns
 from hf_distill.run.workload import Collator, Interval, Limits
@@ -107,7 +108,7 @@ class Speech(LabelledRows):
                 f"the {role} hears {symbols} symbols, and the tokenizer has {known}; take the tokenizer that it was "
                 "trained with."
             )
-        if role != "student":
+        if model.name_or_path and str(model.name_or_path) != str(tokenizer.name_or_path):
             self._check_same_extractor(model, tokenizer, role)
 
     def _check_same_extractor(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, role: str) -> None:
@@ -118,9 +119,9 @@ class Speech(LabelledRows):
         differing = next((name for name in names if ours.get(name) != theirs.get(name)), None)
         if differing is not None:
             raise IncompatiblePair(
-                f"the feature extractors differ: {differing} is {ours.get(differing)} for the student and "
-                f"{theirs.get(differing)} for the {role} {path!r}. Both must hear the same: save the teacher's beside "
-                "the student."
+                f"the feature extractors differ: {differing} is {ours.get(differing)} for "
+                f"{str(tokenizer.name_or_path)!r} and {theirs.get(differing)} for the {role} {path!r}. All must hear "
+                "the same: save the teacher's beside the student."
             )
 
     # ---- reading ----
@@ -134,9 +135,9 @@ class Speech(LabelledRows):
         self, tokenizer: PreTrainedTokenizerBase, limits: Limits, splits: Sequence[str] | None = None
     ) -> dict[str, Dataset]:
         """See `hf_distill.data.speech.hear`. Nothing is cut, as texts would no longer be those of the sounds."""
-        extractor = self.extractor(tokenizer)
+        extractor, rate = self.extractor(tokenizer), self.settings.sampling_rate
         names = self.splits if splits is None else splits
-        return {name: hear(self.splits[name], extractor, tokenizer, self.settings.sampling_rate) for name in names}
+        return {name: hear(self.splits[name], extractor, tokenizer, rate, limits.shortest) for name in names}
 
     def collator(self, tokenizer: PreTrainedTokenizerBase) -> Collator:
         return SpeechCollator(self.extractor(tokenizer))
@@ -183,6 +184,15 @@ class Speech(LabelledRows):
             f"Student against control: wer {found.value:+.3f} (less is better), 95 % [{found.low:+.3f}, "
             f"{found.high:+.3f}] (bootstrap over sounds)."
         )
+
+    def asked(self, split: str) -> Asked:
+        return Asked("sounds", "texts")
+
+    def answered(self, split: str, answers: Heard) -> Answered:
+        """Right is the whole text of a sound."""
+        both = (answers.found, answers.wanted)
+        said, wanted = (np.asarray([" ".join(map(str, text)) for text in texts]) for texts in both)
+        return Answered(said, said == wanted)
 
     def evidence(self, split: str, answers: Heard) -> Evidence:
         """The wrong words of each sound, and its words."""
@@ -234,5 +244,6 @@ def _revisions(recipe: Recipe) -> dict[str, str | None]:
     """The revisions of the models that the recipe names, by their names."""
     teacher = recipe.teacher
     members = [] if teacher is None or teacher.ensemble is None else list(teacher.ensemble.members.values())
-    named = [each for each in (teacher, *members, recipe.student) if each is not None]
+    students = [stage.student for stage in recipe.stages if isinstance(stage.student, Student)]
+    named = [each for each in (teacher, *members, *students, recipe.student) if each is not None]
     return {each.model: each.revision for each in named if each.model is not None}

@@ -21,6 +21,7 @@ from hf_distill.errors import DataError
 from hf_distill.evaluation import fidelity
 from hf_distill.evaluation.evidence import Evidence
 from hf_distill.evaluation.metrics import compute_metrics_for
+from hf_distill.evaluation.parting import Answered, Asked
 from hf_distill.recipe import Data, Recipe
 from hf_distill.run.labels import Columns, align_labels, in_task_order, label_settings
 from hf_distill.run.workload import Collator, Interval, Limits, Workload
@@ -170,6 +171,26 @@ class TextClassification(LabelledRows):
             return Evidence("mean", self._correct(split, answers)[:, None].astype(np.float64))
         predicted = answers[:, 0] if self.text.is_regression else answers.argmax(axis=1)
         return Evidence(self.metrics[0], np.stack([predicted, self._labels(split)], axis=1).astype(np.float64))
+
+    def asked(self, split: str) -> Asked | None:
+        if not self.is_labelled(split):
+            return None
+        rows, columns, truth = self.splits[split], self.text.text_columns, self._labels(split)
+
+        def text(row: int) -> str:
+            return " | ".join(str(rows[row][column]) for column in columns)
+
+        if self.text.is_regression:
+            return Asked("rows", "scores", truth, text=text, truth_in_words=lambda row: f"{truth[row]:.3f}")
+        names = self.text.label_names
+        return Asked("rows", "classes", truth, names, text, lambda row: names[truth[row]])
+
+    def answered(self, split: str, answers: np.ndarray) -> Answered:
+        if self.text.is_regression:
+            return Answered(answers[:, 0], in_words=lambda row: f"{answers[row, 0]:.3f}")
+        names, said = self.text.label_names, answers.argmax(axis=1)
+        right, sure = self._correct(split, answers), fidelity.confidence(answers)
+        return Answered(said, right, sure, lambda row: names[said[row]])
 
     def texts(self) -> list[str] | list[tuple[str, str]]:
         """The texts of the reported split, or its pairs of texts."""

@@ -20,6 +20,7 @@ from hf_distill.errors import NonFiniteLoss
 from hf_distill.evaluation import fidelity
 from hf_distill.evaluation.entities import EntityMetric, counts, summed
 from hf_distill.evaluation.evidence import Evidence, entity_f1
+from hf_distill.evaluation.parting import Answered, Asked
 from hf_distill.recipe import Data, Recipe
 from hf_distill.recipe.sections.data import TokenClassification as Settings
 from hf_distill.run.labels import Columns, align_labels, ids_in, in_task_order, label_settings
@@ -32,6 +33,9 @@ from hf_distill.tasks import TokenClassification as Task
 SAMPLE = 50
 OUTSIDE = "O"
 """The tag of a token that the model did not see."""
+
+AROUND = 12
+"""Tokens that are shown on either side of one, in the report."""
 
 METRICS = ("f1", "precision", "recall", "accuracy")
 
@@ -185,6 +189,32 @@ class TokenClassification(LabelledRows):
     def evidence(self, split: str, answers: Tagged) -> Evidence:
         """The entities of each sentence that are right, were found, and are there."""
         return Evidence("entities", self._counts(split, answers).astype(np.float64))
+
+    def asked(self, split: str) -> Asked | None:
+        """The tokens, each in its sentence and between brackets."""
+        if not self.is_labelled(split):
+            return None
+        rows, names, truth = self.splits[split], self.data.tag_names, self._labels(split)
+        ends = np.cumsum([len(tokens) for tokens in rows["tokens"][:]])
+
+        def text(item: int) -> str:
+            row = int(np.searchsorted(ends, item, side="right"))
+            tokens = list(rows[row]["tokens"])
+            place = item - int(ends[row]) + len(tokens)
+            before, after = tokens[max(place - AROUND, 0) : place], tokens[place + 1 : place + 1 + AROUND]
+            return " ".join([*before, f"[{tokens[place]}]", *after])
+
+        return Asked("tokens", "classes", truth, tuple(names), text, lambda item: names[truth[item]])
+
+    def answered(self, split: str, answers: Tagged) -> Answered:
+        """A token that the model did not see is answered by no class, right where it is `O`, and never sure."""
+        names, truth, seen = self.data.tag_names, self._labels(split), answers.seen
+        said = np.where(seen, answers.logits.argmax(axis=1), -1)
+        outside = np.asarray([name == OUTSIDE for name in names])
+        right = np.where(seen, said == truth, outside[truth])
+        sure = np.full(len(seen), np.nan)
+        sure[seen] = fidelity.confidence(answers.logits[seen]) if seen.any() else np.nan
+        return Answered(said, right, sure, lambda item: names[said[item]] if seen[item] else f"{OUTSIDE} (cut off)")
 
     def texts(self) -> list[str]:
         """The sentences of the reported split."""

@@ -13,6 +13,7 @@ from torch.nn import functional
 from transformers import EvalPrediction
 
 from hf_distill.errors import DataError, NonFiniteLoss
+from hf_distill.evaluation.parting import Answered, Asked
 from hf_distill.losses import at_least_float32
 from hf_distill.run.workload import Workload
 from hf_distill.tasks import IGNORED
@@ -71,3 +72,9 @@ class WordAnswers(Workload):
     def agreement(self, split: str, ours: Words, teachers: Words) -> float:
         """The share of predicted positions at which both prefer the same token."""
         return float((ours.found == teachers.found).mean())
+
+    def asked(self, split: str) -> Asked:
+        return Asked("predicted words", "texts")
+
+    def answered(self, split: str, answers: Words) -> Answered:
+        return Answered(answers.found, answers.found == answers.wanted)

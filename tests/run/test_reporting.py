@@ -1,0 +1,111 @@
+"""Reports drawn again from the folders of runs, and what a run leaves for them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hf_distill.commands.main import main
+from hf_distill.errors import DistillationError
+from hf_distill.evaluation import canvas
+from hf_distill.evaluation.findings import Findings
+from hf_distill.evaluation.report import write_findings
+from hf_distill.run import reporting
+from hf_distill.run.folder import RunFolder
+from hf_distill.run.reporting import draw_report
+from hf_distill.run.results import RunResult
+from tests import reports
+
+
+@pytest.fixture(autouse=True)
+def _no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(canvas, "png", lambda figure: b"png")
+
+
+def left_by(folder: Path, **changes: Any) -> Path:
+    """The folder of a finished run, as far as reports read it."""
+    result = RunResult(folder, "validation", "accuracy", tuple(reports.three()), {}, ("All on sst2.",))
+    (folder / "stages").mkdir(parents=True)
+    RunFolder(folder).keep_results(result.to_dict() | changes)
+    write_findings(folder, Findings(likeness=reports.findings().likeness))
+    return folder
+
+
+def test_the_report_of_a_run_is_drawn_from_what_it_left(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    left_by(tmp_path / "run")
+    assert main(["report", str(tmp_path / "run")]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[-1] == str(tmp_path / "run" / "report.html")
+    assert str(tmp_path / "run" / "report" / "layers.png") in shown
+    page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert "All on sst2." in page
+    assert "How alike the layers are" in page
+
+
+def test_runs_in_a_folder_are_drawn_on_one_page(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("b", "a/deep"):
+        left_by(tmp_path / name)
+    (tmp_path / "unfinished" / "stages").mkdir(parents=True)
+    left_by(tmp_path / "b" / "stages" / "inside")
+    (tmp_path / "b" / "report" / "data.json").unlink()
+    draw_report(tmp_path)
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert page.index("a/deep (student)") < page.index("b (student)")
+    assert page.count("<details>") == 2
+    assert "inside" not in page
+    assert page.count("<h3>How alike the layers are</h3>") == 1
+    assert f"{tmp_path / 'unfinished'}: no results" in caplog.text
+
+
+def test_a_run_below_the_fifth_folder_is_not_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    left_by(tmp_path / "1/2/3/4/5/6")
+    with pytest.raises(DistillationError, match="holds no finished run, and neither do the folders in it"):
+        draw_report(tmp_path)
+    left_by(tmp_path / "1/2/3/4/run")
+    monkeypatch.setattr(reporting, "write_comparison", lambda place, found: [each.name for each in found])
+    assert draw_report(tmp_path) == ["1/2/3/4/run"]
+
+
+def test_links_are_not_followed(tmp_path: Path) -> None:
+    left_by(tmp_path / "outside" / "run")
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "link").symlink_to(tmp_path / "outside")
+    with pytest.raises(DistillationError, match="holds no finished run"):
+        draw_report(tmp_path / "runs")
+
+
+def test_what_holds_no_report_is_told_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["report", str(tmp_path / "none")]) == 2
+    assert "is not a folder" in capsys.readouterr().err
+    (tmp_path / "run" / "stages").mkdir(parents=True)
+    assert main(["report", str(tmp_path / "run")]) == 2
+    shown = capsys.readouterr().err
+    assert "holds a run that is not finished" in shown
+    assert shown.count("error:") == 1
+    assert not (tmp_path / "run" / "report.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"runs": [{"name": "x"}]}, r"runs\.0\.role: Field required"),
+        ({"runs": [{**reports.RUN, "role": "cat"}]}, r"runs\.0\.role: Input should be 'teacher'"),
+        ({"runs": [{**reports.RUN, "metrics": {"accuracy": "high"}}]}, r"runs\.0\.metrics\.accuracy"),
+        ({"runs": [{**reports.RUN, "interval": [1.0]}]}, r"runs\.0\.interval"),
+        ({"runs": [{**reports.RUN, "latency": {"low": 1.0}}]}, r"runs\.0\.latency"),
+        ({"runs": None}, "runs: Input should be a valid tuple"),
+        ({"notes": [1]}, r"notes\.0"),
+    ],
+)
+def test_results_that_are_none_of_ours_are_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    left_by(tmp_path / "run", **changes)
+    with pytest.raises(DistillationError, match=rf"holds no results of this version \({message}"):
+        draw_report(tmp_path / "run")
+
+
+def test_results_are_read_as_they_were_kept(tmp_path: Path) -> None:
+    result = RunResult(tmp_path, "test", "f1", tuple(reports.three()), {"eval_f1": 0.5}, ("a", "b"))
+    assert RunResult.from_dict(tmp_path, json.loads(json.dumps(result.to_dict()))) == result

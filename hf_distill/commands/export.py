@@ -1,4 +1,5 @@
-"""`export`: a trained classifier in 8 bits, compared with the original on the rows of a GLUE task."""
+"""`export`: a trained classifier in 8 bits, or as an ONNX graph, compared with the original on the rows of a GLUE
+task."""
 
 from __future__ import annotations
 
@@ -13,9 +14,14 @@ from torch import Tensor
 from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
 
 from hf_distill.commands import reports_errors
+from hf_distill.commands.help import Parser
 from hf_distill.data import glue
 from hf_distill.data.tokenization import tokenize
+from hf_distill.errors import DistillationError
+from hf_distill.hub.comparing import Batches, Exported
 from hf_distill.hub.export import SCHEMES, export_quantized
+from hf_distill.hub.graphs import QUANTIZED, Texts, export_graph
+from hf_distill.hub.record import Export
 from hf_distill.loading import load_model, load_tokenizer
 
 AUTO_CLASS = "AutoModelForSequenceClassification"
@@ -25,16 +31,20 @@ TASKS = [name for name, task in glue.TASKS.items() if task.validation_splits]
 
 def parser() -> argparse.ArgumentParser:
     """The flags."""
-    made = argparse.ArgumentParser(
-        prog="export",
-        description="Writes a classifier with linear layers in few bits, after a comparison of both on a GLUE task.",
-    )
+    made = Parser("export", "Writes a classifier in another form, after a comparison of both on a GLUE task.")
     made.add_argument("--model", required=True, help="the folder of the trained model")
     made.add_argument("--output_dir", required=True, type=Path, help="a folder that does not exist yet")
     made.add_argument("--task_name", required=True, choices=TASKS, help="the task that it was trained for")
     made.add_argument("--dataset_dir", help="files of the task; without it they are those of the Hub")
-    made.add_argument("--scheme", choices=SCHEMES, default="int8_dynamic", help="int8_dynamic without it")
-    made.add_argument("--keep", nargs="*", default=[], help="modules that stay in floats, such as classifier")
+    made.add_argument(
+        "--format",
+        choices=("int8", *QUANTIZED),
+        default="int8",
+        help="int8 (the default): linear layers in few bits, for from_pretrained with torchao; onnx: a graph in "
+        "float32 for ONNX Runtime; onnx-int8: a graph with its matrices in 8 bits",
+    )
+    made.add_argument("--scheme", choices=SCHEMES, help="of int8: int8_dynamic without it")
+    made.add_argument("--keep", nargs="*", help="of int8: modules that stay in floats, such as classifier")
     made.add_argument("--least_agreement", type=float, default=0.98, help="write nothing below this (0.98)")
     made.add_argument("--max_length", type=int, default=128, help="cut texts to so many tokens (128)")
     return made
@@ -44,27 +54,66 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Writes the export and prints what was found; the exit status."""
     given = parser().parse_args(argv)
+    if given.format in QUANTIZED and (given.scheme is not None or given.keep is not None):
+        raise DistillationError(f"export: --scheme and --keep are of --format int8, not of {given.format}.")
     task = glue.task(given.task_name)
     model = load_model(given.model, AUTO_CLASS, role="exported model")
     tokenizer = load_tokenizer(given.model, role="exported model")
     split = task.validation_splits[0]
     loaded = task.load(given.dataset_dir, needed=(split,)).splits[split]
     rows = tokenize(loaded, tokenizer, task.text_columns, max_length=given.max_length)
+    batches = list(_batches(rows, tokenizer, _columns(task.label_names, model.config.label2id)))
+    if given.format in QUANTIZED:
+        columns = [list(loaded[column]) for column in task.text_columns]
+        texts = columns[0] if len(columns) == 1 else list(zip(*columns, strict=True))
+        said = _graph(given, batches, texts, f"{task.name}, {split}")
+    else:
+        said = _quantized(given, batches)
+    sys.stdout.write(f"{given.output_dir}: {said}\n")
+    return 0
+
+
+def _quantized(given: argparse.Namespace, batches: Batches) -> str:
     found = export_quantized(
         given.model,
         given.output_dir,
-        _batches(rows, tokenizer, _columns(task.label_names, model.config.label2id)),
+        batches,
         auto_class=AUTO_CLASS,
-        scheme=given.scheme,
-        keep=given.keep,
+        scheme=given.scheme or "int8_dynamic",
+        keep=given.keep or [],
         least_agreement=given.least_agreement,
     )
-    accuracy = "" if found.accuracy is None else f", accuracy {found.original_accuracy:.4f} -> {found.accuracy:.4f}"
-    sys.stdout.write(
-        f"{given.output_dir}: {found.original_bytes:,} -> {found.bytes:,} bytes, the same answer on "
-        f"{found.agreement:.4f} of {found.rows} rows{accuracy}\n"
+    return f"{found.original_bytes:,} -> {found.bytes:,} bytes, {_compared(found)}"
+
+
+def _graph(given: argparse.Namespace, batches: Batches, texts: Texts, rows: str) -> str:
+    found = export_graph(
+        given.model,
+        given.output_dir,
+        batches,
+        texts,
+        form=given.format,
+        auto_class=AUTO_CLASS,
+        told=rows,
+        max_length=given.max_length,
+        least_agreement=given.least_agreement,
     )
-    return 0
+    return told(found)
+
+
+def _compared(found: Exported | Export) -> str:
+    accuracy = "" if found.accuracy is None else f", accuracy {found.original_accuracy:.4f} -> {found.accuracy:.4f}"
+    return f"the same answer on {found.agreement:.4f} of {found.rows} rows{accuracy}"
+
+
+def told(found: Export) -> str:
+    """A graph in a line."""
+    timed = ""
+    if found.speed is not None and found.original_speed is not None:
+        before, after = found.original_speed.milliseconds_per_sentence, found.speed.milliseconds_per_sentence
+        threads = f"{found.speed.threads} thread{'' if found.speed.threads == 1 else 's'}"
+        timed = f", {before:.2f} -> {after:.2f} ms per sentence on {threads}"
+    return f"{found.bytes:,} bytes, {_compared(found)}{timed}"
 
 
 def _columns(names: Sequence[str], label2id: dict[str, int]) -> list[int]:

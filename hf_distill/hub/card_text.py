@@ -5,13 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-from hf_distill.hub.markdown import block, code, escaped, shell, table
-from hf_distill.hub.record import ModelFacts, ObjectiveFacts, Record, Side, is_hub_id
-from hf_distill.students.ib_bert import AUTO_CLASSES
-from hf_distill.tasks import TASKS
-
-SPLITS = {"eval_": "validation", "test_": "test", "predict_": "test"}
-_NO_QUALITY = re.compile(r"(loss|runtime|_per_second|epoch|steps?|samples|_time|memory|num_.*)$")
+from hf_distill.hub.card_again import emissions, reproduction
+from hf_distill.hub.card_results import exports, fidelity, results, size
+from hf_distill.hub.card_use import intended_use, limits, teachers_of, usage
+from hf_distill.hub.markdown import block, code, escaped, table
+from hf_distill.hub.record import ModelFacts, ObjectiveFacts, Record
 
 ARGUMENTS = (
     "learning_rate",
@@ -28,54 +26,40 @@ ARGUMENTS = (
 )
 """Training arguments that the card shows; the record has all."""
 
-SNIPPETS = {
-    "single_label": "print(model('An example text.'))",
-    "multi_label": "print(model('An example text.', top_k=None))",
-    "token_classification": "print(model('An example text.'))",
-    "masked_lm": "print(model(f'An example {model.tokenizer.mask_token}.'))",
-    "causal_lm": "print(model('An example', max_new_tokens=20))",
-    "ctc": "print(model('recording.wav'))",
-    "regression": "print(model(**tokenizer('An example text.', 'Another text.', return_tensors='pt')).logits)",
-    "question_answering": (
-        "inputs = tokenizer('Who wrote it?', 'Ada wrote it.', return_tensors='pt')\n"
-        "outputs = model(**inputs)\n"
-        "start, end = outputs.start_logits.argmax(), outputs.end_logits.argmax()\n"
-        "print(tokenizer.decode(inputs['input_ids'][0, start : end + 1]))"
-    ),
-    "seq2seq_lm": (
-        "outputs = model.generate(**tokenizer('An example text.', return_tensors='pt'), max_new_tokens=20)\n"
-        "print(tokenizer.decode(outputs[0], skip_special_tokens=True))"
-    ),
-    "encoder": "print(model(**tokenizer('An example text.', return_tensors='pt')).last_hidden_state)",
-}
-WITH_PIPELINE = frozenset({"single_label", "multi_label", "token_classification", "masked_lm", "causal_lm", "ctc"})
-"""Tasks that have a pipeline in transformers 5 which reads the model as it was trained."""
+OTHER_FORMS, USE = "Other forms", "How to use it"
 
 
-def text_of(record: Record, name: str, repo_id: str | None) -> str:
+def text_of(record: Record, name: str, repo_id: str | None, license: str | None) -> str:
     """The Markdown below the metadata: what the student is, how good, how it was made, and how to make it again."""
     sections = [
         f"# {escaped(name)}\n\n{_introduction(record)}",
-        _section("Results", _results(record)),
-        _section("Size", _sizes(record)),
+        _section("Results", results(record)),
+        _section("Agreement and calibration", fidelity(record)),
+        _section("Size and speed", size(record)),
         _section("How it was distilled", _method(record)),
-        _section("How to use it", block(_registering(record.student) + _snippet(record.task, repo_id), "python")),
-        _section("How to make it again", _reproduction(record)),
-        _section("Limits", _limits(record)),
+        _section(OTHER_FORMS, exports(record)),
+        _section(USE, usage(record, repo_id)),
+        _section("Intended use", intended_use(record)),
+        _section("Limits and licence", limits(record, license)),
+        _section("How to make it again", reproduction(record, repo_id)),
+        _section("Emissions", emissions(record)),
         _section("Versions", _versions(record)),
         _section("Citations", _citations(record.objectives)),
     ]
     return "\n\n".join(filter(None, sections)) + "\n"
 
 
-def quality(metrics: Mapping[str, float]) -> dict[tuple[str, str], float]:
-    """Metrics of quality by (name, split); losses, times and counts are left out."""
-    return {_metric_and_split(key): value for key, value in metrics.items() if not _NO_QUALITY.search(key)}
-
-
-def _metric_and_split(key: str) -> tuple[str, str]:
-    prefix = next((prefix for prefix in SPLITS if key.startswith(prefix)), "eval_")
-    return key.removeprefix(prefix), SPLITS[prefix]
+def with_exports(card: str, record: Record) -> str:
+    """A card with the other forms that the record tells of, and everything else as it is, by hand or not."""
+    heads = list(re.finditer(r"^## (.*)$", card, re.MULTILINE))
+    own = next((head for head in heads if head[1] == OTHER_FORMS), None)
+    following = next((head for head in heads if head[1] == USE), None)
+    end = len(card) if following is None else following.start()
+    start = end if own is None else own.start()
+    if own is not None:
+        end = next((head.start() for head in heads if head.start() > start), len(card))
+    parts = [card[:start].rstrip(), _section(OTHER_FORMS, exports(record)), card[end:].rstrip()]
+    return "\n\n".join(filter(None, parts)) + "\n"
 
 
 def _section(title: str, text: str) -> str:
@@ -84,7 +68,7 @@ def _section(title: str, text: str) -> str:
 
 def _introduction(record: Record) -> str:
     what = f"{code(record.student.class_name)}{_depth(record.student)}, {record.student.num_parameters:,} parameters"
-    teachers = [_model(each) for each in (record.teacher, *record.other_teachers) if each]
+    teachers = [_model(each) for each in teachers_of(record)]
     source = f", distilled from {' and '.join(teachers)}" if teachers else ""
     return f"{what}{source} on {escaped(record.data.name)} with hf_distill {escaped(record.toolkit_version)}."
 
@@ -99,62 +83,6 @@ def _model(model: ModelFacts) -> str:
         return f"a {code(model.class_name)} that is not on the Hub"
     revision = f" (revision {code(model.revision)})" if model.revision else ""
     return f"[{escaped(model.id)}](https://huggingface.co/{model.id}){revision}"
-
-
-def _sides(record: Record) -> dict[Side, dict[tuple[str, str], float]]:
-    sides: dict[Side, Mapping[str, float]] = {
-        "student": record.metrics,
-        "teacher": record.teacher_metrics,
-        "control": record.control_metrics,
-    }
-    return {side: quality(metrics) for side, metrics in sides.items() if metrics}
-
-
-def _results(record: Record) -> str:
-    sides = _sides(record)
-    names = list(dict.fromkeys(name for metrics in sides.values() for name in metrics))
-    if not names:
-        return "The run recorded no metric of quality."
-    intervals = {side: {_metric_and_split(key): i for key, i in of.items()} for side, of in record.intervals.items()}
-    titles = {"student": "student", "teacher": "teacher", "control": "student without teacher"}
-    rows = [
-        [code(metric), escaped(split)]
-        + [
-            _cell(values.get((metric, split)), intervals.get(side, {}).get((metric, split)))
-            for side, values in sides.items()
-        ]
-        for metric, split in names
-    ]
-    notes = []
-    if any(intervals.values()):
-        notes.append("Brackets hold 95 % intervals.")
-    if "control" in sides:
-        notes.append("The student without teacher is the same student, trained on the labels alone.")
-    header = ["metric", "split", *(titles[side] for side in sides)]
-    return "\n\n".join([table(header, rows), *([" ".join(notes)] if notes else [])])
-
-
-def _cell(value: float | None, interval: tuple[float, float] | None) -> str:
-    if value is None:
-        return "n/a"
-    return f"{value:.4f}" + (f" [{interval[0]:.4f}, {interval[1]:.4f}]" if interval else "")
-
-
-def _sizes(record: Record) -> str:
-    rows = [
-        [title, f"{model.num_parameters:,}", _number(model.num_hidden_layers), f"{model.num_bytes / 1e6:,.1f} MB"]
-        for title, model in (("student", record.student), ("teacher", record.teacher))
-        if model
-    ]
-    text = table(["", "parameters", "layers", "weights in memory"], rows)
-    if record.teacher and record.teacher.num_parameters:
-        share = record.student.num_parameters / record.teacher.num_parameters
-        text += f"\n\nThe student has {share:.1%} of the teacher's parameters."
-    return text
-
-
-def _number(value: int | None) -> str:
-    return "n/a" if value is None else str(value)
 
 
 def _method(record: Record) -> str:
@@ -199,51 +127,6 @@ def _data(record: Record) -> str:
     config = f", configuration {code(data.config)}" if data.config else ""
     sizes = ", ".join(f"{escaped(split)} {count:,}" for split, count in data.sizes.items())
     return f"Data: {source}{config}" + (f"; rows: {sizes}." if sizes else ".")
-
-
-def _registering(student: ModelFacts) -> str:
-    """What comes before the snippet where transformers alone does not know the class."""
-    known_here = {model_class.__name__ for model_class in AUTO_CLASSES.values()}
-    return "import hf_distill  # makes the class known to transformers\n" if student.class_name in known_here else ""
-
-
-def _snippet(task: str, repo_id: str | None) -> str:
-    name = repo_id if repo_id and is_hub_id(repo_id) else "."
-    kind = TASKS.get(task)
-    if kind and task in WITH_PIPELINE:
-        maker = f"pipeline({kind.pipeline_tag!r}, model={name!r})"
-        return f"from transformers import pipeline\n\nmodel = {maker}\n{SNIPPETS[task]}"
-    auto_class = kind.auto_class if kind else "AutoModel"
-    last = SNIPPETS.get(task, "print(model(**tokenizer('An example text.', return_tensors='pt')))")
-    return (
-        f"from transformers import {auto_class}, AutoTokenizer\n\n"
-        f"tokenizer = AutoTokenizer.from_pretrained({name!r})\n"
-        f"model = {auto_class}.from_pretrained({name!r})\n{last}"
-    )
-
-
-def _reproduction(record: Record) -> str:
-    seeds = ", ".join(f"{escaped(name)} {seed}" for name, seed in record.seeds.items())
-    told = "Everything that was set is in `distillation.json`." + (f" Seeds: {seeds}." if seeds else "")
-    if not record.command:
-        return told
-    return f"{shell(record.command)}\n\n{told} Paths outside the working directory are cut to their last part."
-
-
-def _limits(record: Record) -> str:
-    lines = []
-    if record.metrics:
-        lines.append("The metrics hold for the data named above; other kinds of text and languages were not measured.")
-        lines.append("They come from one run; another seed gives somewhat different ones.")
-    if record.teacher:
-        lines.append(
-            "It learned from its teacher's outputs: expect the teacher's mistakes and biases, and some of its own."
-        )
-        if not record.teacher_metrics:
-            lines.append("The teacher was not measured on the same data.")
-        if not record.control_metrics:
-            lines.append("No student was trained without the teacher, so what the teacher added is not known.")
-    return "\n".join(f"- {text}" for text in lines)
 
 
 def _versions(record: Record) -> str:

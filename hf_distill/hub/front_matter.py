@@ -18,6 +18,9 @@ FILE_NAME = "README.md"
 MAX_BRACKETS = 500
 """Deep nesting takes the parser seconds; no card needs this many."""
 
+RELATIONS = ("adapter", "merge", "quantized", "finetune")
+"""What the Hub's tree of models knows."""
+
 _FRONT_MATTER = re.compile(r"\A---\r?\n(.*?)\r?\n---[ \t]*(?:\r?\n|\Z)", re.DOTALL)
 _LANGUAGE = re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]+)*|code|multilingual")
 _IDENTIFIER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
@@ -28,6 +31,23 @@ def check(text: str) -> None:
 
     Raises:
         HubError: naming every key at fault with what was found.
+    """
+    found = metadata_of(text)
+    problems = [
+        *_wrong_identifiers(found),
+        *_wrong_results(found.get("model-index")),
+        *_wrong_emissions(found.get("co2_eq_emissions")),
+    ]
+    if problems:
+        raise HubError(
+            f"The metadata of {FILE_NAME} is not valid:\n" + "\n".join(f"- {problem}" for problem in problems)
+        )
+
+
+def metadata_of(text: str) -> dict[str, Any]:
+    """The metadata block of a card, which may come from anybody.
+
+    Raises: `HubError` where there is none, or none that is keys with values.
     """
     match = _FRONT_MATTER.match(text)
     if not match:
@@ -40,11 +60,7 @@ def check(text: str) -> None:
         raise HubError(f"The metadata of {FILE_NAME} is not YAML: {line(str(error))}.") from error
     if not isinstance(found, dict):
         raise HubError(f"The metadata of {FILE_NAME} is a {type(found).__name__}; it must be keys with values.")
-    problems = [*_wrong_identifiers(found), *_wrong_results(found.get("model-index"))]
-    if problems:
-        raise HubError(
-            f"The metadata of {FILE_NAME} is not valid:\n" + "\n".join(f"- {problem}" for problem in problems)
-        )
+    return found
 
 
 def _wrong_identifiers(found: Mapping[str, Any]) -> Iterable[str]:
@@ -56,6 +72,7 @@ def _wrong_identifiers(found: Mapping[str, Any]) -> Iterable[str]:
         "library_name": (*identifier, False),
         "pipeline_tag": (*identifier, False),
         "base_model": (*hub_id, True),
+        "base_model_relation": (RELATIONS.__contains__, f"one of {', '.join(RELATIONS)}", False),
         "datasets": (*hub_id, True),
         "metrics": (*identifier, True),
         "tags": (line, "text", True),
@@ -84,3 +101,13 @@ def _wrong_results(index: Any) -> Iterable[str]:
     for place, value in values:
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             yield f"model-index: the value of ({line(place)}) is {line(reprlib.repr(value))}, not a finite number"
+
+
+def _wrong_emissions(found: Any) -> Iterable[str]:
+    value = found.get("emissions") if isinstance(found, dict) else found
+    if value is not None and not _is_amount(value):
+        yield f"co2_eq_emissions: {line(reprlib.repr(value))} is not a number of grams"
+
+
+def _is_amount(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value >= 0

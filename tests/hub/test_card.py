@@ -9,21 +9,40 @@ from typing import Any
 
 import pytest
 import yaml
-from huggingface_hub import ModelCard
+from huggingface_hub import ModelCard, constants
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
 
 from hf_distill.errors import HubError
 from hf_distill.hub.card import Card
-from hf_distill.hub.card_text import SNIPPETS
+from hf_distill.hub.card_text import with_exports
+from hf_distill.hub.card_use import PURPOSES, SNIPPETS
 from hf_distill.hub.front_matter import check
 from hf_distill.hub.markdown import block, code, escaped, shell
-from hf_distill.hub.record import DataFacts, Hardware, ModelFacts, ObjectiveFacts, SourceFacts
+from hf_distill.hub.record import (
+    DataFacts,
+    Emissions,
+    Hardware,
+    ModelFacts,
+    ObjectiveFacts,
+    Origin,
+    Record,
+    SourceFacts,
+)
 from hf_distill.tasks import TASKS
 
-from .conftest import HINTON, make_record
+from .conftest import HINTON, make_export, make_record
+from .server import Hub
 
 EVIL = (
     "x\n---\n# heading\n<script>alert('1')</script> | a | {{ 7*7 }} \"q\" ` `` ``` [l](javascript:1) \u202e\x00 &lt; é"
 )
+
+
+def section(text: str, title: str) -> str:
+    """What stands below a heading of the second order."""
+    [found] = re.findall(rf"^## {title}\n\n(.*?)\n+(?=^## |\Z)", text, re.DOTALL | re.MULTILINE)
+    return found
 
 
 def front_matter(text: str) -> dict[str, Any]:
@@ -37,6 +56,7 @@ def test_metadata(tmp_path: Path) -> None:
     data = front_matter(card.write(tmp_path).read_text(encoding="utf-8"))
     assert data == {
         "base_model": "someone/bert-base-sst2",
+        "base_model_relation": "finetune",
         "datasets": ["nyu-mll/glue"],
         "language": "en",
         "library_name": "transformers",
@@ -62,6 +82,23 @@ def test_metadata(tmp_path: Path) -> None:
             }
         ],
     }
+
+
+def test_the_hub_finds_nothing_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = make_record(
+        exports={"onnx/model.onnx": make_export()},
+        emissions=Emissions(kilograms=0.01, kilowatt_hours=0.1, seconds=60.0, country="France"),
+        recipe={"task": "sst2"},
+    )
+    cards = [str(Card.from_record(record, license="mit")) for record in (whole, make_record(teacher=None, metrics={}))]
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    with Hub() as hub:
+        monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+        for card in cards:
+            ModelCard(card).validate()
+        with pytest.raises(ValueError, match="base_model_relation"):
+            ModelCard(cards[0].replace("relation: finetune", "relation: distilled")).validate()
+        assert len(hub.log) == 3
 
 
 def test_the_client_reads_the_results_back() -> None:
@@ -118,6 +155,165 @@ def test_what_is_not_known_is_said() -> None:
     assert "distilled from" not in alone
 
 
+def test_agreement_and_calibration_have_a_table_of_their_own_and_are_no_metric_of_the_hub() -> None:
+    metrics = {"eval_accuracy": 0.9, "eval_agreement": 0.97, "eval_calibration_error": 0.04, "eval_agreement_mm": 0.96}
+    record = make_record(metrics=metrics, teacher_metrics={"eval_accuracy": 0.93, "eval_calibration_error": 0.02})
+    text = str(Card.from_record(record))
+    assert "agreement" not in section(text, "Results")
+    told = section(text, "Agreement and calibration")
+    assert "| metric | split | student | teacher |\n" in told
+    assert "| `agreement` | validation | 0.9700 | n/a |" in told
+    assert "| `agreement_mm` | validation | 0.9600 | n/a |" in told
+    assert "| `calibration_error` | validation | 0.0400 | 0.0200 |" in told
+    assert front_matter(text)["metrics"] == ["accuracy"]
+
+
+def test_speed_is_told_with_the_machine_it_was_measured_on() -> None:
+    speeds = {"teacher": make_export().original_speed, "student": make_export().speed}
+    told = section(str(Card.from_record(make_record(speeds=speeds))), "Size and speed")
+    assert told.index("| student | 2.00 [1.80, 3.00] | 1,000.0 |") < told.index(
+        "| teacher | 6.00 [5.40, 9.00] | 333.3 |"
+    )
+    assert "256 sentences of the data, on 1 of 2 cores (A processor)." in told
+    assert "sentence" not in section(str(Card.from_record(make_record())), "Size and speed")
+
+
+def test_other_forms_are_told_and_what_was_written_by_hand_stays() -> None:
+    plain, record = make_record(), make_record(exports={"onnx/model_int8.onnx": make_export()})
+    card = str(Card.from_record(record, repo_id="me/student"))
+    told = section(card, "Other forms")
+    assert "| `onnx/model_int8.onnx` | 1.5 MB | 99.31% | 0.021 | 0.9100 → 0.9090 | 6.00 → 2.00 |" in told
+    assert "- `onnx/model_int8.onnx`: 872 rows of GLUE SST-2, validation, timed on 1 thread of cpu." in told
+    before = str(Card.from_record(plain, repo_id="me/student"))
+    assert "Other forms" not in before
+    assert with_exports(before, record) == card
+    assert with_exports(card, record) == card
+    assert with_exports(card, plain) == before
+    scores = make_record(exports={"onnx/model.onnx": make_export(accuracy=None, original_accuracy=None, speed=None)})
+    assert "| n/a | n/a |" in section(with_exports(card, scores), "Other forms")
+    assert "of scores the correlation, 872 rows" in section(with_exports(card, scores), "Other forms")
+    own = "---\nlicense: mit\n---\n\n# Mine\n\nMy words."
+    changed = with_exports(own, record)
+    assert changed == f"{own}\n\n## Other forms\n\n{told}\n"
+    assert with_exports(changed, record) == changed
+
+
+@pytest.mark.parametrize(
+    ("licences", "given", "stated", "told"),
+    [
+        (["mit"], None, "mit", "Licence: `mit`, the teacher's."),
+        (["mit", "mit"], None, "mit", "Licence: `mit`, the teacher's."),
+        (["mit"], "apache-2.0", "apache-2.0", "Licence: `apache-2.0`. That of a teacher is `mit`."),
+        (["mit", "cc-by-4.0"], None, None, "The teachers have different licences (`cc-by-4.0`, `mit`)"),
+        ([None], None, None, "No licence is stated"),
+        (["mit", None], None, None, "No licence is stated"),
+    ],
+)
+def test_the_licence_is_the_teachers(
+    licences: list[str | None], given: str | None, stated: str | None, told: str
+) -> None:
+    teachers = [
+        make_record().teacher.model_copy(update={"license": licence, "id": f"someone/teacher{i}"})
+        for i, licence in enumerate(licences)
+    ]
+    record = make_record(teacher=teachers[0], other_teachers=teachers[1:])
+    text = str(Card.from_record(record, license=given))
+    assert front_matter(text).get("license") == stated
+    assert told in section(text, "Limits and licence")
+    assert "[someone/teacher0](https://huggingface.co/someone/teacher0)" in section(text, "Limits and licence")
+    named = front_matter(text)["base_model"]
+    assert named == ("someone/teacher0" if len(teachers) == 1 else ["someone/teacher0", "someone/teacher1"])
+
+
+def test_the_intended_use_is_that_of_the_task() -> None:
+    told = section(str(Card.from_record(make_record())), "Intended use")
+    assert told.startswith("It is made to sort texts into the classes that it was trained on, with fewer parameters")
+    same = make_record(student=make_record().teacher, task="fill_in_verses")
+    told = section(str(Card.from_record(same)), "Intended use")
+    assert told.startswith("It is made for the task that it was trained on. The figures above hold for texts like")
+    assert set(PURPOSES) == set(TASKS)
+
+
+def test_a_student_that_is_an_adapter_is_called_one() -> None:
+    student = make_record().student.model_copy(update={"files": {"adapter_model.safetensors": "c" * 64}})
+    assert front_matter(str(Card.from_record(make_record(student=student))))["base_model_relation"] == "adapter"
+
+
+@pytest.mark.parametrize(
+    ("command", "again"),
+    [
+        (["scripts/distill_glue.py", "--task_name", "sst2"], "scripts/distill_glue.py --reproduce me/student"),
+        (["hf-distill", "ner", "--x"], "hf-distill ner --reproduce me/student"),
+        (["train.py"], "from_record('me/student', 'again')"),
+        ([], "from_record('me/student', 'again')"),
+    ],
+)
+def test_it_says_how_to_make_the_student_again(command: list[str], again: str) -> None:
+    recipe = {
+        "task": "sst2",
+        "seed": 42,
+        "teacher": {"model": "<b>`x`\n---"},
+        "stages": [{"name": "é", "rate": 5e-05}],
+    }
+    record = make_record(command=command, recipe=recipe, origins={"teacher.model": Origin(files={"w.bin": "d" * 64})})
+    told = section(str(Card.from_record(record, repo_id="me/student")), "How to make it again")
+    assert again in told
+    [shown] = re.findall(r"```yaml\n(.*?)\n```", told, re.DOTALL)
+    assert yaml.safe_load(shown) == recipe
+    assert list(yaml.safe_load(shown)) == list(recipe)
+    assert "<" not in shown
+    assert f"| `train.parquet` | `{'a' * 64}` |\n| `w.bin` | `{'d' * 64}` |" in told
+    unknown = section(str(Card.from_record(make_record(command=command))), "How to make it again")
+    assert "again" not in unknown.replace("How to make it again", "")
+
+
+def test_an_estimate_of_emissions_is_in_grams() -> None:
+    found = Emissions(kilograms=0.0123, kilowatt_hours=0.05, seconds=90.0, country="France")
+    text = str(Card.from_record(make_record(emissions=found)))
+    assert front_matter(text)["co2_eq_emissions"] == {
+        "emissions": 12.3,
+        "source": "codecarbon",
+        "training_type": "knowledge distillation",
+        "hardware_used": "A processor",
+        "geographical_location": "France",
+    }
+    assert "0.05 kWh in France, 12.3 g of CO2 equivalent, in 1.5 minutes" in section(text, "Emissions")
+
+
+words = st.text(min_size=1, max_size=30) | st.sampled_from(
+    [EVIL, "---", "## How to use it", "```", "<br>", "a: [", "'"]
+)
+
+
+@settings(max_examples=15, deadline=None, derandomize=True, database=None, phases=[Phase.generate])
+@given(text=words, other=words)
+def test_whatever_names_hold_the_card_keeps_its_shape(text: str, other: str) -> None:
+    """Foreign text adds no key, no heading, no HTML, no row and no column."""
+
+    def record(name: str, second: str) -> Record:
+        return make_record(
+            command=["hf-distill", name],
+            objectives=[ObjectiveFacts(name=name, objective=second, weight=name, settings={second: name})],
+            data=DataFacts(name=name, config=second, sizes={name: 1}),
+            recipe={"task": name, "data": [second]},
+            exports={name: make_export(texts=second)},
+            hardware=Hardware(machine=name, processor=second, cores=1),
+            emissions=Emissions(kilograms=0.0, kilowatt_hours=0.0, seconds=0.0, country=second or "x"),
+            versions={"hf_distill": name},
+            metrics={"eval_accuracy": 0.5},
+        )
+
+    card, plain = Card.from_record(record(text, other)), Card.from_record(record("name", "other"))
+    card.validate()
+    data, expected = front_matter(str(card)), front_matter(str(plain))
+    assert set(data) | {"x"} >= set(expected) - {"x"}
+    assert data["model-index"][0]["results"][0]["metrics"] == expected["model-index"][0]["results"][0]["metrics"]
+    shape = [re.sub(r"\\[|#]|[^|#]", "", row) for row in outside_blocks(card.body)]
+    assert shape == [re.sub(r"\\[|#]|[^|#]", "", row) for row in outside_blocks(plain.body)]
+    for row in outside_blocks(card.body):
+        assert not re.search(r"<[A-Za-z/!]", row)
+
+
 def test_each_citation_is_given_once() -> None:
     objectives = [
         ObjectiveFacts(name=f"o{i}", objective="o", weight=1.0, citation=citation)
@@ -166,19 +362,24 @@ def test_hostile_names_stay_text(tmp_path: Path) -> None:
         versions={EVIL: EVIL, "hf_distill": EVIL},
         hardware=Hardware(machine=EVIL, processor=EVIL, cores=1, accelerators=[EVIL]),
         metrics={f"eval_{EVIL}": 0.5},
+        recipe={EVIL: [EVIL, {"a": EVIL}]},
+        origins={EVIL: Origin(files={EVIL: "b" * 64})},
+        exports={EVIL: make_export(texts=EVIL)},
+        emissions=Emissions(kilograms=1e-3, kilowatt_hours=0.1, seconds=60.0, country=EVIL),
     )
     card = Card.from_record(record)
     text = card.write(tmp_path).read_text(encoding="utf-8")
     data, body = front_matter(text), card.body
-    assert set(data) == {"base_model", "language", "library_name", "metrics", "model-index", "pipeline_tag", "tags"}
+    keys = {"base_model", "base_model_relation", "co2_eq_emissions", "language", "library_name", "metrics"}
+    assert set(data) == keys | {"model-index", "pipeline_tag", "tags"}
     assert "<script" not in text.partition("\n---\n")[2]
     assert "\u202e" not in text
     assert "\x00" not in text
     headings = [line for line in outside_blocks(body) if line.startswith("#")]
-    assert len(headings) == 1 + 8  # title and sections
+    assert len(headings) == 1 + 11  # title and sections
     assert not [line for line in outside_blocks(body) if line.startswith("---")]
     for row in (line for line in outside_blocks(body) if line.startswith("|")):
-        assert len(re.findall(r"(?<!\\)\|", row)) in (3, 5, 6), row
+        assert len(re.findall(r"(?<!\\)\|", row)) in (3, 4, 5, 6, 7), row
 
 
 def outside_blocks(body: str) -> list[str]:
@@ -252,6 +453,8 @@ def test_a_fence_is_longer_than_any_inside() -> None:
         ("datasets: [a/b, '<x>']", "datasets: '<x>'"),
         ("tags: [a, 3]", "tags: 3"),
         ("pipeline_tag: two words", "pipeline_tag"),
+        ("base_model_relation: distilled", "base_model_relation: 'distilled' is not one of adapter, merge"),
+        ("co2_eq_emissions: {emissions: .inf}", "co2_eq_emissions: inf is not a number of grams"),
         ("model-index: 3", "model-index: does not have the form"),
         ("model-index: [{name: a, results: [{task: {type: t}}]}]", "model-index: does not have the form"),
         (

@@ -1,0 +1,133 @@
+"""What a card tells a reader who wants to use a student: how, what for, and within what limits."""
+
+from __future__ import annotations
+
+from hf_distill.hub.markdown import block, code, escaped
+from hf_distill.hub.record import ModelFacts, Record, is_hub_id
+from hf_distill.students.ib_bert import AUTO_CLASSES
+from hf_distill.tasks import TASKS
+
+SNIPPETS = {
+    "single_label": "print(model('An example text.'))",
+    "multi_label": "print(model('An example text.', top_k=None))",
+    "token_classification": "print(model('An example text.'))",
+    "masked_lm": "print(model(f'An example {model.tokenizer.mask_token}.'))",
+    "causal_lm": "print(model('An example', max_new_tokens=20))",
+    "ctc": "print(model('recording.wav'))",
+    "regression": "print(model(**tokenizer('An example text.', 'Another text.', return_tensors='pt')).logits)",
+    "question_answering": (
+        "inputs = tokenizer('Who wrote it?', 'Ada wrote it.', return_tensors='pt')\n"
+        "outputs = model(**inputs)\n"
+        "start, end = outputs.start_logits.argmax(), outputs.end_logits.argmax()\n"
+        "print(tokenizer.decode(inputs['input_ids'][0, start : end + 1]))"
+    ),
+    "seq2seq_lm": (
+        "outputs = model.generate(**tokenizer('An example text.', return_tensors='pt'), max_new_tokens=20)\n"
+        "print(tokenizer.decode(outputs[0], skip_special_tokens=True))"
+    ),
+    "encoder": "print(model(**tokenizer('An example text.', return_tensors='pt')).last_hidden_state)",
+}
+WITH_PIPELINE = frozenset({"single_label", "multi_label", "token_classification", "masked_lm", "causal_lm", "ctc"})
+"""Tasks that have a pipeline in transformers 5 which reads the model as it was trained."""
+
+PURPOSES = {
+    "single_label": "to sort texts into the classes that it was trained on",
+    "multi_label": "to say which of the classes that it was trained on hold for a text",
+    "regression": "to give texts, or pairs of them, the score that it was trained on",
+    "token_classification": "to mark the words of a text with the tags that it was trained on",
+    "question_answering": "to find the answer to a question in a text that is given with it",
+    "masked_lm": "to be trained further for a task, or to fill in hidden words",
+    "causal_lm": "to go on with texts of the kind that it was trained on",
+    "seq2seq_lm": "to rewrite texts in the way that it was trained on",
+    "ctc": "to write down what is said in recordings of the kind that it was trained on",
+    "encoder": "to be trained further for a task",
+}
+
+
+def usage(record: Record, repo_id: str | None) -> str:
+    """A program that runs the student."""
+    return block(_registering(record.student) + _snippet(record.task, repo_id), "python")
+
+
+def intended_use(record: Record) -> str:
+    """What the student was made for."""
+    purpose = PURPOSES.get(record.task, "for the task that it was trained on")
+    teacher = record.teacher
+    is_smaller = teacher is not None and record.student.num_parameters < teacher.num_parameters
+    smaller = ", with fewer parameters than its teacher" if is_smaller else ""
+    return (
+        f"It is made {purpose}{smaller}. The figures above hold for texts like those of "
+        f"{escaped(record.data.name)}: measure it on your own before you rely on it, and let no answer of it alone "
+        "decide about a person."
+    )
+
+
+def limits(record: Record, license: str | None) -> str:
+    """What is not known, what was handed down, and on what terms it may be used."""
+    lines = []
+    if record.metrics:
+        lines.append("The metrics hold for the data named above; other kinds of text and languages were not measured.")
+        lines.append("They come from one run; another seed gives somewhat different ones.")
+    teachers = teachers_of(record)
+    if teachers:
+        lines.append(
+            "It learned from its teacher's outputs: expect the teacher's mistakes and biases, and some of its own."
+        )
+        linked = [f"[{escaped(each.id)}](https://huggingface.co/{each.id})" for each in teachers if each.id]
+        if linked:
+            lines.append(f"What the card of {' and '.join(linked)} says of limits and intended use holds here, too.")
+        if not record.teacher_metrics:
+            lines.append("The teacher was not measured on the same data.")
+        if not record.control_metrics:
+            lines.append("No student was trained without the teacher, so what the teacher added is not known.")
+    lines.append(_terms(record, license))
+    return "\n".join(f"- {text}" for text in lines)
+
+
+def teachers_of(record: Record) -> list[ModelFacts]:
+    """All of them."""
+    return [each for each in (record.teacher, *record.other_teachers) if each is not None]
+
+
+def inherited_license(record: Record) -> str | None:
+    """The licence that all of the teachers have."""
+    found = {each.license for each in teachers_of(record)}
+    return found.pop() if len(found) == 1 else None
+
+
+def _terms(record: Record, license: str | None) -> str:
+    """The licence, and where it comes from; that of a teacher from elsewhere is said, too."""
+    stated = {each.license for each in teachers_of(record)} - {None, license}
+    if license is None and len(stated) > 1:
+        return f"The teachers have different licences ({_listed(stated)}); the student's must satisfy all of them."
+    if license is None:
+        return "No licence is stated: ask whoever published it, and look at the terms of its teacher and of its data."
+    if license == inherited_license(record):
+        return f"Licence: {code(license)}, the teacher's. The data may have terms of their own."
+    added = f" That of a teacher is {_listed(stated)}." if stated else ""
+    return f"Licence: {code(license)}.{added} The data may have terms of their own."
+
+
+def _listed(names: set[str | None]) -> str:
+    return ", ".join(code(name) for name in sorted(filter(None, names)))
+
+
+def _registering(student: ModelFacts) -> str:
+    """What comes before the snippet where transformers alone does not know the class."""
+    known_here = {model_class.__name__ for model_class in AUTO_CLASSES.values()}
+    return "import hf_distill  # makes the class known to transformers\n" if student.class_name in known_here else ""
+
+
+def _snippet(task: str, repo_id: str | None) -> str:
+    name = repo_id if repo_id and is_hub_id(repo_id) else "."
+    kind = TASKS.get(task)
+    if kind and task in WITH_PIPELINE:
+        maker = f"pipeline({kind.pipeline_tag!r}, model={name!r})"
+        return f"from transformers import pipeline\n\nmodel = {maker}\n{SNIPPETS[task]}"
+    auto_class = kind.auto_class if kind else "AutoModel"
+    last = SNIPPETS.get(task, "print(model(**tokenizer('An example text.', return_tensors='pt')))")
+    return (
+        f"from transformers import {auto_class}, AutoTokenizer\n\n"
+        f"tokenizer = AutoTokenizer.from_pretrained({name!r})\n"
+        f"model = {auto_class}.from_pretrained({name!r})\n{last}"
+    )

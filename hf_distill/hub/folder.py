@@ -27,6 +27,12 @@ WEIGHTS = (
 PACKED = "quantized.safetensors"
 """The codes of a student whose weights lie on grids; beside the weights, never in their place."""
 
+GRAPHS = ("onnx/*.onnx", "onnx/*.onnx.data")
+"""Mostly numbers, among which a short path of this machine may stand by chance; the exporter leaves none in them."""
+
+EXPORTS = (*GRAPHS, "onnx/*.json")
+"""Exports of the student, in a folder of their own; what is there is published."""
+
 VOCABULARIES = (
     "added_tokens.json",
     "merges.txt",
@@ -43,6 +49,7 @@ PUBLISHED = (
     "generation_config.json",
     *WEIGHTS,
     PACKED,
+    *EXPORTS,
     *VOCABULARIES,
     "tokenizer_config.json",
     "special_tokens_map.json",
@@ -52,7 +59,8 @@ PUBLISHED = (
     "README.md",
     RECORD,
 )
-"""What is published of a run's folder: files directly in it whose names match. None of these is ever a pickle."""
+"""What is published of a run's folder: files in it and in its folder of exports whose names match. None of these is
+ever a pickle."""
 
 OBJECTIVE_STATE = "distillation.safetensors"
 """Projections and banks of the objectives; published only when asked for."""
@@ -61,8 +69,8 @@ _CHUNK = 1 << 20
 
 
 def is_published(name: str, patterns: tuple[str, ...] = PUBLISHED) -> bool:
-    """Whether a file of this name is on the list."""
-    return any(fnmatchcase(name, pattern) for pattern in patterns)
+    """Whether a file of this name, `config.json` or `onnx/model.onnx`, is on the list."""
+    return any(fnmatchcase(name, pattern) and name.count("/") == pattern.count("/") for pattern in patterns)
 
 
 @dataclass(frozen=True)
@@ -91,20 +99,42 @@ def select(folder: Path, *, include_objective_state: bool = False) -> dict[str, 
 
     Raises:
         HubError: no such folder; no model in it, or shards missing; a link on the list that leaves the folder; a token
-            or a path of this machine inside a file; a card or a record that is not valid.
+            or a path of this machine inside a file; a card or a record that is not valid, or of other weights.
     """
     if not folder.is_dir():
         raise HubError(f"{folder} is not a folder; publish wants the folder that a model was saved in.")
     patterns = (*PUBLISHED, OBJECTIVE_STATE) if include_objective_state else PUBLISHED
-    paths = sorted(path for path in folder.iterdir() if is_published(path.name, patterns))
-    files = {path.name: LocalFile.of(_plain(path, folder)) for path in paths}
+    paths = {path.relative_to(folder).as_posix(): path for path in sorted([*folder.iterdir(), *folder.glob("onnx/*")])}
+    listed = {name: path for name, path in paths.items() if is_published(name, patterns)}
+    files = {name: LocalFile.of(_plain(path, folder)) for name, path in listed.items()}
     _check_model(folder, files)
     _check_secrets(folder, files)
     if "README.md" in files:
         check(files["README.md"].path.read_text(encoding="utf-8", errors="replace"))
     if RECORD in files:
-        Record.read(folder)
+        _check_record(Record.read(folder), files, folder)
     return files
+
+
+def _check_record(record: Record, files: dict[str, LocalFile], folder: Path) -> None:
+    """A record that knows the sums of its student's weights must be of the weights that lie there, and graphs must be
+    of its student."""
+    for name, told in record.student.files.items():
+        if is_published(name, WEIGHTS) and name.endswith(".safetensors"):
+            found = files[name].sha256 if name in files else "missing"
+            if found != told:
+                raise HubError(
+                    f"{folder}: {RECORD} tells of another student: its {name} has the SHA-256 {told}, the one here "
+                    f"is {found}. Publish the folder as the run left it."
+                )
+    for name in files:
+        if is_published(name, ("onnx/*.onnx",)) and (
+            name not in record.exports or record.exports[name].sha256 != files[name].sha256
+        ):
+            raise HubError(
+                f"{folder}: {name} is not a graph that {RECORD} tells of, so it may be one of another student. Remove "
+                "it, or have it written again: `hf-distill publish` with --onnx, --int8."
+            )
 
 
 def _plain(path: Path, folder: Path) -> Path:
@@ -138,7 +168,8 @@ def _shards(index: Path) -> set[str]:
 def _check_secrets(folder: Path, files: dict[str, LocalFile]) -> None:
     problems = []
     for name, file in files.items():
-        found = secrets_in(_text_of(file.path), folder, paths=not is_published(name, VOCABULARIES))
+        binary = is_published(name, (*VOCABULARIES, *GRAPHS))
+        found = secrets_in(_text_of(file.path), folder, paths=not binary)
         problems += [f"{name} holds {what}" for what in found]
     if problems:
         raise HubError(f"Nothing was published from {folder}: {'; '.join(problems)}. Remove it and publish again.")

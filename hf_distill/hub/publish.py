@@ -2,47 +2,22 @@
 
 from __future__ import annotations
 
-import logging
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, whoami
-from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
 from huggingface_hub.hf_api import RepoFile
 
 from hf_distill.errors import HubError
-from hf_distill.hub.folder import PACKED, WEIGHTS, LocalFile, is_published, select
-from hf_distill.hub.markdown import line
+from hf_distill.hub.client_errors import CLIENT_ERRORS, WAITS, as_hub_error, may_pass, until_it_holds
+from hf_distill.hub.folder import EXPORTS, PACKED, WEIGHTS, LocalFile, is_published, select
 from hf_distill.hub.record import is_hub_id
 
-logger = logging.getLogger(__name__)
-
-WAITS = (1.0, 2.0, 4.0, 8.0, 16.0)
-"""Seconds before each new attempt after a failure that may pass."""
-
-MAX_WAIT = 300.0
-"""The longest wait that the Hub may ask for."""
-
-# Base of all errors of the client's HTTP library, lost connections included: httpx in huggingface_hub 1, httpx2 in 2.
-_HTTP_ERROR: type[BaseException] = HfHubHTTPError.__bases__[0]
-
-# The client also raises ValueError (bad names, cards), OSError (no token, offline) and RuntimeError (large files).
-_CLIENT_ERRORS = (_HTTP_ERROR, OSError, ValueError, RuntimeError)
-
-REMEDIES = {
-    400: "The Hub found the request or the card's metadata wrong; see its message.",
-    401: "The token is missing, wrong or expired: run `hf auth login` or set HF_TOKEN.",
-    403: "The token may not write there: use a token with write access, or another name space.",
-    404: "There is no such repository or revision, or the token may not see it: check the name and the token.",
-    409: "Another operation on the repository is under way: try again when it has ended.",
-    412: "Somebody else changed the repository meanwhile: look at it, then publish again.",
-    413: "The Hub found the upload too large: use larger or fewer shards.",
-    429: "The Hub asks for fewer requests: wait some minutes, then publish again.",
-}
+OF_A_STUDENT = (*WEIGHTS, PACKED, *EXPORTS)
+"""Files that belong to one student, and must not stay beside the files of another."""
 
 
 @dataclass(frozen=True)
@@ -64,16 +39,18 @@ def publish(
     commit_message: str = "Publish a distilled student",
     create_pr: bool = False,
     include_objective_state: bool = False,
+    path_in_repo: str = "",
+    waits: Sequence[float] = WAITS,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Published:
     """Send the model, card and record in `folder` to the Hub in one commit, and compare what the Hub then holds.
 
     The repository is made if it is missing, the branch `revision` too. Only files on the list `PUBLISHED` are sent;
-    weights and codes of an earlier student that this one does not have are removed, because a loader would prefer
-    them or take them for this one's. Nothing is sent when the Hub has the same files. The token is the one of
+    weights, codes and exports of an earlier student that this one does not have are removed, because a loader would
+    prefer them or take them for this one's. Nothing is sent when the Hub has the same files. The token is the one of
     `hf auth login` or HF_TOKEN.
 
-    Failures that may pass (408, 429, 5xx, lost connections) are tried again after `WAITS`; before each attempt it is
+    Failures that may pass (408, 429, 5xx, lost connections) are tried again after `waits`; before each attempt it is
     looked up whether the last commit arrived after all, so none is made twice. The client itself has no time limit.
 
     Args:
@@ -82,6 +59,8 @@ def publish(
         revision: a branch; None is the main one.
         create_pr: send the commit as a pull request against the main branch.
         include_objective_state: send `distillation.safetensors`, too.
+        path_in_repo: the folder of the repository that the files go to, with a slash at its end; empty for the top.
+        waits: seconds before each new attempt.
 
     Raises:
         HubError: the folder is not fit to be published (see `hf_distill.hub.folder.select`); not logged in; a public
@@ -94,7 +73,8 @@ def publish(
     if revision is not None and re.fullmatch(r"[0-9a-f]{40}", revision):
         raise HubError(f"revision={revision!r} is a commit, which cannot be added to; give a branch.")
     files = select(Path(folder), include_objective_state=include_objective_state)
-    return _until_it_holds(_Push(files, repo_id, private, revision, commit_message, create_pr).attempt, sleep)
+    push = _Push(files, repo_id, private, revision, commit_message, create_pr, path_in_repo)
+    return until_it_holds(push.attempt, sleep, waits)
 
 
 def prepare_repository(repo_id: str, *, private: bool = True, revision: str | None = None) -> str:
@@ -103,30 +83,8 @@ def prepare_repository(repo_id: str, *, private: bool = True, revision: str | No
     Returns the full name of the repository. Raises `HubError` as `publish` does.
     """
     push = _Push({}, repo_id, private, revision, "", create_pr=False)
-    with _as_hub_error(repo_id):
-        push._prepared()
+    until_it_holds(push.look)
     return push.repo_id
-
-
-def _until_it_holds(attempt: Callable[[], Published], sleep: Callable[[float], None]) -> Published:
-    """Attempt until it succeeds, the failure is final, or the waits are used up."""
-    for wait in WAITS:
-        try:
-            return attempt()
-        except HubError as error:
-            if not _may_pass(error):
-                raise
-            seconds = max(wait, min(_asked_wait(error), MAX_WAIT))
-            logger.warning("%s Trying again in %g s.", error, seconds)
-        sleep(seconds)
-    try:
-        return attempt()
-    except HubError as error:
-        if not _may_pass(error):
-            raise
-        raise HubError(
-            f"{error} It was tried {len(WAITS) + 1} times. Publishing again is safe: nothing is sent twice."
-        ) from error.__cause__
 
 
 @dataclass
@@ -139,16 +97,21 @@ class _Push:
     revision: str | None
     message: str
     create_pr: bool
+    place: str = ""
     api: HfApi = field(default_factory=lambda: HfApi(library_name="hf_distill"))
     url: str = ""
     has_sent: bool = False
 
+    def look(self) -> None:
+        """Find out whether a commit could be made. Raises `HubError`, as `attempt` does."""
+        with as_hub_error(self.repo_id):
+            self._prepared()
+
     def attempt(self) -> Published:
         """Look, send what differs, look again. Raises `HubError` whose cause is the client's error."""
-        with _as_hub_error(self.repo_id):
+        with as_hub_error(self.repo_id):
             head = self._prepared()
-            place = self._found(head) or self._committed(head)
-            url, commit = place
+            url, commit = self._found(head) or self._committed(head)
             return Published(url, commit, {name: file.sha256 for name, file in self.files.items()}, self.has_sent)
 
     def _prepared(self) -> str:
@@ -158,7 +121,7 @@ class _Push:
             raise HubError(f"{self.repo_id}: the token can only read; use a token with write access.")
         if "/" not in self.repo_id:
             self.repo_id = f"{user['name']}/{self.repo_id}"
-        self.url = str(self.api.create_repo(self.repo_id, private=self.private, exist_ok=True))
+        self.url = self._made()
         info = self.api.model_info(self.repo_id)
         if self.private and not info.private:
             raise HubError(
@@ -171,6 +134,13 @@ class _Push:
                 self.api.create_branch(self.repo_id, branch=self.revision, exist_ok=True)
             info = self.api.model_info(self.repo_id, revision=self.revision)
         return str(info.sha)
+
+    def _made(self) -> str:
+        """The address of the repository, which is made if it is missing."""
+        try:
+            return str(self.api.create_repo(self.repo_id, private=self.private, exist_ok=True))
+        except KeyError:  # a conflict that does not say where the repository is; whether it is there is looked up next
+            return f"{self.api.endpoint}/{self.repo_id}"
 
     def _found(self, head: str) -> tuple[str, str] | None:
         """URL and commit where the Hub has the same files: the branch, or an open pull request of this name."""
@@ -186,17 +156,19 @@ class _Push:
         return None
 
     def _differing(self, revision: str) -> tuple[list[str], list[str]]:
-        """Names of files to send, and of weights and codes on the Hub that this student lacks."""
-        tree = self.api.list_repo_tree(self.repo_id, revision=revision)
-        remote = {entry.path: entry for entry in tree if isinstance(entry, RepoFile)}
+        """Names of files to send, and of weights, codes and exports on the Hub that this student lacks."""
+        tree = self.api.list_repo_tree(self.repo_id, recursive=True, revision=revision)
+        entries = [entry for entry in tree if isinstance(entry, RepoFile) and entry.path.startswith(self.place)]
+        remote = {entry.path.removeprefix(self.place): entry for entry in entries}
         changed = [name for name, file in self.files.items() if not _is_same(file, remote.get(name))]
-        return changed, [name for name in remote if is_published(name, (*WEIGHTS, PACKED)) and name not in self.files]
+        stale = [name for name in remote if is_published(name, OF_A_STUDENT) and name not in self.files]
+        return changed, stale
 
     def _committed(self, head: str) -> tuple[str, str]:
         """URL and commit after sending; compared with what the Hub then holds."""
         changed, stale = self._differing(head)
-        operations = [CommitOperationAdd(name, self.files[name].path) for name in changed]
-        removals = [CommitOperationDelete(name) for name in stale]
+        operations = [CommitOperationAdd(f"{self.place}{name}", self.files[name].path) for name in changed]
+        removals = [CommitOperationDelete(f"{self.place}{name}") for name in stale]
         self.has_sent = True
         try:
             commit = self.api.create_commit(
@@ -207,8 +179,8 @@ class _Push:
                 create_pr=self.create_pr,
                 parent_commit=head,
             )
-        except _CLIENT_ERRORS as error:
-            place = self._found(self._head()) if _may_pass(error) else None
+        except CLIENT_ERRORS as error:
+            place = self._found(self._head()) if may_pass(error) else None
             if place is None:
                 raise
             return place
@@ -228,66 +200,3 @@ def _is_same(file: LocalFile, remote: RepoFile | None) -> bool:
     if remote is None or remote.size != file.size:
         return False
     return remote.lfs.sha256 == file.sha256 if remote.lfs else remote.blob_id == file.git_oid
-
-
-# Errors of the client
-
-
-@contextmanager
-def _as_hub_error(repo_id: str) -> Iterator[None]:
-    """Turn what the client raises into a `HubError` with that cause."""
-    try:
-        yield
-    except HubError:
-        raise
-    except _CLIENT_ERRORS as error:
-        raise HubError(f"{repo_id}: {_what_happened(error)} {_remedy(error)}".strip()) from error
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__
-
-
-def _answer(error: BaseException) -> HfHubHTTPError | None:
-    """The Hub's answer that is the reason of `error`, if it answered."""
-    return next((cause for cause in _causes(error) if isinstance(cause, HfHubHTTPError)), None)
-
-
-def _what_happened(error: BaseException) -> str:
-    answer = _answer(error)
-    if answer is None:
-        return f"{type(error).__name__}: {line(str(error)).rstrip(chr(46))}."
-    told = line(answer.server_message or str(answer))
-    return f"the Hub answered {answer.response.status_code} ({told})."
-
-
-def _remedy(error: BaseException) -> str:
-    if isinstance(error, OfflineModeIsEnabled):
-        return "The client is offline: unset HF_HUB_OFFLINE to publish."
-    if isinstance(error, LocalTokenNotFoundError):
-        return REMEDIES[401]
-    answer = _answer(error)
-    if answer is not None:
-        return REMEDIES.get(answer.response.status_code, "")
-    return "The connection to the Hub failed." if _may_pass(error) else ""
-
-
-def _may_pass(error: BaseException) -> bool:
-    """Whether the same request may succeed later."""
-    answer = _answer(error)
-    if answer is not None:
-        status = answer.response.status_code
-        return status in (408, 429) or status >= 500
-    return any(
-        isinstance(cause, (_HTTP_ERROR, ConnectionError, TimeoutError)) and not isinstance(cause, OfflineModeIsEnabled)
-        for cause in _causes(error)
-    )
-
-
-def _asked_wait(error: BaseException) -> float:
-    """Seconds that the Hub asked to wait, or 0."""
-    answer = _answer(error)
-    asked = answer.response.headers.get("Retry-After", "") if answer is not None else ""
-    return float(asked) if asked.isdecimal() else 0.0

@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 FILE_NAME = "distillation.json"
+SCHEMA: Literal[1] = 1
+"""The version of the format that is written; what is newer is refused."""
+
 MAX_BYTES = 4 * 1024 * 1024
 WEIGHT_FILES = (
     "config.json",
@@ -76,7 +79,8 @@ class _Strict(BaseModel):
 
 
 class ModelFacts(_Strict):
-    """Which model it was. A model from the Hub has `id` and `revision`, one from a folder the sums of its `files`."""
+    """Which model it was. A model from the Hub has `id` and `revision`, one from a folder the sums of its `files`; the
+    student of a record those of what lies beside the record. `license` is what the model's card says."""
 
     id: HubId | None = None
     revision: Text | None = None
@@ -86,6 +90,7 @@ class ModelFacts(_Strict):
     num_parameters: Count
     num_bytes: Count
     num_hidden_layers: Count | None = None
+    license: Text | None = None
 
     @classmethod
     def of(cls, model: PreTrainedModel, name_or_path: str | Path | None = None) -> ModelFacts:
@@ -132,6 +137,14 @@ class ObjectiveFacts(_Strict):
     citation: str = ""
 
 
+class Origin(_Strict):
+    """What a recipe named: a repository of the Hub at a commit, or a local file or folder by the sums of its files."""
+
+    id: HubId | None = None
+    revision: Text | None = None
+    files: dict[Text, Sha256] = {}
+
+
 class SourceFacts(_Strict):
     """One data file by its name and the sum of its bytes."""
 
@@ -152,12 +165,55 @@ class DataFacts(_Strict):
 
 
 class Hardware(_Strict):
-    """What the run was on: `machine` is the architecture (`x86_64`), never a host name."""
+    """What the run was on: `machine` is the architecture (`x86_64`), never a host name. `threads` are those of a
+    process on the CPU, on which the last digits of sums depend, and `processes` how many trained together."""
 
     machine: Text
     processor: Text
     cores: Count
     accelerators: list[Text] = []
+    threads: Count | None = None
+    processes: Count | None = None
+
+
+class Speed(_Strict):
+    """How long a model takes for a sentence at batch 1, the median and the quartiles in milliseconds, and how many
+    sentences a second it reads at batch 32, on so many threads of the record's machine or on another `device`."""
+
+    milliseconds_per_sentence: FiniteFloat
+    low: FiniteFloat
+    high: FiniteFloat
+    sentences_per_second: FiniteFloat
+    threads: Count
+    device: Text
+    sentences: Count
+
+
+class Export(_Strict):
+    """Another form of the student, a file below it, and how it answers on `rows` rows beside the student itself: the
+    share of equal answers (of a regression the correlation), the largest difference of a logit, the accuracy of both
+    where the rows have classes, and the speed of both, one after the other."""
+
+    scheme: Text
+    sha256: Sha256
+    bytes: Count
+    rows: Count
+    texts: Text
+    agreement: FiniteFloat
+    largest_difference: FiniteFloat
+    accuracy: FiniteFloat | None = None
+    original_accuracy: FiniteFloat | None = None
+    speed: Speed | None = None
+    original_speed: Speed | None = None
+
+
+class Emissions(_Strict):
+    """What codecarbon estimated of the training: kilograms of CO2 equivalent, kilowatt-hours, seconds, the country."""
+
+    kilograms: FiniteFloat
+    kilowatt_hours: FiniteFloat
+    seconds: FiniteFloat
+    country: Text = ""
 
 
 class Record(_Strict):
@@ -165,11 +221,15 @@ class Record(_Strict):
 
     Paths outside the working tree are cut to their names, and tokens and host names removed, whenever a record is made
     or read; see `hf_distill.hub.redaction`. Metrics must be finite: `finite_metrics` leaves the others out.
+
+    `recipe` is the one that was run, with the defaults filled in; None for what a trainer did without one. `origins`
+    are the models and files that it names, by their keys in it (`teacher.model`). `exports` go by their files
+    (`onnx/model.onnx`).
     """
 
     file_name: ClassVar[str] = FILE_NAME
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[1] = SCHEMA
     command: Command = []
     teacher: ModelFacts | None = None
     other_teachers: list[ModelFacts] = []
@@ -179,6 +239,7 @@ class Record(_Strict):
     objectives: list[ObjectiveFacts] = []
     layer_maps: dict[Text, list[tuple[Count, Count]]] = {}
     recipe: Facts | None = None
+    origins: dict[Text, Origin] = {}
     training_arguments: Facts = {}
     data: DataFacts
     seeds: dict[Text, int] = {}
@@ -190,6 +251,9 @@ class Record(_Strict):
     control_metrics: Metrics = {}
     teacher_metrics: Metrics = {}
     intervals: dict[Side, dict[str, Interval]] = {}
+    speeds: dict[Side, Speed] = {}
+    exports: dict[Text, Export] = {}
+    emissions: Emissions | None = None
 
     @property
     def toolkit_version(self) -> str:
@@ -206,14 +270,37 @@ class Record(_Strict):
         """Read `distillation.json` from `folder`, which may come from anybody.
 
         Raises:
-            HubError: no such file, not a plain file, too large, not JSON, or fields that are unknown, missing or of
-                the wrong kind; the message names each of them.
+            HubError: no such file, not a plain file, too large, not JSON, of a newer schema, or fields that are
+                unknown, missing or of the wrong kind; the message names each of them.
         """
         path = Path(folder) / FILE_NAME
+        content = _read_bounded(path)
+        _check_schema(content, path)
         try:
-            return cls.model_validate_json(_read_bounded(path))
+            return cls.model_validate_json(content)
         except ValidationError as error:
             raise HubError(f"{path} is not a valid record:\n{_problems(error)}") from error
+
+
+class _Version(BaseModel):
+    """The one field that is read of a record of another release."""
+
+    model_config = ConfigDict(strict=True)
+
+    schema_version: int
+
+
+def _check_schema(content: bytes, path: Path) -> None:
+    """Raises: `HubError` for a newer schema; whatever else is wrong with the content is found when it is validated."""
+    try:
+        found = _Version.model_validate_json(content).schema_version
+    except ValidationError:
+        return
+    if found > SCHEMA:
+        raise HubError(
+            f"{path}: schema_version is {found}, and hf_distill {__version__} reads records up to {SCHEMA}; upgrade "
+            "it: pip install --upgrade hf_distill."
+        )
 
 
 def _problems(error: ValidationError, limit: int = 20) -> str:
@@ -300,7 +387,12 @@ def environment() -> Environment:
         if version:
             versions[package] = version
     hardware = Hardware(
-        machine=platform.machine(), processor=_processor(), cores=os.cpu_count() or 0, accelerators=_accelerators()
+        machine=platform.machine(),
+        processor=_processor(),
+        cores=os.cpu_count() or 0,
+        accelerators=_accelerators(),
+        threads=torch.get_num_threads(),
+        processes=int(os.environ.get("WORLD_SIZE", "1")),
     )
     return Environment(versions, hardware)
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hf_distill.hub.emissions import emissions_of
+from hf_distill.hub.license import license_of
 from hf_distill.hub.record import (
     CacheFacts,
     DataFacts,
@@ -14,6 +17,7 @@ from hf_distill.hub.record import (
     environment,
     finite_metrics,
 )
+from hf_distill.hub.student import student_facts
 from hf_distill.hub.terms import layer_maps, objective_facts
 from hf_distill.teachers import Cached, Ensemble, Frozen, Teacher
 from hf_distill.teachers.cache.skeleton import hub_id
@@ -33,7 +37,7 @@ def record_of(trainer: BoundTrainer) -> Record:
         teacher=found[0],
         other_teachers=[each for each in found[1:] if each is not None],
         teacher_cache=_cache(teacher),
-        student=ModelFacts.of(trainer.model),
+        student=student_facts(trainer.model, Path(args.output_dir)),
         task=trainer.distillation.pair.task.name,
         objectives=objective_facts(trainer.distillation),
         layer_maps=layer_maps(trainer.distillation),
@@ -49,13 +53,16 @@ def record_of(trainer: BoundTrainer) -> Record:
         steps=state.global_step,
         epochs=float(state.epoch or 0.0),
         metrics=finite_metrics(_last_evaluation(state.log_history)),
+        emissions=emissions_of([Path(args.output_dir)]),
     )
 
 
 def _teacher(teacher: Teacher | None) -> ModelFacts | None:
     """Of a cached one its shape is known, and its id where it came from the Hub."""
     if isinstance(teacher, Frozen):
-        return ModelFacts.of(teacher.model, teacher.model.name_or_path or None)
+        name = teacher.model.name_or_path
+        facts = ModelFacts.of(teacher.model, name or None)
+        return facts.model_copy(update={"license": license_of(name, facts.revision) if name else None})
     if isinstance(teacher, Cached):
         skeleton = teacher.anatomy.base
         return ModelFacts.of(skeleton, hub_id(skeleton.name_or_path))

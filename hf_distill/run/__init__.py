@@ -1,9 +1,20 @@
 """Runs recipes: from teacher, data and stages to a student with its card, record and report."""
 
 from hf_distill.run.answering import predict_diagnostics
+from hf_distill.run.publishing import Publication, publish_run
+from hf_distill.run.reproducing import from_record
 from hf_distill.run.results import RunResult
-from hf_distill.run.running import Publication, run
+from hf_distill.run.running import run
 from hf_distill.run.writing_cache import cache_teacher
 from hf_distill.run.writing_targets import generate_targets
 
-__all__ = ["Publication", "RunResult", "cache_teacher", "generate_targets", "predict_diagnostics", "run"]
+__all__ = [
+    "Publication",
+    "RunResult",
+    "cache_teacher",
+    "from_record",
+    "generate_targets",
+    "predict_diagnostics",
+    "publish_run",
+    "run",
+]

@@ -6,12 +6,14 @@ from collections.abc import Mapping, Sequence
 
 from transformers import PreTrainedModel
 
+from hf_distill.evaluation.findings import Findings
 from hf_distill.evaluation.summary import RunSummary
+from hf_distill.hub.license import license_of
 from hf_distill.hub.record import WEIGHT_FILES, CacheFacts, ModelFacts, sha256_of_files
-from hf_distill.run import models, record, results
+from hf_distill.ranks import is_main_process
+from hf_distill.run import findings, models, record, results
 from hf_distill.run.caching import cache_facts
 from hf_distill.run.chains import finished_student
-from hf_distill.run.folder import is_main_process
 from hf_distill.run.measuring import Answers, Role, answer, key_of, latency_of, summarize
 from hf_distill.run.preparation import Setup
 from hf_distill.run.results import RunResult
@@ -21,7 +23,9 @@ def conclude(setup: Setup, *, evaluate: bool, command: Sequence[str], repo_id: s
     """Evaluates, and writes the student, its results, record, card and report; the main process alone writes."""
     student = finished_student(setup, setup.jobs.student[-1])
     compared = _Comparison(setup)
-    if evaluate and not setup.workload.judged_by_objectives:
+    if evaluate and setup.workload.judged_by_objectives:
+        compared.add_judged(student)
+    elif evaluate:
         compared.add_all(student)
     result = compared.result()
     if is_main_process():
@@ -32,7 +36,7 @@ def conclude(setup: Setup, *, evaluate: bool, command: Sequence[str], repo_id: s
         results.write_results(folder, train=trained, **({"eval": compared.flat()} if evaluate else {}))
         record.write_record(folder, _story(setup, compared, command), student, repo_id)
         if result.runs:
-            results.write_pictures(folder, result)
+            results.write_pictures(folder, result, compared.findings(student))
         folder.keep_results(result.to_dict())
     return result
 
@@ -61,6 +65,20 @@ class _Comparison:
                 jobs.control.folder, setup.workload.auto_class, "control", setup.recipe.student
             )
             self._add("control", control, models.size_on_disk(jobs.control.folder, control), jobs.control.history)
+
+    def add_judged(self, student: PreTrainedModel) -> None:
+        """The student by the value of its objectives alone, where training looked at it."""
+        job = self.setup.jobs.student[-1]
+        value = _objectives_value(self.setup).get("eval_loss")
+        if value is not None:
+            self.summaries["student"] = RunSummary(
+                name="student",
+                role="student",
+                metrics={self.setup.workload.metrics[0]: value},
+                parameters=sum(parameter.numel() for parameter in student.parameters()),
+                size_bytes=models.size_on_disk(job.folder, student),
+                history=[entry for each in self.setup.jobs.student for entry in each.history],
+            )
 
     def _add(self, role: Role, model: PreTrainedModel, size: int, history: list[dict[str, object]]) -> None:
         setup, workload = self.setup, self.setup.workload
@@ -117,6 +135,22 @@ class _Comparison:
                     found[role][key_of(workload.metrics[0], split)] = interval
         return found
 
+    def findings(self, student: PreTrainedModel) -> Findings:
+        """What the report shows beside the table."""
+        setup = self.setup
+        found = findings.of_answers(setup.workload, self.answers)
+        if setup.teacher is None:
+            return found
+        seen = findings.of_models(
+            student,
+            setup.teacher,
+            setup.tokenizer,
+            setup.workload.texts(),
+            setup.recipe.max_length,
+            setup.losses.layer_maps,
+        )
+        return found.model_copy(update={"likeness": seen.likeness, "attention": seen.attention})
+
     def _of_several(self) -> Sequence[str]:
         """Which of several teachers stands in the table."""
         several = None if self.setup.recipe.teacher is None else self.setup.recipe.teacher.ensemble
@@ -138,7 +172,14 @@ class _Comparison:
             found = self.flat()
             value = found.get("eval_loss")
             notes = () if value is None else (f"The objectives' weighted sum on the validation rows: {value:.6g}.",)
-            return RunResult(setup.folder.path, metrics=found, notes=notes)
+            return RunResult(
+                setup.folder.path,
+                split=setup.workload.reported_split if self.summaries else "",
+                metric=setup.workload.metrics[0] if self.summaries else "",
+                runs=tuple(self.summaries.values()),
+                metrics=found,
+                notes=notes,
+            )
         return RunResult(
             setup.folder.path,
             split=setup.workload.reported_split,
@@ -161,6 +202,7 @@ def _story(setup: Setup, compared: _Comparison, command: Sequence[str]) -> recor
         teacher_cache=_cache_facts(setup),
         metrics={role: compared.metrics(role) for role in compared.answers} or {"student": compared.flat()},
         intervals=compared.intervals(),
+        latencies={role: found.latency for role, found in compared.summaries.items() if found.latency is not None},
     )
 
 
@@ -170,7 +212,13 @@ def _other_teachers(setup: Setup) -> list[ModelFacts]:
     if several is None:
         return []
     paths = {name: models.teacher_path(member) for name, member in several.members.items()}
-    return [ModelFacts.of(model, paths[name]) for name, model in list(setup.all_members().items())[1:]]
+    return [_facts(model, paths[name]) for name, model in list(setup.all_members().items())[1:]]
+
+
+def _facts(model: PreTrainedModel, name_or_path: str) -> ModelFacts:
+    """With the licence that its card states."""
+    facts = ModelFacts.of(model, name_or_path)
+    return facts.model_copy(update={"license": license_of(name_or_path, facts.revision)})
 
 
 def _objectives_value(setup: Setup) -> dict[str, float]:
@@ -188,7 +236,7 @@ def _teacher_facts(setup: Setup) -> ModelFacts | None:
     section = models.leading(setup.recipe)
     if setup.teacher is None or section is None:
         return None
-    facts = ModelFacts.of(setup.teacher, models.teacher_path(section))
+    facts = _facts(setup.teacher, models.teacher_path(section))
     if setup.jobs.teacher is None:
         return facts
     return facts.model_copy(update={"files": sha256_of_files(setup.jobs.teacher.folder, WEIGHT_FILES)})

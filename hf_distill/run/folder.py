@@ -10,12 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from hf_distill.errors import DistillationError
 from hf_distill.hub.folder import OBJECTIVE_STATE, PUBLISHED, is_published
 from hf_distill.hub.record import write_whole
 from hf_distill.locks import claimed
+from hf_distill.ranks import is_main_process
 from hf_distill.recipe import Recipe
 
 MARK = "stage.json"
@@ -24,17 +23,6 @@ MARK = "stage.json"
 TRAINER_STATE = "trainer_state.json"
 ALL_RESULTS = "all_results.json"
 _SHOWN = 12
-
-
-def is_main_process() -> bool:
-    """Whether this process writes the files that all processes share."""
-    return int(os.environ.get("RANK", "0")) == 0
-
-
-def wait_for_everyone() -> None:
-    """Returns when every process has come here."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.barrier()
 
 
 class RunFolder:
@@ -57,6 +45,11 @@ class RunFolder:
     def control(self) -> Path:
         """The folder of the student that is trained on the labels alone."""
         return self.stages / "control"
+
+    @property
+    def is_run(self) -> bool:
+        """Whether a run has begun here, which may have been broken off."""
+        return self._identity.exists()
 
     def recipe(self) -> Recipe | None:
         """The recipe of the run that the folder holds, if it holds one."""

@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from transformers import PreTrainedModel
 
 from hf_distill.distillation import Distillation
+from hf_distill.evaluation.latency import Latency
 from hf_distill.hub.card import Card
+from hf_distill.hub.emissions import emissions_of
 from hf_distill.hub.record import (
     CacheFacts,
     ModelFacts,
     ObjectiveFacts,
     Record,
+    Speed,
     batch_size_facts,
     environment,
     finite_metrics,
 )
+from hf_distill.hub.student import student_facts
 from hf_distill.hub.terms import layer_maps, objective_facts
 from hf_distill.recipe import Recipe
 from hf_distill.run.folder import RunFolder
 from hf_distill.run.measuring import Role
+from hf_distill.run.origins import origins_of
 from hf_distill.run.stages import Job
 from hf_distill.run.workload import Workload
 from hf_distill.tasks import Task
@@ -61,16 +66,17 @@ class Story:
     teacher_cache: CacheFacts | None
     metrics: Mapping[Role, Mapping[str, float]]
     intervals: Mapping[Role, Mapping[str, tuple[float, float]]]
+    latencies: Mapping[Role, Latency]
 
 
 def write_record(folder: RunFolder, story: Story, student: PreTrainedModel, repo_id: str | None) -> None:
     """Writes `distillation.json` and `README.md`."""
-    record = _record(story, student)
+    record = _record(story, student, folder)
     record.write(folder.path)
     Card.from_record(record, repo_id=repo_id).write(folder.path)
 
 
-def _record(story: Story, student: PreTrainedModel) -> Record:
+def _record(story: Story, student: PreTrainedModel, folder: RunFolder) -> Record:
     versions, hardware = environment()
     marks = [job.mark or {} for job in story.jobs]
     arguments = story.jobs[-1].arguments()
@@ -80,11 +86,12 @@ def _record(story: Story, student: PreTrainedModel) -> Record:
         teacher=story.teacher,
         other_teachers=list(story.other_teachers),
         teacher_cache=story.teacher_cache,
-        student=ModelFacts.of(student),
+        student=student_facts(student, folder.path),
         task=Task.of(student).name,
         objectives=list(story.losses.objectives),
         layer_maps=dict(story.losses.layer_maps),
         recipe=story.recipe.to_dict(),
+        origins=origins_of(story.recipe),
         training_arguments={
             **arguments.to_dict(),
             "mixed_precision": arguments.mixed_precision,
@@ -100,6 +107,8 @@ def _record(story: Story, student: PreTrainedModel) -> Record:
         control_metrics=metrics.get("control", {}),
         teacher_metrics=metrics.get("teacher", {}),
         intervals={role: dict(found) for role, found in story.intervals.items() if found},
+        speeds={role: Speed(**asdict(latency)) for role, latency in story.latencies.items()},
+        emissions=emissions_of(job.folder for job in story.jobs),
     )
 
 

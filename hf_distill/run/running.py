@@ -4,35 +4,23 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from huggingface_hub import get_token
-
-from hf_distill.errors import HubError
-from hf_distill.hub.publish import prepare_repository, publish
-from hf_distill.hub.record import is_hub_id
+from hf_distill.ranks import wait_for_everyone
 from hf_distill.recipe import Recipe
 from hf_distill.run.answering import evaluate_alone, predict_tests
 from hf_distill.run.conclusion import conclude
-from hf_distill.run.folder import RunFolder, is_main_process, wait_for_everyone
+from hf_distill.run.folder import RunFolder
 from hf_distill.run.preparation import Jobs, plan, prepare
+from hf_distill.run.publishing import Publication
 from hf_distill.run.results import RunResult
 from hf_distill.run.training import train_all
 from hf_distill.run.workload import Workload
 from hf_distill.run.workloads import load_workload
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Publication:
-    """Where a student is published. The token is the one of `hf auth login` or HF_TOKEN."""
-
-    repo_id: str
-    private: bool = True
-    revision: str | None = None
 
 
 def run(
@@ -61,16 +49,13 @@ def run(
     Raises: `DistillationError` and its kinds, before anything is trained or written where that can be known.
     """
     loaded = as_recipe(recipe)
+    if train:
+        return trained(loaded, output_dir, evaluate, predict, command, publication)
     folder = RunFolder(output_dir)
     if publication is not None:
-        _check_publication(publication)
-    if train:
-        result = _trained(loaded, folder, evaluate, predict, command, publication)
-    else:
-        result = evaluate_alone(loaded, folder, evaluate=evaluate, predict=predict)
-    if publication is not None:
-        result = replace(result, url=_publish(folder, publication))
-    return result
+        publication.check()
+    result = evaluate_alone(loaded, folder, evaluate=evaluate, predict=predict)
+    return result if publication is None else replace(result, url=publication.send(folder))
 
 
 def as_recipe(recipe: Recipe | Mapping[str, Any] | str | os.PathLike[str]) -> Recipe:
@@ -80,15 +65,22 @@ def as_recipe(recipe: Recipe | Mapping[str, Any] | str | os.PathLike[str]) -> Re
     return Recipe.from_dict(recipe) if isinstance(recipe, Mapping) else Recipe.load(recipe)
 
 
-def _trained(
+def trained(
     recipe: Recipe,
-    folder: RunFolder,
+    output_dir: str | os.PathLike[str],
     evaluate: bool,
     predict: bool,
     command: Sequence[str],
     publication: Publication | None,
+    check: Callable[[Workload], None] | None = None,
 ) -> RunResult:
+    """What `run` does where it trains; `check` may refuse the rows before anything is written."""
+    folder = RunFolder(output_dir)
+    if publication is not None:
+        publication.check()
     workload = load_workload(recipe, predict=predict)
+    if check is not None:
+        check(workload)
     folder.check(recipe, workload.sources)
     jobs = plan(recipe, folder)
     kept = folder.results() if jobs.finished else None
@@ -99,7 +91,7 @@ def _trained(
         result = _train(recipe, folder, workload, jobs, evaluate, command, publication)
     if predict:
         result = replace(result, predictions=tuple(predict_tests(recipe, folder, workload)))
-    return result
+    return result if publication is None else replace(result, url=publication.send(folder))
 
 
 def _train(
@@ -114,28 +106,9 @@ def _train(
     setup = prepare(recipe, folder, workload, jobs)
     with folder.claimed(recipe, workload.sources):
         wait_for_everyone()
-        train_all(setup)
+        saves = None if publication is None else publication.callback()
+        train_all(setup, () if saves is None else (saves,))
         repo_id = None if publication is None else publication.repo_id
         result = conclude(setup, evaluate=evaluate, command=command, repo_id=repo_id)
         wait_for_everyone()
     return result
-
-
-def _check_publication(publication: Publication) -> None:
-    """What can be known before hours of training: a name, a token that may write, and a repository as asked for."""
-    if not is_hub_id(publication.repo_id):
-        raise HubError(f"{publication.repo_id!r} is not the name of a repository; give 'owner/name'.")
-    if get_token() is None:
-        raise HubError(f"{publication.repo_id}: not logged in; run `hf auth login`, or set HF_TOKEN.")
-    if is_main_process():
-        prepare_repository(publication.repo_id, private=publication.private, revision=publication.revision)
-
-
-def _publish(folder: RunFolder, publication: Publication) -> str | None:
-    """Publishes from the main process; the address, None for the other processes."""
-    url = None
-    if is_main_process():
-        where = publication
-        url = publish(folder.path, where.repo_id, private=where.private, revision=where.revision).url
-    wait_for_everyone()
-    return url

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from transformers import PreTrainedModel
+from collections.abc import Sequence
+
+from transformers import PreTrainedModel, TrainerCallback
 
 from hf_distill.run import models
 from hf_distill.run.caching import Teachers
@@ -11,8 +13,8 @@ from hf_distill.run.preparation import Setup
 from hf_distill.run.stages import Job, Learned, learned_after, train_stage
 
 
-def train_all(setup: Setup) -> None:
-    """Runs the jobs of a recipe in order; what has its mark is skipped.
+def train_all(setup: Setup, callbacks: Sequence[TrainerCallback] = ()) -> None:
+    """Runs the jobs of a recipe in order; what has its mark is skipped. `callbacks` follow the stages of the student.
 
     A stage starts from what the one before left on disk, so that it does the same whether the run was broken off or
     not.
@@ -31,7 +33,7 @@ def train_all(setup: Setup) -> None:
         if job.mark is None:
             student = _first_student(setup, job, before)
             inputs = setup.inputs(setup.workload.fit(student, "student"), job.augmented, job.targets)
-            train_stage(job, student, teachers.of(job, student, inputs), inputs, learned)
+            train_stage(job, student, teachers.of(job, student, inputs), inputs, learned, callbacks)
         learned = learned_after(job, learned)
         before = job
     if jobs.control is not None and jobs.control.mark is None:

@@ -10,6 +10,7 @@ from transformers.trainer_utils import HubStrategy
 from hf_distill.errors import HubError
 from hf_distill.hub.card import Card
 from hf_distill.hub.publish import Published, prepare_repository, publish
+from hf_distill.hub.saves import publish_save, say_what_is_left_out
 from hf_distill.hub.trained import record_of
 from hf_distill.training.binding import BoundTrainer
 
@@ -17,6 +18,10 @@ from hf_distill.training.binding import BoundTrainer
 class Publishing(BoundTrainer):
     """Overrides all that the Trainer does with the Hub (`init_hf_repo`, `create_model_card`, `push_to_hub`,
     `_push_from_checkpoint`): what is uploaded is an allow list, which holds the record and the card of the run.
+
+    Of `hub_strategy`, `end` publishes nothing before `push_to_hub`, the others the student of every save; with
+    `all_checkpoints` each save keeps a folder of its own in the repository. None publishes optimizer or random state.
+    `hub_always_push` changes nothing: training waits for each upload, so no save is passed over.
     """
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
@@ -29,6 +34,7 @@ class Publishing(BoundTrainer):
             )
         self.hub_model_id = self.args.hub_model_id or Path(self.args.output_dir).resolve().name
         if self.is_world_process_zero():
+            say_what_is_left_out(HubStrategy(self.args.hub_strategy))
             self.hub_model_id = prepare_repository(
                 self.hub_model_id, private=self._is_private(private), revision=self.args.hub_revision
             )
@@ -58,13 +64,15 @@ class Publishing(BoundTrainer):
         result.
 
         The upload is compared with the folder before it returns, so it always blocks. `create_pr=True` opens a pull
-        request; further arguments go to the card (`language`, `license`).
+        request, `include_objective_state=True` publishes what the objectives learned, too; further arguments go to the
+        card (`language`, `license`).
 
         Raises: `HubError` with the repository, the status and the remedy.
         """
         if not blocking:
             raise HubError("push_to_hub(blocking=False) could not report a failure; leave it out.")
         create_pr = bool(kwargs.pop("create_pr", False))
+        include_objective_state = bool(kwargs.pop("include_objective_state", False))
         if self.hub_model_id is None or token is not None:
             self.init_hf_repo(token=token, private=private)
         self.save_model(_internal_call=True)
@@ -78,15 +86,18 @@ class Publishing(BoundTrainer):
             revision=revision or self.args.hub_revision,
             commit_message=commit_message or "End of training",
             create_pr=create_pr,
+            include_objective_state=include_objective_state,
         )
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        """Publishes the student of a checkpoint, without optimizer, random state or any pickle."""
+        """Publishes the student of a checkpoint, without optimizer, random state or any pickle; a failure is a
+        warning.
+        """
         if self.args.hub_strategy != HubStrategy.END and self.is_world_process_zero():
-            publish(
-                checkpoint_folder,
+            publish_save(
+                Path(checkpoint_folder),
                 self.hub_model_id,
                 private=self._is_private(),
                 revision=self.args.hub_revision,
-                commit_message=f"Training in progress, step {self.state.global_step}",
+                strategy=HubStrategy(self.args.hub_strategy),
             )

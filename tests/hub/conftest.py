@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 import torch
+from huggingface_hub import constants
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
+from hf_distill.hub import publish as publishing
 from hf_distill.hub.card import Card
-from hf_distill.hub.record import DataFacts, Hardware, ModelFacts, ObjectiveFacts, Record, SourceFacts
+from hf_distill.hub.record import DataFacts, Export, Hardware, ModelFacts, ObjectiveFacts, Record, SourceFacts, Speed
+
+from .server import WRITER, Hub
 
 HINTON = "@article{hinton2015,\n  title={Distilling the knowledge in a neural network},\n  year={2015}\n}"
 
@@ -93,6 +100,36 @@ def make_record(**changes: object) -> Record:
     return Record(**{**fields, **changes})
 
 
+def make_export(**changes: object) -> Export:
+    """A graph in 8 bits, three times as fast."""
+    speeds = [
+        Speed(
+            milliseconds_per_sentence=median,
+            low=0.9 * median,
+            high=1.5 * median,
+            sentences_per_second=2000 / median,
+            threads=1,
+            device="cpu",
+            sentences=256,
+        )
+        for median in (6.0, 2.0)
+    ]
+    facts = {
+        "scheme": "onnx-int8",
+        "sha256": "e" * 64,
+        "bytes": 1_500_000,
+        "rows": 872,
+        "texts": "GLUE SST-2, validation",
+        "agreement": 0.9931,
+        "largest_difference": 0.0213,
+        "accuracy": 0.909,
+        "original_accuracy": 0.91,
+        "original_speed": speeds[0],
+        "speed": speeds[1],
+    }
+    return Export(**{**facts, **changes})
+
+
 @pytest.fixture(scope="session")
 def student_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What a run leaves: model, tokenizer, record, card, and much that is not for the Hub."""
@@ -118,3 +155,24 @@ def student_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "checkpoint-5" / "model.safetensors").write_bytes(b"no")
     (folder / "elsewhere.txt").symlink_to("/etc/hostname")
     return folder
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
+    """A Hub that takes large files, and no other for the client of this process, which waits for nothing and has a
+    cache of its own.
+    """
+    with Hub(large=True) as served, pytest.MonkeyPatch.context() as patch:
+        template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, served.url)
+        known = {"ENDPOINT": served.url, "HUGGINGFACE_CO_URL_TEMPLATE": template, "HF_HUB_OFFLINE": False}
+        known |= {"HF_HUB_DISABLE_XET": True, "HF_HUB_CACHE": str(tmp_path_factory.mktemp("cache"))}
+        for name, value in known.items():
+            patch.setattr(constants, name, value)
+        api = huggingface_hub.HfApi(endpoint=served.url)
+        patch.setattr(publishing, "HfApi", lambda **settings: huggingface_hub.HfApi(endpoint=served.url, **settings))
+        patch.setattr(publishing, "whoami", api.whoami)
+        patch.setattr(time, "sleep", lambda seconds: None)
+        patch.setenv("HF_TOKEN", WRITER)
+        huggingface_hub.utils.disable_progress_bars()
+        yield served
+        huggingface_hub.utils.enable_progress_bars()

@@ -1,7 +1,7 @@
 """A Hub on the loopback interface: repositories in memory, faults on request, a log of every request.
 
 It serves the endpoints that huggingface_hub uses to create, fill, look at and load model repositories. Every file is
-taken `regular` (base64 inside the commit), so neither LFS nor xet is needed.
+taken `regular` (base64 inside the commit), or, if asked, the weights as large files (LFS); xet is never served.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from .metadata import problems_of
+
 TOKENS = {
     "hf_writerwriterwriterwriterwriter01": ("me", "write"),
     "hf_readerreaderreaderreaderreader01": ("me", "read"),
@@ -28,7 +30,8 @@ DATE = "2026-01-01T00:00:00.000Z"
 class Fault:
     """What to do with the next `times` requests that match: answer `status`, or cut the connection.
 
-    `cut` is `"before"` the request is handled or `"after"` it; `corrupt` flips a byte of the first file of a commit.
+    `cut` is `"before"` the request is handled or `"after"` it; `corrupt` flips a byte of the first file of a commit;
+    `reached` and `hold` are events: set when the request comes, and waited for before it is answered.
     """
 
     method: str
@@ -38,6 +41,8 @@ class Fault:
     headers: dict[str, str] = field(default_factory=dict)
     cut: str = ""
     corrupt: bool = False
+    reached: threading.Event | None = None
+    hold: threading.Event | None = None
 
 
 @dataclass
@@ -51,10 +56,13 @@ class Commit:
 
 @dataclass
 class Repository:
-    """Branches and pull requests (`refs/pr/N`) are lists of commits, oldest first."""
+    """Branches and pull requests (`refs/pr/N`) are lists of commits, oldest first; `blobs` are large files by their
+    SHA-256.
+    """
 
     private: bool
     branches: dict[str, list[Commit]]
+    blobs: dict[str, bytes] = field(default_factory=dict)
 
     @property
     def commits(self) -> list[str]:
@@ -82,9 +90,12 @@ class RefusalError(Exception):
 
 
 class Hub:
-    """The server. `url` is for HF_ENDPOINT; `repositories`, `faults` and `log` may be read and set by tests."""
+    """The server. `url` is for HF_ENDPOINT; `repositories`, `faults` and `log` may be read and set by tests. With
+    `large`, weights are uploaded by themselves (LFS) and not inside the commit.
+    """
 
-    def __init__(self) -> None:
+    def __init__(self, large: bool = False) -> None:
+        self.large = large
         self.repositories: dict[str, Repository] = {}
         self.faults: list[Fault] = []
         self.log: list[tuple[str, str]] = []
@@ -148,11 +159,14 @@ class _Handler(BaseHTTPRequestHandler):
         """Say nothing; the log is `Hub.log`."""
 
     def _handle(self) -> None:
-        length = int(self.headers.get("Content-Length", 0))
-        self.body = self.rfile.read(length)
+        self.body = self._read()
         with self.hub.lock:
             self.hub.log.append((self.command, self.path))
             fault = self.hub.fault_for(self.command, self.path)
+        if fault and fault.reached and fault.hold:  # outside of the lock: others are served meanwhile
+            fault.reached.set()
+            fault.hold.wait(60)
+        with self.hub.lock:
             if fault and fault.cut == "before":
                 return self._cut()
             try:
@@ -169,7 +183,18 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(200, json.dumps(answer).encode(), {"Content-Type": "application/json"})
         return None
 
-    do_GET = do_POST = do_HEAD = _handle  # noqa: N815
+    do_GET = do_POST = do_PUT = do_HEAD = _handle  # noqa: N815
+
+    def _read(self) -> bytes:
+        """The body, in one piece or in chunks, as files are sent."""
+        if self.headers.get("Transfer-Encoding") != "chunked":
+            return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        content = b""
+        while size := int(self.rfile.readline(), 16):
+            content += self.rfile.read(size)
+            self.rfile.readline()
+        self.rfile.readline()
+        return content
 
     def _cut(self) -> None:
         self.close_connection = True
@@ -198,7 +223,9 @@ class _Handler(BaseHTTPRequestHandler):
         if path == "/api/repos/create":
             return self._create()
         if path == "/api/validate-yaml":
-            return {"errors": [], "warnings": []}
+            return self._validate()
+        if match := re.fullmatch(r"/([^/]+/[^/.]+)(?:\.git/info)?/lfs/(objects/batch|verify|[0-9a-f]{64})", path):
+            return self._large(match[1], match[2])
         if match := re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/([a-z-]+)(?:/(.+))?)?", path):
             repo_id, action, rest = match.groups()
             revision, _, folder = (rest or "main").partition("/")
@@ -206,6 +233,13 @@ class _Handler(BaseHTTPRequestHandler):
         if match := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
             return self._resolve(match[1], unquote(match[2]), unquote(match[3]))
         raise RefusalError(404, f"no route for {path}")
+
+    def _validate(self) -> Any:
+        problems = [{"message": problem} for problem in problems_of(json.loads(self.body)["content"])]
+        found = {"errors": problems, "warnings": []}
+        if problems:
+            raise RefusalError(400, "invalid metadata", body=found)
+        return found
 
     def _whoami(self) -> Any:
         if not self.user:
@@ -248,7 +282,7 @@ class _Handler(BaseHTTPRequestHandler):
         if action in ("info", "revision"):
             return self._info(repo_id, repository, self._at(repository, revision))
         if action == "tree":
-            return self._tree(self._at(repository, revision).files, folder)
+            return self._tree(repository, self._at(repository, revision).files, folder)
         if action == "preupload":
             return self._preupload(self._at(repository, revision).files)
         if action == "commit":
@@ -264,16 +298,51 @@ class _Handler(BaseHTTPRequestHandler):
         base = {"id": repo_id, "sha": commit.oid, "private": repository.private, "tags": [], "siblings": siblings}
         return {**base, "createdAt": DATE, "lastModified": DATE}
 
-    def _tree(self, files: dict[str, bytes], folder: str) -> Any:
+    def _tree(self, repository: Repository, files: dict[str, bytes], folder: str) -> Any:
+        """Every file, whatever its folder, as the client asks for."""
         if folder:
             raise RefusalError(404, f"{folder} does not exist", "EntryNotFound")
-        return [{"type": "file", "path": p, "size": len(c), "oid": git_oid(c)} for p, c in files.items()]
+        entries = []
+        for path, content in files.items():
+            sha256 = hashlib.sha256(content).hexdigest()
+            large = {"lfs": {"oid": sha256, "size": len(content), "pointerSize": 130}}
+            named = {"oid": "0" * 40, **large} if sha256 in repository.blobs else {"oid": git_oid(content)}
+            entries.append({"type": "file", "path": path, "size": len(content), **named})
+        return entries
+
+    def _large(self, repo_id: str, action: str) -> Any:
+        """Where large files go, how one is sent, by whoever has its address, and whether it has arrived."""
+        blobs = self.hub.repositories[repo_id].blobs
+        if action == "objects/batch":
+            return {
+                "transfer": "basic",
+                "objects": [self._place(repo_id, one) for one in json.loads(self.body)["objects"]],
+            }
+        if action == "verify":
+            if json.loads(self.body)["oid"] not in blobs:
+                raise RefusalError(404, "no such object")
+        elif hashlib.sha256(self.body).hexdigest() != action:
+            raise RefusalError(400, "the content is not the one announced")
+        else:
+            blobs[action] = self.body
+        return {}
+
+    def _place(self, repo_id: str, wanted: dict[str, Any]) -> dict[str, Any]:
+        """Where a large file is sent; nowhere if it is there."""
+        if wanted["oid"] in self.hub.repositories[repo_id].blobs:
+            return wanted
+        base = f"{self.hub.url}/{repo_id}/lfs"
+        return {
+            **wanted,
+            "actions": {"upload": {"href": f"{base}/{wanted['oid']}"}, "verify": {"href": f"{base}/verify"}},
+        }
 
     def _preupload(self, files: dict[str, bytes]) -> Any:
         answer = []
         for wanted in json.loads(self.body)["files"]:
             known = {"oid": git_oid(files[wanted["path"]])} if wanted["path"] in files else {}
-            answer.append({"path": wanted["path"], "uploadMode": "regular", "shouldIgnore": False, **known})
+            mode = "lfs" if self.hub.large and wanted["path"].endswith(".safetensors") else "regular"
+            answer.append({"path": wanted["path"], "uploadMode": mode, "shouldIgnore": False, **known})
         return {"files": answer}
 
     def _commit(self, repo_id: str, repository: Repository, revision: str, corrupt: bool) -> Any:
@@ -289,6 +358,10 @@ class _Handler(BaseHTTPRequestHandler):
                 content = base64.b64decode(value["content"])
                 files[value["path"]] = bytes([content[0] ^ 1]) + content[1:] if corrupt else content
                 corrupt = False
+            elif operation["key"] == "lfsFile":
+                if value["oid"] not in repository.blobs:
+                    raise RefusalError(400, "the large file was never sent")
+                files[value["path"]] = repository.blobs[value["oid"]]
             elif operation["key"] == "deletedFile":
                 files.pop(value["path"])
             else:

@@ -14,6 +14,7 @@ from safetensors.numpy import load_file, save_file
 
 from hf_distill.errors import HubError
 from hf_distill.hub.folder import PUBLISHED, LocalFile, is_published, select
+from hf_distill.hub.record import Export, Record
 
 
 @pytest.fixture
@@ -154,6 +155,28 @@ def test_the_header_of_the_weights_is_read_too(folder: Path) -> None:
 def test_a_vocabulary_may_hold_pieces_of_paths(folder: Path) -> None:
     (folder / "vocab.txt").write_text(f"[PAD]\n{Path.home()}\n{folder}\n")
     assert "vocab.txt" in select(folder)
+
+
+def test_a_graph_is_published_where_the_record_tells_of_it(folder: Path) -> None:
+    graph = folder / "onnx" / "model.onnx"
+    graph.parent.mkdir()
+    graph.write_bytes(b"numbers, with /tmp among them by chance")
+    with pytest.raises(HubError, match=r"onnx/model\.onnx is not a graph that distillation\.json tells of"):
+        select(folder)
+    told = Export(
+        scheme="onnx",
+        sha256=hashlib.sha256(graph.read_bytes()).hexdigest(),
+        bytes=graph.stat().st_size,
+        rows=64,
+        texts="some",
+        agreement=1.0,
+        largest_difference=0.0,
+    )
+    Record.read(folder).model_copy(update={"exports": {"onnx/model.onnx": told}}).write(folder)
+    assert "onnx/model.onnx" in select(folder)
+    graph.write_bytes(b"of another student")
+    with pytest.raises(HubError, match="may be one of another student"):
+        select(folder)
 
 
 def test_a_broken_record_or_card_is_not_published(folder: Path) -> None:

@@ -19,7 +19,8 @@ from huggingface_hub.errors import LocalTokenNotFoundError, OfflineModeIsEnabled
 from transformers import BertForSequenceClassification
 
 from hf_distill.errors import HubError
-from hf_distill.hub.publish import WAITS, _as_hub_error, publish
+from hf_distill.hub.client_errors import WAITS, as_hub_error
+from hf_distill.hub.publish import publish
 
 from .server import READER, WRITER, Fault, Hub
 
@@ -355,7 +356,7 @@ def test_arguments_are_checked_first(tmp_path: Path, repo_id: str, arguments: di
     ],
 )
 def test_errors_of_the_client_name_repository_and_remedy(cause: Exception, words: str) -> None:
-    with pytest.raises(HubError, match=words) as raised, _as_hub_error("me/x"):
+    with pytest.raises(HubError, match=words) as raised, as_hub_error("me/x"):
         raise cause
     assert str(raised.value).startswith("me/x: ")
     assert raised.value.__cause__ is cause

@@ -76,6 +76,13 @@ def test_a_second_push_has_nothing_to_do_and_the_repository_is_private(pushed) -
     assert "End of training" in titles
 
 
+def test_what_the_objectives_learned_is_published_when_asked_for(pushed) -> None:
+    hub, folder, _ = pushed
+    name, repository = "distillation.safetensors", hub.repositories["me/trained"]
+    assert repository.branches["state"][-1].files[name] == (folder / name).read_bytes()
+    assert name not in repository.files
+
+
 def test_tokens_and_background_pushes_are_refused(pushed) -> None:
     _, folder, answer = pushed
     assert "HF_TOKEN alone" in answer["errors"][0]

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from hf_distill.activations import Activations, Needs
 from hf_distill.errors import DistillationError, IncompatiblePair
 from hf_distill.objectives.batching import ClassPairs
+from hf_distill.objectives.equations import documented_equation
 from hf_distill.objectives.pair import Pair
 from hf_distill.objectives.terms import Weighable
 from hf_distill.parameter_groups import ParameterGroup
@@ -113,6 +114,12 @@ class Objective(Weighable):
     def settings(self) -> dict[str, Any]:
         """The keyword settings, as they would be written in a recipe."""
         return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
+
+    @property
+    def equation(self) -> str:
+        """Its value in one line of plain text, `L = …`: what its documentation writes, or the form that its settings
+        choose."""
+        return documented_equation(type(self))
 
     @property
     def pair(self) -> Pair:

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from transformers import EvalPrediction, PreTrainedModel, TrainingArguments
-from transformers.trainer_callback import ProgressCallback
+from transformers import EvalPrediction, PreTrainedModel, TrainerCallback, TrainingArguments
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from hf_distill.activations import Signal
 from hf_distill.checkpoints import OBJECTIVES, last_whole
@@ -23,11 +23,13 @@ from hf_distill.distillation import Distillation
 from hf_distill.errors import DistillationError, IncompatiblePair
 from hf_distill.hub.packed import write_packed
 from hf_distill.objectives.terms import Terms
+from hf_distill.ranks import is_main_process, wait_for_everyone
 from hf_distill.recipe import Lora, QuantizePoints, QuantizeUniform, Student, TrainGroup
 from hf_distill.recipe.rules.kept import REFERENCE
+from hf_distill.run import tracking
 from hf_distill.run.adapters import adapted, merged, save_plain
 from hf_distill.run.arguments import evaluation_arguments, training_arguments
-from hf_distill.run.folder import MARK, TRAINER_STATE, is_main_process, read_json, wait_for_everyone, write_json
+from hf_distill.run.folder import MARK, TRAINER_STATE, read_json, write_json
 from hf_distill.run.freezing import at_rest, check_reached, freeze
 from hf_distill.run.progress import TOKENS_PER_SECOND, CpuClock, Pace, PaceBar
 from hf_distill.run.workload import Collator, Rows
@@ -80,7 +82,8 @@ class Job:
 
     def arguments(self) -> TrainingArguments:
         """New training arguments; they also set up the processes, so each trainer takes its own."""
-        return training_arguments(self.settings, self.folder, self.seed, self.title)
+        settings = {**self.settings, **tracking.names(self.settings, self.folder)}
+        return training_arguments(settings, self.folder, self.seed, self.title)
 
     def evaluation_arguments(self) -> TrainingArguments:
         """The same for a trainer that only predicts."""
@@ -157,7 +160,14 @@ class StageTrainer(DistillationTrainer):
         return optimizer
 
 
-def train_stage(job: Job, model: PreTrainedModel, teacher: Teacher | None, inputs: Inputs, learned: Learned) -> None:
+def train_stage(
+    job: Job,
+    model: PreTrainedModel,
+    teacher: Teacher | None,
+    inputs: Inputs,
+    learned: Learned,
+    callbacks: Sequence[TrainerCallback] = (),
+) -> None:
     """Trains `model` as the job says, from the last whole checkpoint if there is one, and leaves it in the job's
     folder.
 
@@ -172,13 +182,16 @@ def train_stage(job: Job, model: PreTrainedModel, teacher: Teacher | None, input
     if is_main_process():
         _remove_torn(job.folder, checkpoint)
     trainer = _trainer(job, model, teacher, inputs, learned)
+    for callback in callbacks:
+        trainer.add_callback(callback)
     hand_on(learned, trainer.distillation.objectives, job.title)
     if teacher is not None:
         teacher.go_on_from(learned)
     if checkpoint is not None:
         logger.warning("%s: going on from %s", job.title, checkpoint)
-    output = trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-    _finish(job, trainer, {**output.metrics, **trainer.cpu.read()})
+    with tracking.followed(trainer, job.folder):
+        output = trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        _finish(job, trainer, {**output.metrics, **trainer.cpu.read()})
     trainer.distillation.close()
 
 
@@ -202,6 +215,22 @@ def cache_teacher(
         # Without adapters, which the student gets once, when it trains.
         trainer = _trainer(replace(job, folder=Path(nowhere), lora=None), model, teacher, inputs, {})
         trainer.cache_teacher(folder, codec=codec, signals=signals, max_length=max_length)
+    trainer.distillation.close()
+
+
+def rehearse_stage(
+    job: Job, model: PreTrainedModel, teacher: Teacher | None, inputs: Inputs, watch: TrainerCallback
+) -> None:
+    """Takes the steps that the job's arguments ask for, shown to `watch`, and leaves nothing on the disk. `model` is
+    changed by them.
+
+    Raises: as `check_stage`.
+    """
+    with TemporaryDirectory() as folder:
+        trainer = _trainer(replace(job, folder=Path(folder)), model, teacher, inputs, {})
+        trainer.remove_callback(PrinterCallback)
+        trainer.add_callback(watch)
+        trainer.train()
     trainer.distillation.close()
 
 

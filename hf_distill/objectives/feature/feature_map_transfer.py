@@ -75,6 +75,13 @@ class FeatureMapTransfer(HiddenStates):
         if not (normalized_weight or mean_weight or variance_weight):
             raise DistillationError(f"{self.name}: all three weights are 0, so nothing would be compared.")
 
+    @property
+    def equation(self) -> str:
+        if self.form == "plain":
+            return "L = MSE(h_s, h_t) at every real token"
+        weights = f"{self.normalized_weight:g} MSE(LN(h_s), LN(h_t)) + {self.mean_weight:g} (mean_s - mean_t)^2"
+        return f"L = {weights} + {self.variance_weight:g} |var_s - var_t| at every real token"
+
     def refuse_widths(self, student: int, teacher: int) -> None:
         raise IncompatiblePair(
             f"{self.name}: the student's hidden states are {student} wide, the teacher's {teacher}, and the method "

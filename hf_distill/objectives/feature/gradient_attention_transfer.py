@@ -46,5 +46,12 @@ class GradientAttentionTransfer(InputGradients):
     def __init__(self, *, space: str = "token", target: str = "label") -> None:
         super().__init__(space=space, target=target)
 
+    @property
+    def equation(self) -> str:
+        if self.space == "shared":
+            return "L = 1/2 |J_s - J_t| of each example, J = dCE(y) / d token embeddings"
+        saliency = "g_k = |J_k| over its tokens k, J = dCE(y) / d token embeddings"
+        return f"L = 1/2 |unit(g_s) - unit(g_t)| of each example, {saliency}"
+
     def distance(self, student: Tensor, teacher: Tensor) -> Tensor:
         return 0.5 * safe_sqrt((student - teacher).square().sum(-1))

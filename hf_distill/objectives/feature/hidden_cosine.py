@@ -47,5 +47,9 @@ class HiddenCosine(HiddenStates):
             stack=stack,
         )
 
+    @property
+    def equation(self) -> str:
+        return "L = 1 - cos(h_s, h_t) at every real token"
+
     def distance(self, student: Tensor, teacher: Tensor) -> Tensor:
         return cosine_distance(student, teacher)

@@ -51,5 +51,10 @@ class HiddenMSE(HiddenStates):
             stack=stack,
         )
 
+    @property
+    def equation(self) -> str:
+        mapped = "W h_s + b" if self._pair is None or len(self.projections) else "h_s"
+        return f"L = (1/D) |{mapped} - h_t|^2 at every real token, D the teacher's width"
+
     def distance(self, student: Tensor, teacher: Tensor) -> Tensor:
         return mean_squared_difference(student, teacher)

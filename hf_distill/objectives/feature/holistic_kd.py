@@ -88,6 +88,12 @@ class HolisticKD(Objective):
         self.learning_rate, self.warmup = learning_rate, warmup
         self.discriminator: Discriminator | None = None
 
+    @property
+    def equation(self) -> str:
+        student = {"vanilla": "softplus(-D(student))", "vanilla_minimax": "log(1 - sigmoid(D(student)))"}
+        value = student.get(self.kind, "-D(student)")
+        return f"L = {value} of each text; beside it D learns by its own loss ({self.kind})"
+
     def bind(self, pair: Pair) -> None:
         super().bind(pair)
         if pair.teacher is None:

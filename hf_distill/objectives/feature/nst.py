@@ -69,6 +69,18 @@ class NST(TextRelations):
             raise DistillationError(f"{self.name}: degree is {degree!r}; it must be a whole number.")
         self.kernel, self.degree, self.c, self.sigma2 = kernel, degree, c, sigma2
 
+    @property
+    def equation(self) -> str:
+        kernels = {
+            "poly": f"(x.y + {self.c:g})^{self.degree}",
+            "linear": "x.y",
+            "gaussian": "exp(-|x - y|^2 / (2 s^2))",
+        }
+        means = "mean k(f_S, f_S') + mean k(f_T, f_T') - 2 mean k(f_S, f_T)"
+        return (
+            f"L = {means} of each text, f the unit patterns of features over tokens, k(x, y) = {kernels[self.kernel]}"
+        )
+
     def forward(self, student: Activations, teacher: Activations | None, batch: Batch) -> Tensor:
         values = []
         real, pairs = self.states(student, teacher, batch)

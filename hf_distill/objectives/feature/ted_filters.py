@@ -60,6 +60,10 @@ class TEDFilters(LayerPairs):
         self.student_filters, self.teacher_filters = nn.ModuleList(), nn.ModuleList()
         self.student_heads, self.teacher_heads = nn.ModuleList(), nn.ModuleList()
 
+    @property
+    def equation(self) -> str:
+        return "L = the labels' loss at a head on each filtered layer, averaged over layers and added over both models"
+
     def bind(self, pair: Pair) -> None:
         super().bind(pair)
         check_smoothing(self.name, pair)

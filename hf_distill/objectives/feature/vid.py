@@ -66,6 +66,11 @@ class VID(Hints):
         self.mean = mean
         self.laws = nn.ModuleList()
 
+    @property
+    def equation(self) -> str:
+        over = "summed over tokens and features of a text" if self.form == "paper" else "averaged over them"
+        return f"L = 1/2 [(t_c - mu_c(s))^2 / v_c + log v_c] {over}, mu and v learned, v_c = softplus(r_c) + 1e-5"
+
     def bind(self, pair: Pair) -> None:
         super().bind(pair)
         student, teacher = (shape.hidden_size for shape in self.shapes(pair))

@@ -55,6 +55,12 @@ class AttentionKL(AttentionScores):
         check_choice(self.name, "kind", kind, ("forward_kl", "cross_entropy"))
         self.kind = kind
 
+    @property
+    def equation(self) -> str:
+        value = "KL(p_at || q_at)" if self.kind == "forward_kl" else "-sum p_at log q_at"
+        laws = "p and q the attention of the teacher's and the student's head a at token t"
+        return f"L = 1/(A T) sum_a sum_t {value}, {laws}"
+
     def forward(self, student: Activations, teacher: Activations | None, batch: Batch) -> Tensor:
         mask = self.shown_mask(student)
         visible = self.visible(mask, batch).unsqueeze(1)

@@ -13,6 +13,14 @@ from hf_distill.objectives.row_wise import RowWise
 from hf_distill.objectives.settings import check_choice, check_number
 from hf_distill.tasks import CTC, IGNORED, Batch
 
+_WRITTEN = {
+    "softmax": "-log q_y, q = softmax(student), y the label",
+    "sigmoid": "-y log q - (1 - y) log(1 - q) of each label, q = sigmoid(student)",
+    "identity": "(student - y)^2 of each score",
+    "alignment": "-log of the sum over the alignments of labels and frames",
+}
+"""What a label costs by the form of the task, as `equation` writes it."""
+
 
 @register("labels")
 class Labels(RowWise):
@@ -46,6 +54,12 @@ class Labels(RowWise):
         self.label_smoothing, self.classes = label_smoothing, classes
         self._smoothing = 0.0
 
+    @property
+    def equation(self) -> str:
+        smoothed = f", labels smoothed by {self._smoothing:g}" if self._smoothing else ""
+        form = "softmax" if self._pair is None else self.pair.task.form
+        return f"L = {_WRITTEN[form]}{smoothed}"
+
     def bind(self, pair: Pair) -> None:
         super().bind(pair.among_new() if self.classes == "new" else pair)
         if self.classes == "new" and not self.pair.student_columns:
@@ -67,11 +81,17 @@ class Labels(RowWise):
 
     def mask(self, batch: Batch) -> Tensor:
         mask = self.pair.task.label_mask(batch)
+        if isinstance(self.pair.task, CTC):
+            self._tell_of_longer(self.pair.task.targets(batch)[0], mask)
         if self.classes == "all":
             return mask
         if self.pair.task.form == "sigmoid":
             return self.pair.own_columns(mask)
         return mask & (self.pair.own_targets(self.pair.task.targets(batch)[0]) != IGNORED)
+
+    def _tell_of_longer(self, symbols: Tensor, mask: Tensor) -> None:
+        longer = (symbols != IGNORED).any(-1) & ~mask
+        self.remark(longer.any(), "a text has more symbols than its sound has frames for; it does not count")
 
     def summed(self, batch: Batch) -> Tensor | None:
         # The cross-entropy of an unlabelled example is 0 already.

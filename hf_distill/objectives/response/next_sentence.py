@@ -40,6 +40,10 @@ class NextSentence(Objective):
   archivePrefix = {arXiv}
 }"""
 
+    @property
+    def equation(self) -> str:
+        return "L = -log q_y, q = softmax of the two next-sentence logits"
+
     def bind(self, pair: Pair) -> None:
         super().bind(pair)
         if pair.task.name != "masked_lm":

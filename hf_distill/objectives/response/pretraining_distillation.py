@@ -46,6 +46,12 @@ class PretrainingDistillation(RowWise):
         check_number(self.name, "temperature", temperature, 0.0, 1e4, open_low=True)
         self.alpha, self.temperature = alpha, temperature
 
+    @property
+    def equation(self) -> str:
+        soft = f"{1.0 - self.alpha:g} (-T^2 sum_c p_c log q_c)"
+        where = f"at every masked position, T = {self.temperature:g} in p and the second q"
+        return f"L = {self.alpha:g} (-log q_y) + {soft} {where}"
+
     def bind(self, pair: Pair) -> None:
         super().bind(pair)
         if not pair.task.vocabulary_sized:

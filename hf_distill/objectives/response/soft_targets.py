@@ -24,6 +24,20 @@ RAW = ("logit_mse", "logit_sse", "logit_l1")
 """Kinds over raw logits, which know no temperature."""
 TAILS = ("bucket", "renormalized", "uniform")
 
+_WRITTEN = {
+    "forward_kl": "KL(p || q)",
+    "reverse_kl": "KL(q || p)",
+    "cross_entropy": "(-sum p log q)",
+    "jsd": "[{b} KL(p || m) + {rest} KL(q || m)], m = {b} p + {rest} q",
+    "skew_kl": "KL(p || {a} p + (1 - {a}) q)",
+    "skew_rkl": "KL(q || (1 - {a}) p + {a} q)",
+    "probability_mse": "mean_c (p_c - q_c)^2",
+    "logit_mse": "mean_c (student_c - teacher_c)^2",
+    "logit_sse": "sum_c (student_c - teacher_c)^2",
+    "logit_l1": "sum_c |student_c - teacher_c|",
+}
+"""What a row costs, as `equation` writes it."""
+
 
 @register("soft_targets")
 class SoftTargets(SoftRows):
@@ -92,6 +106,17 @@ class SoftTargets(SoftRows):
             )
         self.kind, self.temperature, self.scale, self.reduction = kind, temperature, scale, reduction
         self.label_reduction, self.beta, self.alpha, self.tail = label_reduction, beta, alpha, tail
+
+    @property
+    def equation(self) -> str:
+        if self._pair is not None and self.pair.task.form == "identity":
+            return "L = (student - teacher)^2 of each score"
+        law = "sigmoid" if self._pair is not None and self.pair.task.form == "sigmoid" else "softmax"
+        softened = f", p = {law}(teacher / T), q = {law}(student / T)"
+        factor = "T^2 " if self.scale == "tau2" and self.temperature != 1.0 else ""
+        temperature = f", T = {self.temperature:g}"
+        value = _WRITTEN[self.kind].format(a=f"{self.alpha:g}", b=f"{self.beta:g}", rest=f"{1.0 - self.beta:g}")
+        return f"L = {value}" if self.kind in RAW else f"L = {factor}{value}{softened}{temperature}"
 
     @property
     def softens_at(self) -> float | None:

@@ -1,0 +1,180 @@
+"""What a step of a stage costs on this machine: a few steps with made-up rows, measured."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, TrainerCallback, default_data_collator
+
+from hf_distill.anatomy import Anatomy
+from hf_distill.inspection.binding import models_of_stages, teacher_of
+from hf_distill.inspection.blueprint import Blueprint
+from hf_distill.inspection.memory import forget_peak, peak_bytes
+from hf_distill.inspection.rows import made_up_rows
+from hf_distill.recipe import Recipe
+from hf_distill.run.folder import RunFolder
+from hf_distill.run.preparation import plan
+from hf_distill.run.stages import Inputs, Job, rehearse_stage
+from hf_distill.tasks import Task
+from hf_distill.teachers import Teacher
+
+TIMED = 2
+"""Steps that are timed, behind one that is not."""
+
+FIRST = 4
+"""Examples of the batch that is tried first."""
+
+PATIENCE = 20.0
+"""Seconds for which steps of the whole batch may be measured; a larger one is reckoned from smaller ones."""
+
+
+@dataclass(frozen=True)
+class StepCost:
+    """One step of the optimizer: CPU seconds of all threads, seconds, and the most memory that the process holds, in
+    bytes, with that of the accelerator if there is one.
+    """
+
+    cpu_seconds: float
+    seconds: float
+    peak_bytes: float
+    accelerator_bytes: float = 0.0
+
+    def beyond(self, other: StepCost, batch: int, other_batch: int, wanted: int) -> StepCost:
+        """That of a batch of `wanted` examples, in a straight line through this of `batch` and an `other`."""
+        ahead = (wanted - batch) / (batch - other_batch)
+        pairs = zip(vars(self).values(), vars(other).values(), strict=True)
+        return StepCost(*(ours + ahead * max(ours - theirs, 0.0) for ours, theirs in pairs))
+
+
+@dataclass(frozen=True)
+class Expected:
+    """The cost of a step of `batch` examples of `length` tokens, measured with `measured` examples at a time."""
+
+    cost: StepCost
+    batch: int
+    length: int
+    measured: int
+    accumulated: int = 1
+
+
+class Watch(TrainerCallback):  # type: ignore[misc]
+    """Looks at the clocks behind every step, and at the memory behind the last one."""
+
+    def __init__(self) -> None:
+        self._marks: list[tuple[float, float]] = []
+        self._peaks = (0, 0)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        has_accelerator = torch.accelerator.is_available() and not args.use_cpu
+        if has_accelerator:
+            torch.accelerator.synchronize()
+        self._peaks = (peak_bytes(), torch.accelerator.max_memory_allocated() if has_accelerator else 0)
+        if not self._marks:  # the first step has made the optimizer's state
+            forget_peak()
+            if has_accelerator:
+                torch.accelerator.reset_peak_memory_stats()
+        self._marks.append((time.process_time(), time.perf_counter()))
+
+    @property
+    def cost(self) -> StepCost:
+        """Of a step but the first one, the median; the memory of the most hungry one."""
+        pairs = list(zip(self._marks, self._marks[1:], strict=False))
+        cpu, seconds = (statistics.median(after[i] - before[i] for before, after in pairs) for i in (0, 1))
+        return StepCost(cpu, seconds, *map(float, self._peaks))
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A stage with models of random weights, whose steps are measured."""
+
+    job: Job
+    student: PreTrainedModel
+    teacher: Teacher | None
+    length: int
+
+    def cost(self, batch: int) -> StepCost:
+        """That of a step with so many examples."""
+        terms = self.job.terms()
+        steps = max([TIMED + 1, *(term.objective.smallest_steps for term in terms)])
+        settings = {**self.job.settings, "per_device_train_batch_size": batch, "max_steps": steps}
+        number = batch * self.accumulated * steps
+        rows = made_up_rows(Anatomy.of(self.student), Task.of(self.student), number, self.length)
+        job = replace(self.job, settings=settings, tokens_per_batch=None)
+        watch = Watch()
+        inputs = Inputs(rows, None, None, default_data_collator, None, None)
+        rehearse_stage(job, self.student, self.teacher, inputs, watch)
+        return watch.cost
+
+    @property
+    def accumulated(self) -> int:
+        """Batches of a step."""
+        return int(self.job.settings.get("gradient_accumulation_steps", 1))
+
+
+def expected_costs(
+    recipe: Recipe, stages: Collection[str], *, batch: int | None = None, length: int | None = None
+) -> Iterator[tuple[str, Expected]]:
+    """What a step of each of some stages will cost, measured on rows of `length` tokens, by default the recipe's
+    longest, in batches of `batch`, by default the recipe's.
+
+    Raises: `DistillationError` and its kinds for what a stage refuses.
+    """
+    blueprint = Blueprint(recipe, str(_device()))
+    jobs = plan(recipe, RunFolder(Path("doctor"))).student  # which is no folder: nothing is read or written there
+    for job, (stage, student, made) in zip(jobs, models_of_stages(blueprint), strict=True):
+        if stage.name in stages:
+            teacher = teacher_of(stage, blueprint, made)
+            tokens = length or _longest(recipe, student, blueprint.teacher)
+            trial = Trial(_idle(job), student, teacher, tokens)
+            yield stage.name, _expected(trial, batch or _batch_of(job, tokens))
+
+
+def _expected(trial: Trial, size: int) -> Expected:
+    """A batch whose steps would take longer than `PATIENCE` is reckoned from two smaller ones."""
+    needed = max(term.objective.smallest_batch for term in trial.job.terms())
+    first = min(size, max(FIRST, needed))
+    cost = trial.cost(first)
+    affordable = int(first * PATIENCE / (TIMED + 1) / cost.seconds)
+    second = size if affordable >= size else min(max(affordable, 2 * first), size)
+    if second > first:
+        larger = trial.cost(second)
+        cost = larger if second == size else larger.beyond(cost, second, first, size)
+    return Expected(cost, size, trial.length, second, trial.accumulated)
+
+
+def _device() -> torch.device:
+    """Where a run would train."""
+    return torch.accelerator.current_accelerator() or torch.device("cpu")
+
+
+def _longest(recipe: Recipe, *models: PreTrainedModel | None) -> int:
+    """Tokens of the longest rows that a recipe makes for its models."""
+    tables = [Anatomy.of(model).shape.max_length for model in models if model is not None]
+    return min([recipe.max_length, *(table for table in tables if table is not None)])
+
+
+def _idle(job: Job) -> Job:
+    """The job as one that neither evaluates nor saves nor reports."""
+    idle = {
+        "eval_strategy": "no",
+        "save_strategy": "no",
+        "logging_strategy": "no",
+        "load_best_model_at_end": False,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "train_sampling_strategy": "sequential",
+        "dataloader_num_workers": 0,
+    }
+    return replace(job, settings={**job.settings, **idle}, augmented=False)
+
+
+def _batch_of(job: Job, length: int) -> int:
+    if job.tokens_per_batch is not None:
+        return max(job.tokens_per_batch // length, 1)
+    return int(job.arguments().per_device_train_batch_size)

@@ -1,0 +1,51 @@
+"""Made-up rows of a task, for steps that are measured."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+
+from hf_distill.anatomy import Anatomy
+from hf_distill.tasks import IGNORED, Task
+
+HIDDEN = 0.15
+"""The share of words that a masked language model predicts."""
+
+
+def made_up_rows(student: Anatomy, task: Task, number: int, length: int) -> Dataset:
+    """Rows of random tokens without padding, each ending in the end token if there is one, with labels of the task."""
+    generator = np.random.default_rng(0)
+    config = student.base.config
+    ids = generator.integers(0, student.shape.vocab_size, (number, length))
+    special = [getattr(config, f"{name}_token_id", None) for name in ("pad", "eos", "bos")]
+    for token in (each for each in special if isinstance(each, int)):
+        ids[ids == token] = _ordinary(special, student.shape.vocab_size)
+    if isinstance(special[1], int):
+        ids[:, -1] = special[1]
+    columns = {"input_ids": ids, "attention_mask": np.ones_like(ids), "length": np.full(number, length)}
+    columns |= _labels(student, task, ids, generator)
+    return Dataset.from_dict({name: list(values) for name, values in columns.items()})
+
+
+def _ordinary(special: list[Any], size: int) -> int:
+    return next(token for token in range(size) if token not in special)
+
+
+def _labels(student: Anatomy, task: Task, ids: np.ndarray, generator: np.random.Generator) -> dict[str, np.ndarray]:
+    number, length = ids.shape
+    classes = max(student.shape.num_logits, 1)
+    if task.name == "regression":
+        return {"labels": generator.random((number, classes), dtype=np.float32)}
+    if task.name == "multi_label":
+        return {"labels": generator.integers(0, 2, (number, classes)).astype(np.float32)}
+    if task.name == "question_answering":
+        return {name: generator.integers(0, length, (number,)) for name in task.label_names}
+    if task.name == "single_label":
+        return {"labels": generator.integers(0, classes, (number,))}
+    if task.name == "token_classification":
+        return {"labels": generator.integers(0, classes, ids.shape)}
+    if task.name == "masked_lm":
+        return {"labels": np.where(generator.random(ids.shape) < HIDDEN, ids, IGNORED)}
+    return {"labels": ids} if task.label_names else {}

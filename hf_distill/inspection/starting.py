@@ -1,0 +1,96 @@
+"""A recipe to start from, for a teacher, a student and data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from hf_distill.errors import IncompatiblePair
+from hf_distill.inspection.binding import bound_stages
+from hf_distill.inspection.blueprint import Blueprint, configuration, stored_class
+from hf_distill.recipe import Recipe
+
+SOURCE = "the recipe that doctor makes"
+
+ENDINGS = {
+    "ForSequenceClassification": "single_label",
+    "ForTokenClassification": "token_classification",
+    "ForQuestionAnswering": "question_answering",
+    "ForMaskedLM": "masked_lm",
+    "ForPreTraining": "masked_lm",
+    "ForCausalLM": "causal_lm",
+    "LMHeadModel": "causal_lm",
+    "ForConditionalGeneration": "seq2seq_lm",
+    "ForCTC": "ctc",
+}
+"""Tasks by the end of the name of the class that wrote a checkpoint; an encoder without a head has none of them."""
+
+SECTIONS = {"question_answering": "question_answering", "seq2seq_lm": "translation", "ctc": "speech"}
+"""The sections of `data` that say a task."""
+
+HALVES = [{"soft_targets": {"temperature": 2.0}, "weight": 0.5}, {"labels": {}, "weight": 0.5}]
+OBJECTIVES: dict[str, list[dict[str, Any]]] = {
+    "masked_lm": [
+        {"soft_targets": {"temperature": 2.0}, "weight": 5.0},
+        {"labels": {}, "weight": 2.0},
+        {"hidden_cosine": {"layer_map": "final"}, "weight": 1.0},
+    ],
+    "encoder": [{"minilm_v2": {}}],
+    "ctc": [{"labels": {}}],
+}
+"""Terms to start with; those that do not fit the pair are left out. Other tasks have both halves."""
+
+ARGUMENTS = {"num_train_epochs": 3, "learning_rate": 5.0e-5, "warmup_steps": 0.1, "per_device_train_batch_size": 32}
+TRAIN = "train.jsonl"
+
+
+def task_of(teacher: str) -> str:
+    """The task that a teacher was saved for, by the name of its class.
+
+    Raises: `DistillationError` for a teacher without a configuration.
+    """
+    stored = stored_class(configuration(teacher, "teacher", None, False))
+    return next((task for ending, task in ENDINGS.items() if stored.endswith(ending)), "encoder")
+
+
+def data_for(teacher: str, files: Mapping[str, str], columns: Mapping[str, Any]) -> dict[str, Any]:
+    """The section `data` of a recipe for a teacher's task; `files` are by split, train.jsonl where none is named.
+    `columns` are keys that go with texts and labels, in place of the usual ones.
+    """
+    task = task_of(teacher)
+    given = dict(files) or {"train": TRAIN}
+    rows = {"files": given, **({} if "validation" in given else {"split": {"validation": 0.1}})}
+    if task in ("masked_lm", "causal_lm", "encoder"):
+        kept = {split: [{"files": [path]}] for split, path in given.items() if split != "test"}
+        return {"text": {"task": task, **kept}}
+    if task == "single_label":
+        return {**rows, "text_columns": ["text"], "label_column": "label", **_label_names(teacher), **columns}
+    if task == "token_classification":
+        names = _label_names(teacher).get("label_names")
+        return {**rows, "token_classification": {"tags_column": "tags", **({"tag_names": names} if names else {})}}
+    return {**rows, SECTIONS[task]: {}}
+
+
+def _label_names(teacher: str) -> dict[str, list[str]]:
+    names = [str(name) for name in configuration(teacher, "teacher", None, False).id2label.values()]
+    return {"label_names": names} if len(names) > 1 else {}
+
+
+def starting_recipe(
+    teacher: str, student: Mapping[str, Any], data: Mapping[str, Any], batch: int | None = None
+) -> dict[str, Any]:
+    """A recipe, as plain values: the usual objectives of the teacher's task that fit the pair. `data` are the keys
+    `task` and `dataset_dir`, or `data`, of a recipe.
+
+    Raises: `IncompatiblePair` where none of them fits.
+    """
+    arguments = {**ARGUMENTS, **({} if batch is None else {"per_device_train_batch_size": batch})}
+    terms = OBJECTIVES.get(task_of(teacher), HALVES)
+    stage = {"name": "distil", "objectives": terms, "arguments": arguments}
+    made = {"schema": 1, **data, "teacher": {"model": teacher}, "student": dict(student), "stages": [stage]}
+    found = next(bound_stages(Blueprint(Recipe.from_dict(made, SOURCE))))
+    refused = [problem for _, problem in found.terms]
+    fitting = [entry for entry, problem in zip(terms, refused, strict=True) if not problem]
+    if not fitting:
+        raise IncompatiblePair(refused[0])
+    return {**made, "stages": [{**stage, "objectives": fitting}]}

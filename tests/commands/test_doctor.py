@@ -1,0 +1,235 @@
+"""`hf-distill doctor`: what fits, all of what does not, and a recipe to start from; without weights and data."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from transformers import AutoModelForSequenceClassification, BertForQuestionAnswering
+
+from hf_distill.commands import doctor
+from hf_distill.commands.doctor import main
+from hf_distill.commands.main import main as hf_distill
+from hf_distill.errors import DataError
+from hf_distill.inspection import diagnosis
+from hf_distill.inspection.cost import Expected, StepCost
+from hf_distill.recipe import Recipe
+from tests import tiny_runs
+
+OTHER_WORDS = (*tiny_runs.WORDS[:-1], "x", "y")
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`teacher`, four layers and no weights; `other`, of other words and labels; `qa`; `base`, without a head."""
+    home = tmp_path_factory.mktemp("doctor")
+    (tiny_runs.save_teacher(home / "teacher", layers=4) / "model.safetensors").unlink()
+    config = tiny_runs.config(("no", "maybe", "yes"), hidden=24)
+    config.vocab_size = len(OTHER_WORDS)
+    AutoModelForSequenceClassification.from_config(config).save_pretrained(home / "other")
+    tiny_runs.tokenizer(OTHER_WORDS).save_pretrained(home / "other")
+    BertForQuestionAnswering(tiny_runs.config(("a", "b"))).save_pretrained(home / "qa")
+    tiny_runs.tokenizer().save_pretrained(home / "qa")
+    tiny_runs.save_base(home / "base")
+    return home
+
+
+def run(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str]:
+    """The status, and what was printed, in one line."""
+    status = main([str(word) for word in words])
+    out, err = capsys.readouterr()
+    assert max(len(line) for line in [*out.splitlines(), ""] if not line.startswith("Wrote")) <= 100
+    assert not err or err.count("\n") == 1, err
+    return status, " ".join((out + err).split())
+
+
+def test_a_pair_that_fits(models: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ("--teacher", models / "teacher", "--student_layers", 2, "--task_name", "sst2", "--no_cost")
+    status, out = run(capsys, *flags)
+    assert status == 0
+    assert "labels the same on all sides: negative, positive" in out
+    assert "teacher student embed -----> embed 1 2 -----> 1 3 4 -----> 2" in out
+    assert "tokenizer teacher 23 entries, the teacher's for both" in out
+    assert "trained: 5.17 k of the student's 5.17 k parameters" in out
+    assert "not measured: it was left out" in out
+    assert "It fits" in out
+    fitting, _, others = out.partition("The others, and why not:")
+    assert " soft_targets," in fitting
+    assert "the student has 2 layers, the teacher 4; it pairs equally deep models" in others
+    assert "dist, dkd, standardized_kl" not in others, "each with its own reason"
+    assert "okddip it is between models that train together" in others
+
+
+def test_all_that_does_not_fit_is_told_at_once(
+    models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "r.yaml").write_text(
+        f"""
+schema: 1
+task: sst2
+teacher: {{model: {models / "teacher"}}}
+student: {{from_layers: {{layers: 2}}}}
+stages:
+  - name: one
+    objectives: [{{hidden_cosine: {{layer_map: one_to_one}}}}, {{dkd: {{}}}}]
+    arguments: {{warmup_steps: -1}}
+  - name: two
+    objectives: [{{minilm_v2: {{relation_heads: 7}}}}]
+""",
+        encoding="utf-8",
+    )
+    status, out = run(capsys, "--recipe", tmp_path / "r.yaml")
+    assert status == 1
+    assert "It does not fit: 4 problems" in out
+    assert "1. stage 'one', hidden_cosine: layer_map 'one_to_one'" in out
+    assert "2. stage 'one', dkd: the task has 2 classes" in out
+    assert "3. stage 'two', minilm_v2: " in out
+    assert "4. stage 'one': Got warmup_steps" in out
+    assert "not measured: the recipe does not run as it is" in out
+
+
+def test_words_and_labels_of_both_sides_are_compared(models: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ("--teacher", models / "teacher", "--student", models / "other", "--no_cost")
+    status, out = run(capsys, *flags)
+    assert status == 1
+    assert "vocabulary student 24 entries, teacher 23 (does not fit)" in out
+    assert "the tokenizer has 24 entries, and the smaller table of embeddings 23" in out
+    assert "the tokenizers differ: 'awful'" in out or "the tokenizers differ: " in out
+    assert "not tried, as the models make no pair" in out
+    assert "the student's vocabulary has 24 entries, the teacher's 23" in out
+
+
+@pytest.mark.parametrize("names", [("no", "yes"), ("a", "b", "c")])
+def test_a_teacher_of_other_labels(
+    models: Path, tmp_path: Path, names: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    tiny_runs.save_teacher(tmp_path / "teacher", labels=names, layers=1)
+    flags = ("--teacher", tmp_path / "teacher", "--student", models / "base", "--task_name", "sst2", "--no_cost")
+    status, out = run(capsys, *flags)
+    assert status == 1
+    assert f"labels data: negative, positive; student: negative, positive; teacher: {', '.join(names)}" in out
+    assert ("the labels of the teacher are" if len(names) == 2 else "the teacher has 3 labels") in out
+
+
+def test_a_recipe_to_start_from(models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "start.yaml"
+    flags = ("--teacher", models / "teacher", "--student_layers", "1,3", "--train_file", "rows.csv")
+    columns = ("--text_columns", "first,second", "--label_column", "answer", "--batch_size", "8")
+    status, out = run(capsys, *flags, *columns, "--no_cost", "--write", file)
+    assert (status, f"train with `--recipe {file}`" in out) == (0, True)
+    recipe = Recipe.load(file)
+    assert recipe.data is not None
+    assert recipe.data.text_columns == ["first", "second"]
+    assert recipe.data.label_names == ["negative", "positive"]
+    assert recipe.student.from_layers is not None
+    assert recipe.student.from_layers.layers == [1, 3]
+    assert recipe.stages[0].arguments["per_device_train_batch_size"] == 8
+    assert [entry.objective for entry in recipe.stages[0].objectives] == ["soft_targets", "labels"]
+    status, out = run(capsys, *flags, "--no_cost", "--write", file)
+    assert (status, "is there already" in out) == (2, True)
+
+
+def test_a_recipe_with_other_models(models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "changed.yaml"
+    flags = ("--recipe", "glue/rte", "--teacher", models / "base", "--student_layers", 1, "--task_name", "mrpc")
+    assert run(capsys, *flags, "--no_cost", "--write", file)[0] == 0
+    recipe = Recipe.load(file)
+    assert (recipe.task, recipe.student.from_layers.layers) == ("mrpc", 1)  # type: ignore[union-attr]
+    assert recipe.teacher is not None
+    assert recipe.teacher.model == str(models / "base")
+
+
+@pytest.mark.parametrize(("flags", "said"), [
+    (("--teacher", "T", "--student", "QA"), "the student was saved as a BertForQuestionAnswering"),
+    (("--teacher", "QA", "--student_layers", "1", "--task_name", "sst2"), "the teacher was saved as a BertForQ"),
+    (("--teacher", "/gone/away", "--student_layers", "1"), "there is no folder '/gone/away'"),
+    (("--teacher", "T", "--student_layers", "9"), "9 layers are asked for, but the teacher has 4"),
+    (("--recipe", "glue/sst"), "unknown recipe 'glue/sst'"),
+    (("--teacher", "T"), "give --recipe, or --teacher with --student"),
+    (("--teacher", "T", "--student", "T", "--student_layers", "1"), "are both given"),
+    (("--recipe", "quickstart", "--train_file", "a.csv"), "--train_file goes with a starting recipe"),
+    (("--teacher", "T", "--student_layers", "1", "--write", "new.yaml"), "--write needs the data"),
+])  # fmt: skip
+def test_what_cannot_be_looked_at_is_one_error(
+    models: Path, flags: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    places = {"T": models / "teacher", "QA": models / "qa"}
+    assert hf_distill(["doctor", "--no_cost", *(str(places.get(word, word)) for word in flags)]) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert said in err
+    assert not Path("new.yaml").exists()
+
+
+def test_a_tokenizer_that_is_missing_is_a_problem(
+    models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "teacher").mkdir()
+    shutil.copy(models / "teacher" / "config.json", tmp_path / "teacher")
+    status, out = run(capsys, "--teacher", tmp_path / "teacher", "--student_layers", 1, "--no_cost")
+    assert status == 1
+    assert "tokenizer none could be read (does not fit)" in out
+    assert "It does not fit: 1 problem " in out
+
+
+def test_the_cost_is_told(models: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    expected = Expected(StepCost(1.25, 0.5, 2.0e9, 3.0e9), batch=32, length=64, measured=8, accumulated=2)
+    asked: list[object] = []
+
+    def costs(recipe: Recipe, stages: list[str], **given: object) -> list[tuple[str, Expected]]:
+        asked.append((stages, given))
+        return [("distil", expected)]
+
+    monkeypatch.setattr(diagnosis, "expected_costs", costs)
+    flags = ("--teacher", models / "teacher", "--student_layers", 1, "--length", 64, "--batch_size", 32)
+    status, out = run(capsys, *flags, "--rows", 6400)
+    assert (status, asked) == (0, [(["distil"], {"batch": 32, "length": 64})])
+    said = "2 times 32 rows of 64 tokens: 1.25 CPU seconds, 0.5 seconds, 2 GB held at most, and 3 GB on the"
+    assert said in out
+    assert "(reckoned from steps of up to 8 rows)" in out
+    assert "an epoch of 6400 rows: 100 steps, 0.01 hours" in out
+
+
+def test_what_the_trainer_refuses_is_a_problem(
+    models: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def costs(*args: object, **given: object) -> None:
+        raise DataError("a row is too long.")
+
+    monkeypatch.setattr(diagnosis, "expected_costs", costs)
+    status, out = run(capsys, "--teacher", models / "teacher", "--student_layers", 1)
+    assert status == 1
+    assert "1. a row is too long." in out
+
+
+def test_models_that_memory_cannot_hold_are_not_tried(
+    models: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(diagnosis, "free_bytes", lambda: 1000)
+    monkeypatch.setattr(diagnosis, "expected_costs", lambda *args, **given: pytest.fail("it was tried"))
+    status, out = run(capsys, "--teacher", models / "teacher", "--student_layers", 1)
+    assert status == 1
+    assert "weights, gradients and the optimizer's averages alone take 0.0 GB" in out
+
+
+@pytest.mark.parametrize("change", [
+    {"hidden_size": "x"}, {"hidden_size": -4}, {"hidden_size": 15}, {"num_hidden_layers": 0}, {"model_type": "none"},
+    {"num_attention_heads": 0}, {"id2label": {"0": "a", "5": "b"}}, {"vocab_size": None},
+])  # fmt: skip
+def test_a_configuration_that_makes_no_model_is_one_error(
+    models: Path, tmp_path: Path, change: dict[str, object], capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = json.loads((models / "teacher" / "config.json").read_text(encoding="utf-8"))
+    (tmp_path / "config.json").write_text(json.dumps({**config, **change}), encoding="utf-8")
+    status, out = run(capsys, "--teacher", tmp_path, "--student_layers", 1, "--task_name", "sst2", "--no_cost")
+    assert status == 2
+    assert f"the teacher '{tmp_path}'" in out
+    assert "configuration" in out
+
+
+def test_help_names_every_flag() -> None:
+    text = doctor.parser().format_help()
+    for flag in ("--recipe", "--teacher", "--student_layers", "--write", "--no_cost", "--rows", "examples:"):
+        assert flag in text

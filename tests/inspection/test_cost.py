@@ -1,0 +1,130 @@
+"""What a step costs: steps that are really made, at a size that is affordable, and a straight line beyond it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from hf_distill.anatomy import Anatomy
+from hf_distill.inspection import cost
+from hf_distill.inspection.cost import StepCost, Trial, expected_costs
+from hf_distill.inspection.memory import forget_peak, free_bytes, peak_bytes
+from hf_distill.inspection.rows import made_up_rows
+from hf_distill.recipe import Recipe
+from hf_distill.run.stages import StageTrainer
+from hf_distill.tasks import IGNORED, Task
+from tests import tiny_runs
+from tests.tiny_models import CLASSIFIER, SPANS, TOKENS, tiny
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Recipe:
+    """Two stages of tiny models; of the teacher the configuration alone."""
+    (tiny_runs.save_teacher(tmp_path / "teacher", layers=2) / "model.safetensors").unlink()
+    stage = {"objectives": [{"soft_targets": {}}, {"hidden_mse": {}}]}
+    arguments = {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 4, "use_cpu": True}
+    return Recipe.from_dict(
+        {
+            "schema": 1,
+            "task": "sst2",
+            "max_length": 16,
+            "teacher": {"model": str(tmp_path / "teacher")},
+            "student": {"from_layers": {"layers": 1}},
+            "stages": [
+                {"name": "one", **stage},
+                {"name": "two", **stage, "arguments": arguments, "lora": {"target_modules": ["query"]}},
+            ],
+        }
+    )
+
+
+def test_steps_are_made_as_the_stage_says(recipe: Recipe, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    seen: list[tuple[int, ...]] = []
+    compute = StageTrainer.compute_loss
+
+    def watched(self: Any, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        seen.append(tuple(inputs["input_ids"].shape))
+        return compute(self, model, inputs, *args, **kwargs)
+
+    monkeypatch.setattr(StageTrainer, "compute_loss", watched)
+    before = sorted(tmp_path.rglob("*"))
+    ((name, found),) = expected_costs(recipe, ["two"])
+    assert name == "two"
+    assert (found.batch, found.length, found.measured, found.accumulated) == (4, 16, 4, 2)
+    assert seen == [(4, 16)] * 6, "three steps of two batches"
+    assert found.cost.cpu_seconds > 0
+    assert found.cost.peak_bytes > 50e6, "a process with torch in it"
+    assert found.cost.accelerator_bytes == 0
+    assert sorted(tmp_path.rglob("*")) == before, "nothing is left"
+
+
+def test_a_batch_that_takes_too_long_is_reckoned(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps of 1 + 0.5 n seconds: 100 examples would take 153 seconds of three steps, 10 are affordable."""
+    asked: list[int] = []
+
+    def told(self: Trial, batch: int) -> StepCost:
+        asked.append(batch)
+        return StepCost(2.0 + batch, 1.0 + 0.5 * batch, 1e9 + 1e6 * batch, 3e6 * batch)
+
+    monkeypatch.setattr(Trial, "cost", told)
+    ((_, found),) = expected_costs(recipe, ["one"], batch=100, length=8)
+    assert asked == [4, 8]
+    assert (found.batch, found.length, found.measured) == (100, 8, 8)
+    assert vars(found.cost) == pytest.approx(vars(StepCost(102.0, 51.0, 1.1e9, 3e8)))
+    monkeypatch.setattr(cost, "PATIENCE", 1e9)
+    ((_, found),) = expected_costs(recipe, ["one"], batch=100)
+    assert asked[2:] == [4, 100]
+    assert (found.measured, found.length, found.cost.seconds) == (100, 16, 51.0)
+
+
+def test_a_batch_is_as_large_as_its_tokens(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Trial, "cost", lambda self, batch: StepCost(0.0, 1e-9, 0.0))
+    budget = recipe.override({"stages.0.tokens_per_batch": 100})
+    assert [found.batch for _, found in expected_costs(budget, ["one"], length=8)] == [12]
+
+
+def test_a_straight_line_never_falls() -> None:
+    small, large = StepCost(1.0, 3.0, 100.0, 0.0), StepCost(2.0, 2.0, 150.0, 0.0)
+    assert large.beyond(small, 8, 4, 16) == StepCost(4.0, 2.0, 250.0, 0.0)
+
+
+@pytest.mark.parametrize(("family", "head"), [
+    ("bert", CLASSIFIER), ("bert", TOKENS), ("roberta", SPANS), ("bert", "AutoModelForMaskedLM"),
+    ("gpt2", "AutoModelForCausalLM"), ("t5", "AutoModelForSeq2SeqLM"), ("t5", CLASSIFIER), ("bert", "AutoModel"),
+])  # fmt: skip
+def test_made_up_rows_are_rows_of_the_task(family: str, head: str) -> None:
+    model = tiny(family, head, layers=1)
+    task = Task.of(model)
+    rows = made_up_rows(Anatomy.of(model), task, 5, 9).with_format("torch")
+    batch = {name: rows[name][:] for name in rows.column_names}
+    assert batch["input_ids"].shape == (5, 9)
+    assert int(batch["input_ids"].max()) < 96
+    assert not (batch["input_ids"] == model.config.pad_token_id).any(), "nothing that is taken for padding"
+    if isinstance(model.config.eos_token_id, int):
+        assert (batch["input_ids"] == model.config.eos_token_id).sum(1).tolist() == [1] * 5
+    for name in task.label_names:
+        kept = batch[name][batch[name] != IGNORED]
+        assert int(kept.max()) < (9 if head == SPANS else Anatomy.of(model).shape.num_logits)
+    if task.label_names:
+        assert int(task.label_mask(batch).sum()) > 0
+
+
+def test_a_regression_has_scores() -> None:
+    model = tiny("bert", CLASSIFIER, layers=1, num_labels=1, problem_type="regression")
+    rows = made_up_rows(Anatomy.of(model), Task.of(model), 4, 6).with_format("torch")
+    assert rows["labels"][:].shape == (4, 1)
+    assert rows["labels"][:].is_floating_point()
+
+
+def test_the_peak_is_that_since_it_was_forgotten() -> None:
+    size = 64 * 2**20
+    torch.zeros(size, dtype=torch.uint8).fill_(1)  # and gone again
+    forget_peak()
+    low = peak_bytes()
+    torch.zeros(size, dtype=torch.uint8).fill_(1)
+    assert peak_bytes() - low > 0.9 * size
+    assert free_bytes() > size

@@ -4,22 +4,37 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
+
+from transformers import HfArgumentParser
 
 from hf_distill.commands import glue, mlm, ner, qa, reports_errors
+from hf_distill.commands.help import page
 from hf_distill.commands.overrides import Script, recipe_of
-from hf_distill.commands.script import begin, output_dir
+from hf_distill.commands.script import begin, output_dir, parser_of
 from hf_distill.errors import RecipeError
+from hf_distill.ranks import is_main_process
 from hf_distill.run import cache_teacher
-from hf_distill.run.folder import is_main_process
 from hf_distill.suggestions import did_you_mean
 
 SCRIPTS: dict[str, Script] = {script.name: script for script in (glue.SCRIPT, qa.SCRIPT, ner.SCRIPT, mlm.SCRIPT)}
 
-USAGE = f"""usage: cache_teacher ({" | ".join(SCRIPTS)}) [flags]
+DESCRIPTION = """Writes what the objectives read of the teacher for the training rows into --cache_teacher FOLDER,
+where it is not there yet. The flags are those of the command that trains, which, run with the same ones, goes without
+the teacher in memory. cache NAME --help lists them.
 
-Writes what the objectives read of the teacher for the training rows into --cache_teacher FOLDER, where it is not
-there yet. The flags are those of the script distill_<name>, which, run with the same ones, trains from the folder
-without the teacher in memory. cache_teacher NAME --help lists them."""
+  hf-distill cache glue --task_name sst2 --teacher_name_or_path TEACHER --student_layers 3 \\
+      --cache_teacher caches/sst2"""
+
+
+def parsers() -> dict[str, HfArgumentParser]:
+    """The flags by the first word."""
+    return {name: parser_of(_shown(script)) for name, script in SCRIPTS.items()}
+
+
+def _shown(script: Script) -> Script:
+    """The script as it shows itself here."""
+    return replace(script, name=f"cache {script.name}", description=DESCRIPTION)
 
 
 @reports_errors
@@ -27,16 +42,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line `argv`, by default that of the process; the exit status."""
     words = sys.argv[1:] if argv is None else list(argv)
     if not words or words[0] in ("-h", "--help"):
-        sys.stdout.write(USAGE + "\n")
+        sys.stdout.write(page("cache", f"({' | '.join(SCRIPTS)}) [flags]", DESCRIPTION))
         return 0
     if words[0] not in SCRIPTS:
         hint = did_you_mean(words[0], SCRIPTS, ", ") or "."
         raise RecipeError(
-            f"cache_teacher: {words[0]!r} is no kind of data{hint} The first word is one of "
+            f"cache: {words[0]!r} is no kind of data{hint} The first word is one of "
             f"{', '.join(SCRIPTS)}, as in distill_glue."
         )
     script = SCRIPTS[words[0]]
-    _, flags = begin(script, words[1:])
+    _, flags = begin(_shown(script), words[1:])
     recipe, name = recipe_of(flags, script)
     folder, facts = cache_teacher(recipe, output_dir(flags, name))
     if is_main_process():

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
+from transformers import HfArgumentParser
 
 from hf_distill import students
 from hf_distill.commands import glue, ner, qa, reports_errors
 from hf_distill.commands.comparing import CONTROL, REFERENCE, Trial, planned
 from hf_distill.commands.flags import Flags, Group, flag, layers_in, make_parser, parse
+from hf_distill.commands.help import page
 from hf_distill.commands.overrides import Script
 from hf_distill.commands.trials import carry_out
 from hf_distill.errors import DistillationError, RecipeError
@@ -34,16 +36,17 @@ SCRIPTS: dict[str, tuple[Script, str]] = {
 START = "start"
 """The folder of the student before training, for recipes that name one instead of making it of the teacher."""
 
-USAGE = f"""usage: compare ({" | ".join(SCRIPTS)}) --recipes RECIPE … --teacher_name_or_path TEACHER [flags]
+DESCRIPTION = f"""Runs every recipe with every seed on the same rows, with the same trained teacher and students of the
+same depth, and writes comparison.md, .json and .png: mean and spread of the metric, the difference to the same student
+on the labels alone (recipe "{CONTROL}", same seed, same rows) with its 95 % interval, CPU seconds of a step against
+those of recipe "{REFERENCE}", and peak memory. What a task cannot take is listed with the reason.
 
-Runs every recipe with every seed on the same rows, with the same trained teacher and students of the same depth, and
-writes comparison.md, .json and .png: mean and spread of the metric, the difference to the same student on the labels
-alone (recipe "{CONTROL}", same seed, same rows) with its 95 % interval, CPU seconds of a step against those of recipe
-"{REFERENCE}", and peak memory. What a task cannot take is listed with the reason.
+Data and training flags are those of the command that trains, and change every stage of every recipe; learning rates,
+weights and everything else that no flag names stay as a recipe has them. Called again it goes on where it stopped;
+several processes may share the folder. compare NAME --help lists the flags.
 
-Data and training flags are those of distill_<name>, and change every stage of every recipe; learning rates, weights
-and everything else that no flag names stay as a recipe has them. Called again it goes on where it stopped; several
-processes may share the folder. compare NAME --help lists the flags."""
+  hf-distill compare glue --recipes comparisons/pkd comparisons/distilbert --task_name rte \\
+      --teacher_name_or_path TEACHER --output_dir comparisons/rte"""
 
 COMPARISON: Group = {
     "recipes": flag("The recipes: .yaml files, or names of shipped ones (review/pkt …).", nargs="+"),
@@ -61,12 +64,20 @@ DEFAULTS: dict[str, Any] = {"seeds": [0, 1, 2], "student_layers": 3}
 NOT_TAKEN = ("seed", "resume_from_checkpoint", "push_to_hub", "do_train", "do_eval", "do_predict")
 
 
+def parsers() -> dict[str, HfArgumentParser]:
+    """The flags by the first word."""
+    return {
+        name: make_parser(f"compare {name}", DESCRIPTION, script.flags, {"comparison": COMPARISON})
+        for name, (script, _) in SCRIPTS.items()
+    }
+
+
 @reports_errors
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line `argv`, by default that of the process; the exit status, 1 if a run failed."""
     words = sys.argv[1:] if argv is None else list(argv)
     if not words or words[0] in ("-h", "--help"):
-        sys.stdout.write(USAGE + "\n")
+        sys.stdout.write(page("compare", f"({' | '.join(SCRIPTS)}) --recipes RECIPE … [flags]", DESCRIPTION))
         return 0
     if words[0] not in SCRIPTS:
         hint = did_you_mean(words[0], SCRIPTS, ", ") or "."
@@ -84,9 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parsed(script: Script, words: Sequence[str]) -> Flags:
     """Raises: `RecipeError` for flags that are unknown, missing, or of no use here."""
-    parser = make_parser(script.name, USAGE, script.flags, {"comparison": COMPARISON})
-    parser.prog = f"compare {script.name}"
-    flags = parse(words, parser)
+    flags = parse(words, parsers()[script.name])
     for name in NOT_TAKEN:
         if name in flags.arguments:
             raise RecipeError(f"command line: compare does not take --{name}; it trains with --seeds, and scores.")

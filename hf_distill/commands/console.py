@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import datasets
 import transformers
 
+from hf_distill.ranks import is_main_process
 from hf_distill.run import RunResult
-from hf_distill.run.folder import is_main_process
 
 
 def configure_logging() -> None:
@@ -24,6 +25,18 @@ def configure_logging() -> None:
     if not is_main:
         datasets.disable_progress_bars()
         transformers.utils.logging.disable_progress_bar()
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without the package's own messages, for a command that says the same in its report."""
+    logger = logging.getLogger("hf_distill")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def command_line(name: str, words: Sequence[str]) -> list[str]:

@@ -11,16 +11,17 @@ from typing import Any, NoReturn
 
 from transformers import HfArgumentParser, TrainingArguments
 
+from hf_distill.commands.help import TRAINING, USUAL, Layout, ShowHelp, program
 from hf_distill.errors import RecipeError
 from hf_distill.loading import DTYPES
 from hf_distill.students.layers import PICKS
 from hf_distill.suggestions import nearest
 from hf_distill.teachers.cache import codecs
 
-TOKENS = ("hub_token", "push_to_hub_token")
+TOKENS = ("token", "hub_token", "push_to_hub_token")
 
-RULES = """A flag wins over the recipe, the recipe over the defaults.
-Run again with the same output_dir, it goes on where it was broken off."""
+RULES = """A flag wins over the recipe, the recipe over the defaults. Run again with the same output_dir, it goes on
+where it was broken off."""
 
 Group = Mapping[str, dict[str, Any]]
 """Flags by name, and what `add_argument` takes for each."""
@@ -35,7 +36,7 @@ class Flags:
 
 
 class _Training(TrainingArguments):  # type: ignore[misc]
-    _argument_group_name = "training, the same for every stage (transformers.TrainingArguments)"
+    _argument_group_name = TRAINING
 
 
 class _Parser(HfArgumentParser):  # type: ignore[misc]
@@ -82,13 +83,16 @@ def make_parser(
     are others in their place, by the title of their group. Nothing has a default, so that what was given can be told
     from what was not."""
     parser = _Parser(
-        prog=f"distill_{name}",
+        prog=program(name),
         usage="%(prog)s [flags]",
         description=f"{description}\n\n{RULES}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=Layout,
         allow_abbrev=False,
+        add_help=False,
     )
-    groups = {**(distillation or {"distillation": DISTILLATION}), "data": {**data, **ROWS}}
+    parser.add_argument("-h", "--help", action=ShowHelp, help="Show the usual flags, or all of them.")
+    usual = {"distillation": DISTILLATION, "reproduction": REPRODUCTION}
+    groups = {**(distillation or usual), "data": {**data, **ROWS}}
     for title, flags in groups.items():
         group = parser.add_argument_group(title)
         for name, settings in flags.items():
@@ -99,6 +103,7 @@ def make_parser(
         action.default = argparse.SUPPRESS
         if action.dest in TOKENS:
             action.help = argparse.SUPPRESS
+        action.help = USUAL.get(action.dest, action.help)
     return parser
 
 
@@ -151,6 +156,7 @@ DISTILLATION: Group = {
         "is not there yet, and train from it without the teacher in memory.",
         nargs="?",
         const="",
+        metavar="FOLDER",
     ),
     "cache_codec": flag(
         "How states and a vocabulary's logits are written (default: float16). Of language models it is the last "
@@ -175,6 +181,16 @@ DISTILLATION: Group = {
         "action": "store_true",
     },
 }
+
+REPRODUCTION: Group = {
+    "reproduce": flag(
+        "Run the record of a finished student again, from its folder or its repository on the Hub (owner/name, or "
+        "owner/name@revision), with nothing else changed.",
+        metavar="FOLDER|REPO",
+    ),
+    "data_dir": flag("Where the files and folders are that the record has by name; goes with --reproduce."),
+}
+"""Flags that say that a record is run, and where its files are now."""
 
 FILES: Group = {
     "train_file": flag("Rows of your own to train on (.jsonl, .json, .csv, .tsv, .parquet, also .gz)."),

@@ -6,11 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
+from transformers import HfArgumentParser
+
 from hf_distill.commands import reports_errors
 from hf_distill.commands.console import show
 from hf_distill.commands.flags import FILES, Flags, flag, names_in
 from hf_distill.commands.overrides import HALF_AND_HALF, Changes, Script, files, on_own_data, recipe_of
-from hf_distill.commands.script import begin, distil, kept_recipe, output_dir
+from hf_distill.commands.script import begin, distil, kept_recipe, output_dir, parser_of
 from hf_distill.data import glue
 from hf_distill.errors import RecipeError
 from hf_distill.recipe import Recipe
@@ -31,7 +33,18 @@ FLAGS = {
 
 DESCRIPTION = """Distil a teacher into a smaller student, on a GLUE task or on texts of your own.
 
-Without any argument the recipe `quickstart` is run."""
+Without any argument the recipe `quickstart` is run.
+
+  hf-distill glue --recipe quickstart --output_dir students/quickstart
+  hf-distill glue --task_name sst2 --teacher_name_or_path TEACHER \\
+      --student_layers 3 --output_dir students/sst2
+  hf-distill glue --train_file mine.csv --text_columns text --label_column class \\
+      --teacher_name_or_path TEACHER --student_layers 3 --output_dir students/mine"""
+
+
+def parser() -> HfArgumentParser:
+    """The flags."""
+    return parser_of(SCRIPT)
 
 
 @reports_errors

@@ -6,10 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
+from transformers import HfArgumentParser
+
 from hf_distill.commands import reports_errors
 from hf_distill.commands.flags import flag, whole
 from hf_distill.commands.overrides import Changes, Script
-from hf_distill.commands.script import begin, distil
+from hf_distill.commands.script import begin, distil, parser_of
 from hf_distill.data.packing import PACKINGS
 from hf_distill.data.streams import UNITS
 from hf_distill.errors import RecipeError
@@ -19,7 +21,12 @@ from hf_distill.tasks import Encoder, MaskedLM
 DESCRIPTION = """Distil a teacher into a smaller student on raw text, with masked words, or without a head (--encoder).
 
 Several sources with weights, and text from the Hub for validation, are for recipes (data.text). Flags alone stand for
-DistilBERT's losses: soft targets 5, labels 2, the cosine of the last hidden states 1."""
+DistilBERT's losses: soft targets 5, labels 2, the cosine of the last hidden states 1.
+
+  hf-distill mlm --train_file corpus.txt --teacher_name_or_path TEACHER \\
+      --student_layers 6 --student_pick distilbert --output_dir students/pretrained
+  hf-distill mlm --recipe pretraining/minilm_v2_6x384 --train_file corpus.txt \\
+      --output_dir students/minilm"""
 
 SOURCE = ("train_file", "dataset_name")
 """The flags of which one says where the training text is."""
@@ -87,6 +94,11 @@ STAGES = [
 ]
 """DistilBERT's losses and optimizer (Sanh et al., 2019, arXiv:1910.01108), and a checkpoint every twentieth of the
 steps, as an epoch may take days."""
+
+
+def parser() -> HfArgumentParser:
+    """The flags."""
+    return parser_of(SCRIPT)
 
 
 @reports_errors

@@ -5,15 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from transformers import HfArgumentParser
+
 from hf_distill.commands import reports_errors
 from hf_distill.commands.flags import FILES, HUB, flag, names_in
 from hf_distill.commands.overrides import HALF_AND_HALF, Changes, Script, name_of_rows, on_rows
-from hf_distill.commands.script import begin, distil
+from hf_distill.commands.script import begin, distil, parser_of
 from hf_distill.recipe import Recipe
 
 DESCRIPTION = """Distil a teacher into a smaller student that tags tokens: named entities, parts of speech.
 
-Rows are a list of tokens, and a list of tags, names or numbers, with one for each."""
+Rows are a list of tokens, and a list of tags, names or numbers, with one for each.
+
+  hf-distill ner --train_file mine.jsonl --teacher_name_or_path TEACHER \\
+      --student_layers 3 --output_dir students/names"""
 
 SETTINGS = {
     "text_column_name": flag("The column of the tokens (default: tokens)."),
@@ -31,6 +36,11 @@ KEYS = {
     "class_names": "tag_names",
     "label_all_tokens": "label_all_tokens",
 }
+
+
+def parser() -> HfArgumentParser:
+    """The flags."""
+    return parser_of(SCRIPT)
 
 
 @reports_errors

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
-from hf_distill.commands.flags import Flags, Group
+from hf_distill.commands.flags import REPRODUCTION, Flags, Group
 from hf_distill.errors import RecipeError
 from hf_distill.recipe import Recipe
 from hf_distill.recipe.problems import shown
@@ -68,6 +68,11 @@ def recipe_of(flags: Flags, script: Script, kept: Recipe | None = None) -> tuple
 
     Raises: `RecipeError` that names the flags at fault.
     """
+    of_record = [name for name in REPRODUCTION if name in flags.own]
+    if of_record:
+        raise RecipeError(
+            f"command line: --{of_record[0]} goes with a record: distill_{script.name} --reproduce FOLDER_OR_REPO."
+        )
     recipe, name = _base(flags, script, kept)
     changes = _changes(flags, script, recipe)
     try:

@@ -5,15 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from transformers import HfArgumentParser
+
 from hf_distill.commands import reports_errors
 from hf_distill.commands.flags import FILES, HUB, flag, whole
 from hf_distill.commands.overrides import HALF_AND_HALF, Changes, Script, name_of_rows, on_rows
-from hf_distill.commands.script import begin, distil
+from hf_distill.commands.script import begin, distil, parser_of
 from hf_distill.recipe import Recipe
 
 DESCRIPTION = """Distil a teacher into a smaller student, on SQuAD or on questions of your own with answers in a text.
 
-Rows are those of SQuAD: id, context, question, and answers with text and answer_start."""
+Rows are those of SQuAD: id, context, question, and answers with text and answer_start.
+
+  hf-distill qa --recipe qa/squad --teacher_name_or_path TEACHER --output_dir students/squad
+  hf-distill qa --train_file mine.jsonl --teacher_name_or_path TEACHER \\
+      --student_layers 3 --output_dir students/questions"""
 
 SETTINGS = {
     "version_2_with_negative": {"help": "Some questions have no answer, as in SQuAD v2.", "action": "store_true"},
@@ -24,6 +30,11 @@ SETTINGS = {
         "No answer is given where its score is higher than that of the best one by more than this (default: 0).", float
     ),
 }
+
+
+def parser() -> HfArgumentParser:
+    """The flags."""
+    return parser_of(SCRIPT)
 
 
 @reports_errors

@@ -7,17 +7,30 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from transformers import HfArgumentParser
+from transformers.trainer_utils import HubStrategy
+
 from hf_distill.commands.console import command_line, configure_logging, show
-from hf_distill.commands.flags import Flags, make_parser, parse
+from hf_distill.commands.flags import REPRODUCTION, Flags, make_parser, parse
 from hf_distill.commands.overrides import Script, recipe_of
 from hf_distill.errors import RecipeError
 from hf_distill.recipe import Recipe
-from hf_distill.run import Publication, run
+from hf_distill.run import Publication, RunResult, from_record, run
 from hf_distill.run.folder import RunFolder
+from hf_distill.suggestions import did_you_mean
+
+FOR_A_RECORD = frozenset({*REPRODUCTION, "teacher_name_or_path", "student_name_or_path", "trust_remote_code"})
+"""Flags that say where things are, and change no record."""
+
+OF_THE_RUN = frozenset({"output_dir", "push_to_hub"})
+"""Training arguments that a record does not have; those of the Hub are further ones."""
 
 
 def distil(script: Script, words: Sequence[str], flags: Flags) -> int:
     """Does what a command line asks for, `words` with the `flags` that `begin` found in them; the exit status."""
+    if "reproduce" in flags.own:
+        show(_reproduced(flags, command_line(script.name, words)))
+        return 0
     steps = steps_of(flags)
     recipe, name = recipe_of(flags, script, kept_recipe(flags))
     result = run(
@@ -33,6 +46,11 @@ def distil(script: Script, words: Sequence[str], flags: Flags) -> int:
     return 0
 
 
+def parser_of(script: Script) -> HfArgumentParser:
+    """The flags of a script."""
+    return make_parser(script.name, script.description, script.flags)
+
+
 def begin(script: Script, argv: Sequence[str] | None) -> tuple[list[str], Flags]:
     """The words of the command line `argv`, by default that of the process, and the flags in them. Messages go to the
     terminal from here on.
@@ -40,7 +58,7 @@ def begin(script: Script, argv: Sequence[str] | None) -> tuple[list[str], Flags]
     Raises: `RecipeError` for flags that are unknown, or go against each other or against what a run does.
     """
     words = sys.argv[1:] if argv is None else list(argv)
-    flags = parse(words, make_parser(script.name, script.description, script.flags))
+    flags = parse(words, parser_of(script))
     configure_logging()
     _check(flags)
     return words, flags
@@ -58,8 +76,34 @@ def _check(flags: Flags) -> None:
             "command line: --resume_from_checkpoint is not taken: a run goes on by itself from the last whole "
             "checkpoint in its output_dir."
         )
-    if arguments.get("hub_strategy", "end") != "end" or arguments.get("hub_always_push", False):
-        raise RecipeError("command line: a student is published once, when it is finished; leave --hub_strategy out.")
+    if "reproduce" in own:
+        _check_reproduction(flags)
+
+
+def _check_reproduction(flags: Flags) -> None:
+    """Raises: `RecipeError` for flags that would make another run of it."""
+    others = [name for name in flags.own if name not in FOR_A_RECORD]
+    others += [name for name in flags.arguments if name not in OF_THE_RUN and not name.startswith("hub_")]
+    if others:
+        raise RecipeError(
+            f"command line: --{others[0]} changes what the record tells; leave it out, or run the record's recipe as "
+            "one of your own (--recipe)."
+        )
+
+
+def _reproduced(flags: Flags, command: Sequence[str]) -> RunResult:
+    own = flags.own
+    source = own["reproduce"]
+    return from_record(
+        source,
+        output_dir(flags, f"{Path(source.partition('@')[0]).resolve().name}-again"),
+        teacher=own.get("teacher_name_or_path"),
+        student=own.get("student_name_or_path"),
+        data_dir=own.get("data_dir"),
+        trust_remote_code=own.get("trust_remote_code", False),
+        command=command,
+        publication=_publication(flags),
+    )
 
 
 def steps_of(flags: Flags) -> dict[str, bool]:
@@ -91,4 +135,13 @@ def _publication(flags: Flags) -> Publication | None:
         repo_id=arguments["hub_model_id"],
         private=True if private is None else private,
         revision=arguments.get("hub_revision"),
+        strategy=_strategy(arguments.get("hub_strategy", HubStrategy.END)),
     )
+
+
+def _strategy(name: str) -> str:
+    known = [strategy.value for strategy in HubStrategy]
+    if name not in known:
+        hint = did_you_mean(name, known, "; ") or "."
+        raise RecipeError(f"command line: --hub_strategy is {name!r}; it may be {', '.join(known)}{hint}")
+    return str(HubStrategy(name).value)

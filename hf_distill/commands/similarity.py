@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -13,6 +12,7 @@ from transformers import DataCollatorWithPadding
 
 from hf_distill import checks
 from hf_distill.commands import reports_errors
+from hf_distill.commands.help import Parser
 from hf_distill.errors import DataError
 from hf_distill.evaluation.similarity import layer_similarity
 from hf_distill.loading import load_model, load_tokenizer
@@ -20,12 +20,14 @@ from hf_distill.loading import load_model, load_tokenizer
 BATCH = 32
 
 
-def parser() -> argparse.ArgumentParser:
+DESCRIPTION = """Compares every layer of a student with every layer of its teacher by linear CKA and SVCCA.
+
+  hf-distill similarity --student students/sst2 --teacher TEACHER --texts sentences.txt"""
+
+
+def parser() -> Parser:
     """The flags."""
-    made = argparse.ArgumentParser(
-        prog="layer_similarity",
-        description="Compares every layer of a student with every layer of its teacher by linear CKA and SVCCA.",
-    )
+    made = Parser("similarity", DESCRIPTION)
     made.add_argument("--student", required=True, help="a folder, or the id of a model on the Hub")
     made.add_argument("--teacher", required=True, help="the model to compare it with; it must read the same tokens")
     made.add_argument("--texts", required=True, type=Path, help="a text file with a sentence a line")

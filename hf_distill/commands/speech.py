@@ -5,16 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from transformers import HfArgumentParser
+
 from hf_distill.commands import reports_errors
 from hf_distill.commands.flags import FILES, flag, whole
 from hf_distill.commands.overrides import Changes, Script, name_of_rows, on_rows
-from hf_distill.commands.script import begin, distil
+from hf_distill.commands.script import begin, distil, parser_of
 from hf_distill.recipe import Recipe
 
 DESCRIPTION = """Distil a teacher that hears (AutoModelForCTC) into a smaller student.
 
 Rows are sounds, WAV files above all, with the text that is said in each. Without a recipe the student learns the
-teacher's best hypotheses of the training sounds, weighed by their probabilities, which are searched for once."""
+teacher's best hypotheses of the training sounds, weighed by their probabilities, which are searched for once.
+
+  hf-distill speech --train_file sounds.jsonl --teacher_name_or_path TEACHER \\
+      --student_layers 6 --output_dir students/listener"""
 
 SETTINGS = {
     "audio_column": flag(
@@ -37,6 +42,11 @@ HEARING = {
 KEYS = {name: name for name in SETTINGS}
 
 HEARING_KEYS = {"generated_folder": "folder", "num_beams": "beams", "num_hypotheses": "hypotheses"}
+
+
+def parser() -> HfArgumentParser:
+    """The flags."""
+    return parser_of(SCRIPT)
 
 
 @reports_errors

@@ -5,17 +5,24 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from transformers import HfArgumentParser
+
 from hf_distill.commands import reports_errors
 from hf_distill.commands.flags import FILES, HUB, flag, whole
 from hf_distill.commands.overrides import Changes, Script, name_of_rows, on_rows
-from hf_distill.commands.script import begin, distil
+from hf_distill.commands.script import begin, distil, parser_of
 from hf_distill.data.hypotheses import CHOICES
 from hf_distill.recipe import Recipe
 
 DESCRIPTION = """Distil a teacher into a smaller student that writes: translations, summaries and the like.
 
 Rows are pairs of texts, one to read and one to write. Without a recipe the student learns what the teacher's beam
-search writes, which scripts/generate_targets.py writes down before, if it is run with the same flags."""
+search writes, which generate-targets writes down before, if it is run with the same flags.
+
+  hf-distill generate-targets --train_file pairs.jsonl --teacher_name_or_path TEACHER \\
+      --student_layers 3 --generated_folder texts
+  hf-distill translation --train_file pairs.jsonl --teacher_name_or_path TEACHER \\
+      --student_layers 3 --generated_folder texts --output_dir students/translator"""
 
 SETTINGS = {
     "source_column": flag("The column of the text to read (default: source)."),
@@ -49,6 +56,11 @@ WRITING_KEYS = {
     "num_hypotheses": "hypotheses",
     "max_new_tokens": "max_new_tokens",
 }
+
+
+def parser() -> HfArgumentParser:
+    """The flags."""
+    return parser_of(SCRIPT)
 
 
 @reports_errors

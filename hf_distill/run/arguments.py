@@ -10,6 +10,7 @@ import torch
 from transformers import TrainingArguments
 
 from hf_distill.errors import RecipeError
+from hf_distill.run.tracking import check_trackers
 
 DEFAULTS: dict[str, Any] = {
     "per_device_train_batch_size": 32,
@@ -37,9 +38,11 @@ def training_arguments(given: Mapping[str, Any], folder: Path, seed: int, where:
     pinned = {"dataloader_pin_memory": torch.accelerator.is_available()}  # else torch warns at every loader
     settings = {**DEFAULTS, **pinned, "seed": seed, **given, "output_dir": str(folder)}
     try:
-        return TrainingArguments(**settings)
+        arguments = TrainingArguments(**settings)
     except (ValueError, ImportError) as error:
         raise RecipeError(f"{where}: {error}") from error
+    check_trackers(arguments, where)
+    return arguments
 
 
 def evaluation_arguments(given: Mapping[str, Any], folder: Path, seed: int, where: str) -> TrainingArguments:
@@ -48,6 +51,7 @@ def evaluation_arguments(given: Mapping[str, Any], folder: Path, seed: int, wher
     Raises: `RecipeError`, as `training_arguments`.
     """
     idle = {
+        "report_to": "none",  # a tracker would begin a run of its own
         "eval_strategy": "no",
         "save_strategy": "no",
         "load_best_model_at_end": False,

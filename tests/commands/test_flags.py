@@ -231,8 +231,8 @@ def test_a_token_is_refused_and_not_repeated(flags: list[str]) -> None:
 def test_help_shows_distillation_apart_and_no_tokens() -> None:
     text = make_parser(SCRIPT.name, SCRIPT.description, SCRIPT.flags).format_help()
     groups = [line for line in text.splitlines() if line.endswith(":") and not line.startswith(" ")]
-    assert groups[1:3] == ["distillation:", "data:"]
-    assert text.index("--temperature") < text.index("--task_name") < text.index("--learning_rate")
+    assert groups[1:4] == ["distillation:", "reproduction:", "data:"]
+    assert text.index("--temperature ") < text.index("--task_name NAME") < text.index("--learning_rate ")
     assert "--hub_token" not in text
     assert "SUPPRESS" not in text
 
@@ -244,6 +244,14 @@ def test_the_list_of_objectives_names_each_with_its_settings(capsys: pytest.Capt
     assert list(blocks) == objectives.names()
     assert "temperature=2.0" in blocks["soft_targets"]
     assert "Hinton" in blocks["soft_targets"]
+
+
+def test_the_list_of_objectives_takes_names_and_patterns(capsys: pytest.CaptureFixture[str]) -> None:
+    assert objectives_main(["minilm*", "labels"]) == 0
+    blocks = capsys.readouterr().out.strip().split("\n\n")
+    assert [block.partition("\n")[0] for block in blocks] == ["labels", "minilm", "minilm_v2"]
+    assert objectives_main(["soft_target"]) == 2
+    assert "no objective 'soft_target', did you mean 'soft_targets'?" in capsys.readouterr().err
 
 
 def test_the_console_script_finds_its_commands(capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,7 +15,7 @@ from transformers import AutoModelForSequenceClassification
 from hf_distill.commands import script
 from hf_distill.commands.glue import main
 from hf_distill.hub.record import Record
-from hf_distill.run import running
+from hf_distill.run import publishing
 from tests import tiny_runs
 
 FAST = ["--use_cpu", "--disable_tqdm", "true", "--num_train_epochs", "1", "--per_device_train_batch_size", "8"]
@@ -195,7 +195,7 @@ def test_mixed_precision_of_the_launcher_acts_as_the_flag_does(
 def test_pushing_needs_a_name_and_a_login_before_anything_is_trained(
     home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(running, "get_token", lambda: None)
+    monkeypatch.setattr(publishing, "get_token", lambda: None)
     assert main(sst2(home, tmp_path / "out", "--push_to_hub")) == 2
     assert "--hub_model_id owner/name" in capsys.readouterr().err
     assert main(sst2(home, tmp_path / "out", "--push_to_hub", "--hub_model_id", "me/student")) == 2
@@ -212,12 +212,13 @@ def test_the_finished_student_is_published_as_the_flags_say(
         url = "https://hub/me/student"
 
     def publish(folder: Path, repo_id: str, **options: object) -> type[Published]:
-        sent.append((folder, repo_id, options, (folder / "README.md").exists()))
+        where = {name: options[name] for name in ("private", "revision")}
+        sent.append((folder, repo_id, where, (folder / "README.md").exists()))
         return Published
 
-    monkeypatch.setattr(running, "get_token", lambda: "a token")
-    monkeypatch.setattr(running, "prepare_repository", lambda repo_id, **options: repo_id)
-    monkeypatch.setattr(running, "publish", publish)
+    monkeypatch.setattr(publishing, "get_token", lambda: "a token")
+    monkeypatch.setattr(publishing, "prepare_repository", lambda repo_id, **options: repo_id)
+    monkeypatch.setattr(publishing, "publish", publish)
     out = tmp_path / "out"
     hub = ["--push_to_hub", "--hub_model_id", "me/student", "--hub_private_repo", "false", "--hub_revision", "new"]
     assert main(sst2(home, out, *hub)) == 0

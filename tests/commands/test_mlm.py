@@ -234,6 +234,9 @@ def test_an_encoder_is_judged_by_its_objectives(
     record = Record.read(out)
     assert (record.task, record.metrics["eval_loss"]) == ("encoder", value)
     assert "eval_loss" not in read(out / "train_results.json")
+    (reported,) = read(out / "stages" / "results.json")["runs"]
+    assert (reported["role"], reported["metrics"]) == ("student", {"loss": value})
+    assert len(read(out / "report" / "data.json")["likeness"]["cka"]) == 2
 
     assert main([*words, "--do_eval"]) == 2
     assert "has nothing to evaluate by itself" in capsys.readouterr().err

@@ -1,0 +1,45 @@
+"""The public names of `hf_distill`, which are imported when the first of them is asked for."""
+
+from hf_distill import objectives, students, teachers
+from hf_distill.activations import Activations
+from hf_distill.errors import (
+    BrokenCheckpoint,
+    CacheMismatch,
+    DataError,
+    DistillationError,
+    HubError,
+    IncompatiblePair,
+    NonFiniteLoss,
+    RecipeError,
+)
+from hf_distill.layer_map import LayerMap
+from hf_distill.objectives import Learned, Schedule, catalogue
+from hf_distill.objectives.catalogue import *  # noqa: F403
+from hf_distill.recipe import Recipe
+from hf_distill.run import from_record, run
+from hf_distill.trainer import DistillationTrainer
+from hf_distill.version import __version__
+
+__all__ = [
+    "Activations",
+    "BrokenCheckpoint",
+    "CacheMismatch",
+    "DataError",
+    "DistillationError",
+    "DistillationTrainer",
+    "HubError",
+    "IncompatiblePair",
+    "LayerMap",
+    "Learned",
+    "NonFiniteLoss",
+    "Recipe",
+    "RecipeError",
+    "Schedule",
+    "__version__",
+    "from_record",
+    "objectives",
+    "run",
+    "students",
+    "teachers",
+]
+__all__ += catalogue.__all__

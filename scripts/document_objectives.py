@@ -1,5 +1,5 @@
-"""Writes the table of objectives into the README, and the review's references into docs/methods.md, from the registry
-and docs/review.yaml; `--check` only says whether they are up to date."""
+"""Writes the table of objectives into docs/objectives.md, and the review's references into docs/methods.md, from the
+registry and docs/review.yaml; `--check` only says whether they are up to date."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ import yaml
 from hf_distill import objectives
 from hf_distill.objectives import Objective
 
-ROOT = Path(__file__).parents[1]
-README, REVIEW, METHODS = ROOT / "README.md", ROOT / "docs" / "review.yaml", ROOT / "docs" / "methods.md"
+DOCS = Path(__file__).parents[1] / "docs"
+OBJECTIVES, REVIEW, METHODS = DOCS / "objectives.md", DOCS / "review.yaml", DOCS / "methods.md"
 BEGIN, END = "<!-- objectives: begin -->", "<!-- objectives: end -->"
 
 KINDS = {
@@ -47,9 +47,9 @@ MODES = {
 HEAD = """# Methods
 
 Where the methods of the literature that was surveyed stand in the toolkit: what of a method carries over to
-transformers on text, and why the rest does not. The objectives, with what they read and count, are in the
-[README](../README.md#objectives); the recipes are in [recipes](../recipes/README.md). This page is made of
-`docs/review.yaml` by `scripts/document_objectives.py`.
+transformers on text, and why the rest does not. What the objectives read and count is in
+[objectives](objectives.md); the recipes are in [recipes](recipes.md). This page is made of `docs/review.yaml` by
+`scripts/document_objectives.py`.
 """
 
 
@@ -145,10 +145,10 @@ def reference(entry: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    text = README.read_text(encoding="utf-8")
+    text = OBJECTIVES.read_text(encoding="utf-8")
     before, _, rest = text.partition(BEGIN)
     _, _, after = rest.partition(END)
-    wanted = {README: f"{before}{BEGIN}\n{table()}\n{END}{after}", METHODS: methods()}
+    wanted = {OBJECTIVES: f"{before}{BEGIN}\n{table()}\n{END}{after}", METHODS: methods()}
     old = [path.name for path, page in wanted.items() if not path.exists() or path.read_text(encoding="utf-8") != page]
     if "--check" in sys.argv and old:
         raise SystemExit(f"{' and '.join(old)}: out of date; run python scripts/document_objectives.py")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import cycle, islice
@@ -52,8 +52,12 @@ def measure_latency(
     max_length: int = 128,
     repeats: int = 3,
     budget_seconds: float = 5.0,
+    call: Callable[..., Any] | None = None,
 ) -> Latency:
     """Times `model` where it is, in its own dtype, in evaluation mode and without gradients.
+
+    With `call`, that is timed in its place, on the inputs that `model` takes and where that is: the same model
+    compiled or exported, as any callable that takes these inputs by name.
 
     At most 256 of the texts (or pairs) are read, drawn and ordered the same way for every model. At batch 1 each of
     them is run `repeats` times, and its median counts. At batch 32 they are sorted by length, padded batch by batch,
@@ -71,10 +75,11 @@ def measure_latency(
     rows = _tokenized(model, tokenizer, texts, max_length)
     singles: list[Inputs] = [collate([row]).to(device) for row in rows]
     batches: list[Inputs] = [collate(batch).to(device) for batch in _batches(rows)]
+    timed = model if call is None else call
     started = perf_counter()
     with _evaluating(model):
-        single = _median_seconds(model, singles, repeats, started + budget_seconds / 2)
-        batch = _median_seconds(model, batches, repeats, started + budget_seconds)
+        single = _median_seconds(timed, singles, repeats, started + budget_seconds / 2)
+        batch = _median_seconds(timed, batches, repeats, started + budget_seconds)
     low, median, high = (1000 * float(seconds) for seconds in np.quantile(single, [0.25, 0.5, 0.75]))
     return Latency(
         milliseconds_per_sentence=median,
@@ -152,7 +157,7 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def _median_seconds(model: nn.Module, inputs: Sequence[Inputs], repeats: int, deadline: float) -> list[float]:
+def _median_seconds(model: Callable[..., Any], inputs: Sequence[Inputs], repeats: int, deadline: float) -> list[float]:
     """The median time of each of the inputs that was reached before the deadline; at least the first one."""
     longest = max(inputs, key=lambda batch: batch["input_ids"].numel())
     now = perf_counter()
@@ -169,7 +174,7 @@ def _median_seconds(model: nn.Module, inputs: Sequence[Inputs], repeats: int, de
     return [float(np.median(times)) for times in taken if times]
 
 
-def _seconds(model: Any, inputs: Inputs) -> float:
+def _seconds(model: Callable[..., Any], inputs: Inputs) -> float:
     device = inputs["input_ids"].device
     _synchronize(device)
     started = perf_counter()

@@ -1,0 +1,132 @@
+"""Successive halving with made-up values, against the rule worked out by itself."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+
+from hf_distill.recipe import Recipe
+from hf_distill.search.forms import PLAIN
+from hf_distill.search.shapes import Shape, Width
+from hf_distill.search.survey import Candidate
+from hf_distill.search.trials import Judged, Trial, first_rows_of, halve, trials_of
+from tests.search.test_budget import cost
+
+WHOLE = Shape(2, Width(32, 4, 48, whole=True), 10, 20)
+CANDIDATE = Candidate(WHOLE, PLAIN, cost())
+RECIPE = Recipe.load("comparisons/soft_targets")
+
+
+def trials(number: int) -> list[Trial]:
+    return [Trial(CANDIDATE, f"r{i}", 1.0, RECIPE) for i in range(number)]
+
+
+class MadeUp:
+    """Values drawn for each trial and rung; a run takes a second for every ten rows. `r3` cannot be taken."""
+
+    def __init__(self, seed: int = 0, refused: str = "") -> None:
+        self.seed, self.refused = seed, refused
+        self.asked: list[tuple[str, int]] = []
+
+    def __call__(self, trial: Trial, rows: int) -> Judged:
+        self.asked.append((trial.recipe_name, rows))
+        if trial.recipe_name == self.refused:
+            return Judged(rows, None, 1.0, "", "the widths differ")
+        return Judged(rows, value_of(trial.recipe_name, rows, self.seed), rows / 10, "")
+
+
+def value_of(name: str, rows: int, seed: int) -> float:
+    return random.Random(f"{name} {rows} {seed}").random()
+
+
+def by_the_rule(number: int, first: int, seed: int) -> list[tuple[str, int]]:
+    """Asynchronous successive halving, one trial after the other: on from a rung where the value is among the best
+    third of those that came there, the trial's own with them, or the best of fewer than three."""
+    rungs: list[list[float]] = [[], [], []]
+    runs = []
+    for i in range(number):
+        for rung in range(3):
+            runs.append((f"r{i}", first * 3**rung))
+            value = value_of(f"r{i}", first * 3**rung, seed)
+            rungs[rung].append(value)
+            best = sorted(rungs[rung], reverse=True)
+            if rung == 2 or value < best[max(0, len(best) // 3 - 1)]:
+                break
+    return runs
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_trials_go_on_as_the_rule_says(seed: int) -> None:
+    judge = MadeUp(seed)
+    courses = halve(trials(9), 20, 1e9, judge)
+    assert judge.asked == by_the_rule(9, 20, seed)
+    assert {course.outcome for course in courses} <= {"finished", "pruned"}
+    assert courses[0].outcome == "finished"
+    again = MadeUp(seed)
+    assert halve(trials(9), 20, 1e9, again) == courses
+    assert again.asked == judge.asked
+
+
+def test_a_recipe_that_does_not_apply_is_told_and_counts_for_nothing() -> None:
+    courses = halve(trials(3), 20, 1e9, MadeUp(refused="r0"))
+    assert courses[0].outcome == "refused"
+    assert courses[0].runs[0].message == "the widths differ"
+    assert courses[0].standing == (0, -float("inf"))
+    assert courses[1].outcome == "finished"
+    assert max(courses, key=lambda course: course.standing) in courses[1:]
+
+
+@pytest.mark.parametrize(("seconds", "spent"), [(0.0, 2.0), (7.9, 6.0), (8.0, 8.0), (27.9, 26.0)])
+def test_no_run_begins_that_would_end_too_late(seconds: float, spent: float) -> None:
+    """The first trial takes 2, 6 and 18 seconds for its rungs; where that is too long others begin, at 2."""
+    judge = MadeUp()
+    courses = halve(trials(4), 20, seconds, judge)
+    assert sum(rows / 10 for _, rows in judge.asked) == pytest.approx(spent)
+    assert courses[-1].outcome == "out of time"
+    assert courses[-1].to_dict()["runs"] == []
+
+
+def test_more_rows_count_more_than_a_better_value() -> None:
+    def judge(trial: Trial, rows: int) -> Judged:
+        return Judged(rows, {"r0": 0.5, "r1": 0.4}[trial.recipe_name] + (0.0 if rows == 1 else -0.3), 1.0, "")
+
+    courses = halve(trials(2), 1, 1e9, judge)
+    assert [course.standing for course in courses] == [(9, pytest.approx(0.2)), (1, 0.4)]
+    assert courses[0].last.rows == 9
+
+
+@pytest.mark.parametrize(
+    ("number", "rows", "seconds", "a_row", "expected"),
+    [
+        (10, 100_000, 3000.0, 0.1, 1000),  # three rungs of 1,000 seconds: ten runs of 1,000 rows, three of 3,000 …
+        (10, 4500, 3000.0, 0.1, 500),  # nine times as many must be there
+        (10, 100_000, 1.0, 0.1, 64),
+        (10, 90, 1.0, 0.1, 10),
+        (1, 5, 1e9, 0.1, 1),
+    ],
+)
+def test_rows_of_the_first_rung(number: int, rows: int, seconds: float, a_row: float, expected: int) -> None:
+    assert first_rows_of(number, rows, seconds, a_row) == expected
+
+
+def test_trials_are_every_recipe_with_every_rate_in_order_of_hope() -> None:
+    other = Candidate(Shape(1, Width(16, 2, 24), 5, 20), PLAIN, cost())
+    recipes = {"soft_targets": RECIPE, "minilm_v2": Recipe.load("comparisons/minilm_v2")}
+    found = trials_of([CANDIDATE, other], recipes, (1.0, 4.0))
+    assert [trial.name for trial in found[:3]] == [
+        "2x32-float32-eager-soft_targets-1",
+        "1x16-24-float32-eager-soft_targets-1",
+        "2x32-float32-eager-minilm_v2-1",
+    ]
+    assert len({trial.name for trial in found}) == 8
+
+    def rates(trial: Trial) -> list[Any]:
+        return [stage.arguments["learning_rate"] for stage in trial.recipe.stages]
+
+    assert rates(found[2]) == [5e-5, 5e-5]
+    assert rates(found[6]) == [pytest.approx(2e-4), pytest.approx(2e-4)]
+    shape = found[5].recipe.student.from_shape
+    assert shape is not None
+    assert (shape.num_hidden_layers, shape.hidden_size, shape.initialisation) == (1, 16, "importance")

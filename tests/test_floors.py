@@ -17,6 +17,8 @@ FLOORS = (
     "version",
     "errors",
     "locks",
+    "ranks",
+    "writing",
     "suggestions",
     "splitmix",
     "activations",
@@ -51,8 +53,10 @@ FLOORS = (
     "trainer",
     "recipe",
     "run",
+    "inspection",
     "search",
     "commands",
+    "public",
 )
 """Bottom first. `hf_distill/__init__.py` stands on top of all."""
 
@@ -64,11 +68,13 @@ WRITES_FILES = (
     "data/",
     "run/",
     "run.py",
+    "search/",
     "commands/",
     "evaluation/compare.py",
     "evaluation/report.py",
+    "inspection/memory.py",
     "teachers/cache/",
-    "teachers/generated.py",
+    "writing.py",
 )
 PICKS = {"distilbert", "mobilebert", "ib_bert"}
 """Family names that also name a choice of layers, or a way to make a student, in recipes and on the command line."""

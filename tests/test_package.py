@@ -55,5 +55,6 @@ def test_the_wheel_carries_types_and_recipes(tmp_path: Path) -> None:
     (wheel,) = tmp_path.glob("hf_distill-*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
     assert {"hf_distill/py.typed", "hf_distill/recipes/quickstart.yaml", "hf_distill/recipes/schema.json"} <= names
+    assert "hf_distill/evaluation/report.html.jinja" in names
     assert {f"hf_distill/recipes/glue/{path.name}" for path in (ROOT / "recipes/glue").glob("*.yaml")} <= names
     assert not [name for name in names if name.startswith(("tests", "scripts"))]

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from hf_distill.errors import DistillationError, IncompatiblePair, RecipeError
+from hf_distill.evaluation.findings import Findings
 from hf_distill.evaluation.latency import Latency
 from hf_distill.hub.record import Record
 from hf_distill.recipe import Recipe
@@ -40,6 +41,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("home")
     tiny_runs.save_teacher(folder / "teacher")
     tiny_runs.save_base(folder / "base")
+    (folder / "base" / "README.md").write_text("---\nlicense: mit\n---\n")
     tiny_runs.save_base(folder / "narrow", seed=3, hidden=8, layers=1)
     tiny_runs.write_sst2(folder / "sst2")
     return folder
@@ -111,6 +113,14 @@ def test_a_run_leaves_everything_that_a_student_is_known_by(finished: tuple[Path
     )
     assert same(weights(folder), weights(folder / "stages" / "02-second"))
     assert [run.role for run in result.runs] == ["teacher", "student", "control"]
+    found = Findings.read(folder / "report" / "data.json")
+    assert found is not None
+    assert found.parting is not None
+    assert found.parting.total == 10
+    assert found.parting.alike / 10 == pytest.approx(result.run("student").agreement)
+    assert found.reliability["control"].error == pytest.approx(result.run("control").calibration_error)
+    assert found.likeness is not None
+    assert found.attention is not None
 
 
 def test_the_numbers_are_the_same_wherever_they_stand(finished: tuple[Path, RunResult]) -> None:
@@ -137,7 +147,14 @@ def test_the_numbers_are_the_same_wherever_they_stand(finished: tuple[Path, RunR
     ]
     assert record.layer_maps == {"first.wide": [(1, 2)], "second.wide": [(1, 2)]}
     assert record.steps == 3 + 6
+    assert {side: speed.milliseconds_per_sentence for side, speed in record.speeds.items()} == {
+        "teacher": 1.0,
+        "student": 1.0,
+        "control": 1.0,
+    }
+    assert record.emissions is None
     assert record.teacher is not None
+    assert record.teacher.license == "mit"
     trained = (folder / "stages" / "00-teacher" / "model.safetensors").read_bytes()
     assert record.teacher.files["model.safetensors"] == hashlib.sha256(trained).hexdigest()
     assert record.data.sizes == {"train": 24, "validation": 10, "test": 6}

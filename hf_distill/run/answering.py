@@ -11,10 +11,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from hf_distill.errors import DistillationError
 from hf_distill.evaluation.evidence import Evidence
 from hf_distill.hub.record import write_whole
+from hf_distill.ranks import is_main_process, wait_for_everyone
 from hf_distill.recipe import Recipe
 from hf_distill.run import models, results
 from hf_distill.run.arguments import evaluation_arguments
-from hf_distill.run.folder import RunFolder, is_main_process, wait_for_everyone
+from hf_distill.run.folder import RunFolder
 from hf_distill.run.measuring import Answers, answer, latency_of, summarize
 from hf_distill.run.results import RunResult
 from hf_distill.run.workload import Workload

@@ -12,7 +12,7 @@ from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBas
 
 from hf_distill.evaluation.latency import Latency, measure_latency
 from hf_distill.evaluation.summary import RunSummary
-from hf_distill.run.folder import is_main_process, wait_for_everyone
+from hf_distill.ranks import is_main_process, wait_for_everyone
 from hf_distill.run.labels import Columns
 from hf_distill.run.workload import Workload
 from hf_distill.trainer import DistillationTrainer

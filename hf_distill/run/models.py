@@ -27,7 +27,7 @@ from hf_distill.recipe import Teacher as TeacherSection
 from hf_distill.recipe.rules.teacher import OF_STUDENTS
 from hf_distill.run.workload import Limits, Workload
 from hf_distill.students.layers import choose_all
-from hf_distill.tasks import MaskedLM
+from hf_distill.tasks import CTC, MaskedLM, Task
 
 CALIBRATION_ROWS, CALIBRATION_BATCH = 256, 32
 """Training rows on which the importance of a teacher's weights is measured, and how many at a time."""
@@ -256,7 +256,9 @@ def limits(recipe: Recipe, *models: PreTrainedModel | None) -> Limits:
     """What the models of a run can read."""
     anatomies = [Anatomy.of(model) for model in models if model is not None]
     names = frozenset[str]().union(*(anatomy.accepts for anatomy in anatomies))
-    return Limits(recipe.max_length, [anatomy.shape.max_length for anatomy in anatomies], names)
+    tasks = [Task.of(model) for model in models if model is not None]
+    shortest = max([1, *(task.shortest for task in tasks if isinstance(task, CTC))])
+    return Limits(recipe.max_length, [anatomy.shape.max_length for anatomy in anatomies], names, shortest)
 
 
 def size_on_disk(folder: str | Path, model: PreTrainedModel) -> int:

@@ -131,8 +131,9 @@ class Setup:
         place = self.jobs.student[0].arguments().device
         if self.workload.hears:
             return learned_sounds(self, targets, place)
+        read = self.workload.texts_read()
         workload = self.workload.retargeted(
-            lambda rows, read, column: learned_targets(self, rows, read, column, targets, place)
+            lambda rows, column: learned_targets(self, rows, read, column, targets, place)
         )
         rows: Rows = workload.read(copy.deepcopy(self.tokenizer), self.limits, ["train"])["train"]
         return rows

@@ -70,7 +70,12 @@ SEARCH: Group = {
 
 BUDGET = ("latency_ms", "latency_share", "size_mb", "params")
 SETTINGS = ("time_budget", "device", "keep", "learning_rate_scales", "runtimes")
-NOT_TAKEN = ("resume_from_checkpoint", "push_to_hub", "do_train", "do_eval", "do_predict")
+NOT_TAKEN = {
+    "resume_from_checkpoint": "with the same output_dir it goes on by itself",
+    "push_to_hub": "publish the student when it is found",
+    **dict.fromkeys(("do_train", "do_eval", "do_predict"), "it trains and evaluates"),
+}
+"""Flags of a run that a search has no use for, and why."""
 
 
 def parser() -> HfArgumentParser:
@@ -102,7 +107,7 @@ def _parsed(words: Sequence[str]) -> Flags:
     flags = parse(words, parser())
     for name in NOT_TAKEN:
         if name in flags.arguments:
-            raise RecipeError(f"command line: auto does not take --{name}; publish the student when it is found.")
+            raise RecipeError(f"command line: auto does not take --{name}: {NOT_TAKEN[name]}.")
     missing = [name for name in ("teacher",) if name not in flags.own]
     missing += [name for name in ("output_dir",) if name not in flags.arguments]
     if missing:

@@ -45,6 +45,8 @@ examples:
 VERBS = {"train": "train on", "validation": "validate on", "test": "test on"}
 """What rows are for, by their split."""
 
+COLUMNS = ("text_columns", "label_column")
+
 
 def parser() -> argparse.ArgumentParser:
     """The flags."""
@@ -96,6 +98,8 @@ def _recipe(given: argparse.Namespace) -> tuple[Recipe, str]:
     """
     if given.student is not None and given.student_layers is not None:
         raise RecipeError("doctor: --student and --student_layers are both given; a student is loaded, or built.")
+    if given.student_pick is not None and given.student_layers is None:
+        raise RecipeError("doctor: --student_pick goes with --student_layers, and is given without.")
     student: dict[str, Any] | None = None
     if given.student is not None:
         student = {"model": given.student}
@@ -123,20 +127,30 @@ def _changed(given: argparse.Namespace, student: dict[str, Any] | None) -> Recip
         changes |= {"task": given.task_name, "data": None}
     if given.dataset_dir is not None:
         changes["dataset_dir"] = given.dataset_dir
-    own = [*(f"{split}_file" for split in VERBS), "text_columns", "label_column"]
-    given_own = [name for name in own if getattr(given, name)]
-    if given_own:
-        raise RecipeError(f"doctor: --{given_own[0]} goes with a starting recipe, and --recipe names its data itself.")
+    own = _own(given)
+    if own:
+        raise RecipeError(f"doctor: --{own[0]} goes with a starting recipe, and --recipe names its data itself.")
     return Recipe.load(given.recipe).override(changes)
 
 
+def _own(given: argparse.Namespace) -> list[str]:
+    """The flags of rows of one's own that are given."""
+    return [name for name in (*(f"{split}_file" for split in VERBS), *COLUMNS) if getattr(given, name)]
+
+
 def _data(given: argparse.Namespace) -> dict[str, Any]:
-    """The data of a starting recipe, as keys of it."""
+    """The data of a starting recipe, as keys of it.
+
+    Raises: `RecipeError` for two kinds of data.
+    """
+    own = _own(given)
     if given.task_name is not None:
+        if own:
+            raise RecipeError(f"doctor: --task_name and --{own[0]} are both given; a recipe has one task.")
         place = {} if given.dataset_dir is None else {"dataset_dir": given.dataset_dir}
         return {"task": given.task_name, **place}
     files = {split: getattr(given, f"{split}_file") for split in VERBS if getattr(given, f"{split}_file")}
-    columns = {name: getattr(given, name) for name in ("text_columns", "label_column") if getattr(given, name)}
+    columns = {name: getattr(given, name) for name in COLUMNS if getattr(given, name)}
     return {"data": data_for(given.teacher, files, columns)}
 
 

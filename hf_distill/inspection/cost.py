@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel, TrainerCallback, default_data_collator
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, default_data_collator
 
 from hf_distill.anatomy import Anatomy
 from hf_distill.inspection.binding import models_of_stages, teacher_of
@@ -91,12 +91,15 @@ class Watch(TrainerCallback):  # type: ignore[misc]
 
 @dataclass(frozen=True)
 class Trial:
-    """A stage with models of random weights, whose steps are measured."""
+    """A stage with models of random weights, whose steps are measured. Without a `tokenizer` both models are taken to
+    read every token that the student has a row for.
+    """
 
     job: Job
     student: PreTrainedModel
     teacher: Teacher | None
     length: int
+    tokenizer: PreTrainedTokenizerBase | None = None
 
     def cost(self, batch: int) -> StepCost:
         """That of a step with so many examples."""
@@ -104,10 +107,12 @@ class Trial:
         steps = max([TIMED + 1, *(term.objective.smallest_steps for term in terms)])
         settings = {**self.job.settings, "per_device_train_batch_size": batch, "max_steps": steps}
         number = batch * self.accumulated * steps
-        rows = made_up_rows(Anatomy.of(self.student), Task.of(self.student), number, self.length)
+        student = Anatomy.of(self.student)
+        words = student.shape.vocab_size if self.tokenizer is None else len(self.tokenizer)
+        rows = made_up_rows(student, Task.of(self.student), number, self.length, words)
         job = replace(self.job, settings=settings, tokens_per_batch=None)
         watch = Watch()
-        inputs = Inputs(rows, None, None, default_data_collator, None, None)
+        inputs = Inputs(rows, None, self.tokenizer, default_data_collator, None, None)
         rehearse_stage(job, self.student, self.teacher, inputs, watch)
         return watch.cost
 
@@ -118,10 +123,16 @@ class Trial:
 
 
 def expected_costs(
-    recipe: Recipe, stages: Collection[str], *, batch: int | None = None, length: int | None = None
+    recipe: Recipe,
+    stages: Collection[str],
+    *,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    batch: int | None = None,
+    length: int | None = None,
 ) -> Iterator[tuple[str, Expected]]:
     """What a step of each of some stages will cost, measured on rows of `length` tokens, by default the recipe's
-    longest, in batches of `batch`, by default the recipe's.
+    longest, in batches of `batch`, by default the recipe's. Tables of embeddings of two sizes need the `tokenizer` of
+    both models, which has no more entries than the smaller one.
 
     Raises: `DistillationError` and its kinds for what a stage refuses.
     """
@@ -131,7 +142,7 @@ def expected_costs(
         if stage.name in stages:
             teacher = teacher_of(stage, blueprint, made)
             tokens = length or _longest(recipe, student, blueprint.teacher)
-            trial = Trial(_idle(job), student, teacher, tokens)
+            trial = Trial(_idle(job), student, teacher, tokens, tokenizer)
             yield stage.name, _expected(trial, batch or _batch_of(job, tokens))
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+from transformers import PreTrainedTokenizerBase
+
 from hf_distill.anatomy import Anatomy
 from hf_distill.errors import DistillationError
 from hf_distill.inspection.applicable import Verdict, verdicts
@@ -97,7 +99,7 @@ def diagnose(
         found.verdicts = verdicts(found.pair)
     found.unmeasured = _unmeasured(found, measure)
     if not found.unmeasured:
-        _measure(found, batch, length)
+        _measure(found, tokenizers.of_student, batch, length)
     return found
 
 
@@ -141,11 +143,13 @@ def least_bytes(found: Diagnosis) -> float:
     return least
 
 
-def _measure(found: Diagnosis, batch: int | None, length: int | None) -> None:
+def _measure(
+    found: Diagnosis, tokenizer: PreTrainedTokenizerBase | None, batch: int | None, length: int | None
+) -> None:
     names = [stage.name for stage in found.recipe.stages]
     chosen = names if len(names) <= MOST else [names[0], names[-1]]
     try:
-        found.costs.update(expected_costs(found.recipe, chosen, batch=batch, length=length))
+        found.costs.update(expected_costs(found.recipe, chosen, tokenizer=tokenizer, batch=batch, length=length))
     except DistillationError as error:
         found.problems.append(str(error))
         found.unmeasured = "the recipe does not run as it is"

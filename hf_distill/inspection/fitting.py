@@ -130,10 +130,13 @@ def _aligned(model: PreTrainedModel, role: str, names: tuple[str, ...]) -> str:
 
 @dataclass(frozen=True)
 class Tokenizers:
-    """The tokenizer that the student reads with, and how that of the teacher compares."""
+    """The tokenizer that the student reads with, None where none could be read, how that of the teacher compares, and
+    the entries of the largest.
+    """
 
     size: int | None
     compared: tuple[Comparison, ...]
+    of_student: PreTrainedTokenizerBase | None = None
 
     @classmethod
     def of(cls, recipe: Recipe) -> Tokenizers:
@@ -152,7 +155,7 @@ class Tokenizers:
         said += ", the teacher's for both" if list(found) == ["teacher"] and len(sections) == 1 else ""
         size = max(map(len, found.values()), default=None)
         comparison = Comparison("tokenizer", said if found else "none could be read", " ".join(problems))
-        return cls(size, (comparison,))
+        return cls(size, (comparison,), next(reversed(found.values()), None))
 
 
 def _sections(recipe: Recipe) -> Iterator[tuple[str, str, TeacherSection | Member | StudentSection]]:

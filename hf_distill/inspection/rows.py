@@ -14,14 +14,16 @@ HIDDEN = 0.15
 """The share of words that a masked language model predicts."""
 
 
-def made_up_rows(student: Anatomy, task: Task, number: int, length: int) -> Dataset:
-    """Rows of random tokens without padding, each ending in the end token if there is one, with labels of the task."""
+def made_up_rows(student: Anatomy, task: Task, number: int, length: int, words: int) -> Dataset:
+    """Rows of random tokens, of the first `words` of the vocabulary, without padding, each ending in the end token if
+    there is one, with labels of the task.
+    """
     generator = np.random.default_rng(0)
     config = student.base.config
-    ids = generator.integers(0, student.shape.vocab_size, (number, length))
+    ids = generator.integers(0, words, (number, length))
     special = [getattr(config, f"{name}_token_id", None) for name in ("pad", "eos", "bos")]
     for token in (each for each in special if isinstance(each, int)):
-        ids[ids == token] = _ordinary(special, student.shape.vocab_size)
+        ids[ids == token] = _ordinary(special, words)
     if isinstance(special[1], int):
         ids[:, -1] = special[1]
     columns = {"input_ids": ids, "attention_mask": np.ones_like(ids), "length": np.full(number, length)}

@@ -10,7 +10,7 @@ import numpy as np
 
 from hf_distill.errors import DistillationError
 from hf_distill.search.bench import Bench
-from hf_distill.search.budget import Budget, Cost, told
+from hf_distill.search.budget import HEADROOM, TIMES, Budget, Cost, told
 from hf_distill.search.forms import FORMS, Form
 from hf_distill.search.shapes import Shape, by_width
 
@@ -121,9 +121,9 @@ def _nearest(shapes: Sequence[Shape], forms: Sequence[Form], bench: Bench, budge
         for form in forms
         if (cost := bench.measured(shape, form)) is not None
     ]
+    spare = f" with {HEADROOM:.0%} of the time to spare" if budget.limits().keys() & set(TIMES) else ""
     over, name, cost = min(measured, key=lambda each: each[0])
     return (
-        f"no student of {len(measured)} that were measured keeps to {told(budget.limits())} with 5 % of the time to "
-        f"spare. The nearest is {name}: {told(cost.amounts())}, {over:.2f} times the budget. Allow more, or take a "
-        "smaller teacher."
+        f"no student of {len(measured)} that were measured keeps to {told(budget.limits())}{spare}. The nearest is "
+        f"{name}: {told(cost.amounts())}, {over:.2f} times the budget. Allow more, or take a smaller teacher."
     )

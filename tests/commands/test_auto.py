@@ -74,6 +74,7 @@ def test_files_of_ones_own(asked: list[tuple[Any, ...]]) -> None:
         ([*DATA, "--params", "7", "--runtimes", "steam"], "invalid choice: 'steam'"),
         ([*DATA, "--params", "7", "--recipes", "a/x.yaml", "b/x.yaml"], "have one name; rename a file"),
         ([*DATA, "--params", "7", "--push_to_hub"], "auto does not take --push_to_hub"),
+        ([*DATA, "--params", "7", "--resume_from_checkpoint", "x"], "with the same output_dir it goes on by itself"),
         ([*DATA, "--param", "7"], "unknown argument '--param', did you mean --params"),
         ([*DATA, "--params", "7", "--device", "abacus"], "no device 'abacus' here"),
     ],

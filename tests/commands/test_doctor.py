@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from transformers import AutoModelForSequenceClassification, BertForQuestionAnswering
@@ -149,6 +150,9 @@ def test_a_recipe_with_other_models(models: Path, tmp_path: Path, capsys: pytest
     (("--recipe", "glue/sst"), "unknown recipe 'glue/sst'"),
     (("--teacher", "T"), "give --recipe, or --teacher with --student"),
     (("--teacher", "T", "--student", "T", "--student_layers", "1"), "are both given"),
+    (("--teacher", "T", "--student", "T", "--student_pick", "last"), "--student_pick goes with --student_layers"),
+    (("--recipe", "quickstart", "--student_pick", "last"), "--student_pick goes with --student_layers"),
+    (("--teacher", "T", "--student", "T", "--task_name", "rte", "--train_file", "a.csv"), "--train_file are both"),
     (("--recipe", "quickstart", "--train_file", "a.csv"), "--train_file goes with a starting recipe"),
     (("--teacher", "T", "--student_layers", "1", "--write", "new.yaml"), "--write needs the data"),
 ])  # fmt: skip
@@ -176,7 +180,7 @@ def test_a_tokenizer_that_is_missing_is_a_problem(
 
 def test_the_cost_is_told(models: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     expected = Expected(StepCost(1.25, 0.5, 2.0e9, 3.0e9), batch=32, length=64, measured=8, accumulated=2)
-    asked: list[object] = []
+    asked: list[tuple[list[str], dict[str, Any]]] = []
 
     def costs(recipe: Recipe, stages: list[str], **given: object) -> list[tuple[str, Expected]]:
         asked.append((stages, given))
@@ -185,7 +189,9 @@ def test_the_cost_is_told(models: Path, monkeypatch: pytest.MonkeyPatch, capsys:
     monkeypatch.setattr(diagnosis, "expected_costs", costs)
     flags = ("--teacher", models / "teacher", "--student_layers", 1, "--length", 64, "--batch_size", 32)
     status, out = run(capsys, *flags, "--rows", 6400)
-    assert (status, asked) == (0, [(["distil"], {"batch": 32, "length": 64})])
+    assert status == 0
+    ((stages, given),) = asked
+    assert (stages, given["batch"], given["length"], len(given["tokenizer"])) == (["distil"], 32, 64, 23)
     said = "2 times 32 rows of 64 tokens: 1.25 CPU seconds, 0.5 seconds, 2 GB held at most, and 3 GB on the"
     assert said in out
     assert "(reckoned from steps of up to 8 rows)" in out

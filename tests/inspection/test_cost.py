@@ -62,6 +62,20 @@ def test_steps_are_made_as_the_stage_says(recipe: Recipe, monkeypatch: pytest.Mo
     assert sorted(tmp_path.rglob("*")) == before, "nothing is left"
 
 
+@pytest.mark.parametrize(("ours", "theirs"), [(40, 23), (23, 40)])
+def test_tables_of_embeddings_may_be_longer_than_the_tokenizer(
+    recipe: Recipe, tmp_path: Path, ours: int, theirs: int
+) -> None:
+    """Some are padded to a round number: a run takes such a pair, and the rows have no token that one side lacks."""
+    for name, entries in (("teacher", theirs), ("student", ours)):
+        config = tiny_runs.config(("negative", "positive"))
+        config.vocab_size = entries
+        config.save_pretrained(tmp_path / name)
+    other = recipe.override({"student": {"model": str(tmp_path / "student")}})
+    ((_, found),) = expected_costs(other, ["two"], tokenizer=tiny_runs.tokenizer())
+    assert found.cost.cpu_seconds > 0
+
+
 def test_a_batch_that_takes_too_long_is_reckoned(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
     """Steps of 1 + 0.5 n seconds: 100 examples would take 153 seconds of three steps, 10 are affordable."""
     asked: list[int] = []
@@ -99,10 +113,10 @@ def test_a_straight_line_never_falls() -> None:
 def test_made_up_rows_are_rows_of_the_task(family: str, head: str) -> None:
     model = tiny(family, head, layers=1)
     task = Task.of(model)
-    rows = made_up_rows(Anatomy.of(model), task, 5, 9).with_format("torch")
+    rows = made_up_rows(Anatomy.of(model), task, 5, 9, 90).with_format("torch")
     batch = {name: rows[name][:] for name in rows.column_names}
     assert batch["input_ids"].shape == (5, 9)
-    assert int(batch["input_ids"].max()) < 96
+    assert int(batch["input_ids"].max()) < 90
     assert not (batch["input_ids"] == model.config.pad_token_id).any(), "nothing that is taken for padding"
     if isinstance(model.config.eos_token_id, int):
         assert (batch["input_ids"] == model.config.eos_token_id).sum(1).tolist() == [1] * 5
@@ -115,7 +129,7 @@ def test_made_up_rows_are_rows_of_the_task(family: str, head: str) -> None:
 
 def test_a_regression_has_scores() -> None:
     model = tiny("bert", CLASSIFIER, layers=1, num_labels=1, problem_type="regression")
-    rows = made_up_rows(Anatomy.of(model), Task.of(model), 4, 6).with_format("torch")
+    rows = made_up_rows(Anatomy.of(model), Task.of(model), 4, 6, 96).with_format("torch")
     assert rows["labels"][:].shape == (4, 1)
     assert rows["labels"][:].is_floating_point()
 

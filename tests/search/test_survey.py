@@ -103,3 +103,9 @@ def test_a_form_that_cannot_be_had_is_left_out() -> None:
 def test_a_budget_that_nothing_meets_names_what_comes_nearest() -> None:
     with pytest.raises(DistillationError, match=r"The nearest is 1x32-128 float32 eager: 1\.32 ms .*, 1\.32 times"):
         survey(SHAPES, [PLAIN], MadeUp(), Budget(latency_ms=1.0), keep=1)
+    for budget, said in (
+        (Budget(latency_ms=1.0), "with 5% of the time to spare"),
+        (Budget(params=1), "1 parameters. T"),
+    ):
+        with pytest.raises(DistillationError, match=said):
+            survey(SHAPES, [PLAIN], MadeUp(), budget, keep=1)

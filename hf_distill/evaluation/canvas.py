@@ -4,6 +4,7 @@ lines. Needs matplotlib, which is optional."""
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
@@ -48,9 +49,11 @@ def figure_maker() -> tuple[Callable[..., Any], AbstractContextManager[None]]:
 
 
 def png(figure: Any) -> bytes:
-    """The figure as a file."""
+    """The figure as a file. Characters that matplotlib's own font lacks, as most of Asia's, are boxes on it."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=130, facecolor="white")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font", category=UserWarning)
+        figure.savefig(buffer, format="png", dpi=130, facecolor="white")
     return buffer.getvalue()
 
 

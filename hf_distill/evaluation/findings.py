@@ -17,7 +17,9 @@ LARGEST = 8 << 20
 Role = Literal["teacher", "student", "control"]
 Text = Annotated[str, Field(max_length=400)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
-Count = Annotated[int, Field(ge=0)]
+Count = Annotated[int, Field(ge=0, lt=2**53)]
+Score = Annotated[float, Field(ge=-1e300, le=1e300)]
+Row = Annotated[list[Share], Field(min_length=1, max_length=256)]
 Cell = TypeVar("Cell", float, int)
 
 
@@ -27,7 +29,8 @@ class _Strict(BaseModel):
 
 class Parting(_Strict):
     """How many items (`items` is their name) student and teacher both answered right, one of the two alone, and
-    neither: with the same wrong answer, or with two."""
+    neither: with the same wrong answer, or with two. Of those that both answered right, `both_apart` have two answers,
+    as a question may."""
 
     items: Text
     both: Count
@@ -35,6 +38,7 @@ class Parting(_Strict):
     only_student: Count
     neither_alike: Count
     neither_apart: Count
+    both_apart: Count = 0
 
     @property
     def total(self) -> int:
@@ -44,7 +48,7 @@ class Parting(_Strict):
     @property
     def alike(self) -> int:
         """Items with the same answer of both."""
-        return self.both + self.neither_alike
+        return self.both - self.both_apart + self.neither_alike
 
 
 class Example(_Strict):
@@ -63,7 +67,7 @@ class Confusion(_Strict):
     teacher's answers, and the columns the student's."""
 
     classes: Annotated[list[Text], Field(min_length=2, max_length=64)]
-    counts: dict[Role, list[list[Count]]]
+    counts: Annotated[dict[Role, list[list[Count]]], Field(min_length=1)]
     between: list[list[Count]] | None = None
 
     @model_validator(mode="after")
@@ -94,8 +98,8 @@ class Reliability(_Strict):
 class Scores(_Strict):
     """A sample of a regression: the true score of each item, and that of the models."""
 
-    truth: Annotated[list[float], Field(max_length=1000)]
-    found: dict[Role, list[float]]
+    truth: Annotated[list[Score], Field(min_length=1, max_length=1000)]
+    found: Annotated[dict[Role, list[Score]], Field(min_length=1)]
 
     @model_validator(mode="after")
     def _check(self) -> Scores:
@@ -109,7 +113,7 @@ class Likeness(_Strict):
     """Linear CKA of each layer of the student (row) with each of the teacher (column), from the embeddings up, at so
     many tokens."""
 
-    cka: Annotated[list[list[Share]], Field(min_length=1, max_length=256)]
+    cka: Annotated[list[Row], Field(min_length=1, max_length=256)]
     tokens: Count
 
     @model_validator(mode="after")
@@ -131,7 +135,7 @@ class Attention(_Strict):
     """The maps of a few pairs of layers for one sentence."""
 
     tokens: Annotated[list[Text], Field(min_length=1, max_length=64)]
-    pairs: Annotated[list[AttentionPair], Field(max_length=8)]
+    pairs: Annotated[list[AttentionPair], Field(min_length=1, max_length=8)]
 
     @model_validator(mode="after")
     def _check(self) -> Attention:

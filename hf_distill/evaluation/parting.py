@@ -73,6 +73,7 @@ def parting(items: str, teacher: Answered, student: Answered) -> Parting | None:
         "only_student": ~theirs & ours,
         "neither_alike": ~theirs & ~ours & alike,
         "neither_apart": ~theirs & ~ours & ~alike,
+        "both_apart": theirs & ours & ~alike,
     }
     return Parting(items=items, **{name: int(chosen.sum()) for name, chosen in counts.items()})
 

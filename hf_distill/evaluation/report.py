@@ -7,6 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from hf_distill import writing
+from hf_distill.errors import DistillationError
 from hf_distill.evaluation.findings import FILE_NAME, Findings
 from hf_distill.evaluation.page import Chapter, Part, page
 from hf_distill.evaluation.sections import CURVES, OF_ONE_RUN, PROGRESS, TRADE_OFFS, of_findings, pictures
@@ -119,12 +121,10 @@ def _written(folder: Path, title: str, chapters: Sequence[Chapter]) -> list[Path
 
 
 def write_whole(path: Path, content: bytes) -> Path:
-    """Writes a file so that it holds its old content or all of the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    """As `hf_distill.writing.write_whole`; the folder is made. Raises: `DistillationError` where the disk refuses."""
     try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        writing.write_whole(path, content)
+    except OSError as error:
+        raise DistillationError(f"{path} cannot be written: {error.strerror or error}.") from error
     return path

@@ -31,10 +31,11 @@ def reproduction(record: Record, repo_id: str | None) -> str:
     parts.append(told + cut)
     if record.recipe is not None:
         parts.append(f"The recipe, with every default:\n\n{block(_yaml(record.recipe), 'yaml')}")
-    files = [[code(name), code(total)] for name, total in _files(record)]
+    files = [[code(key), code(name), code(total)] for key, name, total in _files(record)]
     if files:
         parts.append(
-            "Local files that went in, and are looked for in `--data_dir`:\n\n" + table(["file", "sha256"], files)
+            "Local files that went in, and are looked for in `--data_dir`:\n\n"
+            + table(["in the recipe", "file", "sha256"], files)
         )
     return "\n\n".join(parts)
 
@@ -64,11 +65,13 @@ def _again(record: Record, source: str) -> str:
     return f"The record runs again with\n\n{block(program, 'python')}"
 
 
-def _files(record: Record) -> list[tuple[str, str]]:
-    """Files of the data and of the models that were folders, by name and sum."""
-    found = [(source.name, source.sha256) for source in record.data.sources.values()]
-    found += [(name, total) for origin in record.origins.values() for name, total in origin.files.items()]
-    return sorted({(name, total) for name, total in found if total is not None})
+def _files(record: Record) -> list[tuple[str, str, str]]:
+    """Local files by what they are in the recipe, their names and sums; the sums of rows of the Hub are no files'."""
+    found = [(key, name, total) for key, origin in record.origins.items() for name, total in origin.files.items()]
+    if (record.recipe or {}).get("dataset_dir") is not None:
+        sources = record.data.sources.values()
+        found += [("dataset_dir", source.name, source.sha256) for source in sources if source.sha256 is not None]
+    return sorted(set(found))
 
 
 class _Dumper(yaml.SafeDumper):

@@ -66,8 +66,7 @@ def publish(
         HubError: the folder is not fit to be published (see `hf_distill.hub.folder.select`); not logged in; a public
             repository where private was asked for; the Hub failed. It names the repository, status and remedy.
     """
-    if not is_hub_id(repo_id):
-        raise HubError(f"{repo_id!r} is not the name of a repository; give 'owner/name'.")
+    _check_name(repo_id)
     if create_pr and revision is not None:
         raise HubError(f"A pull request goes against the main branch; leave out revision={revision!r} or create_pr.")
     if revision is not None and re.fullmatch(r"[0-9a-f]{40}", revision):
@@ -75,6 +74,23 @@ def publish(
     files = select(Path(folder), include_objective_state=include_objective_state)
     push = _Push(files, repo_id, private, revision, commit_message, create_pr, path_in_repo)
     return until_it_holds(push.attempt, sleep, waits)
+
+
+def full_name(repo_id: str) -> str:
+    """`owner/name`; a bare name is in the name space of the token.
+
+    Raises: `HubError` for what is no name, and as `publish` where the Hub must be asked who the token belongs to.
+    """
+    _check_name(repo_id)
+    push = _Push({}, repo_id, private=True, revision=None, message="", create_pr=False)
+    if "/" not in repo_id:
+        until_it_holds(push.own)
+    return push.repo_id
+
+
+def _check_name(repo_id: str) -> None:
+    if not is_hub_id(repo_id):
+        raise HubError(f"{repo_id!r} is not the name of a repository; give 'owner/name'.")
 
 
 def prepare_repository(repo_id: str, *, private: bool = True, revision: str | None = None) -> str:
@@ -107,6 +123,11 @@ class _Push:
         with as_hub_error(self.repo_id):
             self._prepared()
 
+    def own(self) -> None:
+        """Find out whose the repository is. Raises `HubError`, as `attempt` does."""
+        with as_hub_error(self.repo_id):
+            self._named()
+
     def attempt(self) -> Published:
         """Look, send what differs, look again. Raises `HubError` whose cause is the client's error."""
         with as_hub_error(self.repo_id):
@@ -116,11 +137,7 @@ class _Push:
 
     def _prepared(self) -> str:
         """The commit to add to, once token, repository, visibility and branch are as they should be."""
-        user = whoami(cache=True)
-        if user.get("auth", {}).get("accessToken", {}).get("role") == "read":
-            raise HubError(f"{self.repo_id}: the token can only read; use a token with write access.")
-        if "/" not in self.repo_id:
-            self.repo_id = f"{user['name']}/{self.repo_id}"
+        self._named()
         self.url = self._made()
         info = self.api.model_info(self.repo_id)
         if self.private and not info.private:
@@ -134,6 +151,14 @@ class _Push:
                 self.api.create_branch(self.repo_id, branch=self.revision, exist_ok=True)
             info = self.api.model_info(self.repo_id, revision=self.revision)
         return str(info.sha)
+
+    def _named(self) -> None:
+        """A bare name becomes one in the name space of the token, which must be able to write."""
+        user = whoami(cache=True)
+        if user.get("auth", {}).get("accessToken", {}).get("role") == "read":
+            raise HubError(f"{self.repo_id}: the token can only read; use a token with write access.")
+        if "/" not in self.repo_id:
+            self.repo_id = f"{user['name']}/{self.repo_id}"
 
     def _made(self) -> str:
         """The address of the repository, which is made if it is missing."""

@@ -27,6 +27,7 @@ from pydantic import (
     ValidationError,
 )
 
+from hf_distill import writing
 from hf_distill.errors import HubError
 from hf_distill.hub.redaction import redacted, redacted_command, redacted_text
 from hf_distill.version import __version__
@@ -329,16 +330,10 @@ def _read_bounded(path: Path) -> bytes:
 
 
 def write_whole(path: Path, text: str) -> Path:
-    """Write `text` so that `path` holds either its old content or all of the new one, also after a crash."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    """As `hf_distill.writing.write_whole`, of a text. Raises: `HubError` where the disk does not take it."""
     try:
-        with part.open("w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
+        writing.write_whole(path, text.encode("utf-8"))
     except OSError as error:
-        part.unlink(missing_ok=True)
         raise HubError(f"Cannot write {path}: {error.strerror}.") from error
     return path
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from transformers.trainer_utils import HubStrategy
 from hf_distill.errors import HubError
 from hf_distill.hub.card import Card
 from hf_distill.hub.front_matter import FILE_NAME as CARD
-from hf_distill.hub.publish import Published, prepare_repository, publish
+from hf_distill.hub.publish import Published, full_name, prepare_repository, publish
 from hf_distill.hub.record import FILE_NAME as RECORD
 from hf_distill.hub.record import Record, is_hub_id
 from hf_distill.hub.saves import publish_save, say_what_is_left_out
@@ -22,6 +23,9 @@ from hf_distill.ranks import is_main_process, wait_for_everyone
 from hf_distill.run.folder import RunFolder
 
 logger = logging.getLogger(__name__)
+
+_NAMED = re.compile(r"(?:model=|from_pretrained\()'([^'\n]+)'\)")
+"""The repository in the example of a card."""
 
 
 @dataclass(frozen=True)
@@ -104,11 +108,11 @@ def publish_run(
     """
     place = Path(folder).expanduser()
     record = finished_record(place)
-    if is_hub_id(repo_id):
-        _name_in_card(place, record, repo_id)
+    name = full_name(repo_id)
+    _name_in_card(place, record, name)
     return publish(
         place,
-        repo_id,
+        name,
         private=private,
         revision=revision,
         commit_message=commit_message,
@@ -142,10 +146,13 @@ def finished_record(folder: Path) -> Record:
 def _name_in_card(folder: Path, record: Record, repo_id: str) -> None:
     """Writes the card for this repository, unless there is one that a run would not have written."""
     path = folder / CARD
-    card = Card.from_record(record, repo_id=repo_id)
-    if path.is_file():
-        text = path.read_text(encoding="utf-8", errors="replace")
-        if text not in (str(Card.from_record(record)), str(card)):
-            logger.warning("%s was changed since the run wrote it; it is published as it is.", path)
-            return
-    card.write(folder)
+    if path.is_file() and not _is_as_written(path.read_text(encoding="utf-8", errors="replace"), record):
+        logger.warning("%s was changed since the run wrote it; it is published as it is.", path)
+        return
+    Card.from_record(record, repo_id=repo_id).write(folder)
+
+
+def _is_as_written(card: str, record: Record) -> bool:
+    """Whether it is the card of that record, for no repository or for the one that its example names."""
+    named = _NAMED.search(card)
+    return card in {str(Card.from_record(record, repo_id=name)) for name in (None, named[1] if named else None)}

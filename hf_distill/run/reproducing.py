@@ -22,6 +22,9 @@ from hf_distill.run.workload import Workload
 
 logger = logging.getLogger(__name__)
 
+TRACKING = ("report_to", "run_name", "project", "trackio_space_id", "trackio_bucket_id", "trackio_static_space_id")
+"""Arguments of a record that are not taken over."""
+
 
 def from_record(
     source: str | os.PathLike[str],
@@ -81,7 +84,7 @@ def recipe_again(
             f"{source}: the record has no recipe; a DistillationTrainer in Python made it, whose arguments it tells "
             "(training_arguments, objectives) and cannot run. Run that program again."
         )
-    recipe = Recipe.from_dict(record.recipe, f"{source}: recipe of the record")
+    recipe = Recipe.from_dict(_without_trackers(record.recipe), f"{source}: recipe of the record")
     if _runs_code(record.recipe) and not trust_remote_code:
         raise RecipeError(
             f"{source}: the recipe runs the Python code of its models' repositories; look at it, and allow it with "
@@ -91,6 +94,19 @@ def recipe_again(
     if unknown:
         raise RecipeError(f"{source}: {unknown[0]} is given, and the recipe of the record names no such model.")
     return recipe.override(located(record, recipe.to_dict(), models, data_dir))
+
+
+def _without_trackers(values: Any) -> Any:
+    """A recipe whose arguments name no tracker: they tell others of a run, and change nothing in it."""
+    if isinstance(values, list):
+        return [_without_trackers(value) for value in values]
+    if not isinstance(values, Mapping):
+        return values
+    arguments = values.get("arguments")
+    own = {key: _without_trackers(value) for key, value in values.items()}
+    if isinstance(arguments, Mapping):
+        own["arguments"] = {name: value for name, value in arguments.items() if name not in TRACKING}
+    return own
 
 
 def _runs_code(values: Any) -> bool:

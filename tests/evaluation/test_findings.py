@@ -33,6 +33,16 @@ def test_findings_are_read_as_they_were_written(tmp_path: Path) -> None:
         ({"confusion": {"classes": ["a", "b"], "counts": {"cat": []}}}, "confusion.counts.cat"),
         ({"reliability": {"student": {"counts": [1], "confidence": [], "accuracy": [1], "error": 0}}}, r"\[1, 0, 1\]"),
         ({"scores": {"truth": [1.0], "found": {"student": []}}}, "0 of the student for 1 items"),
+        ({"scores": {"truth": [], "found": {"student": []}}}, "scores.truth: .*at least 1 item"),
+        ({"scores": {"truth": [1.0], "found": {}}}, "scores.found: .*at least 1 item"),
+        ({"scores": {"truth": [1.7e308], "found": {"student": [-1.7e308]}}}, "scores.truth.0: .*less than or equal"),
+        ({"likeness": {"cka": [[]], "tokens": 9}}, "likeness.cka.0: .*at least 1 item"),
+        ({"attention": {"tokens": ["a"], "pairs": []}}, "attention.pairs: .*at least 1 item"),
+        ({"confusion": {"classes": ["a", "b"], "counts": {}}}, "confusion.counts: .*at least 1 item"),
+        (
+            {"confusion": {"classes": ["a", "b"], "counts": {"student": [[10**30, 1]] * 2}}},
+            "less than 9007199254740992",
+        ),
         ({"examples": [{"text": "x" * 401, "truth": "", "teacher": "", "student": ""}]}, "at most 400 characters"),
     ],
 )

@@ -36,9 +36,19 @@ def test_items_are_counted_by_who_is_right() -> None:
             (theirs == true, ours == true), kind
         )
         expected[kind] += 1
-    assert found.model_dump() == {"items": "rows", **expected}
+    assert found.model_dump() == {"items": "rows", **expected, "both_apart": 0}
     assert min(expected.values()) > 0
     assert (found.total, found.alike) == (8, sum(a == b for a, b in zip(teacher, student, strict=True)))
+
+
+def test_two_right_answers_need_not_be_one() -> None:
+    theirs, ours = (
+        Answered(np.array(["Ada", "1815"]), np.ones(2, bool)),
+        Answered(np.array(["A. L.", "1815"]), np.ones(2, bool)),
+    )
+    found = parting.parting("questions", theirs, ours)
+    assert found is not None
+    assert (found.both, found.total, found.alike) == (2, 2, 1)
 
 
 def test_examples_are_those_of_which_the_student_is_surest() -> None:

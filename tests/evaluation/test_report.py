@@ -229,7 +229,7 @@ def test_failing_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatc
         replace(source, target)
 
     monkeypatch.setattr(os, "replace", fail_on_page)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(DistillationError, match=r"report\.html cannot be written: disk full"):
         write_report(tmp_path, [summary(history=[])], "accuracy")
     assert (tmp_path / "report.html").read_text() == "old"
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["accuracy_latency.png", "report", "report.html"]
@@ -404,6 +404,10 @@ def test_many_classes_are_drawn_two_by_two(drawn):
     heat_maps.confusion(found.model_copy(update={"between": None}))
     assert [bool(axes.images) for axes in drawn[0].axes] == [True, True, True, False]
     assert all(len(label.get_text()) <= 16 for label in drawn[0].axes[0].get_yticklabels())
+
+
+def test_names_in_letters_that_the_font_lacks_are_drawn_without_a_warning():
+    assert heat_maps.confusion(findings(("好", "悪い")).confusion).startswith(b"\x89PNG")
 
 
 def test_layers_are_numbered_from_the_embeddings(drawn):

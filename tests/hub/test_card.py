@@ -262,7 +262,7 @@ def test_it_says_how_to_make_the_student_again(command: list[str], again: str) -
     assert yaml.safe_load(shown) == recipe
     assert list(yaml.safe_load(shown)) == list(recipe)
     assert "<" not in shown
-    assert f"| `train.parquet` | `{'a' * 64}` |\n| `w.bin` | `{'d' * 64}` |" in told
+    assert f"| `teacher.model` | `w.bin` | `{'d' * 64}` |" in told
     unknown = section(str(Card.from_record(make_record(command=command))), "How to make it again")
     assert "again" not in unknown.replace("How to make it again", "")
 
@@ -491,3 +491,15 @@ def test_a_card_with_a_bad_language_is_not_written(tmp_path: Path) -> None:
     with pytest.raises(HubError, match="language"):
         card.write(tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_files_that_went_in_are_told_by_what_they_were() -> None:
+    sources = {"train": SourceFacts(name="train.jsonl", sha256="a" * 64)}
+    origins = {"teacher.model": Origin(files={"model.safetensors": "b" * 64})}
+    facts = {"recipe": {"dataset_dir": "sst2"}, "origins": origins}
+    card = str(Card.from_record(make_record(data=DataFacts(name="sst2", sources=sources), **facts)))
+    assert f"| `dataset_dir` | `train.jsonl` | `{'a' * 64}` |" in card
+    assert f"| `teacher.model` | `model.safetensors` | `{'b' * 64}` |" in card
+    assert "looked for in `--data_dir`" in card
+    from_hub = str(Card.from_record(make_record(recipe={"task": "sst2"})))
+    assert "looked for in" not in from_hub, "the sums of the Hub's rows are no files'"

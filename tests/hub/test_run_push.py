@@ -133,6 +133,7 @@ def test_a_run_publishes_the_saves_of_its_student_and_is_published_again_by_the_
     other = hub.repositories["me/other"]
     assert (other.private, other.commits) == (False, ["Mine"])
     assert "distillation.safetensors" not in other.files
+    assert "model='me/other'" in other.files["README.md"].decode(), "the card names each repository, in full"
     written = [path.read_bytes() for path in out.rglob("*") if path.is_file()]
     assert not [content for content in [*written, *everything(hub, "me/run").values()] if WRITER.encode() in content]
 
@@ -148,6 +149,11 @@ def test_the_card_names_the_repository_unless_it_was_changed_by_hand(
     assert hub.repositories["me/named"].files["README.md"].decode() == str(
         Card.from_record(record, repo_id="me/named")
     )
+    publish_run(folder, "elsewhere")
+    assert hub.repositories["me/elsewhere"].files["README.md"].decode() == str(
+        Card.from_record(record, repo_id="me/elsewhere")
+    )
+    assert "was changed" not in caplog.text
     (folder / "README.md").write_text((folder / "README.md").read_text() + "\nMine.\n")
     publish_run(folder, "me/changed", create_pr=True)
     [pull] = [commits for name, commits in hub.repositories["me/changed"].branches.items() if name == "refs/pr/1"]

@@ -80,6 +80,7 @@ def test_a_record_knows_its_teacher_its_student_and_its_data_by_their_sums(first
     assert record.origins == {"teacher.model": Origin(files={name: sha256(home / "teacher" / name) for name in names})}
     assert record.student.files == {name: sha256(first / name) for name in ("config.json", "model.safetensors")}
     assert record.data.sources["train"].sha256 == sha256(home / "sst2" / "train.jsonl")
+    assert record.data.sources["train"].name == "train.jsonl"
     assert (record.hardware.threads, record.hardware.processes) == (torch.get_num_threads(), 1)
     assert record.recipe is not None
     assert record.recipe["teacher"]["model"] == "teacher", "a path is cut to its name"
@@ -215,6 +216,20 @@ def test_code_of_a_stranger_is_run_only_where_that_is_allowed(first: Path, home:
     with pytest.raises(RecipeError, match="--trust_remote_code"):
         from_record(source, tmp_path / "again", data_dir=home)
     assert recipe_again(record, "it", {}, home, True).teacher.trust_remote_code
+
+
+def test_trackers_of_a_record_are_not_told(home: Path) -> None:
+    told = {"report_to": "trackio", "run_name": "theirs", "trackio_space_id": "someone/space"}
+    recipe = {
+        "schema": 1,
+        "task": "sst2",
+        "teacher": {"model": "someone/teacher", "fine_tune": {"arguments": {**told, "max_steps": 3}}},
+        "student": {"model": "someone/student"},
+        "stages": [{"name": "distil", "objectives": SOFT, "arguments": {**told, "max_steps": 2}}],
+    }
+    again = recipe_again(make_record(recipe=recipe), "it", {}, home, False).to_dict()
+    assert again["stages"][0]["arguments"] == {"max_steps": 2}
+    assert again["teacher"]["fine_tune"]["arguments"] == {"max_steps": 3}
 
 
 def test_what_came_from_the_hub_is_taken_at_the_commit_of_then(home: Path) -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from datasets import Dataset, DatasetDict
 
-from hf_distill.data.files import Table, read
+from hf_distill.data.files import Table, find, read
 from hf_distill.data.hub import load_splits, to_table
 from hf_distill.data.selection import split, truncate
 from hf_distill.data.text import SPLITS
@@ -108,7 +108,7 @@ def data_facts(
     recipe: Recipe, name: str, splits: Mapping[str, Dataset], sources: Mapping[str, str], hub: Mapping[str, str | None]
 ) -> DataFacts:
     """What the record tells of rows; `hub` has the id and what else names a data set of the Hub, or nothing."""
-    names = _file_names(recipe)
+    names = _file_names(recipe, sources)
     return DataFacts(
         name=name,
         **hub,
@@ -118,9 +118,11 @@ def data_facts(
     )
 
 
-def _file_names(recipe: Recipe) -> dict[str, str]:
+def _file_names(recipe: Recipe, splits: Iterable[str]) -> dict[str, str]:
     if recipe.data is None:
-        return {}
+        folder = recipe.dataset_dir
+        found = {} if folder is None else {split: find(Path(folder), split) for split in splits}
+        return {split: path.name for split, path in found.items() if path is not None}
     if recipe.data.package is not None:
         return {"train": Path(recipe.data.package.file).name}
     return {split: Path(path).name for split, path in _files(recipe.data).items()}

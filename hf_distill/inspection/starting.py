@@ -9,20 +9,11 @@ from hf_distill.errors import IncompatiblePair
 from hf_distill.inspection.binding import bound_stages
 from hf_distill.inspection.blueprint import Blueprint, configuration, stored_class
 from hf_distill.recipe import Recipe
+from hf_distill.tasks import HEADS
 
 SOURCE = "the recipe that doctor makes"
 
-ENDINGS = {
-    "ForSequenceClassification": "single_label",
-    "ForTokenClassification": "token_classification",
-    "ForQuestionAnswering": "question_answering",
-    "ForMaskedLM": "masked_lm",
-    "ForPreTraining": "masked_lm",
-    "ForCausalLM": "causal_lm",
-    "LMHeadModel": "causal_lm",
-    "ForConditionalGeneration": "seq2seq_lm",
-    "ForCTC": "ctc",
-}
+ENDINGS = {"ForSequenceClassification": "single_label", **HEADS}
 """Tasks by the end of the name of the class that wrote a checkpoint; an encoder without a head has none of them."""
 
 SECTIONS = {"question_answering": "question_answering", "seq2seq_lm": "translation", "ctc": "speech"}

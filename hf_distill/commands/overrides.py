@@ -178,6 +178,17 @@ def name_of_rows(own: Mapping[str, Any]) -> str | None:
     return PurePath(own["train_file"]).name.partition(".")[0] if "train_file" in own else None
 
 
+def on_targets(own: Mapping[str, Any], recipe: Recipe, settings: Mapping[str, str]) -> Changes:
+    """What flags ask for about texts that a teacher writes, and which of them stages learn; `settings` are the keys of
+    `teacher.generate`, by flag."""
+    changes: Changes = {
+        f"teacher.generate.{key}": (f"--{flag}", own[flag]) for flag, key in settings.items() if flag in own
+    }
+    if "targets" in own:
+        changes |= {f"stages.{i}.targets": ("--targets", own["targets"]) for i in range(len(recipe.stages))}
+    return changes
+
+
 def on_rows(own: Mapping[str, Any], recipe: Recipe, kind: str, settings: Mapping[str, str]) -> Changes:
     """What flags ask for about rows from the Hub or from files; `kind` is the section of `data` that says what they
     are, and `settings` its keys, by flag. The recipe's own settings of that kind stay where no flag says otherwise.

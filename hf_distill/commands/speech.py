@@ -9,7 +9,7 @@ from transformers import HfArgumentParser
 
 from hf_distill.commands import reports_errors
 from hf_distill.commands.flags import FILES, flag, whole
-from hf_distill.commands.overrides import Changes, Script, name_of_rows, on_rows
+from hf_distill.commands.overrides import Changes, Script, name_of_rows, on_rows, on_targets
 from hf_distill.commands.script import begin, distil, parser_of
 from hf_distill.recipe import Recipe
 
@@ -56,12 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _data(own: Mapping[str, Any], recipe: Recipe) -> Changes:
-    hearing: Changes = {
-        f"teacher.generate.{key}": (f"--{name}", own[name]) for name, key in HEARING_KEYS.items() if name in own
-    }
-    if "targets" in own:
-        hearing |= {f"stages.{i}.targets": ("--targets", own["targets"]) for i in range(len(recipe.stages))}
-    return {**on_rows(own, recipe, "speech", KEYS), **hearing}
+    return {**on_rows(own, recipe, "speech", KEYS), **on_targets(own, recipe, HEARING_KEYS)}
 
 
 SCRIPT = Script(

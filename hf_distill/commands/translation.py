@@ -9,7 +9,7 @@ from transformers import HfArgumentParser
 
 from hf_distill.commands import reports_errors
 from hf_distill.commands.flags import FILES, HUB, flag, whole
-from hf_distill.commands.overrides import Changes, Script, name_of_rows, on_rows
+from hf_distill.commands.overrides import Changes, Script, name_of_rows, on_rows, on_targets
 from hf_distill.commands.script import begin, distil, parser_of
 from hf_distill.data.hypotheses import CHOICES
 from hf_distill.recipe import Recipe
@@ -70,12 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _data(own: Mapping[str, Any], recipe: Recipe) -> Changes:
-    writing: Changes = {
-        f"teacher.generate.{key}": (f"--{name}", own[name]) for name, key in WRITING_KEYS.items() if name in own
-    }
-    if "targets" in own:
-        writing |= {f"stages.{i}.targets": ("--targets", own["targets"]) for i in range(len(recipe.stages))}
-    return {**on_rows(own, recipe, "translation", KEYS), **writing}
+    return {**on_rows(own, recipe, "translation", KEYS), **on_targets(own, recipe, WRITING_KEYS)}
 
 
 SCRIPT = Script(

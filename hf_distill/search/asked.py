@@ -88,14 +88,13 @@ def check_folder(
     folder: Path, recipes: Mapping[str, Recipe], budget: Budget, settings: Settings, sources: Mapping[str, Any]
 ) -> None:
     """Puts down what a folder was asked for, or compares it. Before the first trial only what costs depend on must be
-    the same, so that a budget that nothing meets can be raised; more time for trying may be given later, too.
-    `sources` are sums of the files that were read.
+    the same, so that a budget that nothing meets can be raised; after it the time as well, as trials are of so many
+    rows as it affords. `sources` are sums of the files that were read.
 
     Raises: `DistillationError` for a folder of another search, that lists what differs, or with other things in it.
     """
     how = {**asdict(settings), "runtimes": list(settings.runtimes)}
     how["learning_rate_scales"] = list(settings.learning_rate_scales)
-    del how["time_budget"]
     plain = {name: recipe.to_dict() for name, recipe in recipes.items()}
     measured = {"of": {key: next(iter(plain.values())).get(key) for key in SHARED}, "sources": dict(sources)}
     asked = {**measured, "device": how.pop("device"), "tried": {"recipes": plain, "budget": budget.limits(), **how}}

@@ -64,7 +64,9 @@ def test_a_folder_is_gone_on_with_by_the_same_search(tmp_path: Path) -> None:
     check(tmp_path)
     check(tmp_path, budget=Budget(latency_ms=9.0), keep=3)  # nothing was tried: the costs are as before
     (tmp_path / "trials").mkdir()
-    check(tmp_path, budget=Budget(latency_ms=9.0), keep=3, time_budget=7.0)
+    check(tmp_path, budget=Budget(latency_ms=9.0), keep=3)
+    with pytest.raises(DistillationError, match=r"another search: tried.time_budget: 7.0, was 3600.0"):
+        check(tmp_path, budget=Budget(latency_ms=9.0), keep=3, time_budget=7.0)
     with pytest.raises(DistillationError, match=r"another search: tried.budget.latency_ms: 5.0, was 9.0"):
         check(tmp_path, keep=3)
 

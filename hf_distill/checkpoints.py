@@ -1,9 +1,11 @@
-"""What lies beside the student in a checkpoint, and which checkpoint is whole."""
+"""What lies beside the student in a checkpoint, how checkpoints come and go, and which of them are whole."""
 
 from __future__ import annotations
 
 import json
 import logging
+import shutil
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,10 @@ import safetensors
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers.trainer import TRAINING_ARGS_NAME
+from transformers.trainer_utils import sort_checkpoints
 
-from hf_distill.errors import BrokenCheckpoint
+from hf_distill.errors import BrokenCheckpoint, DistillationError
+from hf_distill.manifest import Manifest
 from hf_distill.teachers import Teacher
 
 logger = logging.getLogger(__name__)
@@ -126,19 +130,177 @@ def check_same_budget(checkpoint: Path, tokens_per_batch: int | None) -> None:
         )
 
 
-def last_whole(output_dir: Path) -> Path | None:
-    """The newest `checkpoint-<step>` from which a run can go on; torn ones are skipped with a message.
+# ---- which run a checkpoint is of ----
 
-    The Trainer writes `trainer_state.json` last, so a readable one that names the folder's own step marks the end of a
-    save.
+DIFFERENCES = ("data", "teacher", "base", "objectives", "arguments", "world_size", "stage")
+"""What tells one run from another, and may be told to differ."""
+
+_SHOWN = 6
+
+
+def known_differences(names: Collection[str]) -> frozenset[str]:
+    """`resume_despite`, checked.
+
+    Raises: `DistillationError` for a name that is none of `DIFFERENCES`.
     """
-    steps = [path for path in output_dir.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit()]
-    for path in sorted(steps, key=lambda each: int(each.name.removeprefix("checkpoint-")), reverse=True):
-        fault = _fault(path)
+    unknown = [repr(name) for name in ([names] if isinstance(names, str) else names) if name not in DIFFERENCES]
+    if isinstance(names, str) or unknown:
+        raise DistillationError(
+            f"resume_despite is {names!r}; give some of {', '.join(DIFFERENCES)}, as a list of names."
+        )
+    return frozenset(names)
+
+
+def check_same_run(checkpoint: Path, run: Mapping[str, Any], despite: Collection[str] = ()) -> None:
+    """Refuses to go on with other data, another teacher, other objectives, arguments or numbers of processes than the
+    checkpoint was trained with, but for those that `despite` names. What either side does not tell of is not compared,
+    and of a checkpoint without a manifest nothing is known.
+
+    Raises: `BrokenCheckpoint` with what differs and the remedy.
+    """
+    manifest = Manifest.read(checkpoint)
+    if manifest is None:
+        logger.warning(
+            "%s has no manifest: whether its files are as they were written, and of this run, is not known. It is "
+            "gone on with as it is.",
+            checkpoint,
+        )
+        return
+    lines: dict[str, list[str]] = {}
+    for name in DIFFERENCES:
+        before, now = manifest.run.get(name), run.get(name)
+        if name == "arguments" and isinstance(before, dict) and now is not None:
+            before = {key: value for key, value in before.items() if key in now}
+            now = {key: value for key, value in now.items() if key in before}
+        found = [] if name in despite or before is None or now is None else _differences(name, before, now)
+        if found:
+            lines[name] = found
+    if lines:
+        told = [line for found in lines.values() for line in found]
+        more = f"; and {len(told) - _SHOWN} more" if len(told) > _SHOWN else ""
+        raise BrokenCheckpoint(
+            f"{checkpoint} is of another run: {'; '.join(told[:_SHOWN])}{more}. Train as before, or allow it: "
+            f"resume_despite={tuple(lines)}."
+        )
+
+
+def _differences(name: str, before: Any, now: Any) -> list[str]:
+    """Where two plain values differ, in words; digests say nothing by themselves."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        keys = [*before, *(key for key in now if key not in before)]
+        found = [_differences(f"{name}.{key}", before.get(key), now.get(key)) for key in keys]
+        return [line for lines in found for line in lines]
+    if before == now:
+        return []
+    digests = name in ("data", "teacher", "base")
+    return [f"{name}: another than before" if digests else f"{name}: {_brief(now)}, was {_brief(before)}"]
+
+
+def _brief(value: Any) -> str:
+    text = "absent" if value is None else json.dumps(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+# ---- how checkpoints come and go ----
+
+
+def part_of(home: Path, step: int) -> Path:
+    """The folder in which `checkpoint-<step>` is written before it is whole; the checkpoint lies in it by its own
+    name."""
+    return home / f".checkpoint-{step}.part"
+
+
+def begin(part: Path) -> None:
+    """Makes the folder of a checkpoint to come, and removes what a run that was killed left of others."""
+    for pattern in (".checkpoint-*.part", ".checkpoint-*.old"):
+        for left in part.parent.glob(pattern):
+            shutil.rmtree(left)
+    part.mkdir(parents=True)
+
+
+def abandon(part: Path) -> int:
+    """Removes a checkpoint that could not be written; returns how many bytes were free before."""
+    free = shutil.disk_usage(part.parent).free
+    shutil.rmtree(part, ignore_errors=True)
+    return free
+
+
+def put_in_place(part: Path, step: int, run: Mapping[str, Any]) -> Path:
+    """Gives a checkpoint that is written whole its manifest and its place; returns where it lies.
+
+    The file sizes are in the manifest, the sums come with `seal`. One of the same step, torn or of an earlier try,
+    makes room.
+    """
+    written = part / f"checkpoint-{step}"
+    Manifest.of(written, step, run).write(written)
+    final = part.parent / written.name
+    if final.exists():
+        old = part.parent / f".{final.name}.old"
+        final.rename(old)
+        written.rename(final)
+        shutil.rmtree(old)
+    else:
+        written.rename(final)
+    part.rmdir()
+    return final
+
+
+def seal(checkpoint: Path) -> None:
+    """Puts the SHA-256 of every file into the manifest, when all of them are on the disk. A checkpoint that was taken
+    away meanwhile is let go.
+    """
+    try:
+        manifest = Manifest.read(checkpoint)
+        if manifest is not None:
+            manifest.sealed(checkpoint).write(checkpoint)
+    except FileNotFoundError:
+        if checkpoint.is_dir():
+            raise
+        logger.warning("%s was removed while it was looked over", checkpoint)
+
+
+def rotate(home: Path, limit: int | None, newest: Path, best: str | None) -> None:
+    """Removes the oldest checkpoints until `limit` whole ones are left, and those that are torn.
+
+    The one just written and the best one stay. So does what is torn and of a later step than the one just written:
+    training gets there.
+    """
+    if limit is None or limit <= 0:
+        return
+    kept = {newest, newest if best is None else Path(best)}
+    found = [Path(each) for each in sort_checkpoints(str(home), use_mtime=True)]
+    whole = [each for each in found if each in kept or fault_of(each, thoroughly=False) is None]
+    surplus = max(len(whole) - max(limit, len(kept)), 0)
+    step = _step(newest)
+    old = [each for each in whole if each not in kept][:surplus]
+    torn = [each for each in found if each not in whole and _step(each) < step]
+    for each in (*old, *torn):
+        shutil.rmtree(each, ignore_errors=True)  # whoever else removes it
+
+
+def _step(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix("checkpoint-"))
+
+
+# ---- which checkpoints are whole ----
+
+
+def last_whole(output_dir: Path) -> Path | None:
+    """The newest `checkpoint-<step>` from which a run can go on; torn and damaged ones are skipped with a message."""
+    return _search(output_dir)[0]
+
+
+def _search(output_dir: Path) -> tuple[Path | None, list[str]]:
+    """The newest whole checkpoint, and what is wrong with those after it."""
+    found = [path for path in output_dir.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit()]
+    faults = []
+    for path in sorted(found, key=_step, reverse=True):
+        fault = fault_of(path)
         if fault is None:
-            return path
+            return path, faults
+        faults.append(f"{path.name}: {fault}")
         logger.warning("%s is not whole (%s) and is skipped", path, fault)
-    return None
+    return None, faults
 
 
 def to_resume_from(asked: str | bool | None, output_dir: Path) -> str | None:
@@ -149,17 +311,52 @@ def to_resume_from(asked: str | bool | None, output_dir: Path) -> str | None:
     if not asked:
         return None
     if asked is True:
-        newest = last_whole(output_dir)
+        newest, faults = _search(output_dir)
         if newest is None:
-            raise BrokenCheckpoint(f"{output_dir} has no whole checkpoint to resume from; train without resuming.")
+            told = f" ({'; '.join(faults)})" if faults else ""
+            raise BrokenCheckpoint(
+                f"{output_dir} has no whole checkpoint to resume from{told}; train without resuming."
+            )
+        if faults:
+            logger.warning("going on from %s", newest)
         return str(newest)
-    fault = _fault(Path(asked))
+    fault = fault_of(Path(asked))
     if fault is not None:
         raise BrokenCheckpoint(f"{asked} is not whole ({fault}); resume from an earlier checkpoint.")
     return asked
 
 
-def _fault(path: Path) -> str | None:
+def check_intact(checkpoint: Path) -> None:
+    """Refuses a checkpoint with a file that is not as it was written.
+
+    Raises: `BrokenCheckpoint` with the file.
+    """
+    fault = _damage(checkpoint, thoroughly=True)
+    if fault is not None:
+        raise BrokenCheckpoint(f"{checkpoint} is not whole: {fault}.")
+
+
+def fault_of(path: Path, thoroughly: bool = True) -> str | None:
+    """Why a run cannot go on from a checkpoint; None where it can. Bytes are read where it is looked at
+    `thoroughly`.
+    """
+    return _damage(path, thoroughly) or _lack(path)
+
+
+def _damage(path: Path, thoroughly: bool) -> str | None:
+    try:
+        manifest = Manifest.read(path)
+    except BrokenCheckpoint as error:
+        return str(error)
+    return None if manifest is None else manifest.fault(path, thoroughly)
+
+
+def _lack(path: Path) -> str | None:
+    """What is missing, whether or not there is a manifest.
+
+    The Trainer writes `trainer_state.json` last, so where there is none, a readable one that names the folder's own
+    step marks the end of a save.
+    """
     try:
         state = json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -31,3 +31,20 @@ class NonFiniteLoss(DistillationError):
 
 class HubError(DistillationError):
     """The Hub refused or lost a request, or what would be published is not fit to be."""
+
+
+class Preempted(SystemExit):
+    """The process was asked to stop (SIGTERM), has written a checkpoint, and exits with `STATUS`.
+
+    No `DistillationError`, as nothing is wrong: the same command, given again, goes on.
+    """
+
+    STATUS = 75
+    """"Temporary failure, try again" (`EX_TEMPFAIL` of sysexits.h), which no signal and no error of ours gives."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(self.STATUS)
+        self.message = message
+
+    def __str__(self) -> str:
+        return self.message

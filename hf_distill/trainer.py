@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,7 +18,6 @@ from transformers import PreTrainedModel
 from hf_distill import checkpoints, checks
 from hf_distill.activations import Signal
 from hf_distill.distillation import Counts, Losses
-from hf_distill.hub.packed import renew_packed
 from hf_distill.objectives.base import Objective
 from hf_distill.objectives.response.labels import Labels
 from hf_distill.objectives.response.soft_targets import SoftTargets
@@ -29,8 +27,10 @@ from hf_distill.students.loss_rises import loss_rises
 from hf_distill.teachers import Teacher
 from hf_distill.teachers.cache.codecs import Codec
 from hf_distill.training.callbacks import EpochOrder, Following, StepWeights
+from hf_distill.training.checkpointing import Checkpointing
 from hf_distill.training.evaluating import Evaluating
 from hf_distill.training.loaders import Loaders
+from hf_distill.training.preemption import release_sigterm, stop_on_sigterm
 from hf_distill.training.publishing import Publishing
 from hf_distill.training.teacher_cache import cache_teacher as write_teacher
 from hf_distill.training.teacher_cache import compared_rows
@@ -42,7 +42,7 @@ SMALLEST_PART = 1e-6
 TermsLike = Objective | Term | Terms | Iterable[Objective | Term]
 
 
-class DistillationTrainer(Loaders, Evaluating, Watching, Publishing):
+class DistillationTrainer(Loaders, Evaluating, Watching, Checkpointing, Publishing):
     """A `transformers.Trainer` whose loss is a sum of objectives between the student and a teacher.
 
     `model` is the student. `teacher` is a loaded model, a path or Hub id, or a `Teacher`. `objectives` are weighted
@@ -51,6 +51,9 @@ class DistillationTrainer(Loaders, Evaluating, Watching, Publishing):
     names where they differ. `tokens_per_batch` is the most cells, padding included, of a batch of one process: as
     many rows of similar length as fit, in place of `per_device_train_batch_size` (`TokenBudgetSampler`). Cells are
     counted for padding to the longest row; what the collator pads further (`pad_to_multiple_of`) comes on top.
+    `resume_despite` names what may differ between a checkpoint and the run that goes on from it (`data`, `teacher`,
+    `base`, `objectives`, `arguments`, `world_size`, `stage`); else it is refused. With `enable_jit_checkpoint` of the
+    arguments SIGTERM has a checkpoint written at the end of the step, and the process exits with 75 (`Preempted`).
     Everything else is the Trainer's.
 
     Every term's sum is divided by what it counts over the whole accumulation window and all processes, so results do
@@ -80,11 +83,13 @@ class DistillationTrainer(Loaders, Evaluating, Watching, Publishing):
         objectives: TermsLike | None = None,
         label_map: Mapping[str, str] | None = None,
         tokens_per_batch: int | None = None,
+        resume_despite: Collection[str] = (),
         **trainer_kwargs: Any,
     ) -> None:
         self._frozen: list[nn.Parameter] = []
         self._num_parameters = 0
         self.tokens_per_batch = tokens_per_batch
+        self.resume_despite = checkpoints.known_differences(resume_despite)
         super().__init__(model, args, *trainer_args, **trainer_kwargs)
         checks.before_training(self)
         checks.fits_token_budget(self)
@@ -96,6 +101,8 @@ class DistillationTrainer(Loaders, Evaluating, Watching, Publishing):
         self.add_callback(EpochOrder(self))
         self.add_callback(StepWeights(self))
         self.add_callback(Following(self))
+        if self.args.enable_jit_checkpoint:
+            stop_on_sigterm(self)
         self._bind()
 
     # ---- a teacher on the disk ----
@@ -172,18 +179,20 @@ class DistillationTrainer(Loaders, Evaluating, Watching, Publishing):
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """Trains as the Trainer does. Student parameters that no term reaches are frozen for the time of it.
 
-        `resume_from_checkpoint=True` takes the newest whole checkpoint of the output folder.
+        `resume_from_checkpoint=True` takes the newest whole checkpoint of the output folder, and tells which it passed
+        over and why.
 
-        Raises: `BrokenCheckpoint` for a checkpoint that is not whole, or of another `tokens_per_batch` (unless
-        `ignore_data_skip` is set); `NonFiniteLoss`.
+        Raises: `BrokenCheckpoint` for a checkpoint that is not whole, is of another run (unless `resume_despite`
+        allows it) or of another `tokens_per_batch` (unless `ignore_data_skip` is set), and for one that cannot be
+        written; `NonFiniteLoss`. Exits: `Preempted` after a SIGTERM, with `enable_jit_checkpoint` set.
         """
-        folder = checkpoints.to_resume_from(resume_from_checkpoint, Path(self.args.output_dir))
-        if folder is not None and not self.args.ignore_data_skip:
-            checkpoints.check_same_budget(Path(folder), self.tokens_per_batch)
+        folder = self._begin_run(resume_from_checkpoint)
         try:
             return super().train(folder, *args, **kwargs)
         finally:
             self._unfreeze()
+            release_sigterm(self)
+            self._settle()
 
     def _measure(self) -> None:
         """Tells the terms what they ask of the student before it trains, on some rows, the same in all processes."""
@@ -243,29 +252,6 @@ class DistillationTrainer(Loaders, Evaluating, Watching, Publishing):
         # DDP and its kin average gradients over processes; the counts are sums over them.
         total = losses.total * self.accelerator.num_processes if self.accelerator.num_processes > 1 else losses.total
         return (total, {"loss": total}) if return_outputs else total
-
-    # ---- checkpoints ----
-
-    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        """The student, and beside it what the objectives learned; the arguments as JSON, never as a pickle."""
-        super()._save(output_dir, state_dict=state_dict)
-        if self.args.should_save:
-            folder = Path(output_dir if output_dir is not None else self.args.output_dir)
-            checkpoints.replace_pickled_arguments(folder, self.args, self.tokens_per_batch)
-            checkpoints.write_objectives(folder, self.distillation.learned)
-            checkpoints.write_teacher(folder, self.teacher)
-            renew_packed(self.model, folder)
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        super()._load_from_checkpoint(resume_from_checkpoint, model)
-        checkpoints.read_objectives(Path(resume_from_checkpoint), self.distillation.learned)
-        checkpoints.read_teacher(Path(resume_from_checkpoint), self.teacher)
-
-    def _load_best_model(self) -> None:
-        super()._load_best_model()
-        if self.state.best_model_checkpoint is not None:
-            checkpoints.read_objectives(Path(self.state.best_model_checkpoint), self.distillation.learned)
-            checkpoints.read_teacher(Path(self.state.best_model_checkpoint), self.teacher)
 
 
 def _divisor(counts: Tensor) -> Tensor:

@@ -46,6 +46,7 @@ FLOORS = (
     "distillation",
     "monitor",
     "checks",
+    "manifest",
     "checkpoints",
     "evaluation",
     "hub",
@@ -65,6 +66,7 @@ NAMES_FAMILIES = ("families.py", "students/")
 WRITES_FILES = (
     "hub/",
     "checkpoints.py",
+    "manifest.py",
     "data/",
     "run/",
     "run.py",

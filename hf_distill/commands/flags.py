@@ -176,6 +176,11 @@ DISTILLATION: Group = {
         "help": "Train the same student on the labels alone as well, to compare.",
         "action": "store_true",
     },
+    "resume_despite": flag(
+        "What may differ from the run that is gone on with: world_size (the number of processes), teacher (its "
+        "weights).",
+        names_in,
+    ),
     "trust_remote_code": {
         "help": "Run the Python code of the models' repositories, of the commits given as revisions.",
         "action": "store_true",

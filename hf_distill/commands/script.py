@@ -41,6 +41,7 @@ def distil(script: Script, words: Sequence[str], flags: Flags) -> int:
         predict=steps["predict"],
         command=command_line(script.name, words),
         publication=_publication(flags),
+        resume_despite=flags.own.get("resume_despite", ()),
     )
     show(result)
     return 0

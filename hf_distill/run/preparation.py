@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_distill.activations import Signal
+from hf_distill.checkpoints import known_differences
 from hf_distill.distillation import Distillation
 from hf_distill.objectives import Labels, Terms
 from hf_distill.recipe import Recipe, Stage, Student, TrainGroup
@@ -41,6 +42,11 @@ class Jobs:
     def all(self) -> tuple[Job, ...]:
         """In the order in which they run."""
         return tuple(job for job in (self.teacher, *self.student, self.control) if job is not None)
+
+    def each(self, change: Callable[[Job], Job]) -> Jobs:
+        """The same jobs, each of them changed."""
+        students = tuple(map(change, self.student))
+        return Jobs(students, *(None if job is None else change(job) for job in (self.teacher, self.control)))
 
     @property
     def finished(self) -> bool:
@@ -150,8 +156,14 @@ class Setup:
         return rows
 
 
-def plan(recipe: Recipe, folder: RunFolder) -> Jobs:
-    """The training runs of a recipe, each in its folder."""
+def plan(recipe: Recipe, folder: RunFolder, resume_despite: Collection[str] = ()) -> Jobs:
+    """The training runs of a recipe, each in its folder; `resume_despite` is for all of them."""
+    jobs = _planned(recipe, folder)
+    allowed = known_differences(resume_despite)
+    return jobs if not allowed else jobs.each(lambda job: replace(job, resume_despite=allowed))
+
+
+def _planned(recipe: Recipe, folder: RunFolder) -> Jobs:
     students: dict[str, Job] = {}
     for number, stage in enumerate(recipe.stages, start=1):
         students[stage.name] = _student_job(recipe, folder, stage, number, students)

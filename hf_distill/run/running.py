@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -32,6 +32,7 @@ def run(
     predict: bool = False,
     command: Sequence[str] = (),
     publication: Publication | None = None,
+    resume_despite: Collection[str] = (),
 ) -> RunResult:
     """Does what a recipe says, and leaves the student with its card, record, results and report in `output_dir`.
 
@@ -44,13 +45,17 @@ def run(
     that has a head) is evaluated or predicts as it is. `command` is what the record names as the way to make the
     student again.
 
-    With several processes every one of them calls this; the main one writes.
+    `resume_despite` names what may differ between a stage's last checkpoint and the run that goes on from it, as for
+    `DistillationTrainer`: `world_size`, or `teacher`. Another recipe, or other data, needs another folder.
+
+    With several processes every one of them calls this; the main one writes. At SIGTERM a stage writes a checkpoint at
+    the end of the step, and the process exits with 75.
 
     Raises: `DistillationError` and its kinds, before anything is trained or written where that can be known.
     """
     loaded = as_recipe(recipe)
     if train:
-        return trained(loaded, output_dir, evaluate, predict, command, publication)
+        return trained(loaded, output_dir, evaluate, predict, command, publication, resume_despite=resume_despite)
     folder = RunFolder(output_dir)
     if publication is not None:
         publication.check()
@@ -73,6 +78,7 @@ def trained(
     command: Sequence[str],
     publication: Publication | None,
     check: Callable[[Workload], None] | None = None,
+    resume_despite: Collection[str] = (),
 ) -> RunResult:
     """What `run` does where it trains; `check` may refuse the rows before anything is written."""
     folder = RunFolder(output_dir)
@@ -82,7 +88,7 @@ def trained(
     if check is not None:
         check(workload)
     folder.check(recipe, workload.sources)
-    jobs = plan(recipe, folder)
+    jobs = plan(recipe, folder, resume_despite)
     kept = folder.results() if jobs.finished else None
     result = None if kept is None else RunResult.from_dict(folder.path, kept)
     if result is not None and (result.metrics or not evaluate):

@@ -46,6 +46,7 @@ from hf_distill.students.quantized import (
 from hf_distill.teachers import Teacher
 from hf_distill.teachers.cache.codecs import Codec
 from hf_distill.trainer import DistillationTrainer
+from hf_distill.training.preemption import stop_on_sigterm
 
 logger = logging.getLogger(__name__)
 
@@ -79,6 +80,8 @@ class Job:
     """What it learns: the targets of the data, or which of those that the teacher writes."""
     lora: Lora | None = None
     """The adapters that train in place of the student's weights."""
+    resume_despite: frozenset[str] = frozenset()
+    """What may differ between its last checkpoint and the run that goes on from it."""
 
     def arguments(self) -> TrainingArguments:
         """New training arguments; they also set up the processes, so each trainer takes its own."""
@@ -117,7 +120,7 @@ class Inputs:
 
 class StageTrainer(DistillationTrainer):
     """A `DistillationTrainer` in which parameters of the student may have their share of the learning rate, by
-    name, and which logs real tokens a second over all processes.
+    name, which logs real tokens a second over all processes, and which stops with a checkpoint at SIGTERM.
     """
 
     scales: Mapping[str, float] = {}
@@ -129,6 +132,7 @@ class StageTrainer(DistillationTrainer):
         self.add_callback(self.cpu)
         if self.pop_callback(ProgressCallback) is not None:
             self.add_callback(PaceBar)
+        stop_on_sigterm(self)
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple[list[Any], Any]:
         """The batches of one optimizer step, and their counts."""
@@ -174,8 +178,8 @@ def train_stage(
     `learned` is what terms of earlier stages learned; a term of the same name goes on with it. So do the floats and
     the points beneath grids, where the job before had them.
 
-    Raises: `IncompatiblePair` if a term of that name has other parameters; `DistillationError` if training stopped
-    early.
+    Raises: `IncompatiblePair` if a term of that name has other parameters; `BrokenCheckpoint` for a checkpoint of
+    another run; `DistillationError` if training stopped early.
     """
     checkpoint = last_whole(job.folder)
     wait_for_everyone()  # every process has looked before one of them writes
@@ -253,8 +257,10 @@ def _trainer(
         compute_metrics=inputs.metrics,
         preprocess_logits_for_metrics=inputs.reduce,
         tokens_per_batch=job.tokens_per_batch,
+        resume_despite=job.resume_despite,
     )
     trainer.scales = scales
+    trainer.stage = job.folder.name
     trainer.distillation.rest(at_rest(model, job.groups))
     if job.lora is not None and (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
         raise DistillationError(

@@ -38,6 +38,9 @@ class BoundTrainer(Trainer):  # type: ignore[misc]
     terms: Terms
     label_map: Mapping[str, str] | None
     tokens_per_batch: int | None
+    resume_despite: frozenset[str]
+    stage = ""
+    """The name of the stage, in a run of several."""
     _distillation: Distillation | None = None
     _partners: Partners | None = None
     _reads_teacher: bool

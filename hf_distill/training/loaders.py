@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
+import torch
 from datasets import Dataset
 from torch.utils.data import DataLoader
 
@@ -43,17 +44,26 @@ class Loaders(BoundTrainer):
     def get_train_dataloader(self) -> DataLoader[Any]:
         """The Trainer's loader, or one of batches with a budget of tokens."""
         with self._refusing_blanks(), self._reading_teacher(), self._pairing():
-            return self._train_loader()
+            return self._seeded(self._train_loader())
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
         """The Trainer's loader; the batches of a model without a head are compared with the teacher's."""
         with self._refusing_blanks(), nullcontext() if self._has_labels else self._reading_teacher():
-            return super().get_eval_dataloader(eval_dataset)  # type: ignore[no-any-return]
+            return self._seeded(super().get_eval_dataloader(eval_dataset))
 
     def get_test_dataloader(self, test_dataset: Any) -> DataLoader[Any]:
         """The Trainer's loader, as `get_eval_dataloader`."""
         with self._refusing_blanks(), nullcontext() if self._has_labels else self._reading_teacher():
-            return super().get_test_dataloader(test_dataset)  # type: ignore[no-any-return]
+            return self._seeded(super().get_test_dataloader(test_dataset))
+
+    def _seeded(self, loader: DataLoader[Any]) -> DataLoader[Any]:
+        """Gives the loader of workers that stay a generator of its own. It draws their seed once, when they start, and
+        a resumed run starts them in another epoch: of the generator that dropout draws from, one more would be gone.
+        """
+        if self.args.dataloader_persistent_workers:
+            # accelerate's loader asks the one that it holds
+            getattr(loader, "base_dataloader", loader).generator = torch.Generator().manual_seed(self._data_seed)
+        return loader
 
     @contextmanager
     def _refusing_blanks(self) -> Iterator[None]:

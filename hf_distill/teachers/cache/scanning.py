@@ -56,7 +56,7 @@ def scan(source: Source, inputs: Inputs) -> Scan:
         )
     keys = [np.empty(0, KEY)]
     lengths = [np.empty(0, np.int64)]
-    with _same_random_numbers():
+    with same_random_numbers():
         _check_repeatable(source, inputs)
         for start in range(0, len(source.rows), SCANNED):
             numbers = range(start, min(start + SCANNED, len(source.rows)))
@@ -94,7 +94,7 @@ def _check_repeatable(source: Source, inputs: Inputs) -> None:
 
 
 @contextmanager
-def _same_random_numbers() -> Iterator[None]:
+def same_random_numbers() -> Iterator[None]:
     """Leaves the random numbers of training as they were."""
     states = random.getstate(), np.random.get_state()
     try:

@@ -89,7 +89,9 @@ class Manifest:
         looked `thoroughly`."""
         for name, content in self.files.items():
             path = folder / name
-            if path.is_symlink() or not path.is_file():
+            if path.is_symlink():
+                return f"{name} is a link"
+            if not path.is_file():
                 return f"{name} is missing"
             size = path.stat().st_size
             if size != content.size:

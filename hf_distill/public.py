@@ -10,6 +10,7 @@ from hf_distill.errors import (
     HubError,
     IncompatiblePair,
     NonFiniteLoss,
+    Preempted,
     RecipeError,
 )
 from hf_distill.layer_map import LayerMap
@@ -32,6 +33,7 @@ __all__ = [
     "LayerMap",
     "Learned",
     "NonFiniteLoss",
+    "Preempted",
     "Recipe",
     "RecipeError",
     "Schedule",

@@ -46,11 +46,11 @@ class Checkpointing(BoundTrainer):
         self._settle()
         home, step = Path(self._get_output_dir(trial)), self.state.global_step
         part = checkpoints.part_of(home, step)
-        if self.args.should_save:
-            checkpoints.begin(part)
-        self.accelerator.wait_for_everyone()  # before any process writes into it
-        self._part = part
         try:
+            if self.args.should_save:
+                checkpoints.begin(part)
+            self.accelerator.wait_for_everyone()  # before any process writes into it
+            self._part = part
             super()._save_checkpoint(model, trial)
             self._name_best(home, part / f"checkpoint-{step}")
             self.accelerator.wait_for_everyone()  # the random states of all processes are written

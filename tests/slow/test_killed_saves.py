@@ -34,10 +34,10 @@ def test_runs_that_are_killed_go_on_exactly(tmp_path: Path) -> None:
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 700 kB: there is room for one checkpoint, and for a part of the second."""
+    """A disk of 500 kB: there is room for one checkpoint, and for a part of the second."""
     place = tmp_path / "disk"
     place.mkdir()
-    mounting = ["mount", "-t", "tmpfs", "-o", "size=700k", "tmpfs", str(place)]
+    mounting = ["mount", "-t", "tmpfs", "-o", "size=500k", "tmpfs", str(place)]
     if subprocess.run(mounting, capture_output=True).returncode:
         pytest.skip("no disk can be mounted here")
     yield place
@@ -49,7 +49,7 @@ def test_a_disk_that_is_full(disk: Path, tmp_path: Path) -> None:
     whole = made(tmp_path / "whole")
     whole.train()
     sizes = [path.stat().st_size for path in (tmp_path / "whole" / "checkpoint-2").iterdir()]
-    assert sum(sizes) < 700_000 < 2 * sum(sizes)
+    assert sum(sizes) < 480_000 < 2 * sum(sizes)
     with pytest.raises(BrokenCheckpoint, match=r"checkpoint-4 could not be written to .*disk .* bytes are free"):
         made(disk / "run").train()
     assert names(disk / "run") == ["checkpoint-2"]

@@ -293,7 +293,7 @@ def last_whole(output_dir: Path) -> Path | None:
 def _search(output_dir: Path) -> tuple[Path | None, list[str]]:
     """The newest whole checkpoint, and what is wrong with those after it."""
     found = [path for path in output_dir.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit()]
-    faults = []
+    faults: list[str] = []
     for path in sorted(found, key=_step, reverse=True):
         fault = fault_of(path)
         if fault is None:

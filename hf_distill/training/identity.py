@@ -59,7 +59,7 @@ def run_of(trainer: BoundTrainer) -> dict[str, Any]:
     out.
     """
     args, distillation = trainer.args, trainer.distillation
-    named = _OF_STEPS if args.ignore_data_skip else (*_OF_BATCHES, *_OF_STEPS)
+    named: tuple[str, ...] = _OF_STEPS if args.ignore_data_skip else (*_OF_BATCHES, *_OF_STEPS)
     if args.auto_find_batch_size:
         named = tuple(name for name in named if name != "per_device_train_batch_size")
     told = args.to_dict()

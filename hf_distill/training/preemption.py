@@ -101,7 +101,7 @@ class _Told:
     def __init__(self, trainer: DistillationTrainer, asked: bool) -> None:
         device = trainer.args.device
         asking = trainer._sum_over_ranks(torch.full((1,), float(asked), device=device))
-        self._arrival = torch.cuda.Event() if device.type == "cuda" else None
+        self._arrival: Any = torch.cuda.Event() if device.type == "cuda" else None  # type: ignore[no-untyped-call]
         self._asking: Tensor = asking
         if self._arrival is not None:
             self._asking = torch.empty(1, pin_memory=True)

@@ -364,7 +364,8 @@ def _lack(path: Path) -> str | None:
     step = path.name.removeprefix("checkpoint-")
     if not isinstance(state, dict) or (step.isdigit() and state.get("global_step") != int(step)):
         return "trainer_state.json is of another step"
-    if not any((path / name).exists() for name in WEIGHTS):
+    adapters = any(path.glob("*/adapter_model.safetensors"))  # those with names of their own lie in folders
+    if not adapters and not any((path / name).exists() for name in WEIGHTS):
         return "no weights"
     for name in ("optimizer.pt", "scheduler.pt"):
         if not (path / name).exists() and not any(path.glob("global_step*")) and not any(path.glob("optimizer_*")):

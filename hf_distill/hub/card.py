@@ -50,6 +50,7 @@ class Card:
         repo_id: str | None = None,
         language: str | list[str] = "en",
         license: str | None = None,
+        tags: str | list[str] | None = None,
     ) -> Card:
         """The card of the run that `record` tells of.
 
@@ -59,12 +60,14 @@ class Card:
             language: language tag or tags of the data.
             license: identifier of the student's licence as the Hub spells it. None: the teachers', if they have one in
                 common; else left out.
+            tags: further tags of the repository.
         """
         name = line(
             repo_id.rpartition("/")[2] if repo_id else f"{record.student.class_name} distilled on {record.data.name}"
         )
         stated = license or inherited_license(record)
-        return cls(_metadata(record, name, language, stated), text_of(record, name, repo_id, stated))
+        further = [tags] if isinstance(tags, str) else tags or []
+        return cls(_metadata(record, name, language, stated, further), text_of(record, name, repo_id, stated))
 
     def __str__(self) -> str:
         return f"---\n{self.data.to_yaml(line_break=chr(10))}\n---\n\n{self.body}"
@@ -79,7 +82,9 @@ class Card:
         return write_whole(Path(folder) / FILE_NAME, str(self))
 
 
-def _metadata(record: Record, name: str, language: str | list[str], license: str | None) -> ModelCardData:
+def _metadata(
+    record: Record, name: str, language: str | list[str], license: str | None, tags: list[str]
+) -> ModelCardData:
     task = TASKS.get(record.task)
     tag = task.pipeline_tag if task else None
     results = _eval_results(record, tag) if tag else []
@@ -88,7 +93,7 @@ def _metadata(record: Record, name: str, language: str | list[str], license: str
         language=language,
         license=license,
         library_name="transformers",
-        tags=list(TAGS),
+        tags=list(dict.fromkeys([*TAGS, *tags])),
         base_model=teachers[0] if len(teachers) == 1 else teachers or None,
         base_model_relation=_relation(record) if teachers else None,
         pipeline_tag=tag,

@@ -43,12 +43,22 @@ class Publishing(BoundTrainer):
         asked = self.args.hub_private_repo if private is None else private
         return True if asked is None else asked
 
-    def create_model_card(self, language: str | list[str] | None = None, license: str | None = None, **_: Any) -> None:
-        """Writes the record and the card of this run into the output folder."""
+    def create_model_card(
+        self,
+        language: str | list[str] | None = None,
+        license: str | None = None,
+        tags: str | list[str] | None = None,
+        **_: Any,
+    ) -> None:
+        """Writes the record and the card of this run into the output folder. What else the Trainer's takes (the names
+        of the model, its origin, task and data) is told by the record, and is not looked at.
+        """
         if self.is_world_process_zero():
             record = record_of(self)
             record.write(self.args.output_dir)
-            card = Card.from_record(record, repo_id=self.hub_model_id, language=language or "en", license=license)
+            card = Card.from_record(
+                record, repo_id=self.hub_model_id, language=language or "en", license=license, tags=tags
+            )
             card.write(self.args.output_dir)
 
     def push_to_hub(
@@ -65,7 +75,7 @@ class Publishing(BoundTrainer):
 
         The upload is compared with the folder before it returns, so it always blocks. `create_pr=True` opens a pull
         request, `include_objective_state=True` publishes what the objectives learned, too; further arguments go to the
-        card (`language`, `license`).
+        card (`language`, `license`, `tags`).
 
         Raises: `HubError` with the repository, the status and the remedy.
         """

@@ -124,6 +124,12 @@ def test_a_local_teacher_and_data_are_not_named_as_repositories() -> None:
     }
 
 
+def test_further_tags_stand_behind_ours_once() -> None:
+    for tags, found in (("sst2", ["sst2"]), (["sst2", "hf_distill", "en"], ["sst2", "en"])):
+        data = front_matter(str(Card.from_record(make_record(), tags=tags)))
+        assert data["tags"] == ["knowledge-distillation", "hf_distill", *found]
+
+
 def test_without_metrics_there_is_no_model_index() -> None:
     text = str(Card.from_record(make_record(metrics={"eval_loss": 0.1}, teacher_metrics={}, control_metrics={})))
     assert not {"model-index", "metrics", "model_name"} & set(front_matter(text))

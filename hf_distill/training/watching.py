@@ -9,6 +9,7 @@ import torch
 from accelerate.utils import DistributedType
 from torch import nn
 from torch.nn.utils import get_total_norm
+from transformers.trainer_utils import IntervalStrategy
 
 from hf_distill.monitor import Monitor
 from hf_distill.training.binding import BoundTrainer
@@ -56,9 +57,10 @@ class Watching(BoundTrainer):
 
     def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
         control = self.control
-        if control.should_training_stop or self.state.global_step >= self.state.max_steps:
+        ending = control.should_training_stop or self.state.global_step >= self.state.max_steps
+        if ending and self.args.logging_strategy != IntervalStrategy.NO:
             control.should_log = True  # the steps since the last log would never be seen
-        if control.should_log or control.should_save or control.should_evaluate:
+        if ending or control.should_log or control.should_save or control.should_evaluate:
             self._monitor.read(self.state.global_step)
         super()._maybe_log_save_evaluate(*args, **kwargs)
 

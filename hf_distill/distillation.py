@@ -47,11 +47,12 @@ class Counts(NamedTuple):
 
 class Losses(NamedTuple):
     """The weighted total, with gradient, and what is logged of it, without: every term's unweighted value `[terms]`,
-    and behind these what else `Distillation.columns` names.
+    and behind these what else `Distillation.columns` names. `outputs` are the student's, where they were asked for.
     """
 
     total: Tensor
     values: Tensor
+    outputs: ModelOutput | None = None
 
 
 class Evaluation(NamedTuple):
@@ -296,25 +297,39 @@ class Distillation(nn.Module):
         self._evaluation_capture.close()
 
     def forward(
-        self, batch: Batch, teacher: Activations | None = None, counts: Counts | None = None
-    ) -> Losses | Evaluation:
-        """The losses of a batch; without `counts`, the evaluation of it."""
+        self,
+        batch: Batch | None = None,
+        teacher: Activations | None = None,
+        counts: Counts | None = None,
+        outputs: bool = False,
+        **columns: Any,
+    ) -> Losses | Evaluation | ModelOutput:
+        """The losses of a batch, on demand with the `outputs` of the student's main pass; without `counts`, the
+        evaluation of it. Called with columns by name, as models are, it gives the student's own output.
+        """
+        if batch is None:
+            own: ModelOutput = self.student(**columns)
+            return own
         if counts is None:
             return self._evaluate(batch)
         teacher = self._alongside.show(batch, teacher)
         step = None if self._vocabulary is None else self._vocabulary.step(batch, taught=teacher is not None)
-        activations = self._show(batch, teacher)
+        found, activations = self._show(batch, teacher)
         given = (activations, teacher, batch, counts, step)
-        return self._compare(*given) if self._traceable else _outside_graph(self._compare, *given)
+        losses: Losses = self._compare(*given) if self._traceable else _outside_graph(self._compare, *given)
+        return losses._replace(outputs=found) if outputs else losses
 
-    def _show(self, batch: Batch, teacher: Activations | None) -> Activations:
-        """What the student shows, in the main pass if that is read, and in those that are read besides."""
+    def _show(self, batch: Batch, teacher: Activations | None) -> tuple[ModelOutput | None, Activations]:
+        """What the student gives and shows, in the main pass if that is read, and in those that are read besides."""
+        found: ModelOutput | None = None
         if self._feeds and self.training:
             with self._feeds.within(partial(self._fed, teacher)):
-                shown = self._capture(batch)[1]
+                found, shown = self._capture(batch)
+        elif self._runs_main:
+            found, shown = self._capture(batch)
         else:
-            shown = self._capture(batch)[1] if self._runs_main else Activations(mask=batch.get("attention_mask"))
-        return self._passes.show(batch, shown, teacher) if self._passes else shown
+            shown = Activations(mask=batch.get("attention_mask"))
+        return found, self._passes.show(batch, shown, teacher) if self._passes else shown
 
     def _fed(self, teacher: Activations | None, stack: str, layer: int, states: Tensor) -> Tensor:
         """What the terms make of the output of a layer of the student."""
@@ -362,6 +377,8 @@ class Distillation(nn.Module):
                 objective.noted.clear()
                 values.append(None)
                 continue
+            if objective.reads_divisor:
+                objective.divisor = divisor
             value, beside = _sides(objective, self._alongside.ask(name, objective, student, teacher, batch))
             total = _plus(total, self.weights.part(name, value, divisor, counts.batches))
             if beside is not None:

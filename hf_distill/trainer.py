@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from itertools import islice
 from typing import Any
 
@@ -14,12 +15,15 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
+from transformers.utils import ModelOutput
 
 from hf_distill import checkpoints, checks
 from hf_distill.activations import Signal
 from hf_distill.distillation import Counts, Losses
+from hf_distill.errors import DistillationError
 from hf_distill.objectives.base import Objective
 from hf_distill.objectives.response.labels import Labels
+from hf_distill.objectives.response.loss_function import LossFunction
 from hf_distill.objectives.response.soft_targets import SoftTargets
 from hf_distill.objectives.terms import Term, Terms
 from hf_distill.parameter_groups import regroup
@@ -47,21 +51,22 @@ class DistillationTrainer(Loaders, Evaluating, Watching, Checkpointing, Publishi
 
     `model` is the student. `teacher` is a loaded model, a path or Hub id, or a `Teacher`. `objectives` are weighted
     terms, `5.0 * SoftTargets(temperature=2.0) + 2.0 * Labels()`; left out, they are half soft targets at temperature 2
-    and half labels, or the labels alone without a teacher. `label_map` pairs student label names with teacher label
-    names where they differ. `tokens_per_batch` is the most cells, padding included, of a batch of one process: as
-    many rows of similar length as fit, in place of `per_device_train_batch_size` (`TokenBudgetSampler`). Cells are
-    counted for padding to the longest row; what the collator pads further (`pad_to_multiple_of`) comes on top.
-    `resume_despite` names what may differ between a checkpoint and the run that goes on from it (`data`, `teacher`,
-    `base`, `objectives`, `arguments`, `world_size`, `stage`); else it is refused. With `enable_jit_checkpoint` of the
-    arguments SIGTERM has a checkpoint written at the end of the step, and the process exits with 75 (`Preempted`).
-    Everything else is the Trainer's.
+    and half labels, or the labels alone without a teacher; a `compute_loss_func` then takes the place of the labels,
+    also in `eval_loss` (beside others it is a term as well, an `objectives.LossFunction`). `label_map` pairs student
+    label names with teacher label names where they differ. `tokens_per_batch` is the most cells, padding included, of
+    a batch of one process: as many rows of similar length as fit, in place of `per_device_train_batch_size`
+    (`TokenBudgetSampler`). Cells are counted for padding to the longest row; what the collator pads further
+    (`pad_to_multiple_of`) comes on top. `resume_despite` names what may differ between a checkpoint and the run that
+    goes on from it (`data`, `teacher`, `base`, `objectives`, `arguments`, `world_size`, `stage`); else it is refused.
+    With `enable_jit_checkpoint` of the arguments SIGTERM has a checkpoint written at the end of the step, and the
+    process exits with 75 (`Preempted`). Everything else is the Trainer's: `docs/drop-in.md` has the table.
 
     Every term's sum is divided by what it counts over the whole accumulation window and all processes, so results do
     not depend on padding, on how a batch is cut into micro-batches, or on the number of processes. `eval_loss` is the
     task's own loss over all labels. Logs hold `objective/<term>` and `weighted/<term>`, `auxiliary/<term>` of
     two-sided terms, `weight/<term>` of weights that follow a schedule or are learned, and `<term>/<what>` of what else
     a term has to tell. A NaN or infinite loss or gradient moves no weight and stops the run with the term's name
-    (`args.logging_nan_inf_filter` is switched off for that).
+    (`args.logging_nan_inf_filter` is off while it trains).
 
     `trainer.model` stays the student: checkpoints load with plain `from_pretrained`, and what objectives learn lies
     beside it in `distillation.safetensors`.
@@ -73,6 +78,8 @@ class DistillationTrainer(Loaders, Evaluating, Watching, Checkpointing, Publishi
     """
 
     loss_is_scaled_for_ga = True
+    _for_subclass = False
+    """Whether a subclass makes the optimizer, and may ask for the one that there would be."""
 
     def __init__(
         self,
@@ -94,16 +101,25 @@ class DistillationTrainer(Loaders, Evaluating, Watching, Checkpointing, Publishi
         checks.before_training(self)
         checks.fits_token_budget(self)
         checks.fits_grids(self)
-        self.args.logging_nan_inf_filter = False
         self.label_map = label_map
         self.teacher = self._as_teacher(teacher)
-        self.terms = Terms.of(objectives if objectives is not None else _default_objectives(self.teacher))
+        self.terms = self._as_terms(objectives)
         self.add_callback(EpochOrder(self))
         self.add_callback(StepWeights(self))
         self.add_callback(Following(self))
         if self.args.enable_jit_checkpoint:
             stop_on_sigterm(self)
         self._bind()
+
+    def _as_terms(self, objectives: TermsLike | None) -> Terms:
+        if objectives is None:
+            return _default_objectives(self.teacher, self.compute_loss_func)
+        if self.compute_loss_func is not None:
+            raise DistillationError(
+                "compute_loss_func is given beside objectives, which have no weight for it. Add it to them: "
+                "objectives=… + 1.0 * hf_distill.objectives.LossFunction(function)."
+            )
+        return Terms.of(objectives)
 
     # ---- a teacher on the disk ----
 
@@ -146,11 +162,12 @@ class DistillationTrainer(Loaders, Evaluating, Watching, Checkpointing, Publishi
         self._frozen = distillation.unreached()
         for parameter in self._frozen:
             parameter.requires_grad_(False)
-        self.model = self.model_wrapped = distillation
-        try:
-            prepared = super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
-        finally:
-            self.model = student
+        with self._optimizer_of_subclass():
+            self.model = self.model_wrapped = distillation
+            try:
+                prepared = super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
+            finally:
+                self.model = student
         if self.args.ddp_broadcast_buffers is None:
             _spare_buffers(self.model_wrapped)
         distillation.list_members()
@@ -165,14 +182,46 @@ class DistillationTrainer(Loaders, Evaluating, Watching, Checkpointing, Publishi
         passed is left as it is.
         """
         passed = self.optimizer is not None
+        if model is None and self._for_subclass:
+            model = self.distillation
         optimizer: torch.optim.Optimizer = super().create_optimizer(model)
         own = [] if passed or self._distillation is None else self._distillation.parameter_groups()
         if own:
             regroup(optimizer, own)
         return optimizer
 
+    @contextmanager
+    def _optimizer_of_subclass(self) -> Iterator[None]:
+        """Has a `create_optimizer` that a subclass wrote see the student, whose parameters it knows by name, and not
+        what the engine wraps; if it leaves out what is learned beside the student, that joins in a group of its own.
+
+        Engines that shard parameters make optimizers when they like, and show what they wrap.
+        """
+        sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled or checks.loaded_in_shards(self.model)
+        if type(self).create_optimizer is DistillationTrainer.create_optimizer or sharded:
+            yield
+            return
+        self._for_subclass = True
+        try:
+            self.create_optimizer()
+        finally:
+            self._for_subclass = False
+        optimizer: Any = self.optimizer
+        held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+        beside = [each for each in self.distillation.beside.parameters() if each.requires_grad]
+        if lacking := [parameter for parameter in beside if id(parameter) not in held]:
+            optimizer.add_param_group({"params": lacking})
+            regroup(optimizer, self.distillation.parameter_groups())
+        self.create_optimizer = lambda model=None: self.optimizer  # type: ignore[method-assign]
+        try:
+            yield
+        finally:
+            del self.create_optimizer  # the method of the class is back
+
     def floating_point_ops(self, inputs: Mapping[str, Tensor]) -> int:
         """The Trainer's estimate, 6 x tokens x parameters without embeddings. It would count these at every step."""
+        if not self.is_in_train:
+            return int(super().floating_point_ops(inputs))
         tokens = inputs.get(getattr(self.model, "main_input_name", "input_ids"))
         return 0 if tokens is None else 6 * tokens.numel() * self._num_parameters
 
@@ -187,9 +236,11 @@ class DistillationTrainer(Loaders, Evaluating, Watching, Checkpointing, Publishi
         written; `NonFiniteLoss`. Exits: `Preempted` after a SIGTERM, with `enable_jit_checkpoint` set.
         """
         folder = self._begin_run(resume_from_checkpoint)
+        filtered, self.args.logging_nan_inf_filter = self.args.logging_nan_inf_filter, False
         try:
             return super().train(folder, *args, **kwargs)
         finally:
+            self.args.logging_nan_inf_filter = filtered
             self._unfreeze()
             release_sigterm(self)
             self._settle()
@@ -237,7 +288,8 @@ class DistillationTrainer(Loaders, Evaluating, Watching, Checkpointing, Publishi
     ) -> Any:
         """The weighted total of the terms. A call without window counts divides by the batch's own.
 
-        `model` is the engine or, for a call outside `train()`, the student.
+        `model` is the engine or, for a call outside `train()`, the student. With `return_outputs` the student's
+        outputs follow, with the total as their `loss`; of a student that runs in part they are what ran.
         """
         if model is self.model:
             model = self.distillation
@@ -246,12 +298,15 @@ class DistillationTrainer(Loaders, Evaluating, Watching, Checkpointing, Publishi
             counts = self._get_num_items_in_batch([inputs], self.args.device)
         reads = self._reads_teacher and self.distillation.weights.reads_teacher
         teacher = self.teacher.activations(inputs) if self.teacher is not None and reads else None
-        losses: Losses = model(inputs, teacher, counts)
+        losses: Losses = model(inputs, teacher, counts, return_outputs)
         if model.training and self.is_in_train:
             self._monitor.add(losses.values)
         # DDP and its kin average gradients over processes; the counts are sums over them.
         total = losses.total * self.accelerator.num_processes if self.accelerator.num_processes > 1 else losses.total
-        return (total, {"loss": total}) if return_outputs else total
+        if not return_outputs:
+            return total
+        rest = {name: value for name, value in (losses.outputs or {}).items() if name != "loss"}
+        return total, ModelOutput(loss=total, **rest)
 
 
 def _divisor(counts: Tensor) -> Tensor:
@@ -271,7 +326,8 @@ def _spare_buffers(wrapped: nn.Module) -> None:
         wrapped.broadcast_buffers = any(isinstance(module, _NormBase) for module in wrapped.modules())
 
 
-def _default_objectives(teacher: Teacher | None) -> Terms:
+def _default_objectives(teacher: Teacher | None, function: Callable[..., Any] | None) -> Terms:
+    hard = Labels() if function is None else LossFunction(function)
     if teacher is None:
-        return Terms.of(Labels())
-    return Terms([Term(SoftTargets(temperature=2.0), 0.5), Term(Labels(), 0.5)])
+        return Terms.of(hard)
+    return Terms([Term(SoftTargets(temperature=2.0), 0.5), Term(hard, 0.5)])

@@ -820,8 +820,8 @@ def test_data_parallel_is_refused_with_the_remedy(monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_loss_function_beside_objectives_is_refused() -> None:
-    with pytest.raises(DistillationError, match="compute_loss_func"):
-        trainer_for(compute_loss_func=lambda *a, **k: None)
+    with pytest.raises(DistillationError, match=r"compute_loss_func.*LossFunction"):
+        trainer_for(compute_loss_func=lambda *a, **k: None, objectives=Labels())
 
 
 def test_a_launch_that_would_train_ranks_apart_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

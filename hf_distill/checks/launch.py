@@ -16,18 +16,12 @@ if TYPE_CHECKING:
 
 
 def before_training(trainer: BoundTrainer) -> None:
-    """Refuses DataParallel, losses that would be ignored, float16 without a GPU, and a launch that is not what it
-    seems.
-    """
+    """Refuses DataParallel, float16 without a GPU, and a launch that is not what it seems."""
     args, accelerator = trainer.args, trainer.accelerator
     if args.n_gpu > 1:
         raise DistillationError(
             f"{args.n_gpu} GPUs in one process would run DataParallel, which sees neither counts nor captures. "
             "Start one process a GPU (accelerate launch --multi_gpu, torchrun), or set CUDA_VISIBLE_DEVICES to one."
-        )
-    if trainer.compute_loss_func is not None:
-        raise DistillationError(
-            "compute_loss_func is given, and objectives make the loss here; write it as an Objective."
         )
     if accelerator.mixed_precision == "fp16" and accelerator.device.type == "cpu":
         raise DistillationError(

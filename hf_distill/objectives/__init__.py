@@ -11,6 +11,7 @@ from hf_distill.objectives.base import Loss, Objective
 from hf_distill.objectives.catalogue import *  # noqa: F403
 from hf_distill.objectives.pair import Pair
 from hf_distill.objectives.registry import get, make, names, register
+from hf_distill.objectives.response.loss_function import LossFunction
 from hf_distill.objectives.row_wise import RowWise
 from hf_distill.objectives.terms import Term, Terms
 from hf_distill.objectives.weights import Learned, Schedule
@@ -18,6 +19,7 @@ from hf_distill.objectives.weights import Learned, Schedule
 __all__ = [
     "Learned",
     "Loss",
+    "LossFunction",
     "Objective",
     "Pair",
     "RowWise",

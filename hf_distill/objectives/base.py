@@ -92,6 +92,9 @@ class Objective(Weighable):
     """Whether it changes what layers of the student give in the main pass while it trains (`fed_layers`, `feed`)."""
     traceable: ClassVar[bool] = True
     """Whether `torch.compile` can trace it; False where it forms its gradient itself (`autograd.Function`)."""
+    reads_divisor: ClassVar[bool] = False
+    """Whether it wants to know, before each call, what its sum will be divided by (`divisor`)."""
+    divisor: Tensor | float = 1.0
 
     # Over the course of a training, and from stage to stage.
     progress: float = 1.0

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from transformers.trainer_pt_utils import nested_detach
 
 from hf_distill.distillation import Counts, Evaluation, Losses
+from hf_distill.losses import at_least_float32
+from hf_distill.objectives.response.loss_function import called
 from hf_distill.training.binding import BoundTrainer
 
 
@@ -48,12 +50,18 @@ class Evaluating(BoundTrainer):
     def prediction_step(
         self, model: nn.Module, inputs: Any, prediction_loss_only: bool, ignore_keys: list[str] | None = None
     ) -> tuple[Tensor | None, Any, Any]:
-        """The task's own loss and the student's outputs for one batch; the teacher does not run."""
+        """The task's own loss, or that of a `compute_loss_func`, and the student's outputs for one batch; the teacher
+        does not run. `model` is the engine or, for a call outside an evaluation, the student.
+        """
+        if model is self.model:
+            model = self.distillation
         inputs = self._prepare_inputs(inputs)
         if not self._has_labels:
             return self._evaluate_objectives(model, inputs), None, None
         with torch.no_grad(), self.accelerator.autocast():
             evaluation: Evaluation = model(inputs)
+        if self.compute_loss_func is not None and evaluation.counts is not None:
+            evaluation = self._by_function(evaluation, inputs, evaluation.counts)
         loss = self._add_to_totals(evaluation)
         if prediction_loss_only:
             return loss, None, None
@@ -71,6 +79,12 @@ class Evaluating(BoundTrainer):
             found = nested_detach(tuple(inputs[name] for name in self.label_names))
             labels = found[0] if len(found) == 1 else found
         return loss, logits, labels
+
+    def _by_function(self, evaluation: Evaluation, inputs: Any, counts: Tensor) -> Evaluation:
+        """The evaluation with the loss of a `compute_loss_func`: each example has its labels' share of the batch's."""
+        with torch.no_grad():
+            loss = called(self.compute_loss_func, evaluation.outputs, inputs["labels"], counts.sum())
+        return evaluation._replace(sums=at_least_float32(loss) * counts)
 
     def _add_to_totals(self, evaluation: Evaluation) -> Tensor | None:
         if evaluation.sums is None or evaluation.counts is None:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers.trainer_pt_utils import nested_detach
+from transformers.utils import ModelOutput
 
 from hf_distill.distillation import Counts, Evaluation, Losses
 from hf_distill.losses import at_least_float32
@@ -81,10 +82,26 @@ class Evaluating(BoundTrainer):
         return loss, logits, labels
 
     def _by_function(self, evaluation: Evaluation, inputs: Any, counts: Tensor) -> Evaluation:
-        """The evaluation with the loss of a `compute_loss_func`: each example has its labels' share of the batch's."""
+        """The evaluation with the loss of a `compute_loss_func`: each example has its labels' share of the batch's.
+
+        The function sees no rows that a sampler repeated to fill the last batch: its loss cannot be taken apart.
+        """
+        rows = self._own_rows(len(counts))
+        if not rows:
+            return evaluation._replace(sums=counts.new_zeros(counts.shape, dtype=torch.float32))
+        outputs = evaluation.outputs
+        if rows < len(counts):
+            outputs = ModelOutput({name: _cut(value, rows) for name, value in outputs.items()})
         with torch.no_grad():
-            loss = called(self.compute_loss_func, evaluation.outputs, inputs["labels"], counts.sum())
+            loss = called(self.compute_loss_func, outputs, inputs["labels"][:rows], counts[:rows].sum())
         return evaluation._replace(sums=at_least_float32(loss) * counts)
+
+    def _own_rows(self, rows: int) -> int:
+        """How many of this process's rows are no repetitions; those stand last in the last batch of all processes."""
+        state = self.accelerator.gradient_state
+        if not state.end_of_dataloader or state.remainder <= 0:
+            return rows
+        return min(max(state.remainder - self.accelerator.process_index * rows, 0), rows)
 
     def _add_to_totals(self, evaluation: Evaluation) -> Tensor | None:
         if evaluation.sums is None or evaluation.counts is None:
@@ -107,3 +124,8 @@ class Evaluating(BoundTrainer):
         sums = self._sum_over_ranks(torch.stack([losses.values[: len(counts)].double(), counts.double()], 1))
         self._totals = sums if self._totals is None else self._totals + sums
         return losses.total
+
+
+def _cut(value: Any, rows: int) -> Any:
+    """The first rows of an output: a tensor, or a tuple of tensors."""
+    return tuple(_cut(each, rows) for each in value) if isinstance(value, tuple) else value[:rows]

@@ -1,0 +1,41 @@
+"""Loss functions and methods of subclasses on two gloo processes: each ends as one process does."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.distributed.train_with_overrides import CASES, trained
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.slow
+def test_two_ranks_equal_one_process(tmp_path: Path) -> None:
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    script = Path(__file__).with_name("train_with_overrides.py")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*launcher, str(script), str(tmp_path)], capture_output=True, text=True, env=environment, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    for case in CASES:
+        alone = trained(case)
+        expected = dict(alone.distillation.named_parameters())
+        for rank in (0, 1):
+            found = load_file(tmp_path / f"{case}-{rank}.safetensors")
+            assert found.keys() == expected.keys()
+            for name, parameter in expected.items():
+                torch.testing.assert_close(found[name], parameter.detach(), rtol=0, atol=1e-6, msg=f"{case}: {name}")
+        rows = [row for row in alone.state.log_history if "loss" in row or "eval_loss" in row]
+        logged = json.loads((tmp_path / f"{case}-0.json").read_text())
+        for ours, theirs in zip(rows, logged, strict=True):
+            name = "loss" if "loss" in ours else "eval_loss"
+            assert theirs[name] == pytest.approx(ours[name], abs=1e-5), case

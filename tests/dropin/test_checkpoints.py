@@ -148,17 +148,6 @@ def test_what_there_is_not_is_refused_and_false_is_none(side: Side, tmp_path: Pa
     assert side(given).train(resume_from_checkpoint=False).global_step == 1
 
 
-@pytest.mark.slow
-@each_side
-def test_another_batch_size_is_that_of_the_arguments(side: Side, tmp_path: Path) -> None:
-    settings = {**SAVED, "output_dir": str(tmp_path)}
-    side({**settings, "max_steps": 2}).train()
-    again = side({**settings, "per_device_train_batch_size": 4})
-    again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
-    assert again._train_batch_size == 4
-    assert again.state.global_step == 5
-
-
 class LackingMemory(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if state.train_batch_size >= 8:

@@ -159,6 +159,8 @@ def test_a_step_on_its_own_agrees_with_a_training_step(side: Side) -> None:
     """`training_step` and `prediction_step` are called with the bare student."""
     trainer = side(task="causal_lm")
     batch = tiny.Pad()(tiny.rows("causal_lm", 6))
+    parameters = trainer.model.num_parameters(exclude_embeddings=True)
+    assert trainer.floating_point_ops(batch) == 6 * batch["input_ids"].numel() * parameters
     loss, logits, labels = trainer.prediction_step(trainer.model, dict(batch), prediction_loss_only=False)
     assert logits.shape == (6, batch["labels"].shape[1], tiny.VOCABULARY)
     assert torch.equal(labels, batch["labels"])

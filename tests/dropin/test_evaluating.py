@@ -154,6 +154,41 @@ def test_loaders_are_the_trainers(side: Side) -> None:
     assert trainer.get_eval_dataloader("second").dataset is rows["second"]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("task", tiny.TASK_NAMES)
+def test_every_task_trains_and_evaluates_like_the_trainers(task: str) -> None:
+    """Rows of one length: for the Trainer's models padding is a possible answer to a question."""
+    rows = tiny.rows(task, 20, shortest=9, longest=9)
+    found = []
+    for make in (sides.stock, sides.ours):
+        trainer = make({"max_steps": 3, "per_device_eval_batch_size": 20}, task, train_dataset=rows, eval_dataset=rows)
+        trainer.train()
+        found.append((trainer, trainer.evaluate()["eval_loss"]))
+    (stock, expected), (ours, loss) = found
+    sides.assert_same_run(ours, stock, within=2e-6)
+    assert loss == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.slow
+@each_side
+def test_what_a_trainer_holds_may_be_replaced(side: Side) -> None:
+    trainer = side({"max_steps": 2})
+    trainer.train_dataset, trainer.eval_dataset = tiny.rows("single_label", 8, seed=9), tiny.rows("single_label", 6)
+    trainer.data_collator = tiny.Pad(2)
+    trainer.compute_metrics = lambda prediction: {"rows": len(prediction.predictions)}
+    trainer.train()
+    assert (trainer.state.epoch, trainer.evaluate()["eval_rows"]) == (2.0, 6)
+    trainer.model = trainer.model_wrapped = tiny.model("single_label", seed=4)
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(
+        sides.stock(model=trainer.model, eval_dataset=trainer.eval_dataset).evaluate()["eval_loss"], rel=1e-6
+    )
+    trainer.model.resize_token_embeddings(tiny.VOCABULARY + 4)
+    trainer.optimizer = trainer.lr_scheduler = None
+    trainer.train()
+    assert trainer.callback_handler.model is trainer.model
+    assert trainer.optimizer.param_groups[0]["params"][0] is trainer.model.get_input_embeddings().weight
+
+
 @each_side
 def test_a_step_on_its_own_agrees_with_a_training_step(side: Side) -> None:
     """`training_step` and `prediction_step` are called with the bare student."""

@@ -190,7 +190,7 @@ def test_the_second_pass_is_without_the_flow() -> None:
     objective = trainer.distillation.objectives["knowledge_flow"]
     assert objective.sources == {1: [("a", 1), ("b", 2)], 2: [("a", 2), ("b", 4)]}
     with torch.no_grad():
-        shown = trainer.distillation._show(batch, trainer.teacher.activations(batch))
+        _, shown = trainer.distillation._show(batch, trainer.teacher.activations(batch))
         alone = trainer.model(**{name: batch[name] for name in ("input_ids", "attention_mask")}).logits
     (other,) = shown.passes.values()
     torch.testing.assert_close(other.logits, alone)

@@ -101,7 +101,7 @@ class Evaluating(BoundTrainer):
         state = self.accelerator.gradient_state
         if not state.end_of_dataloader or state.remainder <= 0:
             return rows
-        return min(max(state.remainder - self.accelerator.process_index * rows, 0), rows)
+        return min(max(int(state.remainder) - int(self.accelerator.process_index) * rows, 0), rows)
 
     def _add_to_totals(self, evaluation: Evaluation) -> Tensor | None:
         if evaluation.sums is None or evaluation.counts is None:

@@ -15,8 +15,8 @@ class Monitor:
     """Adds up the terms' values, and keeps a sticky flag that holds back an optimizer step which would carry NaN or
     infinity. `columns` are the names of the values (`Distillation.columns`).
 
-    Nothing here waits for the device before `read()`. Several processes add the sums up by `reduce_sum` and agree on
-    the flag by `reduce_max`, which is None in one process.
+    Nothing here waits for the device before `read()`. Several processes add the sums up by `reduce_sum`, and agree on
+    the flag by `gather`, which puts the rows `[1, ...]` of all of them below each other and is None in one process.
     """
 
     def __init__(
@@ -25,7 +25,7 @@ class Monitor:
         weights: Weighing,
         device: torch.device,
         reduce_sum: Callable[[Tensor], Tensor],
-        reduce_max: Callable[[Tensor], Tensor] | None,
+        gather: Callable[[Tensor], Tensor] | None,
     ) -> None:
         self.columns, self.weights = tuple(columns), weights
         self._watched = torch.zeros(len(self.columns) + 1, device=device)
@@ -34,7 +34,7 @@ class Monitor:
         """1.0 once a step was held back, in the form that fused optimizers read as `found_inf`."""
         self._steps_held_back = torch.zeros((), device=device)
         self._steps_untaught = 0
-        self._reduce_sum, self._reduce_max = reduce_sum, reduce_max
+        self._reduce_sum, self._gather = reduce_sum, gather
 
     def begin(self) -> None:
         """Called when the weights of a step are in place."""
@@ -53,23 +53,26 @@ class Monitor:
             self._gradient_norms.add_(gradient_norm)
         probe = self._watched.sum()
         torch.ne(probe - probe, 0.0, out=self.held_back)
-        if self._reduce_max is not None:
-            self.held_back.copy_(self._reduce_max(self.held_back))
+        if self._gather is not None:
+            self.held_back.copy_(self._gather(self.held_back[None]).max())
         self._steps_held_back.add_(self.held_back)
         return self.held_back
 
     def read(self, global_step: int) -> None:
         """Waits for the device.
 
-        Raises: `NonFiniteLoss`, on every process, if a step was held back; it names the first one and the terms.
+        Raises: `NonFiniteLoss`, on every process, if a step was held back; it names the first one, the terms, and the
+        ranks whose batches gave the values, where there are several processes.
         """
         steps = int(self._steps_held_back.item())
         if not steps:
             return
-        finite = torch.isfinite(self._reduce_sum(self.sums)).tolist()
-        guilty = [_in_words(column) for column, fine in zip(self.columns, finite, strict=True) if not fine]
+        by_rank = self.sums[None] if self._gather is None else self._gather(self.sums[None])
+        finite = torch.isfinite(by_rank)
+        fine = finite.all(0).tolist()
+        guilty = [_in_words(column) for column, is_fine in zip(self.columns, fine, strict=True) if not is_fine]
         what = (
-            f"the value of {' and '.join(dict.fromkeys(guilty))}"
+            f"the value of {' and '.join(dict.fromkeys(guilty))}{_on_ranks(finite.all(1).tolist())}"
             if guilty
             else "the gradient norm (every term's value was finite)"
         )
@@ -100,3 +103,9 @@ def _in_words(column: str) -> str:
     """What a column is of, for a message."""
     kind, _, name = column.partition("/")
     return f"the auxiliary part of {name!r}" if kind == "auxiliary" else repr(name)
+
+
+def _on_ranks(finite: Sequence[bool]) -> str:
+    """Where the values are from, for a message; nothing where there is one process."""
+    ranks = [str(rank) for rank, fine in enumerate(finite) if not fine]
+    return f" on rank {', '.join(ranks)} of {len(finite)}" if len(finite) > 1 else ""

@@ -164,7 +164,3 @@ class BoundTrainer(Trainer):  # type: ignore[misc]
     def _sum_over_ranks(self, values: Tensor) -> Tensor:
         summed: Tensor = self.accelerator.reduce(values, "sum") if self.accelerator.num_processes > 1 else values
         return summed
-
-    def _max_over_ranks(self, value: Tensor) -> Tensor:
-        largest: Tensor = self.accelerator.gather(value).max()
-        return largest

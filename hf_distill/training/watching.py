@@ -33,7 +33,7 @@ class Watching(BoundTrainer):
             distillation.weights,
             self.args.device,
             reduce_sum=self._sum_over_ranks,
-            reduce_max=self._max_over_ranks if self.accelerator.num_processes > 1 else None,
+            gather=self.accelerator.gather if self.accelerator.num_processes > 1 else None,
         )
         self._last_log = self.state.global_step
 

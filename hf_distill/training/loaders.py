@@ -12,7 +12,11 @@ from torch.utils.data import DataLoader
 
 from hf_distill.data.batching import LengthGroupedSampler, TokenBudgetSampler, lengths_of, ready_batches
 from hf_distill.data.pairs import PairedCollator, PairedRows
+from hf_distill.data.readable import Readable
 from hf_distill.data.symbols import WithoutBlanks
+from hf_distill.errors import DataError
+from hf_distill.objectives.pair import Pair
+from hf_distill.objectives.row_wise import RowWise
 from hf_distill.teachers import Teacher
 from hf_distill.training.binding import BoundTrainer
 from hf_distill.training.teacher_cache import compared_rows
@@ -20,8 +24,9 @@ from hf_distill.training.teacher_cache import compared_rows
 
 class Loaders(BoundTrainer):
     """Overrides the Trainer's `get_*_dataloader`: the batches hold what a teacher reads of the disk, rows bring
-    partners where a term asks for them, `tokens_per_batch` says how many rows are in a batch, and labels that are
-    aligned with frames may not be the blank.
+    partners where a term asks for them, `tokens_per_batch` says how many rows are in a batch, and what no model can
+    read is refused: tokens and labels out of range, batches without a token, the blank among labels that are aligned
+    with frames.
 
     Overrides the samplers, `_get_train_sampler` and `_get_eval_sampler`, so that orders follow from seed and epoch
     alone, and `get_total_train_batch_size`, as batches of a budget differ in rows.
@@ -43,17 +48,18 @@ class Loaders(BoundTrainer):
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """The Trainer's loader, or one of batches with a budget of tokens."""
-        with self._refusing_blanks(), self._reading_teacher(), self._pairing():
+        reads_labels = any(isinstance(o, RowWise) and o.reads_labels for o in self.distillation.terms())
+        with self._checking(labels=reads_labels), self._reading_teacher(), self._pairing():
             return self._seeded(self._train_loader())
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
         """The Trainer's loader; the batches of a model without a head are compared with the teacher's."""
-        with self._refusing_blanks(), nullcontext() if self._has_labels else self._reading_teacher():
+        with self._checking(), nullcontext() if self._has_labels else self._reading_teacher():
             return self._seeded(super().get_eval_dataloader(eval_dataset))
 
     def get_test_dataloader(self, test_dataset: Any) -> DataLoader[Any]:
         """The Trainer's loader, as `get_eval_dataloader`."""
-        with self._refusing_blanks(), nullcontext() if self._has_labels else self._reading_teacher():
+        with self._checking(), nullcontext() if self._has_labels else self._reading_teacher():
             return self._seeded(super().get_test_dataloader(test_dataset))
 
     def _seeded(self, loader: DataLoader[Any]) -> DataLoader[Any]:
@@ -66,11 +72,13 @@ class Loaders(BoundTrainer):
         return loader
 
     @contextmanager
-    def _refusing_blanks(self) -> Iterator[None]:
-        """The loaders that are made meanwhile refuse labels that are the blank, where a term aligns some."""
-        collator, blanks = self.data_collator, self.distillation.blanks
+    def _checking(self, *, labels: bool = True) -> Iterator[None]:
+        """The loaders that are made meanwhile refuse batches that no model can read, `labels` that are no class, and
+        labels that are the blank, where a term aligns some."""
+        collator, blanks, pair = self.data_collator, self.distillation.blanks, self.distillation.pair
+        self.data_collator = Readable(collator, _num_tokens(pair), _num_classes(pair) if labels else None)
         if blanks:
-            self.data_collator = WithoutBlanks(collator, blanks)
+            self.data_collator = WithoutBlanks(self.data_collator, blanks)
         try:
             yield
         finally:
@@ -111,6 +119,8 @@ class Loaders(BoundTrainer):
             self.train_dataset, self.data_collator = rows, collator
 
     def _train_loader(self) -> DataLoader[Any]:
+        if hasattr(self.train_dataset, "__len__") and len(self.train_dataset) == 0:
+            raise DataError("the training data have no rows; look at what was read, and at what was left out of it.")
         if self.tokens_per_batch is None or self.train_dataset is None:  # which the Trainer tells
             return super().get_train_dataloader()  # type: ignore[no-any-return]
         rows, collate = self.train_dataset, self.data_collator
@@ -174,3 +184,15 @@ class Loaders(BoundTrainer):
             return super()._get_eval_sampler(eval_dataset)
         finally:
             self.args.train_sampling_strategy = strategy
+
+
+def _num_tokens(pair: Pair) -> int | None:
+    """How many tokens both models have embeddings for, where they tell."""
+    known = [shape.vocab_size for shape in (pair.student, pair.teacher) if shape is not None and shape.vocab_size > 0]
+    return min(known, default=None)
+
+
+def _num_classes(pair: Pair) -> int | None:
+    """How many classes a label may be, where labels are classes."""
+    of_classes = pair.task.form == "softmax" and pair.task.label_names == ("labels",)
+    return pair.student.num_logits or None if of_classes else None

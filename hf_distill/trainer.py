@@ -39,6 +39,7 @@ from hf_distill.training.publishing import Publishing
 from hf_distill.training.teacher_cache import cache_teacher as write_teacher
 from hf_distill.training.teacher_cache import compared_rows
 from hf_distill.training.watching import Watching
+from hf_distill.training.workers import told_of_workers
 
 SMALLEST_PART = 1e-6
 """Less than what any row is of a unit."""
@@ -233,12 +234,14 @@ class DistillationTrainer(Loaders, Evaluating, Watching, Checkpointing, Publishi
 
         Raises: `BrokenCheckpoint` for a checkpoint that is not whole, is of another run (unless `resume_despite`
         allows it) or of another `tokens_per_batch` (unless `ignore_data_skip` is set), and for one that cannot be
-        written; `NonFiniteLoss`. Exits: `Preempted` after a SIGTERM, with `enable_jit_checkpoint` set.
+        written; `NonFiniteLoss`; `DataError` for batches that no model can read, and for a worker process of the loader
+        that died. Exits: `Preempted` after a SIGTERM, with `enable_jit_checkpoint` set.
         """
         folder = self._begin_run(resume_from_checkpoint)
         filtered, self.args.logging_nan_inf_filter = self.args.logging_nan_inf_filter, False
         try:
-            return super().train(folder, *args, **kwargs)
+            with told_of_workers():
+                return super().train(folder, *args, **kwargs)
         finally:
             self.args.logging_nan_inf_filter = filtered
             self._unfreeze()

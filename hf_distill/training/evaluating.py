@@ -13,6 +13,7 @@ from hf_distill.distillation import Counts, Evaluation, Losses
 from hf_distill.losses import at_least_float32
 from hf_distill.objectives.response.loss_function import called
 from hf_distill.training.binding import BoundTrainer
+from hf_distill.training.workers import told_of_workers
 
 
 class Evaluating(BoundTrainer):
@@ -40,7 +41,8 @@ class Evaluating(BoundTrainer):
         """
         prefix = kwargs.get("metric_key_prefix") or (args[2] if len(args) > 2 else "eval")
         self._totals = None
-        output = super().evaluation_loop(dataloader, description, *args, **kwargs)
+        with told_of_workers():
+            output = super().evaluation_loop(dataloader, description, *args, **kwargs)
         if self._totals is not None:
             means = [total / count if count else float("nan") for total, count in self._totals.tolist()]
             named = zip(self.distillation.objectives, means, strict=False)

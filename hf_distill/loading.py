@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from hf_distill.access_tokens import TOKEN
 from hf_distill.errors import DistillationError, IncompatiblePair
+
+_READ = (".safetensors", ".bin", ".json", ".model", ".jinja", ".py", "vocab.txt", "merges.txt")
+"""What the library reads of a model's folder."""
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -29,9 +35,11 @@ def load_model(
     The dtype is the one asked for, whatever the file holds: a student trained in a bfloat16 file's own dtype would
     lose most of its small updates. `role` names the model in errors.
 
-    Raises: `DistillationError` if nothing can be loaded; `IncompatiblePair` if weights are missing from the checkpoint
-    and would be random, unless a `fresh_head` is wanted.
+    Raises: `DistillationError` if nothing can be loaded, the folder points out of itself, or its settings hold an
+    access token; `IncompatiblePair` if weights are missing from the checkpoint and would be random, unless a
+    `fresh_head` is wanted.
     """
+    _stays_inside(name_or_path, role)
     try:
         model, report = getattr(transformers, auto_class).from_pretrained(
             name_or_path,
@@ -41,9 +49,11 @@ def load_model(
             output_loading_info=True,
             **config,
         )
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise DistillationError(f"the {role} {name_or_path!r} cannot be loaded as {auto_class}: {reason}") from error
+    except Exception as error:  # what the library raises on a damaged or hostile folder is of every kind
+        raise DistillationError(
+            f"the {role} {name_or_path!r} cannot be loaded as {auto_class}: {_reason(error)}"
+        ) from error
+    _holds_no_token(model.config.to_dict(), "config.json", name_or_path, role)
     missing = sorted(report["missing_keys"])
     if auto_class == "AutoModel":  # the pooler belongs to pre-training; many checkpoints come without
         missing = [name for name in missing if not name.startswith("pooler.")]
@@ -60,15 +70,15 @@ def load_model(
 def load_feature_extractor(name_or_path: str, *, role: str, revision: str | None = None) -> Any:
     """The feature extractor of a folder or Hub id: what makes of a sound what a model reads.
 
-    Raises: `DistillationError` if there is none.
+    Raises: `DistillationError` if there is none, or the folder points out of itself.
     """
+    _stays_inside(name_or_path, role)
     try:
         return transformers.AutoFeatureExtractor.from_pretrained(name_or_path, revision=revision)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().split("\n")[0]
+    except Exception as error:  # as above
         raise DistillationError(
-            f"the {role} {name_or_path!r} has no feature extractor, which reads sounds ({reason}); save the one that "
-            "it was trained with beside it."
+            f"the {role} {name_or_path!r} has no feature extractor, which reads sounds ({_reason(error)}); save the "
+            "one that it was trained with beside it."
         ) from error
 
 
@@ -77,17 +87,69 @@ def load_tokenizer(
 ) -> PreTrainedTokenizerBase:
     """The tokenizer of a folder or Hub id, with `settings` of its own class in place of those in its files.
 
-    Raises: `DistillationError` if there is none.
+    Raises: `DistillationError` if there is none, the folder points out of itself, or its settings hold an access
+    token.
     """
+    _stays_inside(name_or_path, role)
     try:
         tokenizer: PreTrainedTokenizerBase = transformers.AutoTokenizer.from_pretrained(
             name_or_path, revision=revision, trust_remote_code=trust_remote_code, **settings
         )
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise DistillationError(f"the tokenizer of the {role} {name_or_path!r} cannot be loaded: {reason}") from error
+    except Exception as error:  # as above
+        raise DistillationError(
+            f"the tokenizer of the {role} {name_or_path!r} cannot be loaded: {_reason(error)}"
+        ) from error
+    _holds_no_token(tokenizer.init_kwargs, "tokenizer_config.json", name_or_path, role)
     if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):  # made up out of the model's type alone
         raise DistillationError(
             f"the {role} {name_or_path!r} has no tokenizer; save the one that it was trained with beside it."
         )
     return tokenizer
+
+
+def _reason(error: Exception) -> str:
+    """The first line of what a library says, or the kind of its error where it says nothing."""
+    return str(error).strip().split("\n")[0] or type(error).__name__
+
+
+def _holds_no_token(settings: dict[str, Any], file: str, name_or_path: str, role: str) -> None:
+    """Refuses settings with an access token: they are written beside every student that is made of the model."""
+    if TOKEN.search(json.dumps(settings, default=str)):
+        raise DistillationError(
+            f"the {role} {name_or_path!r}: its {file} holds what looks like an access token, which would be copied "
+            "into the student's. Remove it there, and revoke it if it is real."
+        )
+
+
+def _stays_inside(name_or_path: str, role: str) -> None:
+    """Refuses a folder whose files, by links or by names in an index of shards, lie outside it: the library reads
+    whatever file they name. Those of the Hub's cache are links to the blobs beside them.
+    """
+    folder = Path(name_or_path)
+    if not folder.is_dir():
+        return
+    root = folder.resolve()
+    root = root.parents[1] if root.parent.name == "snapshots" else root
+    for path in sorted(folder.iterdir()):
+        if path.is_symlink() and path.name.endswith(_READ) and not path.resolve().is_relative_to(root):
+            raise DistillationError(
+                f"the {role} {name_or_path!r}: {path.name} is a link that leaves the folder (to {path.resolve()}); "
+                "put the file itself there."
+            )
+        outside = _names_outside(path) if path.name.endswith(".index.json") else None
+        if outside is not None:
+            raise DistillationError(
+                f"the {role} {name_or_path!r}: {path.name} names {outside!r}, and shards lie in the folder itself; it "
+                "is damaged, or made to read other files. Save the model again with save_pretrained."
+            )
+
+
+def _names_outside(index: Path) -> str | None:
+    """What an index of shards names that is no plain name of a file, if anything; a damaged one is the library's to
+    refuse.
+    """
+    try:
+        named = json.loads(index.read_bytes())["weight_map"].values()
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return None
+    return next((str(name) for name in named if "\\" in str(name) or Path(str(name)).name != str(name)), None)

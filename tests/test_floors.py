@@ -16,6 +16,7 @@ ROOT = Path(hf_distill.__file__).parent
 FLOORS = (
     "version",
     "errors",
+    "access_tokens",
     "locks",
     "ranks",
     "writing",

@@ -16,10 +16,9 @@ from typing import TypeAlias
 from huggingface_hub import get_token
 from pydantic import JsonValue
 
-Plain: TypeAlias = JsonValue
+from hf_distill.access_tokens import TOKEN
 
-TOKEN = re.compile(r"(?:hf_(?:oauth_|jwt_)?|api_org_)[A-Za-z0-9]{20,}")
-"""A Hub token: user or fine-grained (`hf_`), OAuth, and the organisation tokens of old."""
+Plain: TypeAlias = JsonValue
 
 _SECRET_KEY = re.compile(r"(?:token|password|secret|api_?key)$", re.IGNORECASE)
 _HOST_KEYS = frozenset({"logging_dir"})

@@ -16,8 +16,9 @@ from typing import Any
 
 import yaml
 
+from hf_distill.access_tokens import TOKEN
 from hf_distill.errors import RecipeError
-from hf_distill.recipe.problems import TOKEN, Origin, Path, Problem, shown
+from hf_distill.recipe.problems import Origin, Path, Problem, shown
 
 MAX_BYTES = 1_000_000
 MAX_NODES = 10_000

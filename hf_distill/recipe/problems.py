@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from pydantic_core import PydanticCustomError
 
+from hf_distill.access_tokens import TOKEN
 from hf_distill.errors import RecipeError
 from hf_distill.suggestions import did_you_mean
 
@@ -17,7 +18,6 @@ Path = tuple[str | int, ...]
 
 MAX_SHOWN = 60
 MAX_LISTED = 100
-TOKEN = re.compile(r"hf_[A-Za-z0-9]{16,}")
 
 
 class Problem(NamedTuple):

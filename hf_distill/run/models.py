@@ -8,10 +8,8 @@ import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any, NamedTuple
 
-from safetensors import SafetensorError
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast, set_seed
 from transformers.utils import logging as transformers_logging
@@ -286,20 +284,16 @@ def _teachers(recipe: Recipe) -> list[TeacherSection | Member]:
 def _loaded(path: str, auto_class: str, role: str, section: Any, head: dict[str, Any] | None) -> PreTrainedModel:
     """With `head`, a head for the task is made where the checkpoint has none, or one for other labels."""
     _check_place(path, role)
-    try:
-        with _quiet():
-            return load_model(
-                path,
-                auto_class,
-                role=role,
-                revision=section.revision,
-                trust_remote_code=section.trust_remote_code,
-                fresh_head=head is not None,
-                **({} if head is None else {"ignore_mismatched_sizes": True, **head}),
-            )
-    except (SafetensorError, UnpicklingError, RuntimeError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise DistillationError(f"the {role} {path!r} cannot be loaded: {reason}") from error
+    with _quiet():
+        return load_model(
+            path,
+            auto_class,
+            role=role,
+            revision=section.revision,
+            trust_remote_code=section.trust_remote_code,
+            fresh_head=head is not None,
+            **({} if head is None else {"ignore_mismatched_sizes": True, **head}),
+        )
 
 
 @contextmanager

@@ -165,6 +165,7 @@ def test_a_class_that_is_no_model(name: str, cache: Path) -> None:
     [
         {"hidden_size": 31}, {"hidden_size": "wide"}, {"num_attention_heads": 0}, {"hidden_act": "none"},
         {"num_hidden_layers": None}, {"vocab_size": -1}, {"rope_parameters": {"rope_type": "other"}},
+        {"model_type": {}}, {"model_type": ["llama"]},
     ],
 )  # fmt: skip
 def test_a_configuration_that_builds_no_model(change: Facet, cache: Path) -> None:
@@ -227,7 +228,7 @@ def test_other_tables_of_int8(table: torch.Tensor, cache: Path) -> None:
         ("bits", torch.zeros(0, dtype=torch.uint8)), ("bits", torch.full((4,), 4.0)), ("bits", torch.tensor(4)),
         ("bits", torch.tensor([8, 8, 8, 8], dtype=torch.uint8)), ("bits", torch.tensor([-1, -1, -1, -1])),
         ("centre", torch.ones(())), ("forward", torch.ones(3)), ("length", torch.ones(0)),
-        ("spreads", torch.ones(32).int()),
+        ("spreads", torch.ones(32).int()), ("centre", torch.ones(32).double()), ("length", torch.ones(1).half()),
     ],
 )  # fmt: skip
 def test_other_tables_of_rotated(name: str, table: torch.Tensor, rotated: Path) -> None:

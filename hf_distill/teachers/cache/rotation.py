@@ -71,7 +71,7 @@ class Rotation:
         shapes = [tuple(each.shape) for each in (*numbers, bits)]
         width, axes = self.centre.numel(), GROUP * bits.numel()
         fit = shapes == [(width,), (width, axes), (axes, width), (axes,), (1,), (bits.numel(),)]
-        typed = bits.dtype == torch.uint8 and all(each.is_floating_point() for each in numbers)
+        typed = bits.dtype == torch.uint8 and all(each.dtype == torch.float32 for each in numbers)
         falling = fit and typed and bits.numel() > 0 and bool((bits[1:] <= bits[:-1]).all())
         if not falling or int(bits[0]) > MOST_BITS:
             raise CacheMismatch("the tables of the codec 'rotated' do not fit each other; the cache is damaged.")

@@ -47,6 +47,7 @@ def skeleton_of(class_name: str, config: Mapping[str, Any]) -> PreTrainedModel:
         with torch.device("meta"):
             model: PreTrainedModel = model_class(settings)
         model.tie_weights()
+        Anatomy.of(model)
     except _NO_MODEL as error:
         raise CacheMismatch(
             f"a {class_name} cannot be built from the configuration of the cached teacher by transformers "

@@ -1,0 +1,97 @@
+"""Killed workers, killed ranks, and NaN on one rank of two, with real processes: an error, on all of them, within
+two minutes, and never a hang."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch.utils.data import Dataset
+
+from hf_distill import Labels
+from hf_distill.errors import DataError
+from tests import tiny
+from tests.faults.tiny_faults import Broken, trainer_for
+
+ROOT = Path(__file__).parents[2]
+START, END = 600, 120
+"""Seconds that two processes may take to start on a busy machine, and to end once one of them is gone."""
+
+pytestmark = pytest.mark.slow
+
+
+def two_ranks(folder: Path, kind: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    script = Path(__file__).parent / "faulty_rank.py"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [*command, str(script), str(folder), kind],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=START + END,
+        check=False,
+    )
+
+
+def test_nan_on_one_rank_stops_all_before_the_step_and_names_it(tmp_path: Path) -> None:
+    done = two_ranks(tmp_path, "nan")
+    assert done.returncode == 0, done.stderr[-3000:]
+    told = [(tmp_path / f"{rank}.txt").read_text() for rank in (0, 1)]
+    assert told[0] == told[1]
+    assert told[0].startswith(
+        "step 3: the value of 'faulty' on rank 1 of 2 is NaN or infinite. The weights are those of step 2."
+    )
+    left, right = (load_file(tmp_path / f"{rank}.safetensors") for rank in (0, 1))
+    assert all(torch.equal(left[name], right[name]) for name in left)
+    arguments = {"max_steps": 2, "per_device_train_batch_size": 4, "optim": "adamw_torch_fused", "learning_rate": 1e-3}
+    healthy = trainer_for(objectives=Labels() + Broken(at=0), arguments=arguments)
+    healthy.train()
+    for name, parameter in healthy.model.named_parameters():
+        if not name.endswith("key.bias"):  # its gradient is 0 but for rounding, of which Adam makes steps
+            torch.testing.assert_close(left[name], parameter.detach(), rtol=0, atol=5e-6)
+
+
+@pytest.mark.parametrize(("kind", "words"), [("killed", "SIGKILL"), ("raises", "something broke on rank 1")])
+def test_the_other_ranks_end_with_the_one_that_is_gone(kind: str, words: str, tmp_path: Path) -> None:
+    done = two_ranks(tmp_path, kind)  # raises TimeoutExpired where one waits for ever
+    assert done.returncode == 1
+    assert words in done.stderr
+    assert time.time() - (tmp_path / "gone").stat().st_mtime < END
+
+
+class Killing(Dataset):
+    """Rows whose reading kills the process that reads the sixth."""
+
+    def __init__(self, parent: int) -> None:
+        self.parent = parent
+
+    def __len__(self) -> int:
+        return 64
+
+    def __getitem__(self, row: int) -> dict[str, Any]:
+        if row == 37 and os.getpid() != self.parent:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return tiny.rows("single_label", 8)[row % 8]
+
+
+@pytest.mark.parametrize("persistent", [False, True])
+def test_a_killed_worker_is_an_error_and_the_checkpoint_before_it_stays(persistent: bool, tmp_path: Path) -> None:
+    arguments = {
+        "output_dir": str(tmp_path), "max_steps": 16, "dataloader_num_workers": 2, "save_strategy": "steps",
+        "save_steps": 1, "save_total_limit": 2, "dataloader_persistent_workers": persistent,
+    }  # fmt: skip
+    trainer = trainer_for(train_dataset=Killing(os.getpid()), arguments=arguments)
+    with pytest.raises(DataError, match=r"DataLoader worker \(pid.*What was trained stands in the last checkpoint"):
+        trainer.train()
+    again = trainer_for(train_dataset=[tiny.rows("single_label", 8)[i % 8] for i in range(64)], arguments=arguments)
+    again.train(resume_from_checkpoint=True)
+    assert again.state.global_step == 16

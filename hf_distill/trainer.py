@@ -234,8 +234,8 @@ class DistillationTrainer(Loaders, Evaluating, Watching, Checkpointing, Publishi
 
         Raises: `BrokenCheckpoint` for a checkpoint that is not whole, is of another run (unless `resume_despite`
         allows it) or of another `tokens_per_batch` (unless `ignore_data_skip` is set), and for one that cannot be
-        written; `NonFiniteLoss`; `DataError` for batches that no model can read, and for a worker process of the loader
-        that died. Exits: `Preempted` after a SIGTERM, with `enable_jit_checkpoint` set.
+        written; `NonFiniteLoss`; `DataError` for batches that no model can read, and for a worker of the loader that
+        died. Exits: `Preempted` after a SIGTERM, with `enable_jit_checkpoint` set.
         """
         folder = self._begin_run(resume_from_checkpoint)
         filtered, self.args.logging_nan_inf_filter = self.args.logging_nan_inf_filter, False

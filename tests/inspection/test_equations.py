@@ -64,6 +64,31 @@ def test_settings_choose_the_equation() -> None:
     assert "|J_s - J_t|" in made("gradient_attention_transfer", space="shared").equation
 
 
+TWO_FORMS = [
+    name
+    for name in objectives.names()
+    if 'form="code"' in (objectives.get(name).__doc__ or "") and name != "mhgd"  # its other form is ours
+]
+
+
+@pytest.mark.parametrize("name", TWO_FORMS)
+def test_the_form_chooses_the_equation(name: str) -> None:
+    assert made(name, form="paper").equation != made(name, form="code").equation
+
+
+def test_the_code_of_a_method_has_its_own_equation() -> None:
+    assert len(TWO_FORMS) >= 10
+    assert made("tf_kd_reg", form="code", multiplier=100.0).equation.startswith(
+        "L = 0.9 (-log q_y) + 10 (1/K) KL(u || softmax(z))"
+    )
+    assert made("rkd_distance", form="code").equation.startswith("L = (1/b^2) sum_(i != j) h(")
+    assert made("pkt", form="code").equation.startswith("L = (1/b^2) sum_ij p_ij log((p_ij + 1e-7) / (q_ij + 1e-7))")
+    assert made("fitnets_hint", form="code").equation.startswith("L = (1/D) |W s + b - t|^2 at every real token")
+    assert made("attention_transfer", form="code", kind="max_p", p=1.0).equation.startswith(
+        "L = (q_s - q_t)^2 at every token, q = max_c |h_kc|^1 over its norm"
+    )
+
+
 @pytest.mark.parametrize(("task", "law", "label"), [
     ("single_label", "softmax", "-log q_y"), ("multi_label", "sigmoid", "log(1 - q)"), ("regression", "", "y)^2"),
 ])  # fmt: skip

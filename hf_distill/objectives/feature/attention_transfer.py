@@ -61,6 +61,12 @@ class AttentionTransfer(TextRelations):
         check_number(self.name, "p", p, 1.0, 8.0)
         self.form, self.kind, self.p = form, kind, p
 
+    @property
+    def equation(self) -> str:
+        value = "1/2 |q_s - q_t| of each text" if self.form == "paper" else "(q_s - q_t)^2 at every token"
+        over = "sum" if self.kind == "sum_p" else "max"
+        return f"L = {value}, q = {over}_c |h_kc|^{self.p:g} over its norm, k the tokens of a text"
+
     def count(self, batch: Batch, task: Task) -> Tensor | int:
         return self.counted(self.mask(batch), batch).sum() if self.form == "code" else super().count(batch, task)
 

@@ -66,6 +66,11 @@ class Delta(LayerPairs):
         check_count(self.name, "importance_batches", importance_batches, 1)
         self.form, self.importance, self.importance_batches = form, importance, importance_batches
 
+    @property
+    def equation(self) -> str:
+        over = "sum_k" if self.form == "paper" else "1/2 D (1/n) sum_k"
+        return f"L = {over} sum_j W_j (s_kj - t_kj)^2 of each text, k its n tokens, W the weights of its D features"
+
     def bind(self, pair: Pair) -> None:
         if pair.teacher is None:
             raise IncompatiblePair(

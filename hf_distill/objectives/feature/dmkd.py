@@ -69,6 +69,12 @@ class DMKD(Hints):
         width = self.shapes(pair)[1].hidden_size
         self.reconstructions = nn.ModuleList(Reconstruction(width) for _ in self.layers)
 
+    @property
+    def equation(self) -> str:
+        square = "|w_tok A + w_chan B - t|^2"
+        over = f"sum_k {square} of each text" if self.form == "paper" else f"(1/D) {square} at every real token"
+        return f"L = {over}, A and B the states of the teacher made from what masks of tokens and features left"
+
     def forward(self, student: Activations, teacher: Activations | None, batch: Batch) -> Tensor:
         mask, values = self.shown_mask(student).bool(), []
         for rebuild, (state, target) in zip(self.reconstructions, self.matched(student, teacher, mask), strict=True):

@@ -65,6 +65,13 @@ class FitNetsHint(Hints):
                     self.name, guided, depths[0], hint, depths[1],
                 )  # fmt: skip
 
+    @property
+    def equation(self) -> str:
+        mapped = "W s + b" if self._pair is None or len(self.projections) else "s"
+        if self.form == "code":
+            return f"L = (1/D) |{mapped} - t|^2 at every real token, D the teacher's width"
+        return f"L = 1/2 sum_k |{mapped} - t|^2 of each text, k its tokens"
+
     def errors(self, student: Tensor, teacher: Tensor) -> Tensor:
         squares = squared_difference(student, teacher)
         return 0.5 * squares if self.form == "paper" else squares

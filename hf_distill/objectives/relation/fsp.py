@@ -63,6 +63,12 @@ class FSP(LayerRelations):
         self.projection = projection
         self.projections = nn.ModuleList()
 
+    @property
+    def equation(self) -> str:
+        mean = "" if self.form == "paper" else "mean of the entries of "
+        square = "|G_l^student - G_l^teacher|_F^2" if self.form == "paper" else "(G_l^student - G_l^teacher)^2"
+        return f"L = sum_l {mean}{square} of each text, G_l = (1/n) sum_k x_k y_k^T of layers l and l + 1"
+
     def bind(self, pair: Pair) -> None:
         super().bind(pair)
         widths = tuple(shape.hidden_size for shape in self.shapes(pair))

@@ -64,6 +64,14 @@ class PairwiseKD(TextRelations):
             check_count(self.name, "reach", reach, 1)
         self.form, self.span, self.reach = form, span, reach
 
+    @property
+    def equation(self) -> str:
+        norms = "" if self.form == "paper" else ", norms as constants"
+        near = "" if self.reach is None else f" at most {self.reach} apart"
+        nodes = "tokens" if self.span == 1 else f"means of {self.span} tokens"
+        law = f"a_pq = cos(f_p, f_q){norms}"
+        return f"L = mean over p, q{near} of (a_pq^student - a_pq^teacher)^2 of each text, {law}, f its {nodes}"
+
     def forward(self, student: Activations, teacher: Activations | None, batch: Batch) -> Tensor:
         real, pairs = self.states(student, teacher, batch)
         member = None if self.span == 1 else members(windows(real, self.span), -(-real.shape[1] // self.span))

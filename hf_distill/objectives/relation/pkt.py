@@ -58,6 +58,13 @@ class PKT(BatchRelation):
         self.center = center
         self.form = form
 
+    @property
+    def equation(self) -> str:
+        laws = "p and q the rows of (cos(x_i, x_j) + 1) / 2 over their sums, the teacher's and the student's"
+        if self.form == "code":
+            return f"L = (1/b^2) sum_ij p_ij log((p_ij + 1e-7) / (q_ij + 1e-7)), {laws}, with the diagonal"
+        return f"L = sum_i sum_(j != i) p_ij log(p_ij / q_ij), {laws}, without the diagonal"
+
     def relation(self, student: Tensor, teacher: Tensor, batch: Batch) -> Tensor:
         theirs = off_diagonal(cosines(teacher, center=self.center))
         self.remark(

@@ -58,6 +58,11 @@ class RKDAngle(BatchRelation):
         check_choice(self.name, "form", form, ("paper", "code"))
         self.form = form
 
+    @property
+    def equation(self) -> str:
+        over = "(1/b^3) sum_ijk" if self.form == "code" else "sum over three different examples i, j, k of"
+        return f"L = {over} h(c_ijk^student - c_ijk^teacher), c_ijk the cosine of the angle at x_j, h Huber's loss"
+
     def relation(self, student: Tensor, teacher: Tensor, batch: Batch) -> Tensor:
         values = functional.smooth_l1_loss(_angles(student), _angles(teacher), reduction="none")
         if self.form == "code":

@@ -54,6 +54,12 @@ class RKDDistance(BatchRelation):
         check_choice(self.name, "form", form, ("paper", "code"))
         self.form = form
 
+    @property
+    def equation(self) -> str:
+        over = "(1/b^2) sum" if self.form == "code" else "sum"
+        distance = "psi_ij = |x_i - x_j| over its mean"
+        return f"L = {over}_(i != j) h(psi_ij^student - psi_ij^teacher), {distance}, h Huber's loss"
+
     def relation(self, student: Tensor, teacher: Tensor, batch: Batch) -> Tensor:
         ours, theirs = _relative(student), _relative(teacher)
         self.remark(

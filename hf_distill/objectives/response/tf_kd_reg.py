@@ -69,6 +69,13 @@ class TfKDReg(RowWise):
         self.alpha, self.correct_probability, self.temperature = alpha, correct_probability, temperature
         self.form, self.multiplier = form, multiplier
 
+    @property
+    def equation(self) -> str:
+        divided, mean = (" / T", "") if self.form == "paper" else ("", "(1/K) ")
+        pull = f"{self.alpha * self.multiplier:g} {mean}KL(u || softmax(z{divided}))"
+        virtual = f"u = softmax(v / T), v = {self.correct_probability:g} for the label, T = {self.temperature:g}"
+        return f"L = {1 - self.alpha:g} (-log q_y) + {pull}, q = softmax(z) the student's, {virtual}"
+
     def bind(self, pair: Pair) -> None:
         super().bind(pair)
         classes = number_of_classes(self.name, pair)

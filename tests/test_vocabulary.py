@@ -105,9 +105,12 @@ def outcome(
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
             losses = distillation(batch, shown, counts)
         (losses.total * upstream).backward()
+        assert losses.outputs is None
         added.append(losses)
     distillation.close()
-    return Outcome(Losses(*(sum(each) for each in zip(*added, strict=True))), student)
+    total = sum(losses.total for losses in added)
+    values = sum(losses.values for losses in added)
+    return Outcome(Losses(total, values), student)
 
 
 def compare(student: nn.Module, teacher: nn.Module | None, terms: Any, batches: Any, **settings: Any) -> None:

@@ -17,6 +17,7 @@ from transformers.trainer_utils import sort_checkpoints
 
 from hf_distill.errors import BrokenCheckpoint, DistillationError
 from hf_distill.manifest import Manifest
+from hf_distill.shards import of_objectives
 from hf_distill.teachers import Teacher
 
 logger = logging.getLogger(__name__)
@@ -39,9 +40,11 @@ WEIGHTS = (
 )
 
 
-def write_objectives(folder: Path, objectives: nn.ModuleDict) -> None:
-    """Writes what the objectives learned, if they learned anything."""
-    state = {name: tensor.contiguous().cpu() for name, tensor in objectives.state_dict().items()}
+def write_objectives(folder: Path, objectives: nn.ModuleDict, *, gathered: Mapping[str, Tensor] | None = None) -> None:
+    """Writes what the objectives learned, if they learned anything; of an engine's `gathered` state, if one holds
+    them in shards."""
+    found = objectives.state_dict() if gathered is None else of_objectives(gathered)
+    state = {name: tensor.contiguous().cpu() for name, tensor in found.items()}
     if state:
         save_file(state, folder / OBJECTIVES)
 

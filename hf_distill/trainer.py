@@ -36,6 +36,7 @@ from hf_distill.training.evaluating import Evaluating
 from hf_distill.training.loaders import Loaders
 from hf_distill.training.preemption import release_sigterm, stop_on_sigterm
 from hf_distill.training.publishing import Publishing
+from hf_distill.training.repeated import HOLLOW, emptied, is_hollow
 from hf_distill.training.teacher_cache import cache_teacher as write_teacher
 from hf_distill.training.teacher_cache import compared_rows
 from hf_distill.training.watching import Watching
@@ -73,7 +74,8 @@ class DistillationTrainer(Loaders, Evaluating, Watching, Checkpointing, Publishi
     beside it in `distillation.safetensors`.
 
     Where the examples do not divide by the processes, accelerate repeats early ones to fill the last batches of an
-    epoch, and they count twice; `dataloader_drop_last=True` leaves those batches out.
+    epoch; they weigh nothing (`training.repeated`), except beside objectives that exchange the examples of all
+    processes. `dataloader_drop_last=True` leaves those batches out.
 
     Raises: `DistillationError` and its kinds at construction for whatever does not fit.
     """
@@ -274,14 +276,15 @@ class DistillationTrainer(Loaders, Evaluating, Watching, Checkpointing, Publishi
         """The units each term counts, over the accumulation window and all processes."""
         for batch in batch_samples:
             checks.fits_positions(self.distillation.pair, batch["input_ids"].shape[1] if "input_ids" in batch else 0)
-        counted = [self.distillation.count(batch) for batch in batch_samples]
+        counted = [self._count(batch) for batch in batch_samples]
+        batches = sum(not is_hollow(batch) for batch in batch_samples)
         sums = [sum(column[1:], column[0]) for column in zip(*counted, strict=True)]
         if self.accelerator.num_processes == 1:
             divisors = tuple(_divisor(s) if isinstance(s, Tensor) else float(max(s, 1)) for s in sums)
-            return Counts(divisors, float(max(len(batch_samples), 1)))
+            return Counts(divisors, float(max(batches, 1)))
         terms = len(self.distillation.objectives)
         local = sums or [0] * terms  # this process may have no batch left
-        local += [len(batch_samples)] if self.distillation.weights.learned else []
+        local += [batches] if self.distillation.weights.learned else []
         totals = [s.to(device) if isinstance(s, Tensor) else torch.full((), s, device=device) for s in local]
         found = _divisor(self._sum_over_ranks(torch.stack(totals))).unbind()
         return Counts(found[:terms], *found[terms:])
@@ -296,12 +299,13 @@ class DistillationTrainer(Loaders, Evaluating, Watching, Checkpointing, Publishi
         """
         if model is self.model:
             model = self.distillation
-        counts = num_items_in_batch
+        counts, hollow = num_items_in_batch, inputs.pop(HOLLOW, False)
         if not isinstance(counts, Counts):
             counts = self._get_num_items_in_batch([inputs], self.args.device)
         reads = self._reads_teacher and self.distillation.weights.reads_teacher
         teacher = self.teacher.activations(inputs) if self.teacher is not None and reads else None
         losses: Losses = model(inputs, teacher, counts, return_outputs)
+        losses = emptied(losses) if hollow else losses
         if model.training and self.is_in_train:
             self._monitor.add(losses.values)
         # DDP and its kin average gradients over processes; the counts are sums over them.

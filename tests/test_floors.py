@@ -22,6 +22,7 @@ FLOORS = (
     "writing",
     "suggestions",
     "splitmix",
+    "shards",
     "activations",
     "losses",
     "parameter_groups",

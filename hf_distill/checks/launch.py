@@ -7,7 +7,8 @@ import shutil
 from typing import TYPE_CHECKING
 
 from accelerate.utils import DistributedType
-from torch import nn
+from torch import distributed, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from hf_distill.errors import DistillationError
 
@@ -29,6 +30,13 @@ def before_training(trainer: BoundTrainer) -> None:
         )
     if args.torch_compile and args.torch_compile_backend == "inductor" and accelerator.device.type == "cpu":
         _needs_compiler()
+    _processes_are_together(trainer)
+    _gets_what_it_asked_for(trainer)
+
+
+def _processes_are_together(trainer: BoundTrainer) -> None:
+    """Refuses processes that were launched together and do not know of each other."""
+    args, accelerator = trainer.args, trainer.accelerator
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     if launched != args.world_size:
         raise DistillationError(
@@ -39,6 +47,40 @@ def before_training(trainer: BoundTrainer) -> None:
         raise DistillationError(
             f"{launched} processes were launched, but nothing would exchange their gradients. On a CPU pass --use_cpu "
             "(use_cpu=True)."
+        )
+    if launched > 1 and accelerator.num_processes != launched:
+        raise DistillationError(
+            f"WORLD_SIZE is {launched}, but accelerate counts {accelerator.num_processes} processes: make the "
+            "TrainingArguments before anything else that makes an Accelerator or a process group."
+        )
+    if launched == 1 and _one_in_place_of_several():
+        raise DistillationError(
+            "`accelerate launch` was asked for several processes and started one, as it does on a CPU (--cpu, "
+            "distributed_type: MULTI_CPU, or no GPU to be found). Launch them with `torchrun --nproc_per_node 2 … "
+            "--use_cpu`, or with `accelerate launch --multi_gpu --num_processes 2 … --use_cpu`; for a single process "
+            "leave --num_processes out, and MASTER_ADDR and MASTER_PORT unset."
+        )
+
+
+def _one_in_place_of_several() -> bool:
+    """Whether `accelerate launch` prepared this process for others that it then did not start: it names a place to
+    meet, and no size of the world."""
+    told = ("ACCELERATE_MIXED_PRECISION", "MASTER_ADDR", "MASTER_PORT")
+    alone = not (distributed.is_available() and distributed.is_initialized())
+    return "WORLD_SIZE" not in os.environ and alone and all(name in os.environ for name in told)
+
+
+def _gets_what_it_asked_for(trainer: BoundTrainer) -> None:
+    """Refuses FSDP and DeepSpeed that were asked for and are not there: on a CPU the Trainer falls back to DDP."""
+    kind = trainer.accelerator.distributed_type
+    asked = {DistributedType.FSDP: trainer.is_fsdp_enabled, DistributedType.DEEPSPEED: trainer.is_deepspeed_enabled}
+    for wanted in (each for each, is_asked in asked.items() if is_asked and kind != each):
+        several = trainer.accelerator.num_processes > 1
+        instead = kind.value if several else "one process"
+        raise DistillationError(
+            f"{wanted.value} is asked for (fsdp, deepspeed, or the configuration of accelerate), and what is active "
+            f"is {instead}. FSDP needs GPUs and one process for each; on CPUs load the student in shards, "
+            "from_pretrained(…, distributed_config=DistributedConfig(fsdp_size=2)), or train with DDP."
         )
 
 
@@ -58,10 +100,29 @@ def loaded_in_shards(model: nn.Module) -> bool:
 
 
 def engine_is_active(trainer: BoundTrainer) -> None:
-    """Asserts, with several processes, that gradients will be exchanged."""
-    sharded = loaded_in_shards(trainer.model) or trainer.accelerator.distributed_type == DistributedType.FSDP
-    if trainer.accelerator.num_processes > 1 and trainer.model_wrapped is trainer.distillation and not sharded:
-        raise DistillationError(
-            f"{trainer.accelerator.num_processes} processes, but the model is not wrapped for them "
-            f"({trainer.accelerator.distributed_type}); their gradients would never be exchanged."
-        )
+    """Asserts, with several processes, that the model is wrapped by what exchanges gradients, and by what was asked
+    for.
+
+    Raises: `DistillationError` with the strategy and what wraps the model.
+    """
+    accelerator, engine = trainer.accelerator, trainer.model_wrapped
+    if accelerator.num_processes == 1 or loaded_in_shards(trainer.model):
+        return
+    engine = getattr(engine, "_orig_mod", engine)  # torch.compile
+    if _is_engine(engine, accelerator.distributed_type):
+        return
+    bare = engine is trainer.distillation
+    raise DistillationError(
+        f"{accelerator.num_processes} processes with {accelerator.distributed_type.value}, but the model is "
+        f"{'not wrapped for them' if bare else f'wrapped by {type(engine).__name__}'}; their gradients would never be "
+        "exchanged. Leave the wrapping to the trainer: give it the bare student, and prepare nothing beforehand."
+    )
+
+
+def _is_engine(engine: nn.Module, kind: DistributedType) -> bool:
+    if kind == DistributedType.DEEPSPEED:
+        return any(base.__name__ == "DeepSpeedEngine" for base in type(engine).__mro__)
+    if kind == DistributedType.FSDP:
+        bases = {base.__name__ for base in type(engine).__mro__}
+        return bool(bases & {"FSDPModule", "FullyShardedDataParallel"})
+    return isinstance(engine, DistributedDataParallel)

@@ -14,10 +14,11 @@ from transformers import PreTrainedModel
 from hf_distill.activations import MAIN, Activations, Signal
 from hf_distill.anatomy import Anatomy
 from hf_distill.capture import Capture
-from hf_distill.depth import runs_whole, shallow
+from hf_distill.depth import Run, runs_whole, shallow
 from hf_distill.errors import DistillationError
 from hf_distill.loading import load_model
 from hf_distill.passes import Passes
+from hf_distill.shards import fold, in_shards
 from hf_distill.tasks import Batch
 from hf_distill.teachers.base import Teacher
 
@@ -41,6 +42,10 @@ class Frozen(Teacher):
     """A transformers model in evaluation mode, without gradients; its parameters are not changed by a run.
 
     It runs under the training's own mixed precision, unless `dtype` gives it weights of its own.
+
+    A model too large for one device may be in shards of its own, whatever becomes of the student: loaded with
+    `from_pretrained(…, distributed_config=DistributedConfig(fsdp_size=…))`, or cut up by `fully_shard`. It then runs
+    whole, and every process calls it as often.
     """
 
     def __init__(self, model: PreTrainedModel, *, dtype: torch.dtype | None = None) -> None:
@@ -60,6 +65,7 @@ class Frozen(Teacher):
         self._passes: Passes | None = None
         self._large_logits = False
         self._runs_main = True
+        self._sharded = False
 
     @classmethod
     def from_pretrained(
@@ -105,7 +111,8 @@ class Frozen(Teacher):
 
     @property
     def head(self) -> Callable[[Tensor], Tensor] | None:
-        return self._logits if self.anatomy.knows_head and not runs_whole(self.anatomy) else None
+        reachable = self.anatomy.knows_head and not runs_whole(self.anatomy) and not in_shards(self.model)
+        return self._logits if reachable else None
 
     def _logits(self, final: Tensor) -> Tensor:
         unmixed = torch.autocast(final.device.type, enabled=False)  # the student's precision is not the teacher's
@@ -118,18 +125,20 @@ class Frozen(Teacher):
         if self._passes is not None:
             self._passes.close()
         in_main = frozenset(signal for signal in signals if signal.source == MAIN)
-        run = shallow(self.anatomy, in_main)
-        logger.info("the teacher runs %s", run.description)
+        self._sharded = in_shards(self.model)
+        run = Run.whole(self.anatomy) if self._sharded else shallow(self.anatomy, in_main)
+        logger.info("the teacher runs %s%s", run.description, ", in shards" if self._sharded else "")
         self._capture = Capture(self.anatomy, in_main, role="teacher", run=run)
         self._show = self._capture
-        self._passes = Passes(self.anatomy, signals, role="teacher")
+        self._passes = Passes(self.anatomy, signals, role="teacher", in_part=not self._sharded)
         self._runs_main = bool(in_main) or not self._passes
         # Inference mode saves dispatch, and a copy of what is shown; a copy of [tokens, vocabulary] costs more than
         # that.
         self._large_logits = self.anatomy.shape.num_logits > LARGE and Signal("logits") in signals
 
     def place(self, device: torch.device, autocast: Callable[[], AbstractContextManager[None]]) -> None:
-        self.model.to(device)
+        if not self._sharded:  # its engine has placed it
+            self.model.to(device)
         self._autocast = nullcontext if self._own_dtype else autocast
 
     def compile(self, **settings: Any) -> None:
@@ -150,9 +159,18 @@ class Frozen(Teacher):
 
     def _main(self, batch: Batch) -> Activations:
         assert self._show is not None
+        if self._sharded:  # what is gathered outlives the pass, and must be no inference tensor
+            return self._gathered(batch)
         if self._large_logits:
             with torch.no_grad(), self._autocast():
                 return self._show(batch)[1]
         with torch.inference_mode(), self._autocast():
             shown = self._show(batch)[1]
         return shown.cloned()  # an inference tensor cannot be saved for the student's backward
+
+    def _gathered(self, batch: Batch) -> Activations:
+        assert self._show is not None
+        with torch.no_grad(), self._autocast():
+            shown = self._show(batch)[1]
+        fold(self.model)
+        return shown

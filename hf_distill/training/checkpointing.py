@@ -13,14 +13,14 @@ from transformers.trainer import SCALER_NAME, TRAINER_STATE_NAME
 from hf_distill import checkpoints
 from hf_distill.errors import BrokenCheckpoint
 from hf_distill.hub.packed import renew_packed
-from hf_distill.training.binding import BoundTrainer
 from hf_distill.training.identity import run_of
+from hf_distill.training.sharding import Sharding
 
 _FAULTS = (OSError, RuntimeError, safetensors.SafetensorError)
 """What a disk that is full makes of a save: torch and safetensors have errors of their own for it."""
 
 
-class Checkpointing(BoundTrainer):
+class Checkpointing(Sharding):
     """Overrides `_save_checkpoint`: one is written beside (`.checkpoint-<step>.part`) and renamed when it is whole,
     with a manifest of its files and of the run. Their SHA-256 are computed while training goes on, and are there when
     the next one is written or training ends; older ones go when all of it is on the disk itself.
@@ -108,7 +108,8 @@ class Checkpointing(BoundTrainer):
         if self.args.should_save:
             folder = Path(output_dir if output_dir is not None else self.args.output_dir)
             checkpoints.replace_pickled_arguments(folder, self.args, self.tokens_per_batch)
-            checkpoints.write_objectives(folder, self.distillation.learned)
+            gathered = state_dict if self._engine_loads else None
+            checkpoints.write_objectives(folder, self.distillation.learned, gathered=gathered)
             checkpoints.write_teacher(folder, self.teacher)
             renew_packed(self.model, folder)
 
@@ -140,8 +141,13 @@ class Checkpointing(BoundTrainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
-        checkpoints.read_objectives(Path(resume_from_checkpoint), self.distillation.learned)
-        checkpoints.read_teacher(Path(resume_from_checkpoint), self.teacher)
+        self._load_beside(Path(resume_from_checkpoint))
+
+    def _load_beside(self, checkpoint: Path) -> None:
+        """What the objectives learned, unless it came back with the engine's own checkpoint, and the teacher."""
+        if not self._engine_loads:
+            checkpoints.read_objectives(checkpoint, self.distillation.learned)
+        checkpoints.read_teacher(checkpoint, self.teacher)
 
     def _load_scaler(self, checkpoint: str | None) -> None:
         if checkpoint is not None and self.accelerator.scaler is not None:
@@ -187,8 +193,7 @@ class Checkpointing(BoundTrainer):
             checkpoints.check_intact(Path(best))
         super()._load_best_model()
         if best is not None:
-            checkpoints.read_objectives(Path(best), self.distillation.learned)
-            checkpoints.read_teacher(Path(best), self.teacher)
+            self._load_beside(Path(best))
 
 
 def _seal_and_rotate(home: Path, checkpoint: Path, limit: int | None, best: str | None) -> None:

@@ -12,11 +12,11 @@ from transformers.utils import ModelOutput
 from hf_distill.distillation import Counts, Evaluation, Losses
 from hf_distill.losses import at_least_float32
 from hf_distill.objectives.response.loss_function import called
-from hf_distill.training.binding import BoundTrainer
+from hf_distill.training.repeated import HOLLOW, Repeated, emptied
 from hf_distill.training.workers import told_of_workers
 
 
-class Evaluating(BoundTrainer):
+class Evaluating(Repeated):
     """Overrides `_wrap_model`, `evaluation_loop` and `prediction_step`: evaluation runs through the `Distillation`,
     and its loss is that of all labels, or of the objectives where there are none.
     """
@@ -98,13 +98,6 @@ class Evaluating(BoundTrainer):
             loss = called(self.compute_loss_func, outputs, inputs["labels"][:rows], counts[:rows].sum())
         return evaluation._replace(sums=at_least_float32(loss) * counts)
 
-    def _own_rows(self, rows: int) -> int:
-        """How many of this process's rows are no repetitions; those stand last in the last batch of all processes."""
-        state = self.accelerator.gradient_state
-        if not state.end_of_dataloader or state.remainder <= 0:
-            return rows
-        return min(max(int(state.remainder) - int(self.accelerator.process_index) * rows, 0), rows)
-
     def _add_to_totals(self, evaluation: Evaluation) -> Tensor | None:
         if evaluation.sums is None or evaluation.counts is None:
             return None
@@ -115,13 +108,16 @@ class Evaluating(BoundTrainer):
         return evaluation.sums.sum() / evaluation.counts.sum().clamp(min=1)
 
     def _evaluate_objectives(self, model: nn.Module, inputs: Any) -> Tensor | None:
-        """The objectives' sums and counts of one batch; what a sampler repeats to fill the last batch counts twice."""
+        """The objectives' sums and counts of one batch, without rows that fill it."""
+        inputs = self._without_repeated(inputs)
         teacher = self.teacher.activations(inputs) if self.teacher is not None and self._reads_teacher else None
         if teacher is None:
             return None
-        counted = self.distillation.count(inputs)
+        counted = self._count(inputs)
+        hollow = inputs.pop(HOLLOW, False)
         with torch.no_grad(), self.accelerator.autocast():
             losses: Losses = model(inputs, teacher, Counts((1.0,) * len(counted)))
+        losses = emptied(losses) if hollow else losses
         counts = torch.stack([torch.as_tensor(count, device=losses.values.device) for count in counted])
         sums = self._sum_over_ranks(torch.stack([losses.values[: len(counts)].double(), counts.double()], 1))
         self._totals = sums if self._totals is None else self._totals + sums

@@ -12,6 +12,7 @@ from torch.nn.utils import get_total_norm
 from transformers.trainer_utils import IntervalStrategy
 
 from hf_distill.monitor import Monitor
+from hf_distill.shards import whole
 from hf_distill.training.binding import BoundTrainer
 
 logger = logging.getLogger(__name__)
@@ -42,7 +43,7 @@ class Watching(BoundTrainer):
         if grad_norm is None and alone:
             # Nothing is clipped; accelerate would still multiply every gradient, by 1.
             grad_norm = get_total_norm(self.distillation.gradients())
-        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        norm = whole(super()._get_grad_norm(model, grad_norm=grad_norm))
         # A loss scaler meets infinite gradients by design, and skips them.
         scaled = self.accelerator.scaler is not None
         held_back = self._monitor.watch(None if scaled else torch.as_tensor(norm, device=self.args.device))

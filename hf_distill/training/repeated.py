@@ -1,0 +1,77 @@
+"""Rows that are repeated to fill the last batches of an epoch weigh nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, MutableMapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hf_distill.distillation import Losses
+from hf_distill.training.binding import BoundTrainer
+
+HOLLOW = "hollow"
+"""The mark of a batch that holds nothing but a repeated row: it runs, as other processes wait for its gradients, and
+weighs nothing."""
+
+
+class Repeated(BoundTrainer):
+    """Overrides `get_batch_samples`: in the last round of an epoch, where accelerate gives every process a full batch
+    by repeating early rows, each process keeps its own rows of the data set, as one process would have them; one that
+    has none of them runs a single row whose loss is multiplied by 0.
+
+    Batches are left as they are where an objective exchanges the examples of all processes, as each must then have as
+    many; where accelerate does not know how many rows there are (a stream that every process reads for itself,
+    `dispatch_batches=False`); and with `tokens_per_batch`, whose sampler repeats fewer rows than there are processes.
+    """
+
+    def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> Any:
+        """The Trainer's window of batches, without repeated rows."""
+        own = (self._without_repeated(batch) for batch in epoch_iterator)
+        return super().get_batch_samples(own, num_batches, device)
+
+    def _without_repeated(self, batch: Any) -> Any:
+        """A batch that the loader has just given."""
+        if self.accelerator.num_processes == 1 or self._exchanges_examples:
+            return batch
+        size = self.distillation.pair.task.num_examples(batch)
+        own = self._own_rows(size)
+        return batch if own == size else _cut(batch, size, own)
+
+    def _own_rows(self, rows: int) -> int:
+        """How many of this process's rows are no repetitions; those stand last in the last batch of all processes."""
+        state = self.accelerator.gradient_state
+        if not state.end_of_dataloader or state.remainder < 1:
+            return rows
+        return min(max(int(state.remainder) - int(self.accelerator.process_index) * rows, 0), rows)
+
+    @property
+    def _exchanges_examples(self) -> bool:
+        return any(objective.gather or objective.reads_rows for objective in self.distillation.terms())
+
+    def _count(self, batch: Any) -> list[Tensor | int]:
+        """The units of a batch that each term counts; none in a hollow one."""
+        counted = self.distillation.count(batch)
+        return [count * 0 for count in counted] if is_hollow(batch) else counted
+
+
+def is_hollow(batch: Any) -> bool:
+    """Whether the batch holds nothing but a repeated row."""
+    return HOLLOW in batch
+
+
+def emptied(losses: Losses) -> Losses:
+    """What a hollow batch gives: zeros, still attached to all that it ran through."""
+    return Losses(losses.total * 0.0, torch.zeros_like(losses.values))
+
+
+def _cut(batch: MutableMapping[str, Any], size: int, own: int) -> MutableMapping[str, Any]:
+    """The first `own` of the rows, or the first one as a hollow batch."""
+    kept = max(own, 1)
+    for name, value in list(batch.items()):
+        if isinstance(value, Tensor) and value.dim() and len(value) == size:
+            batch[name] = value[:kept]
+    if own == 0:
+        batch[HOLLOW] = True
+    return batch

@@ -40,6 +40,8 @@ class Sharding(BoundTrainer):
             super().__init__(model, args, *further, **settings)
         if self.is_deepspeed_enabled:
             _clip_as_asked(self)
+        if partitioned(self.model):  # transformers takes every old name for one that the folder had, and writes it back
+            self.model._weight_conversions = None
 
     def _bind_teacher(self, distillation: Any) -> None:
         """A teacher that ZeRO-3 cut up while it was loaded gets an engine of its own, without an optimizer."""
@@ -64,7 +66,7 @@ class Sharding(BoundTrainer):
         super()._save(output_dir, state_dict=None if state_dict is None else of_student(state_dict))
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        if not loaded_in_shards(self.model):
+        if not self.is_distributed_loading_by_transformers:
             with self._as_engine():
                 super()._save_optimizer_and_scheduler(output_dir)
             return
@@ -78,16 +80,16 @@ class Sharding(BoundTrainer):
     # ---- loading ----
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        if not loaded_in_shards(self.model):
+        if not self.is_distributed_loading_by_transformers:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
             return
         path = _there(Path(resume_from_checkpoint, WEIGHTS))
         first: dict[str, Tensor] = load_file(path) if self.args.process_index == 0 else {}
         options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True, strict=False)
-        set_model_state_dict(self.model, first, options=options)
+        set_model_state_dict(self.distillation.student, first, options=options)
 
     def _load_optimizer_and_scheduler(self, checkpoint_folder: str | None) -> None:
-        if checkpoint_folder is None or not loaded_in_shards(self.model):
+        if checkpoint_folder is None or not self.is_distributed_loading_by_transformers:
             with self._as_engine():
                 super()._load_optimizer_and_scheduler(checkpoint_folder)
             return

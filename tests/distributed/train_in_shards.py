@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import BertForSequenceClassification, PreTrainedModel
+from transformers import BertForSequenceClassification, PreTrainedModel, TrainingArguments
 
 from hf_distill import DistillationTrainer, HiddenMSE, Labels, SoftTargets
 from hf_distill.shards import in_shards
@@ -32,14 +32,10 @@ def loaded(folder: Path, processes: int) -> PreTrainedModel:
     return BertForSequenceClassification.from_pretrained(folder, distributed_config=config)
 
 
-def trainer_of(folder: Path, kind: str, processes: int = 1, **settings: Any) -> DistillationTrainer:
-    """A projection learns beside the student; the optimizer is the default one, with a state to be kept."""
-    arguments = {"optim": "adamw_torch_fused", "learning_rate": 1e-3, "max_grad_norm": 1.0, "adam_epsilon": 1e-3}
-    args = tiny.arguments(**{**arguments, **settings})
-    parts = {role: processes if kind in (role, "both") else 1 for role in ("student", "teacher")}
-    models = {role: loaded(folder / "from" / role, number) for role, number in parts.items()}
+def made_of(models: dict[str, PreTrainedModel], args: TrainingArguments) -> DistillationTrainer:
+    """A projection learns beside the student."""
     torch.manual_seed(0)
-    trainer = DistillationTrainer(
+    return DistillationTrainer(
         model=models["student"],
         teacher=models["teacher"],
         objectives=SoftTargets() + Labels() + HiddenMSE(layer_map="uniform", projection="shared"),
@@ -48,6 +44,15 @@ def trainer_of(folder: Path, kind: str, processes: int = 1, **settings: Any) -> 
         eval_dataset=tiny.rows("single_label", 21, seed=3),
         data_collator=tiny.Pad(),
     )
+
+
+def trainer_of(folder: Path, kind: str, processes: int = 1, **settings: Any) -> DistillationTrainer:
+    """The optimizer is the default one, with a state to be kept."""
+    arguments = {"optim": "adamw_torch_fused", "learning_rate": 1e-3, "max_grad_norm": 1.0, "adam_epsilon": 1e-3}
+    args = tiny.arguments(**{**arguments, **settings})
+    parts = {role: processes if kind in (role, "both") else 1 for role in ("student", "teacher")}
+    models = {role: loaded(folder / "from" / role, number) for role, number in parts.items()}
+    trainer = made_of(models, args)
     if processes > 1 and {role: in_shards(model) for role, model in models.items()} != {
         role: number > 1 for role, number in parts.items()
     }:

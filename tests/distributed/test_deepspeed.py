@@ -1,0 +1,65 @@
+"""DeepSpeed on two gloo processes ends as one process does, is saved whole and goes on exactly.
+
+Run where DeepSpeed is installed (`pip install deepspeed`), with DS_ACCELERATOR=cpu: the first run compiles its
+exchange, minutes of g++, into TORCH_EXTENSIONS_DIR.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from hf_distill import DistillationTrainer
+from tests.distributed.train_in_shards import trained, write_models
+from tests.distributed.train_with_deepspeed import KINDS
+
+HERE = find_spec("deepspeed") is not None and os.environ.get("DS_ACCELERATOR") == "cpu"
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not HERE, reason="needs deepspeed, and DS_ACCELERATOR=cpu")]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What two processes leave, one launch for each kind: DeepSpeed's configuration stays for the life of a process."""
+    made = tmp_path_factory.mktemp("deepspeed")
+    write_models(made)
+    root = str(Path(__file__).parents[2])
+    path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    for kind in KINDS:
+        script = [str(Path(__file__).with_name("train_with_deepspeed.py")), str(made), kind]
+        done = subprocess.run([*command, *script], env=environment, capture_output=True, text=True, timeout=600)
+        assert done.returncode == 0, f"{kind}: {done.stdout[-2000:]}{done.stderr[-4000:]}"
+    return made
+
+
+@pytest.fixture(scope="module")
+def alone(folder: Path) -> DistillationTrainer:
+    """The training of one process, clipped to the same norm."""
+    plain = {"optim": "sgd", "learning_rate": 0.1, "max_grad_norm": 0.5}
+    trainer = trained(folder, "student", **plain)
+    trainer.save_model(str(folder / "alone"))
+    return trainer
+
+
+@pytest.mark.parametrize("kind", [name + suffix for name in KINDS for suffix in ("", "-resumed")])
+def test_two_processes_end_as_one(folder: Path, alone: DistillationTrainer, kind: str) -> None:
+    """Clipped at 0.5, not at 1 as DeepSpeed would without a word of it."""
+    for name in ("model.safetensors", "distillation.safetensors"):
+        ours, theirs = load_file(folder / kind / name), load_file(folder / "alone" / name)
+        assert ours.keys() == theirs.keys()
+        for key, tensor in theirs.items():
+            torch.testing.assert_close(ours[key], tensor, rtol=0, atol=1e-6, msg=lambda m, k=key: f"{kind}: {k}: {m}")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_evaluations_are_those_of_one(folder: Path, alone: DistillationTrainer, kind: str) -> None:
+    told = float((folder / f"{kind}.eval_loss").read_text())
+    assert told == pytest.approx(alone.evaluate()["eval_loss"], abs=1e-6)

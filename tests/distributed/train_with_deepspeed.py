@@ -1,0 +1,58 @@
+"""Run by torchrun: trains under DeepSpeed, ZeRO-2 or ZeRO-3 with every parameter cut up, and saves the student."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hf_distill import DistillationTrainer
+from hf_distill.shards import partitioned
+from tests import tiny
+from tests.distributed.train_in_shards import loaded, made_of
+
+KINDS = ("zero2", "zero3", "zero3_teacher")
+"""The last one with a teacher that is cut up, too, in an engine of its own."""
+
+
+def configuration(kind: str) -> dict[str, Any]:
+    """No word of gradient_clipping, which DeepSpeed takes for 1."""
+    zero = {"stage": 2} if kind == "zero2" else {"stage": 3, "stage3_param_persistence_threshold": 0}
+    if kind != "zero2":
+        zero["stage3_gather_16bit_weights_on_model_save"] = True
+    sizes = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps")
+    return {**dict.fromkeys(sizes, "auto"), "zero_optimization": zero, "zero_allow_untested_optimizer": True}
+
+
+def trainer_of(folder: Path, kind: str, **settings: Any) -> DistillationTrainer:
+    whole = {role: loaded(folder / "from" / role, 1) for role in ("student", "teacher")}
+    sizes = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "max_grad_norm": 0.5}
+    args = tiny.arguments(deepspeed=configuration(kind), **{**sizes, **settings})
+    if kind == "zero3_teacher":  # is loaded while DeepSpeed is at hand
+        importlib.import_module("deepspeed").init_distributed("gloo")
+        whole["teacher"] = loaded(folder / "from" / "teacher", 1)
+        if not partitioned(whole["teacher"]):
+            raise SystemExit("the teacher is whole")
+    return made_of(whole, args)
+
+
+def main() -> None:
+    folder, kind = Path(sys.argv[1]), sys.argv[2]
+    saving = {"save_strategy": "steps", "save_steps": 2, "output_dir": str(folder / f"{kind}-run")}
+    trainer = trainer_of(folder, kind, **saving)
+    trainer.train()
+    trainer.save_model(str(folder / kind))
+    evaluated = trainer.evaluate()["eval_loss"]
+    if trainer.is_world_process_zero():
+        (folder / f"{kind}.eval_loss").write_text(str(evaluated))
+    second = trainer_of(folder, kind, **saving)
+    second.train(resume_from_checkpoint=str(folder / f"{kind}-run" / "checkpoint-2"))
+    second.save_model(str(folder / f"{kind}-resumed"))
+    torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()

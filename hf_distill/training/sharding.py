@@ -40,7 +40,9 @@ class Sharding(BoundTrainer):
             super().__init__(model, args, *further, **settings)
         if self.is_deepspeed_enabled:
             _clip_as_asked(self)
-        if partitioned(self.model):  # transformers takes every old name for one that the folder had, and writes it back
+        if partitioned(
+            self.model
+        ):  # transformers takes every old name for one that the folder had, and writes it back
             self.model._weight_conversions = None
 
     def _bind_teacher(self, distillation: Any) -> None:

@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(not HERE, reason="needs deeps
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What two processes leave, one launch for each kind: DeepSpeed's configuration stays for the life of a process."""
+    """What two processes leave, one launch for each kind, as DeepSpeed's configuration stays in a process."""
     made = tmp_path_factory.mktemp("deepspeed")
     write_models(made)
     root = str(Path(__file__).parents[2])

@@ -1,4 +1,4 @@
-"""Run by torchrun: trains with a student, a teacher or both in shards since they were loaded, and saves each student."""
+"""Run by torchrun: trains with a student, a teacher or both in shards since they were loaded; saves each student."""
 
 from __future__ import annotations
 

@@ -20,8 +20,9 @@ TASKS = ("single_label", "causal_lm")
 
 
 def terms() -> Terms:
-    """Counted by label, by token and by example, and one whose weight is learned, which costs something every batch."""
-    return Terms.of([Term(Labels(), Learned(0.1)), SoftTargets(), HiddenMSE(layer_map="uniform", projection="shared")])
+    """Counted by label, by token and by example, with two weights that are learned, at a cost for every batch."""
+    learned = [Term(Labels(), Learned(0.1)), Term(SoftTargets(), Learned(0.1))]
+    return Terms.of([*learned, HiddenMSE(layer_map="uniform", projection="shared")])
 
 
 def figures(prediction: Any) -> dict[str, float]:

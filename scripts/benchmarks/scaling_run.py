@@ -1,0 +1,116 @@
+"""One run of `scaling.py measure`: the seconds of its steps and of their parts, as a line of JSON."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from functools import partial
+from statistics import median
+from typing import Any
+
+import torch
+from torch import distributed
+from transformers import BertConfig, BertForSequenceClassification, TrainerCallback, TrainingArguments
+
+from hf_distill import DistillationTrainer, Labels, SoftTargets
+
+ROWS, LENGTH, VOCABULARY, WARM = 8, 32, 1000, 3
+PROBES = (4_096, 4_194_304)
+"""Bytes of the exchanges from which latency and rate are taken."""
+
+
+def run(steps: int) -> None:
+    """Trains, and prints the medians; only the first process does."""
+    trainer, clock = _trainer(steps), _Clock()
+    trainer.add_callback(clock)
+    trainer.train()
+    told: dict[str, Any] = {
+        "step": median(clock.steps[WARM:]),
+        "rows": ROWS,
+        "parameters": sum(each.numel() for each in trainer.model.parameters()),
+        **_parts(trainer),
+        **_exchanges(),
+    }
+    if trainer.is_world_process_zero():
+        print(json.dumps(told), flush=True)
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
+
+
+def _model(layers: int, width: int) -> BertForSequenceClassification:
+    config = BertConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=width,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        intermediate_size=4 * width,
+        max_position_embeddings=LENGTH,
+        num_labels=2,
+    )
+    return BertForSequenceClassification(config)
+
+
+def _trainer(steps: int) -> DistillationTrainer:
+    torch.manual_seed(0)
+    ids = torch.randint(5, VOCABULARY, (ROWS * 16, LENGTH))
+    rows = [{"input_ids": row, "attention_mask": torch.ones_like(row), "labels": int(row[0]) % 2} for row in ids]
+    arguments = TrainingArguments(
+        output_dir=tempfile.mkdtemp(prefix="scaling_"),
+        use_cpu=True,
+        max_steps=steps,
+        per_device_train_batch_size=ROWS,
+        save_strategy="no",
+        logging_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+    )
+    return DistillationTrainer(
+        model=_model(2, 128),
+        teacher=_model(4, 192),
+        objectives=SoftTargets() + Labels(),
+        args=arguments,
+        train_dataset=rows,
+    )
+
+
+class _Clock(TrainerCallback):
+    """Seconds from one step's beginning to the next one's."""
+
+    def __init__(self) -> None:
+        self.steps: list[float] = []
+        self._last: float | None = None
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        now = time.perf_counter()
+        if self._last is not None:
+            self.steps.append(now - self._last)
+        self._last = now
+
+
+def _parts(trainer: DistillationTrainer) -> dict[str, float]:
+    """The teacher's forward pass on one batch, timed alone, and what is left of a step of one process."""
+    batch = {name: each[:ROWS] for name, each in next(iter(trainer.get_train_dataloader())).items()}
+    assert trainer.teacher is not None
+    teacher = _timed(lambda: trainer.teacher.activations(batch))  # type: ignore[union-attr]
+    step = median(next(each for each in trainer.callback_handler.callbacks if isinstance(each, _Clock)).steps[WARM:])
+    return {"teacher_forward": teacher, "student_step": step - teacher}
+
+
+def _exchanges() -> dict[str, float]:
+    """Latency and rate of a ring all-reduce, from a small and a large one."""
+    if not distributed.is_initialized():
+        return {}
+    p = distributed.get_world_size()
+    small, large = (_timed(partial(distributed.all_reduce, torch.zeros(size // 4))) for size in PROBES)
+    volume = 2 * (p - 1) / p * PROBES[1]
+    return {"network": volume / max(large - small, 1e-6), "latency": small / (2 * (p - 1))}
+
+
+def _timed(function: Any, times: int = 15) -> float:
+    taken = []
+    for _ in range(times):
+        start = time.perf_counter()
+        function()
+        taken.append(time.perf_counter() - start)
+    return median(taken[WARM:])

@@ -1,0 +1,40 @@
+"""Run by every kind of launcher: trains two steps, and tells of the processes, the strategy and the weights."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hf_distill import DistillationTrainer, Labels, SoftTargets
+from tests import tiny
+
+
+def main() -> None:
+    folder, settings = Path(sys.argv[1]), json.loads(sys.argv[2])
+    trainer = DistillationTrainer(
+        model=tiny.model("single_label", seed=1),
+        teacher=tiny.model("single_label", layers=4, hidden=48, seed=2),
+        objectives=SoftTargets() + Labels(),
+        args=tiny.arguments(**{"max_steps": 2, "per_device_train_batch_size": 4, **settings}),
+        train_dataset=tiny.rows("single_label", 21),
+        eval_dataset=tiny.rows("single_label", 21),
+        data_collator=tiny.Pad(),
+        compute_metrics=lambda prediction: {"rows": len(prediction.label_ids)},
+    )
+    trainer.train()
+    told: dict[str, Any] = {
+        "world": trainer.args.world_size,
+        "rows": trainer.evaluate()["eval_rows"],
+        "weights": sum(each.detach().double().abs().sum().item() for each in trainer.model.parameters()),
+    }
+    (folder / f"{trainer.args.process_index}.json").write_text(json.dumps(told))
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()

@@ -33,7 +33,7 @@ class FSDPModule(nn.Module):
 def setting(kind: str = "NO", processes: int = 1, world_size: int = 1, **asked: bool) -> Any:
     """As much of a trainer as the checks look at."""
     args = SimpleNamespace(
-        n_gpu=0, world_size=world_size, torch_compile=False, torch_compile_backend=None, logging_nan_inf_filter=False
+        n_gpu=0, world_size=world_size, torch_compile=False, fsdp=asked.get("fsdp"), deepspeed=asked.get("deepspeed")
     )
     accelerator = SimpleNamespace(
         distributed_type=DistributedType(kind),
@@ -41,13 +41,13 @@ def setting(kind: str = "NO", processes: int = 1, world_size: int = 1, **asked: 
         mixed_precision="no",
         device=torch.device("cpu"),
     )
-    flags = {"is_fsdp_enabled": False, "is_deepspeed_enabled": False, **asked}
-    return SimpleNamespace(args=args, accelerator=accelerator, compute_loss_func=None, model=nn.Linear(1, 1), **flags)
+    return SimpleNamespace(args=args, accelerator=accelerator, compute_loss_func=None, model=nn.Linear(1, 1))
 
 
 @pytest.fixture(autouse=True)
 def alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "ACCELERATE_MIXED_PRECISION"):
+    told = ("USE_FSDP", "USE_DEEPSPEED", "MIXED_PRECISION")
+    for name in ("WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", *(f"ACCELERATE_{each}" for each in told)):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -89,8 +89,8 @@ def test_one_process_in_place_of_several(monkeypatch: pytest.MonkeyPatch) -> Non
 @pytest.mark.parametrize(
     ("kind", "asked", "words"),
     [
-        ("MULTI_CPU", "is_fsdp_enabled", "FSDP is asked for .* what is active is MULTI_CPU"),
-        ("MULTI_GPU", "is_deepspeed_enabled", "DEEPSPEED is asked for .* what is active is MULTI_GPU"),
+        ("MULTI_CPU", "fsdp", "FSDP is asked for .* what is active is MULTI_CPU"),
+        ("MULTI_GPU", "deepspeed", "DEEPSPEED is asked for .* what is active is MULTI_GPU"),
     ],
 )
 def test_a_strategy_that_is_asked_for_and_not_there(
@@ -100,6 +100,9 @@ def test_a_strategy_that_is_asked_for_and_not_there(
     checks.before_training(setting(kind, 2, 2))
     with pytest.raises(DistillationError, match=words):
         checks.before_training(setting(kind, 2, 2, **{asked: True}))
+    monkeypatch.setenv(f"ACCELERATE_USE_{asked.upper()}", "true")
+    with pytest.raises(DistillationError, match=words):
+        checks.before_training(setting(kind, 2, 2))
 
 
 def wrapped(kind: str, engine: nn.Module, distillation: nn.Module | None = None) -> Any:

@@ -73,7 +73,10 @@ def _one_in_place_of_several() -> bool:
 def _gets_what_it_asked_for(trainer: BoundTrainer) -> None:
     """Refuses FSDP and DeepSpeed that were asked for and are not there: on a CPU the Trainer falls back to DDP."""
     kind = trainer.accelerator.distributed_type
-    asked = {DistributedType.FSDP: trainer.is_fsdp_enabled, DistributedType.DEEPSPEED: trainer.is_deepspeed_enabled}
+    asked = {
+        DistributedType.FSDP: bool(trainer.args.fsdp) or _is_set("ACCELERATE_USE_FSDP"),
+        DistributedType.DEEPSPEED: bool(trainer.args.deepspeed) or _is_set("ACCELERATE_USE_DEEPSPEED"),
+    }
     for wanted in (each for each, is_asked in asked.items() if is_asked and kind != each):
         several = trainer.accelerator.num_processes > 1
         instead = kind.value if several else "one process"
@@ -97,6 +100,10 @@ def _needs_compiler() -> None:
 def loaded_in_shards(model: nn.Module) -> bool:
     """Whether each process holds a part of the model's parameters since it was loaded."""
     return bool(getattr(model, "is_distributed_loading_by_transformers", False))
+
+
+def _is_set(variable: str) -> bool:
+    return os.environ.get(variable, "false").lower() in ("true", "1")
 
 
 def engine_is_active(trainer: BoundTrainer) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import nn
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_optimizer_state_dict,
@@ -34,6 +34,8 @@ class Sharding(BoundTrainer):
     `from_pretrained`. So is the optimizer of a student that was sharded when it was loaded, with which the Trainer
     would not go on: its checkpoints are those of one process, and fit any number of processes.
     """
+
+    optimizer: Any
 
     def __init__(self, model: Any = None, args: Any = None, *further: Any, **settings: Any) -> None:
         with _resumable(model, args):
@@ -86,7 +88,7 @@ class Sharding(BoundTrainer):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
             return
         path = _there(Path(resume_from_checkpoint, WEIGHTS))
-        first: dict[str, Tensor] = load_file(path) if self.args.process_index == 0 else {}
+        first: dict[str, Any] = load_file(path) if self.args.process_index == 0 else {}
         options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True, strict=False)
         set_model_state_dict(self.distillation.student, first, options=options)
 
@@ -123,7 +125,7 @@ class Sharding(BoundTrainer):
         the engine holds, the student and the objectives."""
         student = self.model
         if self._fsdp_holds_weights:
-            self.model = self.model_wrapped  # type: ignore[assignment]
+            self.model = self.model_wrapped
         try:
             yield
         finally:

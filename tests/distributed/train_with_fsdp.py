@@ -1,7 +1,7 @@
-"""Run by torchrun: trains under accelerate's FSDP2, which accelerate itself would only do on GPUs, and saves the student.
+"""Run by torchrun: trains under accelerate's FSDP2, which accelerate itself does on GPUs alone; saves the student.
 
-Accelerate reads FSDP out of its state, where a CPU never gets it. Here it is put there, so that what accelerate and the
-trainer do with it (wrapping the `Distillation`, shards of its optimizer, checkpoints) runs as it would on GPUs.
+Accelerate reads FSDP out of its state, where a CPU never gets it. Here it is put there, so that what accelerate and
+the trainer do with it (wrapping the `Distillation`, shards of its optimizer, checkpoints) runs as it would on GPUs.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ def allow_on_cpus() -> None:
 
     def patched(self: Any, *args: Any, **settings: Any) -> None:
         made(self, *args, **settings)
-        if settings.get("fsdp_plugin") is not None:
-            self.distributed_type = DistributedType.FSDP
-            self.fsdp_plugin = settings["fsdp_plugin"]
+        plugin = settings.get("fsdp_plugin") or self.__dict__.get("fsdp_plugin")
+        if plugin is not None:
+            self.distributed_type, self.fsdp_plugin = DistributedType.FSDP, plugin
 
     AcceleratorState.__init__ = patched
 

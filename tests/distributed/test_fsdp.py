@@ -1,0 +1,53 @@
+"""Accelerate's FSDP2 on two gloo processes ends as one process does, is saved whole and goes on exactly."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from hf_distill import DistillationTrainer
+from tests.distributed.train_in_shards import trained, write_models
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What two processes leave."""
+    made = tmp_path_factory.mktemp("fsdp")
+    write_models(made)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    script = str(Path(__file__).with_name("train_with_fsdp.py"))
+    done = subprocess.run([*command, script, str(made)], env=environment, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    return made
+
+
+@pytest.fixture(scope="module")
+def alone(folder: Path) -> DistillationTrainer:
+    """The training of one process."""
+    trainer = trained(folder, "student")
+    trainer.save_model(str(folder / "alone"))
+    return trainer
+
+
+@pytest.mark.parametrize("kind", ["fsdp", "resumed", "run/checkpoint-4"])
+def test_two_processes_end_as_one(folder: Path, alone: DistillationTrainer, kind: str) -> None:
+    """The student and what the objectives learned are written whole, also where checkpoints hold shards."""
+    for name in ("model.safetensors", "distillation.safetensors"):
+        ours, theirs = load_file(folder / kind / name), load_file(folder / "alone" / name)
+        assert ours.keys() == theirs.keys()
+        for key, tensor in theirs.items():
+            torch.testing.assert_close(ours[key], tensor, rtol=0, atol=1e-6, msg=lambda m, k=key: f"{kind}: {k}: {m}")
+
+
+def test_evaluations_are_those_of_one(folder: Path, alone: DistillationTrainer) -> None:
+    told = float((folder / "fsdp.eval_loss").read_text())
+    assert told == pytest.approx(alone.evaluate()["eval_loss"], abs=1e-6)

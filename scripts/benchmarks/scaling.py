@@ -158,7 +158,7 @@ def measure(processes: list[int], steps: int) -> dict[str, Any]:
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-        line = next(line for line in done.stdout.splitlines() if line.startswith("{"))
+        line = next(line for line in done.stdout.splitlines() if line.startswith('{"step"'))
         found["runs"][str(number)] = json.loads(line)
         print(f"{number} processes: {line}", flush=True)
     return found

@@ -32,6 +32,9 @@ ARGUMENTS = "training_arguments.json"
 _BUDGET = "tokens_per_batch"
 """The trainer's own setting, told of beside the arguments."""
 
+_STATES = {"optimizer.pt": ("optimizer_*", "optimizer.bin", "global_step*"), "scheduler.pt": ("global_step*",)}
+"""What must be there, and what FSDP and DeepSpeed have in place of it."""
+
 WEIGHTS = (
     "model.safetensors",
     "model.safetensors.index.json",
@@ -184,6 +187,21 @@ def check_same_run(checkpoint: Path, run: Mapping[str, Any], despite: Collection
         raise BrokenCheckpoint(
             f"{checkpoint} is of another run: {'; '.join(told[:_SHOWN])}{more}. Train as before, or allow it: "
             f"resume_despite={tuple(lines)}."
+        )
+
+
+def check_same_engine(checkpoint: Path, engine: str) -> None:
+    """Refuses a checkpoint that was written by what reads no other: whole tensors, parts of a student that was sharded
+    when it was loaded, FSDP in one of its forms, DeepSpeed in one of its stages.
+
+    Raises: `BrokenCheckpoint` with both and the remedy.
+    """
+    manifest = Manifest.read(checkpoint)
+    written = engine if manifest is None else manifest.run.get("engine", engine)
+    if written != engine:
+        raise BrokenCheckpoint(
+            f"{checkpoint} was written by an engine ({written}) whose optimizer this one ({engine}) cannot read. "
+            "Train on as before, or start anew from its model.safetensors, which is the whole student."
         )
 
 
@@ -370,8 +388,8 @@ def _lack(path: Path) -> str | None:
     adapters = any(path.glob("*/adapter_model.safetensors"))  # those with names of their own lie in folders
     if not adapters and not any((path / name).exists() for name in WEIGHTS):
         return "no weights"
-    for name in ("optimizer.pt", "scheduler.pt"):
-        if not (path / name).exists() and not any(path.glob("global_step*")) and not any(path.glob("optimizer_*")):
+    for name, others in _STATES.items():
+        if not (path / name).exists() and not any(any(path.glob(each)) for each in others):
             return f"{name} is missing"
     if not any(path.glob("rng_state*.pth")):
         return "rng_state.pth is missing"

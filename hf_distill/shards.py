@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from torch import Tensor, distributed, nn
@@ -34,6 +34,21 @@ def whole(value: Any) -> Any:
     """A value that processes may hold in parts, such as the norm of gradients, with all of it in each."""
     gather = getattr(value, "full_tensor", None)
     return value if gather is None else gather()
+
+
+def gathered(named: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
+    """The same names, each with the whole of its tensor, one after the other; all processes go through them together.
+
+    Parameters that ZeRO-3 cut up must come as they are, not as what `state_dict` makes of them.
+    """
+    for name, tensor in named:
+        if hasattr(tensor, "ds_id"):
+            import deepspeed
+
+            with deepspeed.zero.GatheredParameters([tensor]):
+                yield name, tensor.data
+        else:
+            yield name, whole(tensor)
 
 
 def fold(model: nn.Module) -> None:

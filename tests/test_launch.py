@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -33,13 +34,19 @@ class FSDPModule(nn.Module):
 def setting(kind: str = "NO", processes: int = 1, world_size: int = 1, **asked: bool) -> Any:
     """As much of a trainer as the checks look at."""
     args = SimpleNamespace(
-        n_gpu=0, world_size=world_size, torch_compile=False, fsdp=asked.get("fsdp"), deepspeed=asked.get("deepspeed")
+        n_gpu=0,
+        world_size=world_size,
+        torch_compile=False,
+        fsdp=asked.get("fsdp"),
+        deepspeed=asked.get("deepspeed"),
+        save_on_each_node=asked.get("save_on_each_node", False),
     )
     accelerator = SimpleNamespace(
         distributed_type=DistributedType(kind),
         num_processes=processes,
         mixed_precision="no",
         device=torch.device("cpu"),
+        state=SimpleNamespace(),
     )
     return SimpleNamespace(args=args, accelerator=accelerator, compute_loss_func=None, model=nn.Linear(1, 1))
 
@@ -103,6 +110,18 @@ def test_a_strategy_that_is_asked_for_and_not_there(
     monkeypatch.setenv(f"ACCELERATE_USE_{asked.upper()}", "true")
     with pytest.raises(DistillationError, match=words):
         checks.before_training(setting(kind, 2, 2))
+
+
+def test_machines_that_would_save_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    checks.before_training(setting("MULTI_GPU", 2, 2, save_on_each_node=True))
+    zero = setting("DEEPSPEED", 2, 2, save_on_each_node=True)
+    for stage, refused in ((2, False), (3, True)):
+        zero.accelerator.state.deepspeed_plugin = SimpleNamespace(zero_stage=stage)
+        with pytest.raises(DistillationError, match="save_on_each_node") if refused else nullcontext():
+            checks.before_training(zero)
+    with pytest.raises(DistillationError, match="the first process alone gathers"):
+        checks.before_training(setting("FSDP", 2, 2, save_on_each_node=True))
 
 
 def wrapped(kind: str, engine: nn.Module, distillation: nn.Module | None = None) -> Any:

@@ -1,6 +1,6 @@
 """What a trainer refuses before the first step: set-ups that would train quietly wrong."""
 
-from hf_distill.checks.launch import before_training, engine_is_active, loaded_in_shards
+from hf_distill.checks.launch import before_training, engine_is_active, engine_of, loaded_in_shards
 from hf_distill.checks.models import (
     apart,
     equal_tokenizers,
@@ -17,6 +17,7 @@ __all__ = [
     "apart",
     "before_training",
     "engine_is_active",
+    "engine_of",
     "equal_tokenizers",
     "fits_arguments",
     "fits_batches",

@@ -32,6 +32,7 @@ def before_training(trainer: BoundTrainer) -> None:
         _needs_compiler()
     _processes_are_together(trainer)
     _gets_what_it_asked_for(trainer)
+    _saves_in_one_place(trainer)
 
 
 def _processes_are_together(trainer: BoundTrainer) -> None:
@@ -87,6 +88,17 @@ def _gets_what_it_asked_for(trainer: BoundTrainer) -> None:
         )
 
 
+def _saves_in_one_place(trainer: BoundTrainer) -> None:
+    """Refuses that each machine saves a student whose parts the first process alone gathers."""
+    plugin = getattr(trainer.accelerator.state, "deepspeed_plugin", None)
+    cut = trainer.accelerator.distributed_type == DistributedType.FSDP or loaded_in_shards(trainer.model)
+    if trainer.args.save_on_each_node and (cut or getattr(plugin, "zero_stage", 0) == 3):
+        raise DistillationError(
+            "save_on_each_node with a student in shards: the first process alone gathers the whole of it, and the "
+            "other machines would write none. Leave it out, and save to a place that all machines see."
+        )
+
+
 def _needs_compiler() -> None:
     """torch finds out in the first step, with a page of its own inside."""
     names = [os.environ.get("CXX", "g++"), "clang++", "cl"]
@@ -100,6 +112,19 @@ def _needs_compiler() -> None:
 def loaded_in_shards(model: nn.Module) -> bool:
     """Whether each process holds a part of the model's parameters since it was loaded."""
     return bool(getattr(model, "is_distributed_loading_by_transformers", False))
+
+
+def engine_of(trainer: BoundTrainer) -> str:
+    """What holds weights and optimizer, and so writes and reads them: one whole copy of them in each process, parts
+    since the student was loaded, FSDP in one of its forms, or DeepSpeed in one of its stages."""
+    if loaded_in_shards(trainer.model):
+        return "shards"
+    state = trainer.accelerator.state
+    if trainer.accelerator.distributed_type == DistributedType.FSDP:
+        return f"FSDP, {str(state.fsdp_plugin.state_dict_type).rpartition('.')[-1]}"
+    if trainer.accelerator.distributed_type == DistributedType.DEEPSPEED:
+        return f"DeepSpeed ZeRO-{state.deepspeed_plugin.zero_stage}"
+    return "whole"
 
 
 def _is_set(variable: str) -> bool:

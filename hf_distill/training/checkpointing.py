@@ -10,7 +10,7 @@ import safetensors
 from torch import nn
 from transformers.trainer import SCALER_NAME, TRAINER_STATE_NAME
 
-from hf_distill import checkpoints
+from hf_distill import checkpoints, checks
 from hf_distill.errors import BrokenCheckpoint
 from hf_distill.hub.packed import renew_packed
 from hf_distill.training.identity import run_of
@@ -122,6 +122,7 @@ class Checkpointing(Sharding):
         if folder is not None or self.args.save_strategy != "no":
             self._told_run()  # before rows see an epoch
         if folder is not None:
+            checkpoints.check_same_engine(Path(folder), checks.engine_of(self))
             checkpoints.check_same_run(Path(folder), self._told_run(), self.resume_despite)
             if not self.args.ignore_data_skip:
                 checkpoints.check_same_budget(Path(folder), self.tokens_per_batch)

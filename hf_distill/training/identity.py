@@ -11,7 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from hf_distill.checks import engine_of
 from hf_distill.hub.terms import objective_facts
+from hf_distill.shards import gathered
 from hf_distill.teachers import Cached, Ensemble, Teacher
 from hf_distill.teachers.cache.scanning import same_random_numbers
 
@@ -52,8 +54,8 @@ _PLAIN = (Tensor, nn.Parameter)
 
 
 def run_of(trainer: BoundTrainer) -> dict[str, Any]:
-    """Digests of the data, of the teacher and of what is below adapters, the terms and arguments as they are, and the
-    number of processes; None where something has no digest.
+    """Digests of the data, of the teacher and of what is below adapters, the terms and arguments as they are, the
+    number of processes, and what holds the weights in them; None where something has no digest.
 
     Where `ignore_data_skip` begins the epoch's batches anew, the arguments that say which rows are in one are left
     out.
@@ -72,6 +74,7 @@ def run_of(trainer: BoundTrainer) -> dict[str, Any]:
         "arguments": {name: told.get(name) for name in named},
         "world_size": args.world_size,
         "stage": trainer.stage,
+        "engine": engine_of(trainer),
     }
     plain: dict[str, Any] = json.loads(json.dumps(found, default=str))
     return plain
@@ -120,7 +123,7 @@ def teacher_digest(teacher: Teacher | None) -> str | None:
         parts.append(json.dumps(teacher.facts.fingerprint, sort_keys=True, default=str))
     elif teacher.alongside is None:
         for model in teacher.models:
-            parts += _sums(model.state_dict().items())
+            parts += _sums(model.state_dict(keep_vars=True).items())
     return _digest(parts)
 
 
@@ -133,10 +136,11 @@ def _base_digest(model: nn.Module) -> str | None:
 
 def _sums(named: Iterable[tuple[str, Any]]) -> list[str]:
     """Name, type and shape of each tensor, and the sum of its numbers taken as integers bit for bit: the same on every
-    device and in every order, and another as soon as one bit is. Parts and packed forms of tensors have no sum.
+    device and in every order, and another as soon as one bit is; models in shards have that of the whole. Packed forms
+    of tensors have no sum.
     """
     found = []
-    for name, tensor in named:
+    for name, tensor in gathered(named):
         if not isinstance(tensor, Tensor):
             continue
         total = _sum(tensor) if type(tensor) in _PLAIN and not tensor.is_meta else ""

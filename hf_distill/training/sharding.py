@@ -31,8 +31,9 @@ class Sharding(BoundTrainer):
     """Overrides what the Trainer saves and loads where an engine holds the `Distillation` in shards.
 
     The student is gathered and written whole, under its own names, so that any folder loads with plain
-    `from_pretrained`. So is the optimizer of a student that was sharded when it was loaded, with which the Trainer
-    would not go on: its checkpoints are those of one process, and fit any number of processes.
+    `from_pretrained`. So is the optimizer of a student that was sharded when it was loaded, by the names of its
+    parameters (the Trainer would write none): its checkpoints fit any number of processes, which `resume_despite` may
+    allow.
     """
 
     optimizer: Any
@@ -87,7 +88,18 @@ class Sharding(BoundTrainer):
         if not self.is_distributed_loading_by_transformers:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
             return
-        path = _there(Path(resume_from_checkpoint, WEIGHTS))
+        self._load_whole(Path(resume_from_checkpoint))
+
+    def _load_best_model(self) -> None:
+        if not self.is_distributed_loading_by_transformers:
+            with self._as_engine():
+                super()._load_best_model()
+            return
+        self._load_whole(Path(self.state.best_model_checkpoint))
+
+    def _load_whole(self, checkpoint: Path) -> None:
+        """Gives each process its parts of the student, of which the first reads the whole."""
+        path = _there(checkpoint / WEIGHTS)
         first: dict[str, Any] = load_file(path) if self.args.process_index == 0 else {}
         options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True, strict=False)
         set_model_state_dict(self.distillation.student, first, options=options)

@@ -11,6 +11,7 @@ from datasets import Dataset
 
 from hf_distill.activations import Signal
 from hf_distill.errors import DistillationError
+from hf_distill.shards import in_shards
 from hf_distill.teachers import Cached, Ensemble, Frozen, Teacher
 from hf_distill.teachers.cache.codecs import Codec, named
 from hf_distill.teachers.cache.filling import Order, fill
@@ -75,5 +76,10 @@ def _to_be_cached(teacher: Teacher | None) -> dict[str, Frozen]:
     if len(found) < len(members):
         raise DistillationError(
             "there is no teacher to be cached; give the trainer one (teacher=…), a model that stays as it is."
+        )
+    if any(in_shards(member.model) for member in found.values()):
+        raise DistillationError(
+            "the teacher is in shards, which all processes must run together, and each would run its own share of the "
+            "rows. Write the cache where the teacher is whole, by scripts/cache_teacher.py, and train from the folder."
         )
     return found

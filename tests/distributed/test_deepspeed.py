@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import load_file
 
 from hf_distill import DistillationTrainer
+from tests.distributed.damaging import finds_every_damage
 from tests.distributed.train_in_shards import trained, write_models
 from tests.distributed.train_with_deepspeed import KINDS
 
@@ -63,3 +64,19 @@ def test_two_processes_end_as_one(folder: Path, alone: DistillationTrainer, kind
 def test_evaluations_are_those_of_one(folder: Path, alone: DistillationTrainer, kind: str) -> None:
     told = float((folder / f"{kind}.eval_loss").read_text())
     assert told == pytest.approx(alone.evaluate()["eval_loss"], abs=1e-6)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_best_model_comes_back(folder: Path, kind: str) -> None:
+    """The student and what the objectives learned, out of the engine's checkpoint."""
+    for name in ("model.safetensors", "distillation.safetensors"):
+        places = (f"{kind}-best", f"{kind}-best/checkpoint-2", f"{kind}-best/checkpoint-4")
+        ours, best, last = (load_file(folder / each / name) for each in places)
+        assert all(torch.equal(tensor, best[key]) for key, tensor in ours.items())
+        assert not all(torch.equal(tensor, last[key]) for key, tensor in ours.items())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_file_of_a_checkpoint_is_looked_over(folder: Path, kind: str) -> None:
+    """Also those of the engine."""
+    finds_every_damage(folder / f"{kind}-run" / "checkpoint-2")

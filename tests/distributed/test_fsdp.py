@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from hf_distill import DistillationTrainer
+from tests.distributed.damaging import finds_every_damage
 from tests.distributed.train_in_shards import trained, write_models
 
 pytestmark = pytest.mark.slow
@@ -38,7 +39,7 @@ def alone(folder: Path) -> DistillationTrainer:
     return trainer
 
 
-@pytest.mark.parametrize("kind", ["fsdp", "resumed", "run/checkpoint-4"])
+@pytest.mark.parametrize("kind", ["fsdp", "resumed", "run/checkpoint-4", "whole-resumed"])
 def test_two_processes_end_as_one(folder: Path, alone: DistillationTrainer, kind: str) -> None:
     """The student and what the objectives learned are written whole, also where checkpoints hold shards."""
     for name in ("model.safetensors", "distillation.safetensors"):
@@ -51,3 +52,19 @@ def test_two_processes_end_as_one(folder: Path, alone: DistillationTrainer, kind
 def test_evaluations_are_those_of_one(folder: Path, alone: DistillationTrainer) -> None:
     told = float((folder / "fsdp.eval_loss").read_text())
     assert told == pytest.approx(alone.evaluate()["eval_loss"], abs=1e-6)
+
+
+def test_the_best_model_comes_back(folder: Path) -> None:
+    """The student and what the objectives learned, out of the engine's shards."""
+    for name in ("model.safetensors", "distillation.safetensors"):
+        ours, best, last = (
+            load_file(folder / each / name) for each in ("best", "best/checkpoint-2", "best/checkpoint-4")
+        )
+        assert all(torch.equal(tensor, best[key]) for key, tensor in ours.items())
+        assert not all(torch.equal(tensor, last[key]) for key, tensor in ours.items())
+
+
+@pytest.mark.parametrize("run", ["run", "whole"])
+def test_every_file_of_a_checkpoint_is_looked_over(folder: Path, run: str) -> None:
+    """Also those in folders of shards."""
+    finds_every_damage(folder / run / "checkpoint-2")

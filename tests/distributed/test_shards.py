@@ -14,7 +14,10 @@ from safetensors.torch import load_file
 from transformers import BertForSequenceClassification
 
 from hf_distill import DistillationTrainer
-from tests.distributed.train_in_shards import KINDS, trained, write_models
+from hf_distill.errors import BrokenCheckpoint
+from hf_distill.manifest import Manifest
+from tests.distributed.damaging import finds_every_damage
+from tests.distributed.train_in_shards import KINDS, trained, trainer_of, write_models
 
 pytestmark = pytest.mark.slow
 
@@ -24,11 +27,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What two processes leave."""
     made = tmp_path_factory.mktemp("shards")
     write_models(made)
+    trained(made, "student", save_strategy="steps", save_steps=2, output_dir=str(made / "one"))
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    script = str(Path(__file__).with_name("train_in_shards.py"))
-    done = subprocess.run([*command, script, str(made)], env=environment, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node"]
+    script = [str(Path(__file__).with_name("train_in_shards.py")), str(made)]
+    for processes in ("2", "4"):
+        whole = [*command, processes, *script]
+        done = subprocess.run(whole, env=environment, capture_output=True, text=True, timeout=600)
+        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     return made
 
 
@@ -40,8 +46,9 @@ def alone(folder: Path) -> DistillationTrainer:
     return trainer
 
 
-@pytest.mark.parametrize("kind", [*KINDS, "resumed", "run/checkpoint-4"])
+@pytest.mark.parametrize("kind", [*KINDS, "resumed", "run/checkpoint-4", "four-resumed"])
 def test_two_processes_end_as_one(folder: Path, alone: DistillationTrainer, kind: str) -> None:
+    """Also where they go on from a checkpoint, and where four go on from one of two."""
     for name in ("model.safetensors", "distillation.safetensors"):
         ours, theirs = load_file(folder / kind / name), load_file(folder / "alone" / name)
         assert ours.keys() == theirs.keys()
@@ -65,12 +72,29 @@ def test_what_is_saved_loads_anywhere(folder: Path, alone: DistillationTrainer) 
     assert "distributed_config" not in json.loads((folder / "both" / "config.json").read_text())
 
 
-def test_a_checkpoint_in_shards_goes_on_in_one_process(folder: Path, alone: DistillationTrainer) -> None:
-    """Its optimizer is one of whole tensors, which needs as many processes as there are."""
-    state = torch.load(folder / "run" / "checkpoint-4" / "optimizer.pt", weights_only=True)
-    moments = {name: each["exp_avg"] for name, each in state["state"].items()}
-    parameters = dict(alone.distillation.named_parameters())
-    assert moments.keys() == {name for name, each in parameters.items() if each.requires_grad}
-    for name, moment in moments.items():
-        ours = alone.optimizer.state[parameters[name]]["exp_avg"]
-        torch.testing.assert_close(moment, ours, rtol=0, atol=1e-6, msg=name)
+def test_shards_and_whole_students_do_not_go_on_from_each_other(folder: Path) -> None:
+    """Their optimizers have other groups; the teacher, whole or in shards, is the same."""
+    with pytest.raises(BrokenCheckpoint, match=r"by an engine \(shards\) whose optimizer this one \(whole\) cannot"):
+        trainer_of(folder, "student").train(resume_from_checkpoint=str(folder / "run" / "checkpoint-2"))
+    assert "(whole) whose optimizer this one (shards) cannot read" in (folder / "read").read_text()
+    manifests = [Manifest.read(folder / run / "checkpoint-2") for run in ("run", "one")]
+    assert len({each.run["teacher"] for each in manifests if each is not None}) == 1
+
+
+def test_the_best_model_comes_back(folder: Path) -> None:
+    """The student and what the objectives learned."""
+    for name in ("model.safetensors", "distillation.safetensors"):
+        ours, best, last = (
+            load_file(folder / each / name) for each in ("best", "best/checkpoint-2", "best/checkpoint-4")
+        )
+        assert all(torch.equal(tensor, best[key]) for key, tensor in ours.items())
+        assert not all(torch.equal(tensor, last[key]) for key, tensor in ours.items())
+
+
+def test_every_file_of_a_checkpoint_is_looked_over(folder: Path) -> None:
+    finds_every_damage(folder / "run" / "checkpoint-2")
+
+
+def test_a_teacher_in_shards_is_not_cached_by_shares(folder: Path) -> None:
+    assert "the teacher is in shards" in (folder / "cached").read_text()
+    assert not (folder / "cache").exists()

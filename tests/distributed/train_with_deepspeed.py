@@ -12,7 +12,7 @@ import torch
 from hf_distill import DistillationTrainer
 from hf_distill.shards import partitioned
 from tests import tiny
-from tests.distributed.train_in_shards import loaded, made_of
+from tests.distributed.train_in_shards import BEST, OF_TWO, go_on, loaded, made_of
 
 KINDS = ("zero2", "zero3", "zero3_teacher")
 """The last one with a teacher that is cut up, too, in an engine of its own."""
@@ -29,8 +29,7 @@ def configuration(kind: str) -> dict[str, Any]:
 
 def trainer_of(folder: Path, kind: str, **settings: Any) -> DistillationTrainer:
     whole = {role: loaded(folder / "from" / role, 1) for role in ("student", "teacher")}
-    sizes = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "max_grad_norm": 0.5}
-    args = tiny.arguments(deepspeed=configuration(kind), **{**sizes, **settings})
+    args = tiny.arguments(deepspeed=configuration(kind), **{**OF_TWO, "max_grad_norm": 0.5, **settings})
     if kind == "zero3_teacher":  # is loaded while DeepSpeed is at hand
         importlib.import_module("deepspeed").init_distributed("gloo")
         whole["teacher"] = loaded(folder / "from" / "teacher", 1)
@@ -48,9 +47,10 @@ def main() -> None:
     evaluated = trainer.evaluate()["eval_loss"]
     if trainer.is_world_process_zero():
         (folder / f"{kind}.eval_loss").write_text(str(evaluated))
-    second = trainer_of(folder, kind, **saving)
-    second.train(resume_from_checkpoint=str(folder / f"{kind}-run" / "checkpoint-2"))
-    second.save_model(str(folder / f"{kind}-resumed"))
+    go_on(trainer_of(folder, kind, **saving), folder / f"{kind}-run", f"{kind}-resumed")
+    best = trainer_of(folder, kind, **{**saving, **BEST, "output_dir": str(folder / f"{kind}-best")})
+    best.train()
+    best.save_model(str(folder / f"{kind}-best"))
     torch.distributed.destroy_process_group()
 
 

@@ -16,7 +16,7 @@ from accelerate.utils import DistributedType
 
 from hf_distill import DistillationTrainer
 from tests import tiny
-from tests.distributed.train_in_shards import loaded, made_of
+from tests.distributed.train_in_shards import BEST, OF_TWO, go_on, loaded, made_of
 
 FSDP = {
     "version": 2,
@@ -43,8 +43,8 @@ def allow_on_cpus() -> None:
 
 def trainer_of(folder: Path, **settings: Any) -> DistillationTrainer:
     arguments = {"optim": "adamw_torch_fused", "learning_rate": 1e-3, "max_grad_norm": 1.0, "adam_epsilon": 1e-3}
-    sizes = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2}
-    args = tiny.arguments(fsdp=True, fsdp_config=dict(FSDP), **{**arguments, **sizes, **settings})
+    fsdp = {**FSDP, "state_dict_type": settings.pop("state_dict_type", FSDP["state_dict_type"])}
+    args = tiny.arguments(fsdp=True, fsdp_config=fsdp, **{**arguments, **OF_TWO, **settings})
     return made_of({role: loaded(folder / "from" / role, 1) for role in ("student", "teacher")}, args)
 
 
@@ -58,9 +58,13 @@ def main() -> None:
     evaluated = trainer.evaluate()["eval_loss"]
     if trainer.is_world_process_zero():
         (folder / "fsdp.eval_loss").write_text(str(evaluated))
-    second = trainer_of(folder, **saving)
-    second.train(resume_from_checkpoint=str(folder / "run" / "checkpoint-2"))
-    second.save_model(str(folder / "resumed"))
+    go_on(trainer_of(folder, **saving), folder / "run", "resumed")
+    whole = {**saving, "output_dir": str(folder / "whole"), "state_dict_type": "FULL_STATE_DICT"}
+    trainer_of(folder, **whole).train()
+    go_on(trainer_of(folder, **whole), folder / "whole", "whole-resumed")
+    best = trainer_of(folder, **{**saving, **BEST, "output_dir": str(folder / "best")})
+    best.train()
+    best.save_model(str(folder / "best"))
     torch.distributed.destroy_process_group()
 
 

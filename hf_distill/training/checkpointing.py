@@ -46,6 +46,7 @@ class Checkpointing(Sharding):
         self._settle()
         home, step = Path(self._get_output_dir(trial)), self.state.global_step
         part = checkpoints.part_of(home, step)
+        told = self._told_run()  # by all processes, as each may hold a part of the teacher
         try:
             if self.args.should_save:
                 checkpoints.begin(part)
@@ -55,7 +56,7 @@ class Checkpointing(Sharding):
             self._name_best(home, part / f"checkpoint-{step}")
             self.accelerator.wait_for_everyone()  # the random states of all processes are written
             if self.args.should_save:
-                checkpoints.put_in_place(part, step, self._told_run())
+                checkpoints.put_in_place(part, step, told)
         except _FAULTS as error:
             free = checkpoints.abandon(part)
             raise BrokenCheckpoint(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+import stat
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -115,6 +116,15 @@ def replace_pickled_arguments(folder: Path, args: Any, tokens_per_batch: int | N
     (folder / ARGUMENTS).write_text(text + "\n", encoding="utf-8")
 
 
+def let_others_read(folder: Path, like: str = ARGUMENTS) -> None:
+    """Gives the weights in a folder the mode of another file in it: safetensors writes files that their owner alone
+    may read.
+    """
+    mode = stat.S_IMODE((folder / like).stat().st_mode)
+    for path in folder.glob("*.safetensors"):
+        path.chmod(mode)
+
+
 def check_same_budget(checkpoint: Path, tokens_per_batch: int | None) -> None:
     """Refuses to go on with another token budget: the batches of an epoch are others then, so that those which are
     skipped are not those which were trained on. A checkpoint that does not tell of a budget is not compared.
@@ -133,6 +143,21 @@ def check_same_budget(checkpoint: Path, tokens_per_batch: int | None) -> None:
             f"{checkpoint} was trained with tokens_per_batch={told[_BUDGET]}, and {tokens_per_batch} is asked for: "
             f"batches would be others, and rows be trained on twice or not at all. Set tokens_per_batch="
             f"{told[_BUDGET]} to go on, or ignore_data_skip=True to begin the epoch's batches anew."
+        )
+
+
+def check_known_order(checkpoint: Path) -> None:
+    """Refuses to go on in the middle of a later epoch whose order of rows came from the generator of dropout: it is
+    the order that the first epoch of the resumed process would have.
+
+    Raises: `BrokenCheckpoint` with the remedy.
+    """
+    epoch = float(json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))["epoch"])
+    if epoch > 1 and not epoch.is_integer():
+        raise BrokenCheckpoint(
+            f"{checkpoint} is of epoch {epoch:.2f}, whose order of rows is not known: with use_seedable_sampler=False "
+            "it is drawn from the generator that dropout draws from, so rows would be trained on twice or not at all. "
+            "Go on from the end of an epoch, or set ignore_data_skip=True to begin this one anew."
         )
 
 

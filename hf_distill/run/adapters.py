@@ -8,6 +8,7 @@ from typing import Any
 from peft import LoraConfig, get_peft_model
 from transformers import PreTrainedModel
 
+from hf_distill.checkpoints import let_others_read
 from hf_distill.errors import RecipeError
 from hf_distill.recipe import Lora
 
@@ -40,5 +41,6 @@ def merged(model: Any) -> PreTrainedModel:
 def save_plain(plain: PreTrainedModel, folder: Path) -> None:
     """Puts the plain student in the place of the adapters that were saved in a folder."""
     plain.save_pretrained(folder)
+    let_others_read(folder, "config.json")
     for name in OF_PEFT:
         (folder / name).unlink(missing_ok=True)

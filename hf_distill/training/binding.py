@@ -63,6 +63,13 @@ class BoundTrainer(Trainer):  # type: ignore[misc]
             self._bind()
         return self._distillation  # type: ignore[return-value]
 
+    @property
+    def _order_is_of_dropout(self) -> bool:
+        """Whether the order of rows is drawn from the generator that dropout draws from; asked before training."""
+        rows, shuffled = self.train_dataset, self.args.train_sampling_strategy == "random"
+        own = self.tokens_per_batch is not None or hasattr(rows, "epoch_sampler") or not hasattr(rows, "__len__")
+        return shuffled and not own and not self.accelerator.use_seedable_sampler
+
     def _bind(self) -> None:
         if self._distillation is not None:
             self._distillation.close()

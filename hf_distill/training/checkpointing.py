@@ -113,6 +113,7 @@ class Checkpointing(Sharding):
             checkpoints.write_objectives(folder, self.distillation.learned, gathered=gathered)
             checkpoints.write_teacher(folder, self.teacher)
             renew_packed(self.model, folder)
+            checkpoints.let_others_read(folder)
 
     # ---- going on ----
 
@@ -127,6 +128,8 @@ class Checkpointing(Sharding):
             checkpoints.check_same_run(Path(folder), self._told_run(), self.resume_despite)
             if not self.args.ignore_data_skip:
                 checkpoints.check_same_budget(Path(folder), self.tokens_per_batch)
+                if self._order_is_of_dropout:
+                    checkpoints.check_known_order(Path(folder))
         return folder
 
     def _told_run(self) -> dict[str, Any]:

@@ -142,6 +142,7 @@ def test_an_output_dir_that_is_a_file(home: Path, tmp_path: Path, capsys: pytest
     assert (tmp_path / "out").read_text() == "mine"
 
 
+@pytest.mark.slow
 def test_a_process_of_its_own_ends_with_2_and_without_a_traceback(home: Path, tmp_path: Path) -> None:
     command = [
         sys.executable,

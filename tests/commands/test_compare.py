@@ -132,6 +132,35 @@ def do(home: Path, tmp_path: Path) -> Do:
     return command
 
 
+def test_a_second_call_runs_nothing_and_other_settings_run_anew(
+    do: Do, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its trials are told of without a training; the slow test below trains them."""
+    asked: list[str] = []
+
+    def run(command: Sequence[str], **settings: Any) -> SimpleNamespace:
+        name = Path(command[3]).name
+        asked.append(name)
+        told: dict[str, Any] = {"outcome": "scored", "metric": "accuracy", "value": 1.0, "kind": "mean", "steps": 1}
+        if name.startswith("bounded"):
+            told = {"outcome": "refused", "message": "no scores here"}
+        (Path(command[3]) / trial.TOLD).write_text(json.dumps({"rows": [[1.0]], **told}))
+        return SimpleNamespace(returncode=0)
+
+    monkeypatch.setattr(trials.subprocess, "run", run)
+    recipes, seeds = ("review/pkt", "review/bounded_regression"), ("0", "1")
+    assert do(recipes=recipes, seeds=seeds) == 0
+    assert "Not run:\n\n- `bounded_regression`: no scores here" in capsys.readouterr().out
+    assert len(asked) == 1 + 3 * 2 + 1  # what was refused with one seed is not tried with the other
+    asked.clear()
+    assert do(recipes=recipes, seeds=seeds) == 0
+    assert do("--report", recipes=recipes, seeds=seeds) == 0
+    assert asked == []
+    assert do("--max_train_samples", "8") == 0
+    assert asked == ["teacher-0", "labels-0", "soft_targets-0", "pkt-0"]
+
+
+@pytest.mark.slow
 def test_recipes_are_compared_and_a_second_call_runs_nothing(
     do: Do, tmp_path: Path, in_this_process: list[Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -185,7 +214,11 @@ def test_a_process_that_fails_is_told_and_runs_again_when_asked(
 
 
 @pytest.mark.parametrize(
-    "lock", [".pkt-0.lock", f"pkt-0/{trial.LOCK}"], ids=["by a comparison", "by a trial left behind"]
+    "lock",
+    [
+        pytest.param(".pkt-0.lock", id="by a comparison", marks=pytest.mark.slow),
+        pytest.param(f"pkt-0/{trial.LOCK}", id="by a trial left behind"),
+    ],
 )
 def test_what_another_process_is_at_work_on_is_passed_over(
     do: Do, tmp_path: Path, in_this_process: list[Path], caplog: pytest.LogCaptureFixture, lock: str

@@ -218,3 +218,23 @@ def test_full_size_is_what_the_documentation_says(bench: SimpleNamespace, name: 
         "w4": (4, 256, 384, 256, 49152), "w4_152k": (4, 256, 384, 256, 151936), "w4_jsd": (4, 256, 384, 256, 49152),
     }  # fmt: skip
     assert (found.batch, found.length, found.teacher_width, found.student_width, found.vocabulary) == sizes[name]
+
+
+# ---- memory over time ----
+
+
+@pytest.mark.parametrize(
+    ("rate", "wave", "above"), [(0.0, 5.0, False), (0.05, 5.0, False), (2.0, 5.0, True), (-2.0, 5.0, False)]
+)
+def test_memory_grows_where_it_grows_by_more_than_its_noise(
+    rate: float, wave: float, above: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`rate` is in megabytes a minute; the wave of an evaluation is no growth."""
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    soak = importlib.import_module("soak")
+    points = [(10.0 * i, 900.0 + rate * i / 6 + wave * (i % 7 == 0)) for i in range(180)]
+    found = soak.growth(points)
+    assert found["minutes"] == pytest.approx(29.8, abs=0.05)
+    assert found["growth"] == pytest.approx(rate * 29.8, abs=0.5)
+    assert found["interval"][0] <= rate * 29.8 <= found["interval"][1]
+    assert found["above_noise"] is above

@@ -60,3 +60,20 @@ def test_spoken_digits(tmp_path: Path) -> None:
     assert [run["method"] for run in runs] == ["teacher", "control", "nbest", "both"]
     assert all(run["wer"] >= 0 and run["cer"] >= 0 for run in runs)
     assert (output / "results.md").read_text(encoding="utf-8").count("\n") == 6
+
+
+def test_evaluation_memory(tmp_path: Path) -> None:
+    file = tmp_path / "memory.json"
+    command("evaluation_memory.py", "--rows", "20", "400", "--json", str(file))
+    found = json.loads(file.read_text(encoding="utf-8"))
+    assert list(found) == ["classifier", "masked_lm"]
+    assert all(0.9 < told["400"]["ratio"] <= 1.2 and told["20"]["megabytes"] > 100 for told in found.values())
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="processes are killed in groups")
+def test_kills_of_the_quickstart(tmp_path: Path) -> None:
+    """It needs the extra `quickstart`."""
+    file = tmp_path / "kills.json"
+    command("soak.py", "kills", "--kills", "2", "--rows", "160", "--json", str(file))
+    found = json.loads(file.read_text(encoding="utf-8"))
+    assert (found["exact"], found["exact_students"]) == (2, found["students"])

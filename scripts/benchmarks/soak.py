@@ -6,15 +6,17 @@
 Both run `scripts/distill_glue.py` on the recipe `quickstart` without its control, with an accumulation of 2 and two
 workers, evaluations and checkpoints.
 
-`memory` lets it go on, without an end, and looks at its resident memory (and that of its workers), its threads and
-open files every ten seconds. Told are the growth over the last three quarters of the time, by the line of least
-squares through the means of twelve equal parts with its 95 % interval, and the spread of the samples about that line.
-The exit status is 1 if the growth is above zero by more than its interval and by more than the spread. The run is
-stopped by SIGTERM, and has to leave with 75. `--minutes 4` is a smoke test.
+`memory` lets it go on, without an end, and from the beginning of the distillation looks every ten seconds at its
+resident memory, at what its workers hold for themselves, and at its threads and open files. Told are the growth over
+the last three quarters of the time, by the line of least squares through the means of twelve equal parts with its 95 %
+interval, and the spread of the samples about that line. The exit status is 1 if the growth is above zero by more than
+its interval and by more than the spread. The run is stopped by SIGTERM, and has to leave with 75. `--minutes 4` is a
+smoke test.
 
-`kills` runs it once to its end, and then with SIGKILL sent to all of its processes at random instants, each time
-started again by the same command. After every kill the newest checkpoint, and in the end the student, are compared bit
-by bit with those of the run that was left alone. The exit status is 1 if any differs. `--rows 160` is a smoke test.
+`kills` runs it once to its end, and then with SIGKILL sent to all of its processes at random instants, three of four
+after a checkpoint is begun, each time started again by the same command. After every kill the newest checkpoint, and
+in the end the student, are compared bit by bit with those of the run that was left alone. The exit status is 1 if any
+differs. `--rows 160` is a smoke test.
 """
 
 from __future__ import annotations
@@ -78,15 +80,18 @@ def main() -> int:
 # ---- the run ----
 
 
-def recipe(folder: Path, rows: int, **arguments: Any) -> Path:
-    """The quickstart with an accumulation of 2, two workers, and these arguments of its stage."""
+def recipe(folder: Path, rows: int, epochs: int = 1, **arguments: Any) -> Path:
+    """The quickstart with an accumulation of 2, two workers, and these arguments, also where its teacher is trained;
+    `epochs` of the distillation."""
     told = yaml.safe_load((ROOT / "recipes" / "quickstart.yaml").read_text(encoding="utf-8"))
     told["control"] = False
     told["max_samples"] = {"train": rows, "validation": min(rows, 426), "test": 100}
     (stage,) = told["stages"]
     halves = {"per_device_train_batch_size": 16, "gradient_accumulation_steps": 2, "dataloader_num_workers": 2}
     saving = {"eval_strategy": "steps", "save_strategy": "steps", "logging_steps": 5}
-    stage["arguments"] |= {**halves, **saving, **arguments}
+    for trained in (told["teacher"]["fine_tune"], stage):
+        trained["arguments"] |= {**halves, **saving, **arguments}
+    stage["arguments"]["num_train_epochs"] = epochs
     path = folder / "recipe.yaml"
     path.write_text(yaml.safe_dump(told), encoding="utf-8")
     return path
@@ -112,10 +117,12 @@ def finished(process: subprocess.Popen[bytes], output: Path, status: int = 0) ->
 
 
 def left_alone(folder: Path, minutes: float, rows: int) -> dict[str, Any]:
-    """What a run took while it went on."""
+    """What a run took while it went on, since it began to distil."""
     output = folder / "run"
-    endless = recipe(folder, rows, num_train_epochs=10_000, save_steps=50, eval_steps=50, save_total_limit=2)
+    endless = recipe(folder, rows, epochs=10_000, save_steps=50, eval_steps=50, save_total_limit=2)
     process = start(endless, output)
+    while not (output / "stages" / "01-distil").exists() and process.poll() is None:
+        time.sleep(1.0)
     begin, samples = time.monotonic(), []
     while (seconds := time.monotonic() - begin) < 60 * minutes and process.poll() is None:
         samples.append({"seconds": round(seconds, 1), **looked_at(psutil.Process(process.pid))})
@@ -123,22 +130,22 @@ def left_alone(folder: Path, minutes: float, rows: int) -> dict[str, Any]:
     process.send_signal(signal.SIGTERM)
     finished(process, output, 75)
     checkpoint = last_whole(output / "stages" / "01-distil")
-    late = [sample for sample in samples if sample["seconds"] >= 15 * minutes and sample["processes"] > 1]
-    told = {key: growth([(each["seconds"], each[key]) for each in late]) for key in ("megabytes", "of_workers")}
-    steps = None if checkpoint is None else int(checkpoint.name.removeprefix("checkpoint-"))
+    late = [sample for sample in samples if sample["seconds"] >= 15 * minutes]
+    grown = growth([(each["seconds"], each["megabytes"]) for each in late])
     return {
         "minutes": minutes,
-        "steps": steps,
-        **told,
+        "steps": None if checkpoint is None else int(checkpoint.name.removeprefix("checkpoint-")),
+        "megabytes": grown,
+        "workers": extremes([sample["of_workers"] for sample in late]),
         "threads": extremes([sample["threads"] for sample in late]),
         "files": extremes([sample["files"] for sample in late]),
-        "passed": not any(grown["above_noise"] for grown in told.values()),
+        "passed": not grown["above_noise"],
         "samples": samples,
     }
 
 
 def looked_at(process: psutil.Process) -> dict[str, float]:
-    """Resident megabytes of a process and of its children, and its threads and open files."""
+    """Resident megabytes of a process, those that its workers have for themselves, and its threads and open files."""
     with process.oneshot():
         found = {
             "megabytes": process.memory_info().rss / 1e6,
@@ -146,15 +153,15 @@ def looked_at(process: psutil.Process) -> dict[str, float]:
             "files": process.num_fds(),
         }
     below = 0.0
-    children = process.children(recursive=True)
-    for child in children:
+    for child in process.children(recursive=True):
         with contextlib.suppress(psutil.Error):  # those of an evaluation come and go
-            below += child.memory_info().rss / 1e6
-    return {**found, "of_workers": below, "processes": 1 + len(children)}
+            below += child.memory_full_info().uss / 1e6
+    return {**found, "of_workers": below}
 
 
 def extremes(values: list[float]) -> dict[str, float]:
-    return {"first": values[0], "last": values[-1], "least": min(values), "most": max(values)}
+    told = {"first": values[0], "last": values[-1], "least": min(values), "most": max(values)}
+    return {key: round(value, 1) for key, value in told.items()}
 
 
 def growth(points: list[tuple[float, float]]) -> dict[str, Any]:
@@ -188,29 +195,57 @@ def killed_often(folder: Path, kills: int, rows: int, instants: random.Random) -
     whole, begin = folder / "whole", time.monotonic()
     finished(start(recipe(folder, rows, save_steps=each, eval_steps=each), whole), whole)
     seconds = time.monotonic() - begin
+    between = seconds / len(list(whole.glob("stages/*/checkpoint-*")))
     print(f"a run takes {seconds:.0f} s", flush=True)
     broken = recipe(folder, rows, save_steps=each, eval_steps=each, save_total_limit=2)
-    done, exact, ends, stood = 0, 0, [], Counter[str]()
-    while done < kills or not ends:
+    exact, ends, stood = [], [], Counter[str]()
+    while len(exact) < kills or not ends:
         output = folder / f"killed-{len(ends)}"
         process = start(broken, output)
-        try:
-            process.wait(instants.uniform(0.0, seconds) if done < kills else None)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+        if len(exact) < kills and killed(process, output, len(exact), seconds, between, instants):
             place, same = newest(output), same_so_far(output, whole)
-            done, exact = done + 1, exact + same
+            exact.append(same)
             stood[place.split("/")[0]] += 1
-            print(f"{done}: killed at {place}: {'exact' if same else 'DIFFERENT'}", flush=True)
+            print(f"{len(exact)}: killed at {place}: {'exact' if same else 'DIFFERENT'}", flush=True)
             continue
         finished(process, output)
         ends.append(same_tensors(output / "model.safetensors", whole / "model.safetensors"))
-        print(f"a student after {done} kills in all: {'exact' if ends[-1] else 'DIFFERENT'}", flush=True)
+        print(f"a student after {len(exact)} kills in all: {'exact' if ends[-1] else 'DIFFERENT'}", flush=True)
         shutil.rmtree(output)
-    passed = exact == kills and all(ends)
-    return {"kills": kills, "exact": exact, "students": len(ends), "exact_students": sum(ends),
-            "stood_in": dict(stood), "run_seconds": round(seconds), "passed": passed}  # fmt: skip
+    told = {"kills": kills, "exact": sum(exact), "students": len(ends), "exact_students": sum(ends)}
+    return {**told, "stood_in": dict(stood), "run_seconds": round(seconds), "passed": all(exact) and all(ends)}
+
+
+def killed(
+    process: subprocess.Popen[bytes],
+    output: Path,
+    number: int,
+    seconds: float,
+    between: float,
+    instants: random.Random,
+) -> bool:
+    """Kills a run with its workers: every fourth one within the `seconds` that a whole run takes, its start included;
+    the others within two times the seconds `between` checkpoints, after one is begun. False if it was over before.
+    """
+    started = time.time()
+    while number % 4 and not begun_since(started, output) and process.poll() is None:
+        time.sleep(0.002)
+    try:
+        process.wait(instants.uniform(0.0, 2 * between if number % 4 else seconds))
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        return True
+    return False
+
+
+def begun_since(started: float, output: Path) -> bool:
+    """Whether a checkpoint is being written that the run before did not leave."""
+    for part in output.glob("stages/*/.checkpoint-*.part"):
+        with contextlib.suppress(FileNotFoundError):  # it is in its place by now
+            if part.stat().st_mtime > started:
+                return True
+    return False
 
 
 def newest(output: Path) -> str:

@@ -97,7 +97,7 @@ def other_values(data: Any, chance: random.Random) -> Any:
         if kind < 0.15:
             del holder[last]
         else:
-            holder[last] = copy.deepcopy(data) if kind < 0.2 else chance.choice(PLAIN_JUNK)
+            holder[last] = copy.deepcopy(data if kind < 0.2 else chance.choice(PLAIN_JUNK))
     return data
 
 

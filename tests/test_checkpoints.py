@@ -16,7 +16,7 @@ from transformers import TrainerState
 
 from hf_distill import BrokenCheckpoint, DistillationError, DistillationTrainer, HiddenMSE, Labels, SoftTargets
 from hf_distill import checkpoints as checkpoints_of
-from hf_distill.manifest import MANIFEST, Manifest
+from hf_distill.checkpoints.manifest import MANIFEST, Manifest
 from hf_distill.training.identity import rows_digest, run_of, teacher_digest
 from tests import tiny
 

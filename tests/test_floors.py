@@ -48,7 +48,6 @@ FLOORS = (
     "distillation",
     "monitor",
     "checks",
-    "manifest",
     "checkpoints",
     "evaluation",
     "hub",
@@ -67,8 +66,7 @@ FILES = {path.relative_to(ROOT).as_posix(): ast.parse(path.read_text(encoding="u
 NAMES_FAMILIES = ("families.py", "students/")
 WRITES_FILES = (
     "hub/",
-    "checkpoints.py",
-    "manifest.py",
+    "checkpoints/",
     "data/",
     "run/",
     "run.py",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from hf_distill import checkpoints
-from hf_distill.manifest import MANIFEST
+from hf_distill.checkpoints.manifest import MANIFEST
 
 
 def finds_every_damage(checkpoint: Path) -> None:

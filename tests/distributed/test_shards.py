@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 from transformers import BertForSequenceClassification
 
 from hf_distill import DistillationTrainer
+from hf_distill.checkpoints.manifest import Manifest
 from hf_distill.errors import BrokenCheckpoint
-from hf_distill.manifest import Manifest
 from tests.distributed.damaging import finds_every_damage
 from tests.distributed.train_in_shards import KINDS, trained, trainer_of, write_models
 

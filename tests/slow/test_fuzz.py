@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import random
 from pathlib import Path
 
 import pytest
 
-from tests.slow.fuzzing import READERS, fuzz
+from tests.slow.fuzzing import READERS, fuzz, other_values
 
 
 @pytest.mark.slow
@@ -15,3 +17,10 @@ def test_a_minute_of_damage_is_read_or_refused(name: str, tmp_path: Path) -> Non
     found = fuzz(name, tmp_path, seconds=60.0)
     assert found["read"] > 0
     assert found["refused"] > 0
+
+
+def test_an_example_is_made_again_by_its_number() -> None:
+    """Whatever was made before it: values that are put in place stay as they were."""
+    data = {"a": [1, {"b": None}], "c": {"d": "e"}}
+    first, again = ([json.dumps(other_values(data, random.Random(n))) for n in range(300)] for _ in range(2))
+    assert first == again

@@ -97,7 +97,7 @@ def peak(kind: str, folder: Path, rows: int) -> int:
     (folder / "some.jsonl").write_text("".join(lines), encoding="utf-8")
     command = [sys.executable, __file__, "--rows", str(rows), "--one", kind, str(folder)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
-    process = subprocess.Popen(command, env=environment)
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
     if status:
         raise SystemExit(f"{' '.join(command)} ended with status {os.waitstatus_to_exitcode(status)}")

@@ -24,6 +24,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import multiprocessing
 import os
 import random
 import shutil
@@ -31,19 +32,23 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
+from multiprocessing.context import ForkProcess
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import psutil
 import torch
+import tqdm
 import yaml
 from safetensors.torch import load_file
 from transformers.trainer import safe_globals
 
 from hf_distill.checkpoints import last_whole
+from hf_distill.commands.glue import main as distil
 
 ROOT = Path(__file__).parents[2]
 EVERY = 10.0
@@ -85,7 +90,7 @@ def recipe(folder: Path, rows: int, epochs: int = 1, **arguments: Any) -> Path:
     `epochs` of the distillation."""
     told = yaml.safe_load((ROOT / "recipes" / "quickstart.yaml").read_text(encoding="utf-8"))
     told["control"] = False
-    told["max_samples"] = {"train": rows, "validation": min(rows, 426), "test": 100}
+    told["max_samples"] = {"train": rows, "validation": 64, "test": 64}
     (stage,) = told["stages"]
     halves = {"per_device_train_batch_size": 16, "gradient_accumulation_steps": 2, "dataloader_num_workers": 2}
     saving = {"eval_strategy": "steps", "save_strategy": "steps", "logging_steps": 5}
@@ -97,20 +102,13 @@ def recipe(folder: Path, rows: int, epochs: int = 1, **arguments: Any) -> Path:
     return path
 
 
-def start(recipe: Path, output: Path) -> subprocess.Popen[bytes]:
-    """The command, in a process group of its own with its workers."""
-    command = [sys.executable, str(ROOT / "scripts" / "distill_glue.py"), "--recipe", str(recipe)]
-    command += ["--output_dir", str(output), "--use_cpu", "--disable_tqdm", "true"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
-    with output.with_suffix(".log").open("ab") as log:
-        return subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+def command(recipe: Path, output: Path) -> list[str]:
+    return ["--recipe", str(recipe), "--output_dir", str(output), "--use_cpu", "--disable_tqdm", "true"]
 
 
-def finished(process: subprocess.Popen[bytes], output: Path, status: int = 0) -> None:
-    """Waits for the end of a run, which must be the one expected."""
-    if process.wait() != status:
-        log = output.with_suffix(".log").read_text(encoding="utf-8", errors="replace")
-        raise SystemExit(f"a run ended with status {process.returncode}\n{log[-3000:]}")
+def fail(status: int | None, output: Path) -> NoReturn:
+    log = output.with_suffix(".log").read_text(encoding="utf-8", errors="replace")
+    raise SystemExit(f"a run ended with status {status}\n{log[-3000:]}")
 
 
 # ---- left alone ----
@@ -120,7 +118,10 @@ def left_alone(folder: Path, minutes: float, rows: int) -> dict[str, Any]:
     """What a run took while it went on, since it began to distil."""
     output = folder / "run"
     endless = recipe(folder, rows, epochs=10_000, save_steps=50, eval_steps=50, save_total_limit=2)
-    process = start(endless, output)
+    words = [sys.executable, str(ROOT / "scripts" / "distill_glue.py"), *command(endless, output)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
+    with output.with_suffix(".log").open("wb") as log:
+        process = subprocess.Popen(words, env=environment, stdout=log, stderr=log)
     while not (output / "stages" / "01-distil").exists() and process.poll() is None:
         time.sleep(1.0)
     begin, samples = time.monotonic(), []
@@ -128,7 +129,8 @@ def left_alone(folder: Path, minutes: float, rows: int) -> dict[str, Any]:
         samples.append({"seconds": round(seconds, 1), **looked_at(psutil.Process(process.pid))})
         time.sleep(EVERY)
     process.send_signal(signal.SIGTERM)
-    finished(process, output, 75)
+    if process.wait() != 75:
+        fail(process.returncode, output)
     checkpoint = last_whole(output / "stages" / "01-distil")
     late = [sample for sample in samples if sample["seconds"] >= 15 * minutes]
     grown = growth([(each["seconds"], each["megabytes"]) for each in late])
@@ -191,9 +193,10 @@ def growth(points: list[tuple[float, float]]) -> dict[str, Any]:
 
 def killed_often(folder: Path, kills: int, rows: int, instants: random.Random) -> dict[str, Any]:
     """How many times a run went on exactly after it was killed."""
+    tqdm.tqdm.set_lock(threading.RLock())  # its own would stay locked in all forks when its holder is killed
     each = max(rows // 32 // 8, 1)
     whole, begin = folder / "whole", time.monotonic()
-    finished(start(recipe(folder, rows, save_steps=each, eval_steps=each), whole), whole)
+    finish(started(recipe(folder, rows, save_steps=each, eval_steps=each), whole), whole)
     seconds = time.monotonic() - begin
     between = seconds / len(list(whole.glob("stages/*/checkpoint-*")))
     print(f"a run takes {seconds:.0f} s", flush=True)
@@ -201,14 +204,14 @@ def killed_often(folder: Path, kills: int, rows: int, instants: random.Random) -
     exact, ends, stood = [], [], Counter[str]()
     while len(exact) < kills or not ends:
         output = folder / f"killed-{len(ends)}"
-        process = start(broken, output)
+        process = started(broken, output)
         if len(exact) < kills and killed(process, output, len(exact), seconds, between, instants):
             place, same = newest(output), same_so_far(output, whole)
             exact.append(same)
             stood[place.split("/")[0]] += 1
             print(f"{len(exact)}: killed at {place}: {'exact' if same else 'DIFFERENT'}", flush=True)
             continue
-        finished(process, output)
+        finish(process, output)
         ends.append(same_tensors(output / "model.safetensors", whole / "model.safetensors"))
         print(f"a student after {len(exact)} kills in all: {'exact' if ends[-1] else 'DIFFERENT'}", flush=True)
         shutil.rmtree(output)
@@ -216,34 +219,49 @@ def killed_often(folder: Path, kills: int, rows: int, instants: random.Random) -
     return {**told, "stood_in": dict(stood), "run_seconds": round(seconds), "passed": all(exact) and all(ends)}
 
 
+def started(recipe: Path, output: Path) -> ForkProcess:
+    """The command as a fork of this process, which has all modules, in a process group of its own with its workers."""
+    process = multiprocessing.get_context("fork").Process(target=run, args=(recipe, output))
+    process.start()
+    return process
+
+
+def run(recipe: Path, output: Path) -> NoReturn:
+    os.setsid()
+    log = os.open(output.with_suffix(".log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    raise SystemExit(distil(command(recipe, output)))
+
+
+def finish(process: ForkProcess, output: Path) -> None:
+    process.join()
+    if process.exitcode:
+        fail(process.exitcode, output)
+
+
 def killed(
-    process: subprocess.Popen[bytes],
-    output: Path,
-    number: int,
-    seconds: float,
-    between: float,
-    instants: random.Random,
+    process: ForkProcess, output: Path, number: int, seconds: float, between: float, instants: random.Random
 ) -> bool:
     """Kills a run with its workers: every fourth one within the `seconds` that a whole run takes, its start included;
     the others within two times the seconds `between` checkpoints, after one is begun. False if it was over before.
     """
-    started = time.time()
-    while number % 4 and not begun_since(started, output) and process.poll() is None:
+    now = time.time()
+    while number % 4 and not begun_since(now, output) and process.is_alive():
         time.sleep(0.002)
-    try:
-        process.wait(instants.uniform(0.0, 2 * between if number % 4 else seconds))
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        return True
-    return False
+    process.join(instants.uniform(0.0, 2 * between if number % 4 else seconds))
+    if not process.is_alive():
+        return False
+    os.killpg(process.pid or 0, signal.SIGKILL)
+    process.join()
+    return True
 
 
-def begun_since(started: float, output: Path) -> bool:
+def begun_since(time_of_start: float, output: Path) -> bool:
     """Whether a checkpoint is being written that the run before did not leave."""
     for part in output.glob("stages/*/.checkpoint-*.part"):
         with contextlib.suppress(FileNotFoundError):  # it is in its place by now
-            if part.stat().st_mtime > started:
+            if part.stat().st_mtime > time_of_start:
                 return True
     return False
 

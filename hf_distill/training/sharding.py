@@ -104,12 +104,12 @@ class Sharding(BoundTrainer):
         options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True, strict=False)
         set_model_state_dict(self.distillation.student, first, options=options)
 
-    def _load_optimizer_and_scheduler(self, checkpoint_folder: str | None) -> None:
-        if checkpoint_folder is None or not self.is_distributed_loading_by_transformers:
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is None or not self.is_distributed_loading_by_transformers:
             with self._as_engine():
-                super()._load_optimizer_and_scheduler(checkpoint_folder)
+                super()._load_optimizer_and_scheduler(checkpoint)
             return
-        folder = Path(checkpoint_folder)
+        folder = Path(checkpoint)
         whole = torch.load(_there(folder / OPTIMIZER), map_location="cpu", mmap=True, weights_only=True)
         options = StateDictOptions(full_state_dict=True)
         set_optimizer_state_dict(self.model_wrapped, self._bare_optimizer, whole, options=options)

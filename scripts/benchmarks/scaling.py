@@ -183,12 +183,17 @@ def setting_from(rates: dict[str, Any]) -> Setting:
 
 
 def checked(rates: dict[str, Any]) -> str:
-    """What the model says of the runs that were measured, beside what they took."""
+    """What the model says of the runs that were measured, beside what they took; CPU seconds are a process's own, and
+    would stay the same if nothing were exchanged."""
     setting = setting_from(rates)
-    lines = ["| processes | step, measured | step, model | model / measured |", "| ---: | ---: | ---: | ---: |"]
+    lines = [
+        "| processes | step, measured | step, model | model / measured | CPU of a process, measured |",
+        "| ---: | ---: | ---: | ---: | ---: |",
+    ]
     for name, run in rates["runs"].items():
         said = step_of(setting, int(name)).seconds
-        lines.append(f"| {name} | {1e3 * run['step']:.1f} ms | {1e3 * said:.1f} ms | {said / run['step']:.2f} |")
+        step, cpu = 1e3 * run["step"], 1e3 * run["cpu"]
+        lines.append(f"| {name} | {step:.1f} ms | {1e3 * said:.1f} ms | {1e3 * said / step:.2f} | {cpu:.1f} ms |")
     return "\n".join(lines)
 
 

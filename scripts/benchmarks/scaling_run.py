@@ -27,6 +27,7 @@ def run(steps: int) -> None:
     trainer.train()
     told: dict[str, Any] = {
         "step": median(clock.steps[WARM:]),
+        "cpu": median(clock.cpu[WARM:]),
         "rows": ROWS,
         "parameters": sum(each.numel() for each in trainer.model.parameters()),
         **_parts(trainer),
@@ -75,17 +76,20 @@ def _trainer(steps: int) -> DistillationTrainer:
 
 
 class _Clock(TrainerCallback):
-    """Seconds from one step's beginning to the next one's."""
+    """Seconds from one step's beginning to the next one's, and those of them in which a CPU worked for this process,
+    which other work on the machine changes little."""
 
     def __init__(self) -> None:
         self.steps: list[float] = []
-        self._last: float | None = None
+        self.cpu: list[float] = []
+        self._last: tuple[float, float] | None = None
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        now = time.perf_counter()
+        now, worked = time.perf_counter(), time.process_time()
         if self._last is not None:
-            self.steps.append(now - self._last)
-        self._last = now
+            self.steps.append(now - self._last[0])
+            self.cpu.append(worked - self._last[1])
+        self._last = now, worked
 
 
 def _parts(trainer: DistillationTrainer) -> dict[str, float]:

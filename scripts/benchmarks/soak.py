@@ -196,7 +196,8 @@ def killed_often(folder: Path, kills: int, rows: int, instants: random.Random) -
     tqdm.tqdm.set_lock(threading.RLock())  # its own would stay locked in all forks when its holder is killed
     each = max(rows // 32 // 8, 1)
     whole, begin = folder / "whole", time.monotonic()
-    finish(started(recipe(folder, rows, save_steps=each, eval_steps=each), whole), whole)
+    kept = recipe(folder, rows, save_steps=each, eval_steps=each, save_total_limit=10_000)
+    finish(started(kept, whole), whole)
     seconds = time.monotonic() - begin
     between = seconds / len(list(whole.glob("stages/*/checkpoint-*")))
     print(f"a run takes {seconds:.0f} s", flush=True)

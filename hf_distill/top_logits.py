@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +27,15 @@ class TopLogits:
     logits: Tensor
     tails: Mapping[float, Tensor]
     num_classes: int
+
+    @classmethod
+    def of(cls, logits: Tensor, k: int, temperatures: Sequence[float]) -> TopLogits:
+        """Those of whole logits `[rows..., classes]`, all of them where there are no more than `k`."""
+        kept, ids = logits.topk(min(k, logits.shape[-1]), dim=-1)
+        largest = kept[..., :1]
+        rest = logits.scatter(-1, ids, float("-inf")) - largest
+        tails = {temperature: (rest / temperature).logsumexp(-1) for temperature in temperatures}
+        return cls(ids, kept - largest, tails, logits.shape[-1])
 
     @property
     def k(self) -> int:

@@ -57,6 +57,8 @@ POOL: tuple[dict[str, Any], ...] = (
     {"kind": "jsd", "beta": 0.0},
     {"kind": "jsd", "beta": 1.0},
     {"kind": "skew_kl"},
+    {"top_k": 2},
+    {"top_k": 3, "kind": "reverse_kl"},
     {"kind": "skew_rkl"},
     {"kind": "logit_mse"},
     {"kind": "probability_mse"},

@@ -11,7 +11,7 @@ from hf_distill import losses
 from hf_distill.errors import DistillationError, IncompatiblePair
 from hf_distill.objectives.pair import Pair
 from hf_distill.objectives.registry import register
-from hf_distill.objectives.settings import check_choice, check_number
+from hf_distill.objectives.settings import check_choice, check_count, check_number
 from hf_distill.objectives.soft_rows import SoftRows
 from hf_distill.tasks import Batch, Task
 from hf_distill.top_logits import TopLogits, bucketed, spread
@@ -37,6 +37,7 @@ _WRITTEN = {
     "logit_l1": "sum_c |student_c - teacher_c|",
 }
 """What a row costs, as `equation` writes it."""
+_TAILS_WRITTEN = {"bucket": "as one class", "renormalized": "left out", "uniform": "spread evenly"}
 
 
 @register("soft_targets")
@@ -58,8 +59,9 @@ class SoftTargets(SoftRows):
     scores; a question-answering loss is the mean of start and end; `tokens` picks the positions that count
     (`tasks.py`; default: the task's own).
 
-    Of a teacher whose cache has its k largest logits alone, `tail` says what becomes of the rest: `bucket`, one class
-    more on both sides, a lower bound of the loss over all classes; `renormalized`, nothing is there, and the student
+    `top_k` compares over the k classes that the teacher prefers in a row, and of a teacher whose cache has its k
+    largest logits alone there are no others. `tail` says what becomes of the rest: `bucket`, one class more on both
+    sides, a lower bound of the loss over all classes; `renormalized`, nothing is there, and the student
     is drawn to the kept classes; `uniform`, the mass of the rest is spread evenly. The sum of the rest must be known
     at `temperature`, but for `renormalized`.
 
@@ -90,6 +92,7 @@ class SoftTargets(SoftRows):
         beta: float = 0.5,
         alpha: float = 0.1,
         tail: str = "bucket",
+        top_k: int | None = None,
     ) -> None:
         super().__init__(tokens=tokens)
         check_choice("soft_targets", "kind", kind, KINDS)
@@ -100,12 +103,17 @@ class SoftTargets(SoftRows):
         check_choice("soft_targets", "tail", tail, TAILS)
         check_number("soft_targets", "beta", beta, 0.0, 1.0)
         check_number("soft_targets", "alpha", alpha, 0.0, 1.0, open_low=True)
+        if top_k is not None:
+            check_count("soft_targets", "top_k", top_k, 1)
         if alpha == 1.0:
             raise DistillationError(
                 "soft_targets: alpha is 1; the mixture would be the teacher itself. Use a value below 1."
             )
         self.kind, self.temperature, self.scale, self.reduction = kind, temperature, scale, reduction
         self.label_reduction, self.beta, self.alpha, self.tail = label_reduction, beta, alpha, tail
+        self.top_k = top_k
+        if top_k is not None:
+            self._check_kind_of_top("its top_k logits are compared")
 
     @property
     def equation(self) -> str:
@@ -116,6 +124,8 @@ class SoftTargets(SoftRows):
         factor = "T^2 " if self.scale == "tau2" and self.temperature != 1.0 else ""
         temperature = f", T = {self.temperature:g}"
         value = _WRITTEN[self.kind].format(a=f"{self.alpha:g}", b=f"{self.beta:g}", rest=f"{1.0 - self.beta:g}")
+        if self.top_k is not None:
+            softened += f" over the teacher's {self.top_k} largest classes, the rest {_TAILS_WRITTEN[self.tail]}"
         return f"L = {value}" if self.kind in RAW else f"L = {factor}{value}{softened}{temperature}"
 
     @property
@@ -142,6 +152,11 @@ class SoftTargets(SoftRows):
                 f"soft_targets: label_reduction='sum' and reduction={self.reduction!r} contradict each other; leave "
                 "one out."
             )
+        if self.top_k is not None and (task.form != "softmax" or len(task.logit_fields) > 1):
+            raise IncompatiblePair(
+                f"soft_targets: top_k picks classes of one law a row, which a {task.name} task does not have; leave "
+                "top_k out."
+            )
         if task.form != "softmax" and self.reduction == "element_mean":
             raise IncompatiblePair(
                 f"soft_targets: the {task.name} loss is a mean over elements already; leave out "
@@ -157,19 +172,14 @@ class SoftTargets(SoftRows):
 
     @property
     def reaches_zero(self) -> bool:
-        return self.kind != "cross_entropy"
+        return self.kind != "cross_entropy" and (self.top_k is None or self.tail == "bucket")
 
     def check_top_logits(self, temperatures: tuple[float, ...]) -> None:
-        if self.kind in (*RAW, "probability_mse"):
-            what = "raw logits" if self.kind in RAW else "probabilities"
+        self._check_kind_of_top("its cache has the largest logits alone (codec top_k)")
+        if self.top_k is not None:
             raise IncompatiblePair(
-                f"soft_targets: kind {self.kind!r} compares all {what}, and the teacher's cache has the largest alone "
-                "(codec top_k). Use forward_kl, or cache the last hidden state."
-            )
-        if self.tail == "renormalized" and self.kind not in ("forward_kl", "cross_entropy"):
-            raise IncompatiblePair(
-                f"soft_targets: kind {self.kind!r} is not finite where the teacher's law is 0, as outside its largest "
-                "logits with tail='renormalized'. Use tail='bucket'."
+                f"soft_targets: top_k is {self.top_k}, and the teacher's cache has its largest logits alone (codec "
+                "top_k), which are compared as they are; leave top_k out here."
             )
         if self.tail != "renormalized" and self.temperature not in temperatures:
             known = ", ".join(f"{each:g}" for each in temperatures)
@@ -177,6 +187,20 @@ class SoftTargets(SoftRows):
                 f"soft_targets: temperature is {self.temperature:g}, and the teacher's cache of its largest logits "
                 f"knows the sum of the rest at {known}; it does not follow from that. Write the cache for this "
                 "temperature, or the last hidden state, which serves any."
+            )
+
+    def _check_kind_of_top(self, why: str) -> None:
+        """Raises: `IncompatiblePair` for what cannot be compared over the teacher's largest logits, and why these."""
+        if self.kind in (*RAW, "probability_mse"):
+            what = "raw logits" if self.kind in RAW else "probabilities"
+            raise IncompatiblePair(
+                f"soft_targets: kind {self.kind!r} compares all {what} of the teacher, and {why}. Use forward_kl, or "
+                "cache the last hidden state."
+            )
+        if self.tail == "renormalized" and self.kind not in ("forward_kl", "cross_entropy"):
+            raise IncompatiblePair(
+                f"soft_targets: kind {self.kind!r} is not finite where the teacher's law is 0, as outside its largest "
+                "logits with tail='renormalized'. Use tail='bucket'."
             )
 
     def _form(self, task: Task) -> Any:
@@ -213,6 +237,8 @@ class SoftTargets(SoftRows):
     def rows(self, student_logits: Tensor, teacher_rows: Any, labels: Tensor | None) -> Tensor:
         if teacher_rows is None:
             raise DistillationError("soft_targets got no teacher logits.")
+        if self.top_k is not None and isinstance(teacher_rows, Tensor):
+            teacher_rows = TopLogits.of(teacher_rows, self.top_k, (self.temperature,))
         if isinstance(teacher_rows, TopLogits):
             return self._divergence(*self._with_tail(student_logits, teacher_rows)) * self._factor  # type: ignore[no-any-return]
         if self.kind in RAW or self.pair.task.form == "identity":

@@ -13,7 +13,7 @@ from hf_distill.anatomy import Anatomy
 from hf_distill.depth import Run, ready, takes_ready
 from hf_distill.errors import DistillationError
 from hf_distill.taps.recording import Taps
-from hf_distill.tasks import IGNORED
+from hf_distill.tasks import DOCUMENTS, IGNORED
 
 LABELS = frozenset({"labels", "label", "label_ids", "start_positions", "end_positions", "next_sentence_label"})
 """Columns that are kept from the model: it would compute a loss of its own."""
@@ -68,9 +68,9 @@ class Capture:
         taps.recording = True
         try:
             if forward is None:
-                output = self.run(**self._taken(inputs), **self._options)
+                output = self.run(**self._taken(inputs, batch), **self._options_of(batch))
             else:
-                output = forward(**inputs, **self._options)
+                output = forward(**_apart(inputs, batch), **self._options_of(batch))
             taps.recording = False
             tensors = taps.read(output)
         finally:
@@ -80,12 +80,18 @@ class Capture:
             self._check_gradients(tensors)
         return output, self._activations(tensors, inputs, batch)
 
-    def _taken(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor | None]:
+    def _taken(self, inputs: Mapping[str, Tensor], batch: Mapping[str, Tensor]) -> dict[str, Tensor | None]:
         """What the run takes of the inputs."""
-        taken: dict[str, Tensor | None] = {name: value for name, value in inputs.items() if name in self._takes}
+        given = _apart(inputs, batch)
+        taken: dict[str, Tensor | None] = {name: value for name, value in given.items() if name in self._takes}
         if self._takes_ready and "attention_mask" in taken:
             taken["attention_mask"] = ready(self.run.anatomy, inputs["attention_mask"])
         return taken
+
+    def _options_of(self, batch: Mapping[str, Tensor]) -> dict[str, bool]:
+        """Documents of one row are not told apart where a cache is filled."""
+        cached = DOCUMENTS in batch and "use_cache" in self._takes
+        return {**self._options, "use_cache": False} if cached else self._options
 
     def close(self) -> None:
         """Removes the hooks."""
@@ -140,6 +146,14 @@ class Capture:
                 f"{self.role}: {', '.join(map(str, bare))} carry no gradient, so nothing would train. Unfreeze "
                 "parameters that they depend on, or use an objective that reads what the trainable parameters give."
             )
+
+
+def _apart(inputs: Mapping[str, Tensor], batch: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """The inputs, without the attention mask where rows hold several documents: the library keeps these apart, by
+    their positions, where it is given no mask. Padding stands behind them, and no causal attention looks there."""
+    if DOCUMENTS not in batch:
+        return inputs
+    return {name: value for name, value in inputs.items() if name != "attention_mask"}
 
 
 def _mask(inputs: Mapping[str, Tensor], given: str, ids: str, embeddings: str) -> Tensor | None:

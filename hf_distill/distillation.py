@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import weakref
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple, Self
 
@@ -32,6 +32,7 @@ from hf_distill.students.quantized import LEARNED, beneath
 from hf_distill.tasks import Batch
 from hf_distill.teachers.alongside import Alongside
 from hf_distill.vocabulary import Step, Vocabulary
+from hf_distill.word_answers import WordReader, word_answers
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +62,17 @@ class Evaluation(NamedTuple):
     outputs: ModelOutput
     sums: Tensor | None
     counts: Tensor | None
+
+
+@dataclass
+class Answering:
+    """How a language model is evaluated: by its logits, or `in_words`, as `word_answers` gives them, and then beside a
+    `teacher` if there is one."""
+
+    in_words: bool = False
+    in_part: bool = True
+    teacher: WordReader | None = None
+    student: WordReader | None = None
 
 
 class Distillation(nn.Module):
@@ -102,6 +114,7 @@ class Distillation(nn.Module):
             loss.bind(pair)
         self.pair, self._in_part, self._teacher_head = pair, in_part, teacher_head
         self._resting: tuple[nn.Module, ...] = ()
+        self._answering = Answering()
         self._look()
 
     def _look(self) -> None:
@@ -133,6 +146,8 @@ class Distillation(nn.Module):
         steady = steady and not self.peers and not feeding
         self._traceable = steady and all(objective.traceable for objective in self.terms())
         self._evaluation_capture = Capture(anatomy, evaluated, role="evaluation")
+        if self._answering.in_words:
+            self._answering.student = WordReader(anatomy, in_part=self._answering.in_part)
         self.list_members()
 
     @property
@@ -289,8 +304,19 @@ class Distillation(nn.Module):
                 if parameter is not None:
                     yield parameter
 
+    def answer_in_words(self, teacher: nn.Module | None = None, *, in_part: bool = True) -> None:
+        """Has evaluations give, in place of a language model's logits, what it answers at each predicted position
+        (`word_answers`), a vocabulary's logits never in full; with a teacher also how far it is from that one's.
+        `in_part=False` for an engine that must see all of the student in every pass.
+        """
+        reader = None if teacher is None else WordReader(Anatomy.of(teacher.eval()))
+        self._answering = Answering(True, in_part, reader, WordReader(Anatomy.of(self.student), in_part=in_part))
+
     def close(self) -> None:
         """Take the hooks off the student."""
+        for reader in (self._answering.student, self._answering.teacher):
+            if reader is not None:
+                reader.close()
         self._capture.close()
         self._feeds.close()
         self._passes.close()
@@ -396,6 +422,12 @@ class Distillation(nn.Module):
         return self._columns.names
 
     def _evaluate(self, batch: Batch) -> Evaluation:
+        answering = self._answering
+        if answering.student is not None and "labels" in batch:
+            found = word_answers(answering.student, self.pair.task, batch, answering.teacher)
+            mask = self.pair.task.label_mask(batch)
+            outputs = ModelOutput(logits=found)
+            return Evaluation(outputs, torch.where(mask, found[..., 1], 0.0).sum(1), mask.sum(1))
         outputs, activations = self._evaluation_capture(batch)
         task = self.pair.task
         if not self._task_loss or any(name not in batch for name in task.label_names):

@@ -21,6 +21,9 @@ Form = Literal["softmax", "sigmoid", "identity", "alignment"]
 
 IGNORED = -100
 """The label that marks a position without a target."""
+DOCUMENTS = "document_ids"
+"""The column of rows that hold several documents, each read as if it stood alone: of which document of its row each
+token is, from 1; 0 is padding. `position_ids` start anew with every document, and are what models part them by."""
 _LONGEST_FRAME = 2**16
 """Inputs in which every model that hears makes a frame; a second of sound at the rates that there are."""
 

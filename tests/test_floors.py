@@ -45,6 +45,7 @@ FLOORS = (
     "students",
     "data",
     "vocabulary",
+    "word_answers",
     "distillation",
     "monitor",
     "checks",

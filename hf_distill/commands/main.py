@@ -28,6 +28,7 @@ GROUPS: dict[str, dict[str, Row]] = {
         "qa": Row("qa", "on SQuAD, or on questions of your own with answers in a text"),
         "ner": Row("ner", "on tokens with a tag each: named entities, parts of speech"),
         "mlm": Row("mlm", "on raw text, with masked words or without a head"),
+        "lm": Row("lm", "that writes on: a language model, on conversations or on raw text"),
         "translation": Row("translation", "that writes: translations, summaries"),
         "speech": Row("speech", "that hears: sounds and what is said in them"),
         "auto": Row("auto", "the best one for a budget of time or size on this machine"),

@@ -13,6 +13,7 @@ from hf_distill.recipe import Recipe
 from hf_distill.recipe.problems import shown
 from hf_distill.recipe.rules.data import KINDS
 from hf_distill.recipe.rules.models import MADE
+from hf_distill.tasks import CausalLM
 
 Changes = dict[str, tuple[str, Any]]
 """Overrides by key: the flag they come from, and the value."""
@@ -53,6 +54,7 @@ SCRIPTS = {
     "question_answering": "qa",
     "token_classification": "ner",
     "translation": "translation",
+    "chat": "lm",
     "speech": "speech",
     "text": "mlm",
 }
@@ -85,8 +87,12 @@ def recipe_of(flags: Flags, script: Script, kept: Recipe | None = None) -> tuple
 
 def _check_kind(recipe: Recipe, script: Script) -> None:
     """Raises: `RecipeError` for data of another script."""
-    kind = next((kind for kind in KINDS if recipe.data is not None and getattr(recipe.data, kind)), "text_columns")
-    if SCRIPTS[kind] != script.name:
+    kind = next(
+        (kind for kind in KINDS if recipe.data is not None and getattr(recipe.data, kind) is not None), "text_columns"
+    )
+    text = None if recipe.data is None else recipe.data.text
+    of_next_words = script.name == "lm" and text is not None and text.task == CausalLM.name
+    if SCRIPTS[kind] != script.name and not of_next_words:
         raise RecipeError(
             f"command line: distill_{script.name} is not for the recipe's kind of data, {kind}; "
             f"run distill_{SCRIPTS[kind]} with it."

@@ -29,7 +29,7 @@ CONFIGURATIONS = {
 }
 """The configurations of the metric "glue" of the library evaluate, and the values that each reports."""
 
-LESS_IS_BETTER = frozenset({"loss", "perplexity", "wer", "cer"})
+LESS_IS_BETTER = frozenset({"loss", "perplexity", "kl", "wer", "cer"})
 """Metrics whose smaller value is the better one; of all others it is the larger."""
 
 CITATION = """@inproceedings{wang2019glue,

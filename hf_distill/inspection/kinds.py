@@ -15,6 +15,7 @@ OF_DATA = {
     "question_answering": "question_answering",
     "token_classification": "token_classification",
     "translation": "seq2seq_lm",
+    "chat": "causal_lm",
     "speech": "ctc",
 }
 """The tasks of kinds of data, by the key of `data` that says the kind."""

@@ -87,7 +87,8 @@ class _Comparison:
             self.old_classes = [i for i, column in enumerate(columns) if column >= 0]
         splits = {name: setup.splits[name] for name in workload.evaluated_splits}
         arguments = setup.jobs.student[-1].evaluation_arguments()
-        self.answers[role] = answer(model, setup.tokenizer, splits, workload, columns, arguments)
+        teacher = None if role == "teacher" else setup.teacher
+        self.answers[role] = answer(model, setup.tokenizer, splits, workload, columns, arguments, teacher)
         self.summaries[role] = summarize(
             role,
             role,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from datasets import Dataset
 from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 
@@ -49,17 +50,21 @@ def answer(
     workload: Workload,
     columns: Columns,
     arguments: TrainingArguments,
+    teacher: PreTrainedModel | None = None,
 ) -> Answers:
     """Runs a model over splits. Rows are read in order of length, and their answers put back in the order of the
-    file.
+    file. Language models are compared with a `teacher` as well, word by word.
     """
     trainer = DistillationTrainer(
         model=model,
         args=arguments,
         processing_class=tokenizer,
         data_collator=workload.collator(tokenizer),
-        preprocess_logits_for_metrics=workload.reduce,
+        preprocess_logits_for_metrics=None if workload.in_words else workload.reduce,
     )
+    if workload.in_words:
+        beside = None if teacher is None else placed(teacher, trainer.args.device)
+        trainer.distillation.answer_in_words(beside)
     kept: dict[str, Any] = {}
     metrics: dict[str, float] = {}
     for split, dataset in splits.items():
@@ -74,6 +79,12 @@ def answer(
         metrics |= {_named(name, split): value for name, value in {**measured, **scores, **samples}.items()}
     trainer.distillation.close()
     return Answers(kept, metrics)
+
+
+def placed(model: PreTrainedModel, device: torch.device) -> PreTrainedModel:
+    """The model on a device, but for one that lies on several, or whose weights cannot be moved."""
+    fixed = getattr(model, "hf_device_map", None) is not None or getattr(model, "is_quantized", False)
+    return model if fixed else model.to(device)
 
 
 def by_length(dataset: Dataset) -> tuple[Dataset, np.ndarray]:

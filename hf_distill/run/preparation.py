@@ -129,7 +129,8 @@ class Setup:
             processing=workload.saved_with(self.tokenizer),
             collator=workload.collator(self.tokenizer),
             metrics=None if workload.judged_by_objectives else metrics_of(workload, split, rows, order, columns),
-            reduce=workload.reduce,
+            reduce=None if workload.in_words else workload.reduce,
+            in_words=workload.in_words,
         )
 
     def _written_rows(self, targets: str) -> Rows:

@@ -116,6 +116,8 @@ class Inputs:
     metrics: Metrics | None
     """None where training is judged by its objectives; they are evaluated once more when it is finished."""
     reduce: Callable[[Any, Any], Tensor] | None
+    in_words: bool = False
+    """Whether it is evaluated by the words that it prefers, as `Workload.in_words` says."""
 
 
 class StageTrainer(DistillationTrainer):
@@ -259,6 +261,9 @@ def _trainer(
         tokens_per_batch=job.tokens_per_batch,
         resume_despite=job.resume_despite,
     )
+    if inputs.in_words:
+        sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
+        trainer.distillation.answer_in_words(in_part=not sharded)
     trainer.scales = scales
     trainer.stage = job.folder.name
     trainer.distillation.rest(at_rest(model, job.groups))

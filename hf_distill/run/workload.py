@@ -70,6 +70,9 @@ class Workload(ABC):
     """Whether models have nothing to answer with, so that only the value of a training's objectives tells of it."""
     hears: ClassVar[bool] = False
     """Whether the rows are sounds, of which a teacher's targets are what it hears."""
+    in_words: ClassVar[bool] = False
+    """Whether models are evaluated by the words that they prefer, whose logits never exist in full
+    (`Distillation.answer_in_words`); `reduce` is not asked then, and how far a model is from its teacher is known."""
     reduce: Callable[[Any, Any], Tensor] | None = None
     """Outputs and labels of a batch to a tensor `[rows, ...]`: the Trainer's `preprocess_logits_for_metrics`."""
 

@@ -8,7 +8,7 @@ from typing import Any
 from hf_distill.recipe.problems import Problem
 from hf_distill.recipe.rules.reading import items, mappings, section_of
 
-KINDS = ("text_columns", "question_answering", "token_classification", "translation", "speech", "text")
+KINDS = ("text_columns", "question_answering", "token_classification", "translation", "chat", "speech", "text")
 """The keys of `data` that say what the rows are."""
 OF_TEXTS = ("package", "where", "label_column", "label_names", "deduplicate", "exemplars")
 """The keys of `data` that go with `text_columns`."""

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from hf_distill.recipe.fields import Cell, Columns, Count, Names, Number, Share, Text
+from hf_distill.data.chat import MESSAGES
+from hf_distill.data.chat import Columns as ChatColumns
+from hf_distill.recipe.fields import Cell, Columns, Count, Names, Number, Share, Text, Whole
+from hf_distill.recipe.problems import Problem, fail
 from hf_distill.recipe.sections.base import Section
 from hf_distill.recipe.sections.sources import Files, HubData, PackagedFile, Split
 from hf_distill.recipe.sections.text import UnlabelledText
@@ -51,6 +54,46 @@ class Translation(Section):
     """Tokens of a target at most."""
 
 
+class Chat(Section):
+    """The rows are conversations, read through the tokenizer's chat template; what the assistant says in them is
+    learned by causal models, and nothing else. {} is for a column `messages`."""
+
+    messages_column: Text | None = None
+    """A column of lists of messages, each with a role and its content; messages, unless there are prompts."""
+    prompt_column: Text | None = None
+    """A column of prompts, texts or lists of messages; with completion_column."""
+    completion_column: Text | None = None
+    """What the assistant says to the prompt."""
+    system: Text | None = None
+    """What stands first, as the system's, in conversations that have no such message."""
+    template: Text | None = None
+    """A file with a chat template (Jinja) in place of the tokenizer's; the student is saved with it."""
+    packing: bool = False
+    """Put several conversations into each training row of max_length tokens, each read as if it stood alone."""
+    samples: Annotated[Whole, Field(ge=0, le=32)] = 4
+    """Validation prompts that teacher and student answer in the report."""
+
+    @model_validator(mode="after")
+    def _one_kind_of_column(self) -> Chat:
+        pair = (self.prompt_column, self.completion_column)
+        if pair == (None, None):
+            return self
+        if self.messages_column is not None:
+            raise fail([Problem(("messages_column",), "does not go with prompts and completions; leave it out.")])
+        if None in pair:
+            missing, other = ("prompt", "completion") if pair[0] is None else ("completion", "prompt")
+            raise fail([Problem((f"{missing}_column",), f"is missing: it goes with {other}_column.")])
+        if pair[0] == pair[1]:
+            raise fail([Problem(("completion_column",), f"{pair[0]!r} is the column of the prompts as well.")])
+        return self
+
+    @property
+    def columns(self) -> ChatColumns:
+        """The columns that are read."""
+        messages = self.messages_column or (MESSAGES if self.prompt_column is None else None)
+        return ChatColumns(messages, self.prompt_column, self.completion_column, self.system)
+
+
 class Speech(Section):
     """The rows are sounds with the text that is said in each, for models that hear (CTC). A sound is the path of a
     file, from the folder of the rows' file on, or a list of samples. Nothing is cut."""
@@ -63,8 +106,8 @@ class Speech(Section):
 
 class Data(Section):
     """The rows to train on, in place of a GLUE task: from files, a package or the Hub; and what they are: texts with a
-    label (text_columns and label_column), question_answering, token_classification, translation or speech. Or text,
-    which names its own sources."""
+    label (text_columns and label_column), question_answering, token_classification, translation, chat or speech. Or
+    text, which names its own sources."""
 
     files: Files | None = None
     package: PackagedFile | None = None
@@ -79,6 +122,7 @@ class Data(Section):
     question_answering: QuestionAnswering | None = None
     token_classification: TokenClassification | None = None
     translation: Translation | None = None
+    chat: Chat | None = None
     speech: Speech | None = None
     text: UnlabelledText | None = None
     deduplicate: bool = False

@@ -5,6 +5,7 @@ from __future__ import annotations
 from hf_distill.recipe import Recipe
 from hf_distill.run.workload import Workload
 from hf_distill.run.workloads import (
+    chat,
     pretraining,
     question_answering,
     speech,
@@ -31,6 +32,8 @@ def load_workload(recipe: Recipe, *, train: bool = True, predict: bool = False) 
         return token_classification.load(data, data.token_classification, recipe, predict=predict)
     if data is not None and data.translation is not None:
         return translation.load(data, data.translation, recipe, predict=predict)
+    if data is not None and data.chat is not None:
+        return chat.load(data, data.chat, recipe, predict=predict)
     if data is not None and data.speech is not None:
         return speech.load(data, data.speech, recipe, predict=predict)
     if data is not None and data.text is not None:

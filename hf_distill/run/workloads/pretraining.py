@@ -187,6 +187,7 @@ class NextWords(PredictedWords):
     """Causal language modelling: every word is predicted from those before it, the first one of a row excepted."""
 
     auto_class = CausalLM.auto_class
+    in_words = True
 
     def tokenizer_settings(self, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
         """The end of a text stands for padding where there is none, as in GPT-2: neither mask nor labels count it."""

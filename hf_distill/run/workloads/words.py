@@ -22,16 +22,19 @@ from hf_distill.tasks import IGNORED
 @dataclass(frozen=True)
 class Words:
     """A model's answers at the predicted positions of a split, in the order of rows and places: the token it prefers,
-    the token that stands there, and minus the logarithm of that one's probability."""
+    the token that stands there, minus the logarithm of that one's probability, and where it was compared with its
+    teacher KL(teacher || model) in nats."""
 
     found: np.ndarray
     wanted: np.ndarray
     losses: np.ndarray
+    divergences: np.ndarray | None = None
 
 
 class WordAnswers(Workload):
     """Words that a model predicts. Reported are the share of them that is found (`accuracy`) and the exponential of
-    their mean loss (`perplexity`), over all predicted positions."""
+    their mean loss (`perplexity`), over all predicted positions, and of causal models the mean of KL(teacher || model)
+    (`kl`, in nats a token)."""
 
     metrics = ("accuracy", "perplexity")
 
@@ -56,18 +59,19 @@ class WordAnswers(Workload):
         labels = found.label_ids[0] if isinstance(found.label_ids, tuple) else found.label_ids
         wanted = self.targets(labels)
         counted = wanted != IGNORED
-        best, losses = outputs[counted].T
+        best, losses, *divergences = outputs[counted].T
         broken = int(np.isnan(losses).sum())
         if broken:
             raise NonFiniteLoss(f"answers: the predictions of {broken} of {len(losses)} words are NaN.")
-        return Words(best.astype(np.int64), wanted[counted], losses)
+        return Words(best.astype(np.int64), wanted[counted], losses, divergences[0] if divergences else None)
 
     def score(self, split: str, answers: Words) -> dict[str, float]:
         if not len(answers.wanted):
             raise DataError(f"{self.name}: no token of {split} is predicted; hold more rows out.")
         with np.errstate(over="ignore"):
             perplexity = float(np.exp(answers.losses.mean()))
-        return {"accuracy": float((answers.found == answers.wanted).mean()), "perplexity": perplexity}
+        found = {"accuracy": float((answers.found == answers.wanted).mean()), "perplexity": perplexity}
+        return found if answers.divergences is None else {**found, "kl": float(answers.divergences.mean())}
 
     def agreement(self, split: str, ours: Words, teachers: Words) -> float:
         """The share of predicted positions at which both prefer the same token."""

@@ -1,0 +1,155 @@
+"""`distill_lm`: language models, on conversations or on raw text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import PurePath
+from typing import Any
+
+from transformers import HfArgumentParser
+
+from hf_distill.commands import mlm, reports_errors
+from hf_distill.commands.flags import FILES, HUB, flag, whole
+from hf_distill.commands.overrides import Changes, Script, name_of_rows, on_rows
+from hf_distill.commands.script import begin, distil, parser_of
+from hf_distill.errors import RecipeError
+from hf_distill.objectives.response.soft_targets import KINDS
+from hf_distill.recipe import Recipe
+from hf_distill.tasks import CausalLM
+
+DESCRIPTION = """Distil a language model into a smaller one, on conversations or on raw text.
+
+Rows are conversations (a column of messages, or prompts and completions), read through the tokenizer's chat template;
+what the assistant says is learned. A .txt file is raw text, of which every word is, and so is a column that is named as
+--text_column; packing, streams and several sources of raw text are for recipes (data.text). Flags alone stand for
+forward KL at temperature 1, 0.9, and labels, 0.1.
+
+  hf-distill lm --train_file chats.jsonl --teacher_name_or_path TEACHER --teacher_dtype bfloat16 \\
+      --student_layers 12 --max_seq_length 1024 --output_dir students/chat
+  hf-distill lm --recipe language_models/reverse_kl --train_file chats.jsonl --packing \\
+      --output_dir students/chat"""
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "messages_column": flag("The column of messages (default: messages)."),
+    "prompt_column": flag("The column of prompts, with --completion_column."),
+    "completion_column": flag("The column of what the assistant says to them."),
+    "system_message": flag("What stands first in conversations without a message of the system's."),
+    "chat_template": flag("A file with a chat template in place of the tokenizer's."),
+    "packing": {
+        "help": "Put several conversations into a training row, each read as if it stood alone.",
+        "action": "store_true",
+    },
+    "num_samples": flag("Validation prompts that teacher and student answer in the report (default: 4).", int),
+    "text_column": flag("The rows are raw text, in this column."),
+}
+
+LOSSES: dict[str, dict[str, Any]] = {
+    "divergence": flag("How student and teacher are compared (default: forward_kl).", choices=KINDS),
+    "beta": flag("Of the divergence jsd: 0 is the forward KL, 1 the reverse one.", float),
+    "skew": flag("Of the divergences skew_kl and skew_rkl: the share of the other law.", float),
+    "top_k": flag("Compare over the teacher's k likeliest tokens, and the rest as one.", whole),
+    "lora_rank": flag("Train low-rank adapters of this rank, which become part of the student at the end.", whole),
+}
+
+KEYS = {
+    "messages_column": "messages_column",
+    "prompt_column": "prompt_column",
+    "completion_column": "completion_column",
+    "system_message": "system",
+    "chat_template": "template",
+    "packing": "packing",
+    "num_samples": "samples",
+}
+"""Where flags stand below `data.chat`."""
+
+OF_LOSS = {"divergence": "kind", "beta": "beta", "skew": "alpha", "top_k": "top_k"}
+"""Where flags stand below `soft_targets`."""
+
+
+def parser() -> HfArgumentParser:
+    """The flags."""
+    return parser_of(SCRIPT)
+
+
+@reports_errors
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line `argv`, by default that of the process; the exit status."""
+    return distil(SCRIPT, *begin(SCRIPT, argv))
+
+
+def _data(own: Mapping[str, Any], recipe: Recipe) -> Changes:
+    rows = _text(own, recipe) if _is_text(own, recipe) else on_rows(own, recipe, "chat", KEYS)
+    return {**rows, **_losses(own, recipe)}
+
+
+def _is_text(own: Mapping[str, Any], recipe: Recipe) -> bool:
+    """Whether the rows are raw text: by what the flags name, or else by the recipe."""
+    if "text_column" in own:
+        return True
+    if "train_file" in own:
+        return PurePath(own["train_file"].removesuffix(".gz")).suffix == ".txt"
+    return "dataset_name" not in own and recipe.data is not None and recipe.data.text is not None
+
+
+def _text(own: Mapping[str, Any], recipe: Recipe) -> Changes:
+    """Raw text, of which every next word is learned.
+
+    Raises: `RecipeError` for flags about conversations.
+    """
+    of_chat = [name for name in KEYS if name in own]
+    if of_chat or "test_file" in own:
+        name = (*of_chat, "test_file")[0]
+        raise RecipeError(f"command line: --{name} is about conversations, and the rows are raw text; leave it out.")
+    files = {f"{split}_file": [own[f"{split}_file"]] for split in ("train", "validation") if f"{split}_file" in own}
+    kept = {name: own[name] for name in (*HUB, "text_column") if name in own}
+    changes = mlm.SCRIPT.data({**kept, **files}, recipe)
+    if "data" in changes:
+        typed, data = changes["data"]
+        changes["data"] = (typed, {"text": {**data["text"], "task": CausalLM.name}})
+    return changes
+
+
+def _losses(own: Mapping[str, Any], recipe: Recipe) -> Changes:
+    """What the flags say of the soft targets of every stage, and of its adapters.
+
+    Raises: `RecipeError` where there are none.
+    """
+    changes: Changes = {}
+    if "lora_rank" in own:
+        changes |= {f"stages.{i}.lora.r": ("--lora_rank", own["lora_rank"]) for i in range(len(recipe.stages))}
+    for name in (name for name in OF_LOSS if name in own):
+        found = {
+            f"stages.{i}.objectives.{j}.soft_targets.{OF_LOSS[name]}": (f"--{name}", own[name])
+            for i, stage in enumerate(recipe.stages)
+            for j, entry in enumerate(stage.objectives)
+            if entry.objective == "soft_targets"
+        }
+        if not found:
+            raise RecipeError(f"command line: --{name} is given, and no stage of the recipe has soft_targets.")
+        changes |= found
+    return changes
+
+
+SCRIPT = Script(
+    name="lm",
+    description=DESCRIPTION,
+    flags={**HUB, **FILES, **SETTINGS, **LOSSES},
+    plain={
+        "schema": 1,
+        "data": {"files": {"train": "train"}, "chat": {}},
+        "max_length": 1024,
+        "teacher": {"model": "teacher"},
+        "student": {"from_layers": {"layers": 1}},
+        "stages": [
+            {
+                "name": "distil",
+                "objectives": [
+                    {"soft_targets": {"temperature": 1.0}, "weight": 0.9},
+                    {"labels": {}, "weight": 0.1},
+                ],
+            }
+        ],
+    },
+    data_name=name_of_rows,
+    data=_data,
+)

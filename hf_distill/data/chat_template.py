@@ -1,0 +1,146 @@
+"""What a chat template makes of conversations, and which of its tokens are the assistant's."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from hf_distill.data.chat import ASSISTANT, ROLE, Conversation
+from hf_distill.errors import DataError
+
+logger = logging.getLogger(__name__)
+
+MARKS = re.compile(r"\{%[-+]?\s*generation\s*[-+]?%\}")
+"""What begins a part that the assistant writes, in templates that mark it."""
+
+Span = tuple[int, int]
+
+
+class ChatTemplate:
+    """The chat template of a tokenizer.
+
+    `read` gives the token ids of a conversation and says which of them are the assistant's: those that a model must
+    write itself, the token that ends its turn included. Templates that mark these with `{% generation %}` are asked
+    for the marks. Of others each answer is found by prefixes: it is what the template writes for the conversation up
+    to it, behind what it writes for the messages before it with the beginning of an answer (`add_generation_prompt`).
+    White space behind the special token that ends a turn is left out, as the model has ended by then. A token counts
+    that has any part of an answer.
+
+    Errors: DataError for a tokenizer without a template, or without offsets of its tokens.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, name: str = "") -> None:
+        self.tokenizer = tokenizer
+        self.name = name or tokenizer.name_or_path or type(tokenizer).__name__
+        self.source = _source(tokenizer, self.name)
+        self.is_marked = MARKS.search(self.source) is not None
+        if not tokenizer.is_fast:
+            raise DataError(
+                f"the tokenizer {self.name!r} ({type(tokenizer).__name__}) does not tell where in a text its tokens "
+                "stand, which is how an assistant's are found; save it as a fast one (tokenizer.json)."
+            )
+        self._ends = tuple({*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()})
+
+    @property
+    def digest(self) -> str:
+        """The SHA-256 of the template."""
+        return hashlib.sha256(self.source.encode()).hexdigest()
+
+    def read(self, messages: Conversation, place: str) -> tuple[list[int], list[bool]]:
+        """The ids of a conversation, and which are the assistant's.
+
+        Errors: DataError that names `place`: for what the template refuses, and for answers that cannot be found in
+        what it writes.
+        """
+        return self._by_marks(messages, place) if self.is_marked else self._by_prefixes(messages, place)
+
+    def _by_marks(self, messages: Conversation, place: str) -> tuple[list[int], list[bool]]:
+        found = self._asked(
+            place,
+            lambda: self.tokenizer.apply_chat_template(messages, return_dict=True, return_assistant_tokens_mask=True),
+        )
+        return list(found["input_ids"]), [bool(each) for each in found["assistant_masks"]]
+
+    def _by_prefixes(self, messages: Conversation, place: str) -> tuple[list[int], list[bool]]:
+        whole = self.text(messages, place)
+        spans = [
+            self._answer(messages, i, whole, place) for i, message in enumerate(messages) if message[ROLE] == ASSISTANT
+        ]
+        encoded = self.tokenizer(whole, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        return list(encoded["input_ids"]), _overlapping(encoded["offset_mapping"], spans)
+
+    def text(self, messages: Conversation, place: str, *, prompt: bool = False) -> str:
+        """What the template writes, with `prompt` also the beginning of an answer.
+
+        Errors: DataError, as `read`.
+        """
+        return str(
+            self._asked(
+                place,
+                lambda: self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt),
+            )
+        )
+
+    def _answer(self, messages: Conversation, number: int, whole: str, place: str) -> Span:
+        """Where message `number`, the assistant's, stands in what is written for all of them."""
+        here = f"{place}: message {number + 1}"
+        if number == 0:
+            raise DataError(
+                f"{here} is the assistant's and the first one, and where it begins cannot be told from the template "
+                f"of {self.name!r}; put a message before it."
+            )
+        before = self.text(messages[:number], place, prompt=True)
+        through = whole if number + 1 == len(messages) else self.text(messages[: number + 1], place)
+        if not through.startswith(before) or not whole.startswith(self._to_end(through)):
+            raise DataError(
+                f"{here}: the chat template of {self.name!r} writes an answer otherwise once the conversation goes "
+                "on, so that it cannot be told which tokens are the assistant's. Mark them in the template with "
+                "{% generation %} … {% endgeneration %} (data.chat.template), or cut the conversations behind their "
+                "first answer."
+            )
+        return len(before), len(self._to_end(through))
+
+    def _to_end(self, text: str) -> str:
+        """Without the white space behind a special token."""
+        bare = text.rstrip()
+        return bare if bare.endswith(self._ends) else text
+
+    def _asked(self, place: str, ask: Callable[[], Any]) -> Any:
+        try:
+            return ask()
+        except Exception as error:  # a template is a program, and raises what it likes
+            reason = str(error).strip().split("\n")[0] or type(error).__name__
+            raise DataError(
+                f"{place}: the chat template of {self.name!r} refuses the conversation: {reason}"
+            ) from error
+
+
+def _source(tokenizer: PreTrainedTokenizerBase, name: str) -> str:
+    """The text of the template that is used where none is named.
+
+    Errors: DataError where there is none.
+    """
+    found: Any = tokenizer.chat_template
+    if isinstance(found, dict):
+        found = found.get("default")
+    if not found:
+        raise DataError(
+            f"the tokenizer {name!r} has no chat template, and conversations are read through one. Take the tokenizer "
+            "of a model that was trained to chat, or give the template in a file (data.chat.template)."
+        )
+    return str(found)
+
+
+def _overlapping(offsets: Sequence[Span], spans: Sequence[Span]) -> list[bool]:
+    """Which tokens have any part of a span; both are in order."""
+    found, number = [], 0
+    for start, end in offsets:
+        while number < len(spans) and start >= spans[number][1]:
+            number += 1
+        found.append(number < len(spans) and end > spans[number][0])
+    return found

@@ -1,0 +1,78 @@
+"""Conversations to rows of token ids, of which the assistant's are learned."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from datasets import Dataset
+
+from hf_distill.data.chat import LINE, Conversations, messages_of
+from hf_distill.data.chat_template import ChatTemplate
+from hf_distill.errors import DataError
+from hf_distill.tasks import IGNORED
+
+logger = logging.getLogger(__name__)
+
+_CUT, _LOST = "is_cut", "is_lost"
+
+
+def tokenize_conversations(data: Conversations, split: str, template: ChatTemplate, max_length: int) -> Dataset:
+    """`input_ids`, `attention_mask`, `labels` (the ids of the assistant, -100 elsewhere) and `length` of a split.
+
+    Conversations are cut behind `max_length` tokens. Those of which no answer is left then are left out; how many, and
+    how many are cut, is said in the log.
+
+    Errors: DataError for a conversation in which the template writes no token of the assistant's, and where none is
+    left.
+    """
+
+    def read(row: dict[str, Any]) -> dict[str, Any]:
+        place = data.place(split, row[LINE])
+        ids, said = template.read(messages_of(row), place)
+        if not any(said[1:]):
+            raise DataError(
+                f"{place}: no token that the chat template of {template.name!r} writes is the assistant's, so there "
+                "is nothing to learn; its answers are empty, or the template leaves them out."
+            )
+        labels = [token if by_it else IGNORED for token, by_it in zip(ids, said, strict=True)]
+        labels[0] = IGNORED  # nothing stands before it
+        kept = labels[:max_length]
+        lost = all(label == IGNORED for label in kept)
+        ids = ids[:max_length]
+        row = {"input_ids": ids, "attention_mask": [1] * len(ids), "labels": kept, "length": len(ids)}
+        return {**row, _CUT: len(labels) > max_length, _LOST: lost}
+
+    rows = data.splits[split]
+    made = rows.map(read, remove_columns=rows.column_names, desc="tokenizing")
+    return _told(made, split, max_length)
+
+
+def _told(made: Dataset, split: str, max_length: int) -> Dataset:
+    """The rows that have something to learn; the log says which have not."""
+    cut, lost = sum(made[_CUT][:]), made[_LOST][:]
+    kept = [i for i, each in enumerate(lost) if not each]
+    if not kept:
+        raise DataError(
+            f"{split}: none of {len(made)} conversations has a token of the assistant's among its first {max_length}; "
+            "raise max_length."
+        )
+    if cut:
+        logger.warning(
+            "%s: %d of %d conversations are longer than %d tokens and are cut; %d of them have no token of the "
+            "assistant's left, and are left out. Raise max_length to keep them.",
+            split,
+            cut,
+            len(made),
+            max_length,
+            len(made) - len(kept),
+        )
+    found = made if len(kept) == len(made) else made.select(kept)
+    return found.remove_columns([_CUT, _LOST])
+
+
+def learned_tokens(rows: Dataset) -> int:
+    """How many tokens of some rows have a label."""
+    counted: Sequence[list[int]] = rows["labels"][:]
+    return sum(label != IGNORED for labels in counted for label in labels)

@@ -1,0 +1,154 @@
+"""Conversations with an assistant, whose own words causal models learn."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from datasets import DatasetDict
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from hf_distill.data.chat import CONTENT, MESSAGES, Conversations, conversations, messages_of
+from hf_distill.data.chat_template import ChatTemplate
+from hf_distill.data.chat_tokens import tokenize_conversations
+from hf_distill.data.documents import POSITIONS, PaddedRows, packed
+from hf_distill.errors import DataError, IncompatiblePair
+from hf_distill.recipe import Data, Recipe
+from hf_distill.recipe.sections.data import Chat as Settings
+from hf_distill.run.labels import Columns
+from hf_distill.run.workload import Collator, Limits
+from hf_distill.run.workloads.labelled_rows import LabelledRows
+from hf_distill.run.workloads.splits import at_most, data_name, tables_of, with_cuts
+from hf_distill.run.workloads.words import WordAnswers
+from hf_distill.tasks import CausalLM
+
+SAMPLE = 50
+"""Conversations on whose words two tokenizers must agree, and on which a sentence's time is measured."""
+LARGEST_TEMPLATE = 1 << 20
+"""Bytes of a file with a chat template."""
+KEEPS_APART = ("sdpa", "eager", "flex_attention")
+"""Attentions that keep the documents of a row apart, whatever the number of rows."""
+
+
+@dataclass(frozen=True)
+class Chat(WordAnswers, LabelledRows):
+    """A model is judged by the assistant's tokens, each predicted behind the right ones before it. Every split has
+    answers. The training rows are packed where the recipe says so, the others are not.
+    """
+
+    auto_class = CausalLM.auto_class
+    label_column = MESSAGES
+    metrics = ("perplexity", "accuracy")
+    in_words = True
+
+    name: str
+    data: Conversations
+    settings: Settings
+    template: str | None = None
+    """The chat template in place of the tokenizer's."""
+
+    # ---- the data ----
+
+    @property
+    def sources(self) -> Mapping[str, str]:
+        return self.data.sources
+
+    @property
+    def splits(self) -> DatasetDict:
+        return self.data.splits
+
+    @property
+    def test_splits(self) -> tuple[str, ...]:
+        return ()
+
+    @property
+    def evaluated_splits(self) -> tuple[str, ...]:
+        return tuple(name for name in ("validation", "test") if name in self.splits)
+
+    @staticmethod
+    def targets(labels: Any) -> Any:
+        return labels[:, 1:]
+
+    # ---- the models ----
+
+    def samples(self) -> Iterator[str]:
+        for row in self.splits["train"].select(range(min(SAMPLE, len(self.splits["train"])))):
+            yield from (text for message in messages_of(row) if (text := message.get(CONTENT)))
+
+    def texts(self) -> list[str]:
+        split = self.splits[self.evaluated_splits[0]]
+        rows = split.select(range(min(SAMPLE, len(split))))
+        return [" ".join(message.get(CONTENT, "") for message in messages_of(row)) for row in rows]
+
+    def fit(self, model: PreTrainedModel, role: str) -> Columns:
+        attention = getattr(model.config, "_attn_implementation", None) or "eager"
+        if self.settings.packing and attention not in KEEPS_APART:
+            raise IncompatiblePair(
+                f"the attention of the {role} runs as {attention!r}, which does not keep the conversations of packed "
+                f"rows apart (data.chat.packing); load it with one of {', '.join(KEEPS_APART)}, or do not pack."
+            )
+        return ()
+
+    # ---- reading ----
+
+    def tokenizer_settings(self, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+        """The end of a text stands for padding where there is none, as neither mask nor labels count it."""
+        padding = {"pad_token": tokenizer.eos_token} if tokenizer.pad_token is None else {}
+        return {**padding, **({} if self.template is None else {"chat_template": self.template})}
+
+    def read(
+        self, tokenizer: PreTrainedTokenizerBase, limits: Limits, splits: Sequence[str] | None = None
+    ) -> dict[str, Any]:
+        """See `hf_distill.data.chat_tokens.tokenize_conversations`, and `hf_distill.data.documents.packed`."""
+        _check_length(tokenizer, limits)
+        if self.settings.packing and POSITIONS not in limits.input_names:
+            raise IncompatiblePair(
+                "the models take no position_ids, by which the conversations of packed rows are kept apart "
+                "(data.chat.packing); do not pack."
+            )
+        template = ChatTemplate(tokenizer)
+        found = {}
+        for name in self.splits if splits is None else splits:
+            rows = tokenize_conversations(self.data, name, template, limits.max_length)
+            found[name] = packed(rows, limits.max_length) if self.settings.packing and name == "train" else rows
+        return found
+
+    def collator(self, tokenizer: PreTrainedTokenizerBase) -> Collator:
+        return PaddedRows(int(tokenizer.pad_token_id))
+
+
+def load(data: Data, settings: Settings, recipe: Recipe, *, predict: bool) -> Chat:
+    """The conversations of a recipe. Raises: `DataError`, as `load_workload`."""
+    name = data_name(data)
+    if predict:
+        raise DataError(f"{name}: answers are not written by a run but for samples; leave --do_predict out.")
+    columns = settings.columns
+    found = conversations(tables_of(data, columns.names, labels=()), columns)
+    splits = with_cuts(dict(found.splits), data)
+    return Chat(name, replace(found, splits=at_most(splits, recipe)), settings, _template(settings))
+
+
+def _check_length(tokenizer: PreTrainedTokenizerBase, limits: Limits) -> None:
+    """Refuses a context that is longer than what tokenizer or models take."""
+    known = [limit for limit in (tokenizer.model_max_length, *limits.positions) if limit is not None]
+    longest = min(known, default=limits.max_length)
+    if limits.max_length > longest:
+        raise DataError(
+            f"max_length is {limits.max_length}, and the tokenizer and the models take {longest} tokens at most "
+            f"({', '.join(f'{limit:,}' for limit in known if limit < 1e9)}); lower max_length (--max_seq_length)."
+        )
+
+
+def _template(settings: Settings) -> str | None:
+    """The text of the file with a chat template. Errors: DataError where it cannot be read."""
+    if settings.template is None:
+        return None
+    path = Path(settings.template).expanduser()
+    try:
+        if path.stat().st_size > LARGEST_TEMPLATE:
+            raise DataError(f"{path}: has {path.stat().st_size:,} bytes, and a chat template {LARGEST_TEMPLATE:,}.")
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: the chat template (data.chat.template) cannot be read: {error}.") from error

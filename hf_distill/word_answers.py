@@ -48,8 +48,8 @@ def word_answers(reader: WordReader, task: Task, batch: Batch, teacher: WordRead
     """`[batch, length, 2 or 3]` in float64, 0 at positions without a label: the word that is preferred, -log q of the
     label, and with a teacher KL(p || q) in nats, p the teacher's law and q the model's over the words that both have.
 
-    `[rows, classes]` exists for some rows at a time alone, where the heads are known. Positions are those of the task's
-    targets. To be called without gradients.
+    `[rows, classes]` exists for some rows at a time alone, where the heads are known. Positions are those of the
+    task's targets. To be called without gradients.
     """
     targets = task.targets(batch)[0]
     counted = targets != IGNORED

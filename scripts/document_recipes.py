@@ -28,6 +28,7 @@ ROOMS = {
     "qa": ("Questions", "Answers that are spans of a text."),
     "ner": ("Tagged tokens", "Names in English web texts."),
     "pretraining": ("Pre-training", "General students from raw text."),
+    "language_models": ("Language models", "Causal models on conversations, by the divergence."),
     "tasks": ("Tasks, as published", "Stages on a task of GLUE; --task_name gives another."),
     "review": ("Methods of the literature", "One recipe each, so that they can be compared on one task."),
     "comparisons": ("Comparisons", "At the size of a machine without an accelerator."),

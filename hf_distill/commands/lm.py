@@ -19,10 +19,10 @@ from hf_distill.tasks import CausalLM
 
 DESCRIPTION = """Distil a language model into a smaller one, on conversations or on raw text.
 
-Rows are conversations (a column of messages, or prompts and completions), read through the tokenizer's chat template;
-what the assistant says is learned. A .txt file is raw text, of which every word is, and so is a column that is named as
---text_column; packing, streams and several sources of raw text are for recipes (data.text). Flags alone stand for
-forward KL at temperature 1, 0.9, and labels, 0.1.
+Rows are conversations (a column of messages, or prompts and completions), read through the tokenizer's chat
+template; what the assistant says is learned. Of raw text, a .txt file or a column (--text_column), it is every word;
+packing, streams and several sources of raw text are for recipes (data.text). Flags alone stand for forward KL at
+temperature 1, 0.9, and labels, 0.1.
 
   hf-distill lm --train_file chats.jsonl --teacher_name_or_path TEACHER --teacher_dtype bfloat16 \\
       --student_layers 12 --max_seq_length 1024 --output_dir students/chat

@@ -16,6 +16,7 @@ LARGEST = 8 << 20
 
 Role = Literal["teacher", "student", "control"]
 Text = Annotated[str, Field(max_length=400)]
+LongText = Annotated[str, Field(max_length=2000)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Count = Annotated[int, Field(ge=0, lt=2**53)]
 Score = Annotated[float, Field(ge=-1e300, le=1e300)]
@@ -145,12 +146,22 @@ class Attention(_Strict):
         return self
 
 
+class Sample(_Strict):
+    """A prompt, what the data have in answer to it, and what each model writes."""
+
+    prompt: LongText
+    wanted: LongText
+    written: dict[Role, LongText]
+
+
 class Findings(_Strict):
-    """Everything; what a task does not have is None or empty. No text but that of the examples and of one sentence."""
+    """Everything; what a task does not have is None or empty. No text but that of the examples, of the samples, and of
+    one sentence."""
 
     schema_version: Literal[1] = 1
     parting: Parting | None = None
     examples: Annotated[list[Example], Field(max_length=64)] = []
+    samples: Annotated[list[Sample], Field(max_length=32)] = []
     confusion: Confusion | None = None
     reliability: dict[Role, Reliability] = {}
     scores: Scores | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from hf_distill.evaluation import diagrams, figures, heat_maps
-from hf_distill.evaluation.findings import Example, Findings, Parting
+from hf_distill.evaluation.findings import Example, Findings, Parting, Role
 from hf_distill.evaluation.page import Part
 from hf_distill.evaluation.summary import RunSummary, one_line
 
@@ -19,6 +19,7 @@ TRADE_OFFS: dict[str, tuple[str, Draw]] = {
 CURVES = {"losses.png": ("Losses and evaluation over the steps", figures.losses)}
 PROGRESS = {"progress.png": ("Evaluation over the steps", figures.progress)}
 
+ROLES: tuple[Role, ...] = ("teacher", "student", "control")
 OF_ONE_RUN = {"accuracy_latency.png": TRADE_OFFS["accuracy_latency.png"], **CURVES}
 """Size and training time of three models are told by the table."""
 
@@ -43,6 +44,8 @@ def of_findings(found: Findings | None) -> list[Part]:
     parts = [_parting(found.parting)] if found.parting is not None and found.parting.total else []
     if found.examples:
         parts.append(_examples(found))
+    if found.samples:
+        parts.append(_samples(found))
     if found.confusion is not None:
         parts.append(
             Part(
@@ -126,6 +129,20 @@ def _examples(found: Findings) -> Part:
         text or "A few that they answer differently.",
         head=("text", "true answer", "teacher", "student"),
         rows=[_row(each) for each in found.examples],
+        kind="texts",
+    )
+
+
+def _samples(found: Findings) -> Part:
+    roles = [role for role in ROLES if any(role in sample.written for sample in found.samples)]
+    return Part(
+        "What the models write",
+        "To the first prompts of the validation rows, always the likeliest token.",
+        head=("prompt", "in the data", *roles),
+        rows=[
+            (sample.prompt, sample.wanted, *(sample.written.get(role, "") for role in roles))
+            for sample in found.samples
+        ],
         kind="texts",
     )
 

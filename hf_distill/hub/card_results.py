@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from hf_distill.evaluation.latency import BATCH
 from hf_distill.hub.markdown import code, escaped, table
@@ -12,7 +12,7 @@ from hf_distill.hub.record import Export, Record, Side, Speed
 SPLITS = {"eval_": "validation", "test_": "test", "predict_": "test"}
 TITLES: dict[Side, str] = {"student": "student", "teacher": "teacher", "control": "student without teacher"}
 _NO_QUALITY = re.compile(r"(loss|runtime|_per_second|epoch|steps?|samples|_time|memory|num_.*)$")
-_OF_TEACHER = re.compile(r"(agreement|calibration_error)(_mm)?$")
+_OF_TEACHER = re.compile(r"(agreement|calibration_error|kl)(_mm)?$")
 
 Values = Mapping[tuple[str, str], float]
 
@@ -46,8 +46,14 @@ def fidelity(record: Record) -> str:
     return _sides(sides, record) + (
         "\n\nAgreement is the share of rows on which a model prefers the teacher's class (of scores, their "
         "correlation). The calibration error is the mean gap between confidence and accuracy over 15 bins of "
-        "confidence (ECE)."
+        "confidence (ECE)." + _of_laws(sides.values())
     )
+
+
+def _of_laws(sides: Iterable[Values]) -> str:
+    """What the KL is, where there is one."""
+    known = any(name == "kl" for side in sides for name, _ in side)
+    return " Kl is KL(teacher || model) in nats, the mean over tokens." if known else ""
 
 
 def size(record: Record) -> str:

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 
 from transformers import PreTrainedModel
 
-from hf_distill.evaluation.findings import Findings
+from hf_distill.evaluation.findings import Findings, Sample
+from hf_distill.evaluation.language_models import samples
 from hf_distill.evaluation.summary import RunSummary
 from hf_distill.hub.license import license_of
 from hf_distill.hub.record import WEIGHT_FILES, CacheFacts, ModelFacts, sha256_of_files
@@ -140,6 +141,7 @@ class _Comparison:
         """What the report shows beside the table."""
         setup = self.setup
         found = findings.of_answers(setup.workload, self.answers)
+        found = found.model_copy(update={"samples": self._samples(student)})
         if setup.teacher is None:
             return found
         seen = findings.of_models(
@@ -151,6 +153,13 @@ class _Comparison:
             setup.losses.layer_maps,
         )
         return found.model_copy(update={"likeness": seen.likeness, "attention": seen.attention})
+
+    def _samples(self, student: PreTrainedModel) -> list[Sample]:
+        """What teacher and student write to the same prompts, where they write."""
+        setup = self.setup
+        prompts = setup.workload.prompts(setup.tokenizer, setup.limits)
+        models_: dict[Role, PreTrainedModel] = {} if setup.teacher is None else {"teacher": setup.teacher}
+        return samples({**models_, "student": student}, setup.tokenizer, prompts) if prompts else []
 
     def _of_several(self) -> Sequence[str]:
         """Which of several teachers stands in the table."""

@@ -94,7 +94,8 @@ def notes_of(workload: Workload, answers: Mapping[Role, Answers]) -> tuple[str, 
     if "control" in answers:
         lead = workload.lead(split, answers["student"].kept[split], answers["control"].kept[split])
         notes.append(f"Control: the same student, from the same start, on the labels alone. {lead}".strip())
-    return tuple(notes)
+    kept = {role: each.kept[split] for role, each in answers.items()}
+    return (*notes, *workload.remarks(split, kept))
 
 
 def all_metrics(answers: Answers, summary: RunSummary, workload: Workload) -> dict[str, float]:

@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_distill.evaluation.evidence import Evidence
+from hf_distill.evaluation.language_models import Prompt
 from hf_distill.evaluation.parting import Answered, Asked
 from hf_distill.hub.record import DataFacts
 from hf_distill.recipe import Recipe
@@ -214,6 +215,14 @@ class Workload(ABC):
     def answered(self, split: str, answers: Any) -> Answered:
         """What a model answered to that."""
         raise NotImplementedError(f"{type(self).__name__} asks something, and must say what was answered.")
+
+    def remarks(self, split: str, answers: Mapping[str, Any]) -> Sequence[str]:
+        """Sentences below the table on the answers to a split, by `teacher`, `student` and `control`."""
+        return ()
+
+    def prompts(self, tokenizer: PreTrainedTokenizerBase, limits: Limits) -> Sequence[Prompt]:
+        """What the models are to answer in the report; nothing for those that do not write."""
+        return ()
 
     def texts(self) -> Sequence[str] | Sequence[tuple[str, str]]:
         """Texts, or pairs of them, on which the time of a sentence is measured, and layers are compared."""

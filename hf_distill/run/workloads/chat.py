@@ -10,11 +10,12 @@ from typing import Any
 from datasets import DatasetDict
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from hf_distill.data.chat import CONTENT, MESSAGES, Conversations, conversations, messages_of
+from hf_distill.data.chat import ASSISTANT, CONTENT, LINE, MESSAGES, ROLE, Conversations, conversations, messages_of
 from hf_distill.data.chat_template import ChatTemplate
 from hf_distill.data.chat_tokens import tokenize_conversations
 from hf_distill.data.documents import POSITIONS, PaddedRows, packed
 from hf_distill.errors import DataError, IncompatiblePair
+from hf_distill.evaluation.language_models import NEW_TOKENS, Prompt
 from hf_distill.recipe import Data, Recipe
 from hf_distill.recipe.sections.data import Chat as Settings
 from hf_distill.run.labels import Columns
@@ -91,6 +92,24 @@ class Chat(WordAnswers, LabelledRows):
             )
         return ()
 
+    def prompts(self, tokenizer: PreTrainedTokenizerBase, limits: Limits) -> list[Prompt]:
+        """The first validation conversations up to the assistant's first answer, those that leave room for one."""
+        found: list[Prompt] = []
+        split, template = self.evaluated_splits[0], ChatTemplate(tokenizer)
+        for row in self.splits[split]:
+            messages, place = messages_of(row), self.data.place(split, row[LINE])
+            answer = next(i for i, message in enumerate(messages) if message[ROLE] == ASSISTANT)
+            if len(found) == self.settings.samples:
+                break
+            if answer == 0:
+                continue
+            text = template.text(messages[:answer], place, prompt=True)
+            ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+            if len(ids) + NEW_TOKENS <= min(_known(tokenizer, limits)):
+                said = " ".join(message.get(CONTENT, "") for message in messages[:answer])
+                found.append(Prompt(ids, said, messages[answer].get(CONTENT, "")))
+        return found
+
     # ---- reading ----
 
     def tokenizer_settings(self, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
@@ -130,14 +149,18 @@ def load(data: Data, settings: Settings, recipe: Recipe, *, predict: bool) -> Ch
     return Chat(name, replace(found, splits=at_most(splits, recipe)), settings, _template(settings))
 
 
+def _known(tokenizer: PreTrainedTokenizerBase, limits: Limits) -> list[int]:
+    """The most tokens that the tokenizer and each model take."""
+    return [limit for limit in (tokenizer.model_max_length, *limits.positions) if limit is not None]
+
+
 def _check_length(tokenizer: PreTrainedTokenizerBase, limits: Limits) -> None:
     """Refuses a context that is longer than what tokenizer or models take."""
-    known = [limit for limit in (tokenizer.model_max_length, *limits.positions) if limit is not None]
-    longest = min(known, default=limits.max_length)
+    longest = min(_known(tokenizer, limits))
     if limits.max_length > longest:
         raise DataError(
-            f"max_length is {limits.max_length}, and the tokenizer and the models take {longest} tokens at most "
-            f"({', '.join(f'{limit:,}' for limit in known if limit < 1e9)}); lower max_length (--max_seq_length)."
+            f"max_length is {limits.max_length}, and of the tokenizer and the models one takes {longest} tokens at "
+            "most; lower max_length (--max_seq_length)."
         )
 
 

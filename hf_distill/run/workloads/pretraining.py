@@ -29,6 +29,7 @@ from hf_distill.data.pretraining import PackedRows, PackedStream
 from hf_distill.data.streams import First, HubText, Source, TextFiles, interleaved
 from hf_distill.data.token_store import stored
 from hf_distill.errors import DataError
+from hf_distill.evaluation.language_models import NEW_TOKENS, Prompt
 from hf_distill.hub.record import DataFacts, SourceFacts
 from hf_distill.recipe import Masks, Recipe, TextSource, UnlabelledText
 from hf_distill.run.workload import Collator, Limits, Workload
@@ -42,6 +43,9 @@ SAMPLE = 50
 
 COUNTED = 100_000
 """Documents of a stream whose tokens are counted for smoothed masks, where no counts are given."""
+
+WRITTEN, BEGINNING = 4, 32
+"""Documents that the models go on with in the report, and the tokens that they are given of each."""
 
 LARGEST_SHARE = 10
 """At most a tenth of the rows is held out."""
@@ -199,6 +203,17 @@ class NextWords(PredictedWords):
     @staticmethod
     def targets(labels: Any) -> Any:
         return labels[:, 1:]
+
+    def prompts(self, tokenizer: PreTrainedTokenizerBase, limits: Limits) -> list[Prompt]:
+        """The beginnings of some validation documents, to go on from."""
+        found = []
+        for text in self.texts()[:WRITTEN]:
+            ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"][: limits.max_length]
+            start = min(BEGINNING, len(ids) // 2)
+            if start:
+                begun, rest = tokenizer.decode(ids[:start]), tokenizer.decode(ids[start : start + NEW_TOKENS])
+                found.append(Prompt(ids[:start], begun, rest))
+        return found
 
 
 class Headless(Pretraining):

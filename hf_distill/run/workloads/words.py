@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,6 +73,12 @@ class WordAnswers(Workload):
             perplexity = float(np.exp(answers.losses.mean()))
         found = {"accuracy": float((answers.found == answers.wanted).mean()), "perplexity": perplexity}
         return found if answers.divergences is None else {**found, "kl": float(answers.divergences.mean())}
+
+    def remarks(self, split: str, answers: Mapping[str, Words]) -> list[str]:
+        """How far models are from their teacher."""
+        known = [(role, each.divergences.mean()) for role, each in answers.items() if each.divergences is not None]
+        told = ", ".join(f"{role} {value:.4f}" for role, value in known)
+        return [f"KL(teacher || model), nats a token: {told}."] if known else []
 
     def agreement(self, split: str, ours: Words, teachers: Words) -> float:
         """The share of predicted positions at which both prefer the same token."""

@@ -1,0 +1,149 @@
+"""Conversations: what is read of files, what a template makes of them, and which tokens are the assistant's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hf_distill.data.chat import Columns, Conversations, conversations, messages_of
+from hf_distill.data.chat_template import ChatTemplate
+from hf_distill.data.chat_tokens import tokenize_conversations
+from hf_distill.data.files import read
+from hf_distill.errors import DataError
+from hf_distill.tasks import IGNORED
+from tests import chats, tiny_runs
+
+PLACE = "chats.jsonl, line 1"
+
+
+def loaded(folder: Path, rows: list[dict[str, Any]], columns: Columns = Columns()) -> Conversations:
+    path = tiny_runs.write_jsonl(folder / "chats.jsonl", rows)
+    return conversations({"train": read(path, columns.names)}, columns)
+
+
+def words(template: str, messages: list[dict[str, Any]]) -> list[str]:
+    """The runs of tokens that are the assistant's, as text."""
+    tokenizer = chats.tokenizer(template)
+    ids, said = ChatTemplate(tokenizer).read(messages, PLACE)
+    runs: list[list[int]] = []
+    for token, mine, before in zip(ids, said, [False, *said], strict=False):
+        if mine:
+            runs += [] if before else [[]]
+            runs[-1].append(token)
+    return [tokenizer.decode(run) for run in runs]
+
+
+@pytest.mark.parametrize("turns", [1, 3])
+@pytest.mark.parametrize("first", [[], [{"role": "system", "content": "Be brief.\n"}]])
+def test_marks_and_prefixes_find_the_same_tokens(turns: int, first: list[dict[str, str]]) -> None:
+    messages = [*first, *chats.said(7, turns)]
+    plain, marked = (ChatTemplate(chats.tokenizer(each)) for each in (chats.PLAIN, chats.MARKED))
+    assert (plain.is_marked, marked.is_marked) == (False, True)
+    assert plain.read(messages, PLACE) == marked.read(messages, PLACE)
+    answers = [f"{message['content']}{chats.END}" for message in messages if message["role"] == "assistant"]
+    assert words(chats.PLAIN, messages) == words(chats.MARKED, messages) == answers
+    assert len(answers) == turns
+
+
+def test_an_answer_that_ends_in_white_space_without_an_end_is_kept_whole() -> None:
+    bare = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+    assert words(bare, [{"role": "user", "content": "q "}, {"role": "assistant", "content": "yes \n"}]) == ["yes \n"]
+
+
+def test_a_template_that_forgets_answers_is_refused_by_name() -> None:
+    tokenizer = chats.tokenizer(chats.FORGETFUL)
+    tokenizer.name_or_path = "some/model"
+    template = ChatTemplate(tokenizer)
+    assert len(template.read(chats.said(1), PLACE)[0]) > 0
+    with pytest.raises(
+        DataError, match=r"line 1: message 2: the chat template of 'some/model' writes an answer other"
+    ):
+        template.read(chats.said(1, 2), PLACE)
+
+
+@pytest.mark.parametrize(
+    ("template", "messages", "text"),
+    [
+        (
+            None,
+            chats.said(1),
+            r"has no chat template, and conversations are read through one\. .*data\.chat\.template",
+        ),
+        (
+            "{{ raise_exception('roles must alternate') }}",
+            chats.said(1),
+            r"line 1: the chat template of .* refuses the conversation: roles must alternate",
+        ),
+        (chats.PLAIN, chats.said(1)[1:], r"message 1 is the assistant's and the first one"),
+    ],
+)
+def test_what_cannot_be_read_is_refused(template: str | None, messages: list[dict[str, str]], text: str) -> None:
+    with pytest.raises(DataError, match=text):
+        ChatTemplate(chats.tokenizer(template)).read(messages, PLACE)
+
+
+def test_prompts_and_completions_are_conversations_as_well(tmp_path: Path) -> None:
+    rows = [
+        {"q": "Why?", "a": "Because."},
+        {"q": [{"role": "user", "content": "Why?", "name": None}], "a": [{"role": "assistant", "content": "So."}]},
+    ]
+    found = loaded(tmp_path, rows, Columns(None, "q", "a", "Be kind.")).splits["train"]
+    first, second = map(messages_of, found)
+    assert first == [
+        {"role": "system", "content": "Be kind."},
+        {"role": "user", "content": "Why?"},
+        {"role": "assistant", "content": "Because."},
+    ]
+    assert second[1:] == [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "So."}]
+    assert found["line"][:] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("cell", "text"),
+    [
+        ("hello", r"line 2, column 'messages': holds 'hello' \(str\), expected a list of messages"),
+        ([], r"expected a list of messages"),
+        (["hello"], r"message 1: is 'hello' \(str\), expected a message"),
+        ([{"role": "user"}], r"message 1: its content is null, expected text"),
+        ([{"role": "", "content": "x"}], r"message 1: its role is '' \(str\), expected text"),
+        ([{"role": "user", "content": ["x"]}], r"message 1: its content is .*\(list\), expected text"),
+        ([{"from": "human", "value": "x"}], r"has the keys 'from' and 'value'; call them 'role' and 'content'"),
+        (chats.said(1)[:1], r"no message is the assistant's \(the roles are user\), so there is nothing to learn"),
+        ([{"role": "assistant", "content": "\ud800"}], r"message 1, content: .*surrogates not allowed"),
+    ],
+)
+def test_cells_that_are_no_conversation_are_refused_with_their_line(tmp_path: Path, cell: Any, text: str) -> None:
+    with pytest.raises(DataError, match=text):
+        loaded(tmp_path, [{"messages": chats.said(1)}, {"messages": cell}])
+
+
+def test_labels_are_the_assistants_tokens_and_what_is_cut_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The second conversation loses its end, the third all that the assistant says."""
+    long = [{"role": "user", "content": "x" * 60}, {"role": "assistant", "content": "never"}]
+    data = loaded(tmp_path, [{"messages": each} for each in (chats.said(1), chats.said(1, 2), long)])
+    tokenizer = chats.tokenizer()
+    template = ChatTemplate(tokenizer)
+    rows = tokenize_conversations(data, "train", template, 70)
+    assert rows["length"][:] == [len(ids) for ids in rows["input_ids"]]
+    assert [len(row["input_ids"]) for row in rows] == [len(template.read(chats.said(1), "")[0]), 70]
+    for row in rows:
+        assert all(label in (IGNORED, token) for label, token in zip(row["labels"], row["input_ids"], strict=True))
+        said = tokenizer.decode([label for label in row["labels"] if label != IGNORED])
+        assert said.startswith(f"1 ☕{chats.END}")
+    told = (
+        "train: 2 of 3 conversations are longer than 70 tokens and are cut; 1 of them have no token of the assistant"
+    )
+    assert told in caplog.text
+    with pytest.raises(DataError, match="none of 3 conversations has a token of the assistant's among its first 9"):
+        tokenize_conversations(data, "train", template, 9)
+
+
+def test_a_template_that_writes_no_answer_is_told_with_the_line(tmp_path: Path) -> None:
+    silent = "{% for m in messages %}{% if m['role'] == 'user' %}{{ m['content'] }}{% endif %}{% endfor %}"
+    data = loaded(tmp_path, [{"messages": chats.said(1)}])
+    with pytest.raises(DataError, match=r"chats\.jsonl, line 1: no token that the chat template of .* writes is the"):
+        tokenize_conversations(data, "train", ChatTemplate(chats.tokenizer(silent)), 99)

@@ -1,0 +1,114 @@
+"""Several documents in one row: where each goes, and that each is read as if it stood alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from datasets import Dataset
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
+
+from hf_distill import DistillationTrainer, HiddenMSE, Labels, SoftTargets, students
+from hf_distill.data.documents import PaddedRows, best_fit, packed
+from hf_distill.distillation import Counts
+from hf_distill.tasks import IGNORED
+from tests import chats, tiny
+
+SMALL: dict[str, Any] = {"vocab_size": chats.SIZE, "bos_token_id": 1, "eos_token_id": 2}
+
+
+def gpt2() -> PreTrainedModel:
+    rates = dict.fromkeys(("attn_pdrop", "embd_pdrop", "resid_pdrop"), 0.0)
+    return GPT2LMHeadModel(GPT2Config(n_embd=16, n_layer=2, n_head=2, n_positions=64, **rates, **SMALL))
+
+
+def qwen3() -> PreTrainedModel:
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1}
+    return Qwen3ForCausalLM(Qwen3Config(intermediate_size=24, head_dim=8, **sizes, **SMALL))
+
+
+MODELS = {"llama": chats.model, "gpt2": gpt2, "qwen3": qwen3}
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.integers(1, 12), min_size=1, max_size=40))
+def test_every_document_is_in_one_row_and_rows_are_few(lengths: list[int]) -> None:
+    rows = best_fit(lengths, 12)
+    assert sorted(i for row in rows for i in row) == list(range(len(lengths)))
+    used = [sum(lengths[i] for i in row) for row in rows]
+    assert max(used) <= 12
+    assert all(used[i] + used[j] > 12 for i in range(len(rows)) for j in range(i))
+
+
+def test_a_document_goes_into_the_fullest_row_that_has_room() -> None:
+    assert best_fit([6, 9, 3, 7, 1], 10) == [[1, 4], [3, 2], [0]]
+    assert best_fit([12, 2, 2], 10) == [[0], [1, 2]]
+
+
+def rows(seed: int = 0) -> list[dict[str, list[int]]]:
+    generator = torch.Generator().manual_seed(seed)
+    found = []
+    for length in (9, 4, 13, 6, 1, 7):
+        ids = torch.randint(3, chats.SIZE, (length,), generator=generator).tolist()
+        labels = [IGNORED if i < 2 else token for i, token in enumerate(ids)]
+        found.append({"input_ids": ids, "labels": labels, "attention_mask": [1] * length})
+    return found
+
+
+def test_packed_rows_start_their_positions_anew_and_say_which_document_a_token_is_of() -> None:
+    made = packed(Dataset.from_list(rows()), 16)
+    assert made["length"][:] == [13 + 1, 9 + 7, 6 + 4]
+    batch = PaddedRows(0)([made[i] for i in (0, 2)])
+    assert {name: tuple(each.shape) for name, each in batch.items()} == dict.fromkeys(batch, (2, 14))
+    for tokens, row in enumerate((made[0], made[2])):
+        places = row["position_ids"]
+        documents, number = [], 0
+        for place in places:
+            number += place == 0
+            documents.append(number)
+        assert batch["document_ids"][tokens].tolist() == documents + [0] * (14 - len(documents))
+        assert all(label == IGNORED for label, place in zip(row["labels"], places, strict=True) if place == 0)
+    assert batch["attention_mask"].tolist() == (batch["document_ids"] > 0).long().tolist()
+
+
+def losses(trainer: DistillationTrainer, batches: list[dict[str, Tensor]]) -> tuple[Tensor, list[Tensor]]:
+    """The sums of all terms over some batches, and the gradient of their total."""
+    assert trainer.teacher is not None
+    distillation = trainer.distillation.train()
+    distillation.zero_grad()
+    values: Any = 0.0
+    for batch in batches:
+        found = distillation(batch, trainer.teacher.activations(batch), Counts((1.0,) * len(distillation.terms())))
+        found.total.backward()
+        values = values + found.values
+    return values, [gradient.clone() for gradient in distillation.gradients()]
+
+
+@pytest.mark.parametrize("family", MODELS)
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_a_packed_row_is_its_documents_each_alone(family: str, attention: str) -> None:
+    torch.manual_seed(0)
+    teacher = MODELS[family]().double()
+    teacher.set_attn_implementation(attention)
+    student = students.from_layers(teacher, layers=1).double()
+    terms = SoftTargets(kind="jsd") + Labels() + HiddenMSE(layer_map="final")
+    trainer = DistillationTrainer(
+        model=student,
+        teacher=teacher,
+        objectives=terms,
+        args=tiny.arguments(),
+        train_dataset=Dataset.from_list(rows()),
+    )
+    one_by_one = [PaddedRows(0)([row]) for row in rows()]
+    made = packed(Dataset.from_list(rows()), 16)
+    together = PaddedRows(0)([made[i] for i in range(len(made))])
+    expected, gradients = losses(trainer, one_by_one)
+    found, packed_gradients = losses(trainer, [together])
+    tolerance = 1e-9 if attention == "sdpa" else 1e-6  # the eager one has its softmax in float32
+    torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
+    for one, other in zip(packed_gradients, gradients, strict=True):
+        torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from hf_distill.errors import DistillationError
@@ -153,16 +154,23 @@ class Activations:
 
     def cloned(self) -> Activations:
         """The same values in tensors of their own."""
-        copies: dict[str, Any] = {}
+        return self._each(lambda tensor: tensor.clone(), lambda mask: mask.clone() if mask.is_inference() else mask)
+
+    def to(self, device: torch.device) -> Activations:
+        """The same on a device."""
+        return self._each(lambda tensor: tensor.to(device), lambda mask: mask.to(device))
+
+    def _each(self, change: Callable[[Tensor], Tensor], of_mask: Callable[[Tensor], Tensor]) -> Activations:
+        """With every tensor changed, and the mask in a way of its own."""
+        made: dict[str, Any] = {}
         for name, value in self.tensors.items():
             if isinstance(value, Activations):
-                copies[name] = value.cloned()
+                made[name] = value._each(change, of_mask)
             elif name in LAYERED:
-                copies[name] = {layer: tensor.clone() for layer, tensor in value.items()}
+                made[name] = {layer: change(tensor) for layer, tensor in value.items()}
             else:
-                copies[name] = value.clone()
-        made_here = self.mask is not None and self.mask.is_inference()
-        return Activations(self.mask.clone() if made_here else self.mask, self.reader, **copies)  # type: ignore[union-attr]
+                made[name] = change(value)
+        return Activations(None if self.mask is None else of_mask(self.mask), self.reader, **made)
 
     def signals(self, stack: str = "") -> set[Signal]:
         """Every signal that is present."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,39 @@ _READ = (".safetensors", ".bin", ".json", ".model", ".jinja", ".py", "vocab.txt"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
+@dataclass(frozen=True)
+class Held:
+    """How a model that is only read lies in memory: its linear layers in 8 bits (`int8`, by torchao), and on which
+    devices (`auto`, or one device)."""
+
+    int8: bool = False
+    device_map: str | None = None
+
+    def settings(self) -> dict[str, Any]:
+        """What `from_pretrained` is asked for.
+
+        Raises: `DistillationError` where torchao is missing.
+        """
+        found: dict[str, Any] = {} if self.device_map is None else {"device_map": self.device_map}
+        return {**found, "quantization_config": _int8()} if self.int8 else found
+
+
+def is_fixed(model: Any) -> bool:
+    """Whether a model stays where and what it is: one that was laid over devices when it was loaded, or whose weights
+    are of few bits."""
+    return getattr(model, "hf_device_map", None) is not None or bool(getattr(model, "is_quantized", False))
+
+
+def _int8() -> Any:
+    try:
+        from torchao.quantization import Int8WeightOnlyConfig
+    except ImportError as error:
+        raise DistillationError(
+            f'weights of 8 bits need torchao ({error}); install it: pip install "hf_distill[quant]"'
+        ) from error
+    return transformers.TorchAoConfig(Int8WeightOnlyConfig())
+
+
 def load_model(
     name_or_path: str,
     auto_class: str,
@@ -28,9 +62,10 @@ def load_model(
     trust_remote_code: bool = False,
     dtype: torch.dtype = torch.float32,
     fresh_head: bool = False,
+    held: Held | None = None,
     **config: Any,
 ) -> PreTrainedModel:
-    """The model of a folder or Hub id under one of the `AutoModelFor…` classes.
+    """The model of a folder or Hub id under one of the `AutoModelFor…` classes, `held` as it says.
 
     The dtype is the one asked for, whatever the file holds: a student trained in a bfloat16 file's own dtype would
     lose most of its small updates. `role` names the model in errors.
@@ -47,6 +82,7 @@ def load_model(
             trust_remote_code=trust_remote_code,
             dtype=dtype,
             output_loading_info=True,
+            **(held.settings() if held is not None else {}),
             **config,
         )
     except Exception as error:  # what the library raises on a damaged or hostile folder is of every kind

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,6 +14,7 @@ from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBas
 
 from hf_distill.evaluation.latency import Latency, measure_latency
 from hf_distill.evaluation.summary import RunSummary
+from hf_distill.loading import is_fixed
 from hf_distill.ranks import is_main_process, wait_for_everyone
 from hf_distill.run.labels import Columns
 from hf_distill.run.workload import Workload
@@ -55,13 +57,14 @@ def answer(
     """Runs a model over splits. Rows are read in order of length, and their answers put back in the order of the
     file. Language models are compared with a `teacher` as well, word by word.
     """
-    trainer = DistillationTrainer(
-        model=model,
-        args=arguments,
-        processing_class=tokenizer,
-        data_collator=workload.collator(tokenizer),
-        preprocess_logits_for_metrics=None if workload.in_words else workload.reduce,
-    )
+    with only_read(model):
+        trainer = DistillationTrainer(
+            model=model,
+            args=arguments,
+            processing_class=tokenizer,
+            data_collator=workload.collator(tokenizer),
+            preprocess_logits_for_metrics=None if workload.in_words else workload.reduce,
+        )
     if workload.in_words:
         beside = None if teacher is None else placed(teacher, trainer.args.device)
         trainer.distillation.answer_in_words(beside)
@@ -81,10 +84,22 @@ def answer(
     return Answers(kept, metrics)
 
 
+@contextmanager
+def only_read(model: Any) -> Iterator[None]:
+    """The Trainer refuses weights of few bits, which cannot be trained; here none are."""
+    quantized = getattr(model, "is_quantized", False)
+    if quantized:
+        model.is_quantized = False
+    try:
+        yield
+    finally:
+        if quantized:
+            model.is_quantized = True
+
+
 def placed(model: PreTrainedModel, device: torch.device) -> PreTrainedModel:
     """The model on a device, but for one that lies on several, or whose weights cannot be moved."""
-    fixed = getattr(model, "hf_device_map", None) is not None or getattr(model, "is_quantized", False)
-    return model if fixed else model.to(device)
+    return model if is_fixed(model) else model.to(device)
 
 
 def by_length(dataset: Dataset) -> tuple[Dataset, np.ndarray]:

@@ -18,7 +18,7 @@ from hf_distill import checks, students
 from hf_distill.anatomy import Anatomy
 from hf_distill.errors import DistillationError, IncompatiblePair
 from hf_distill.hub.record import is_hub_id, sha256_of
-from hf_distill.loading import load_model, load_tokenizer
+from hf_distill.loading import DTYPES, Held, load_model, load_tokenizer
 from hf_distill.recipe import Member, PackagedModel, Recipe
 from hf_distill.recipe import Student as StudentSection
 from hf_distill.recipe import Teacher as TeacherSection
@@ -101,9 +101,16 @@ def load_teacher(recipe: Recipe, workload: Workload) -> PreTrainedModel:
     set_seed(recipe.seed)
     try:
         head = workload.head() if is_new else None
-        return _loaded(teacher_path(section), workload.auto_class, "teacher", section, head)
+        return _loaded(teacher_path(section), workload.auto_class, "teacher", section, head, _held(section))
     except IncompatiblePair as error:
         raise IncompatiblePair(f"{error} Or let the run train it first: teacher.fine_tune in a recipe.") from error
+
+
+def _held(section: TeacherSection | Member) -> Held | None:
+    """How the recipe has the teacher lie in memory, where it says so."""
+    if not isinstance(section, TeacherSection) or (section.quantization is None and section.device_map is None):
+        return None
+    return Held(section.quantization == "int8", section.device_map)
 
 
 def load_members(recipe: Recipe, workload: Workload) -> dict[str, PreTrainedModel]:
@@ -281,9 +288,13 @@ def _teachers(recipe: Recipe) -> list[TeacherSection | Member]:
     return list(recipe.teacher.ensemble.members.values())
 
 
-def _loaded(path: str, auto_class: str, role: str, section: Any, head: dict[str, Any] | None) -> PreTrainedModel:
-    """With `head`, a head for the task is made where the checkpoint has none, or one for other labels."""
+def _loaded(
+    path: str, auto_class: str, role: str, section: Any, head: dict[str, Any] | None, held: Held | None = None
+) -> PreTrainedModel:
+    """With `head`, a head for the task is made where the checkpoint has none, or one for other labels. One that is
+    `held` in a way of its own has its dtype from the start."""
     _check_place(path, role)
+    dtype = {} if held is None else {"dtype": DTYPES[section.dtype or "bfloat16"], "held": held}
     with _quiet():
         return load_model(
             path,
@@ -292,6 +303,7 @@ def _loaded(path: str, auto_class: str, role: str, section: Any, head: dict[str,
             revision=section.revision,
             trust_remote_code=section.trust_remote_code,
             fresh_head=head is not None,
+            **dtype,
             **({} if head is None else {"ignore_mismatched_sizes": True, **head}),
         )
 

@@ -16,7 +16,7 @@ from hf_distill.anatomy import Anatomy
 from hf_distill.capture import Capture
 from hf_distill.depth import Run, runs_whole, shallow
 from hf_distill.errors import DistillationError
-from hf_distill.loading import load_model
+from hf_distill.loading import is_fixed, load_model
 from hf_distill.passes import Passes
 from hf_distill.shards import fold, in_shards
 from hf_distill.tasks import Batch
@@ -41,9 +41,10 @@ def precision(
 class Frozen(Teacher):
     """A transformers model in evaluation mode, without gradients; its parameters are not changed by a run.
 
-    It runs under the training's own mixed precision, unless `dtype` gives it weights of its own.
+    It runs under the training's own mixed precision, unless `dtype` gives it weights of its own, or it was loaded in
+    few bits or over devices (`loading.Held`): then it stays as it is, and what it shows comes to the student's device.
 
-    A model too large for one device may be in shards of its own, whatever becomes of the student: loaded with
+    A model too large for one device may also be in shards of its own, whatever becomes of the student: loaded with
     `from_pretrained(…, distributed_config=DistributedConfig(fsdp_size=…))`, or cut up by `fully_shard`. It then runs
     whole, and every process calls it as often.
     """
@@ -53,12 +54,13 @@ class Frozen(Teacher):
             raise DistillationError(
                 f"a teacher is a transformers model, a path, a Hub id or a Teacher, not {type(model).__name__}."
             )
-        self.model = model.to(dtype) if dtype is not None else model
+        self._fixed = is_fixed(model)
+        self.model = model.to(dtype) if dtype is not None and not self._fixed else model
         self.model.eval().requires_grad_(False)
         if getattr(self.model.config, "use_cache", False):
             self.model.config.use_cache = False  # a decoder would build a cache that nobody reads
         self.anatomy = Anatomy.of(self.model)
-        self._own_dtype = dtype is not None
+        self._own_dtype = dtype is not None or self._fixed
         self._autocast: Callable[[], AbstractContextManager[None]] = nullcontext
         self._capture: Capture | None = None
         self._show: Callable[..., tuple[Any, Activations]] | None = None  # the capture, or what is compiled of it
@@ -66,6 +68,7 @@ class Frozen(Teacher):
         self._large_logits = False
         self._runs_main = True
         self._sharded = False
+        self._device = torch.device("cpu")
 
     @classmethod
     def from_pretrained(
@@ -117,7 +120,7 @@ class Frozen(Teacher):
     def _logits(self, final: Tensor) -> Tensor:
         unmixed = torch.autocast(final.device.type, enabled=False)  # the student's precision is not the teacher's
         with torch.no_grad(), unmixed, self._autocast():
-            return self.anatomy.head(final)
+            return self.anatomy.head(final).to(final.device)
 
     def bind(self, signals: frozenset[Signal]) -> None:
         if self._capture is not None:
@@ -137,8 +140,9 @@ class Frozen(Teacher):
         self._large_logits = self.anatomy.shape.num_logits > LARGE and Signal("logits") in signals
 
     def place(self, device: torch.device, autocast: Callable[[], AbstractContextManager[None]]) -> None:
-        if not self._sharded:  # its engine has placed it
+        if not (self._fixed or self._sharded):  # an engine has placed one in shards
             self.model.to(device)
+        self._device = device
         self._autocast = nullcontext if self._own_dtype else autocast
 
     def compile(self, **settings: Any) -> None:
@@ -163,10 +167,12 @@ class Frozen(Teacher):
             return self._gathered(batch)
         if self._large_logits:
             with torch.no_grad(), self._autocast():
-                return self._show(batch)[1]
+                shown = self._show(batch)[1]
+            return shown.to(self._device) if self._fixed else shown
         with torch.inference_mode(), self._autocast():
             shown = self._show(batch)[1]
-        return shown.cloned()  # an inference tensor cannot be saved for the student's backward
+        copied = shown.cloned()  # an inference tensor cannot be saved for the student's backward
+        return copied.to(self._device) if self._fixed else copied
 
     def _gathered(self, batch: Batch) -> Activations:
         assert self._show is not None

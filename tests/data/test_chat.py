@@ -18,7 +18,8 @@ from tests import chats, tiny_runs
 PLACE = "chats.jsonl, line 1"
 
 
-def loaded(folder: Path, rows: list[dict[str, Any]], columns: Columns = Columns()) -> Conversations:
+def loaded(folder: Path, rows: list[dict[str, Any]], columns: Columns | None = None) -> Conversations:
+    columns = columns or Columns()
     path = tiny_runs.write_jsonl(folder / "chats.jsonl", rows)
     return conversations({"train": read(path, columns.names)}, columns)
 

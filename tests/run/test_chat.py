@@ -183,3 +183,32 @@ def test_a_teacher_with_another_vocabulary_is_refused(home: Path, tmp_path: Path
 def test_columns_that_do_not_go_together_are_refused(home: Path, chat: dict[str, Any], text: str) -> None:
     with pytest.raises(RecipeError, match=text):
         Recipe.from_dict(chats.recipe(home, chat=chat))
+
+
+@pytest.mark.parametrize("key", ["quantization", "device_map"])
+def test_no_student_is_cut_from_a_teacher_that_does_not_lie_whole(home: Path, key: str) -> None:
+    teacher = {"model": str(home / "teacher"), key: {"quantization": "int8", "device_map": "auto"}[key]}
+    with pytest.raises(RecipeError, match=rf"student\.from_layers: is cut from the teacher.*\(teacher\.{key}\)"):
+        Recipe.from_dict(chats.recipe(home, teacher=teacher))
+    with pytest.raises(RecipeError, match=rf"teacher\.{key}: is for one teacher that is loaded by name"):
+        Recipe.from_dict(
+            chats.recipe(home, teacher={**teacher, "fine_tune": {}}, student={"model": str(home / "teacher")})
+        )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("held", [{"device_map": "cpu", "dtype": "float32"}, {"quantization": "int8"}])
+def test_a_teacher_held_in_a_way_of_its_own_teaches_and_is_judged(
+    home: Path, tmp_path: Path, held: dict[str, Any]
+) -> None:
+    """8 bits need the extra `quant`."""
+    chats.save(tmp_path / "student", layers=1, seed=4)
+    found = []
+    for number, own in enumerate(({}, held)):
+        teacher = {"model": str(home / "teacher"), **own}
+        recipe = chats.recipe(home, teacher=teacher, student={"model": str(tmp_path / "student")})
+        run(recipe, tmp_path / str(number))
+        found.append(json.loads((tmp_path / str(number) / "eval_results.json").read_text()))
+    assert found[1]["eval_kl"] == pytest.approx(found[0]["eval_kl"], rel=0.05)
+    assert found[1]["teacher_eval_loss"] == pytest.approx(found[0]["teacher_eval_loss"], rel=0.02)
+    assert (found[1]["eval_kl"] == found[0]["eval_kl"]) is ("quantization" not in held)

@@ -56,6 +56,21 @@ def kinds(data: Mapping[str, Any]) -> Iterator[Problem]:
         yield from _peers(data)
 
 
+def held(data: Mapping[str, Any]) -> Iterator[Problem]:
+    """A teacher that is loaded in few bits, or over devices, is one model, and no student is cut from it."""
+    section = section_of(data, "teacher")
+    for key in (key for key in ("quantization", "device_map") if section.get(key) is not None):
+        if section.get("model") is None or section.get("fine_tune") is not None:
+            yield Problem(("teacher", key), "is for one teacher that is loaded by name and not trained; leave it out.")
+        for path, student in students(data):
+            made = next((name for name in MADE if student.get(name) is not None), None)
+            if made is not None:
+                text = (
+                    f"is cut from the teacher, whose weights are not whole in one place (teacher.{key}); name a model."
+                )
+                yield Problem((*path, made), text)
+
+
 def _peers(data: Mapping[str, Any]) -> Iterator[Problem]:
     """Peers train whole, on floats, and learn from the student of their own stage."""
     for i, stage in mappings(data.get("stages")):

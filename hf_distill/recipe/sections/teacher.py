@@ -87,6 +87,12 @@ class Teacher(Section):
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
     """What its weights are held and computed in while a student learns from it; without it float32, or the mixed
     precision of the training."""
+    quantization: Literal["int8"] | None = None
+    """Hold its linear layers in 8 bits (torchao, the extra quant); what is computed is bfloat16, or as dtype says. The
+    student is a model of its own."""
+    device_map: Text | None = None
+    """Lay it over devices when it is loaded: auto, or one device such as cuda:1; without it, it is where the student
+    is. The student is a model of its own."""
     fine_tune: FineTune | None = None
     cache: TeacherCache | None = None
     generate: Writing | None = None

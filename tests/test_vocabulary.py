@@ -138,6 +138,7 @@ SETTINGS = [
     ("causal_lm", SoftTargets(tokens="attention", reduction="example_mean") + Labels(label_smoothing=0.1)),
     ("causal_lm", SoftTargets() + 0.0 * SoftTargets(kind="jsd", beta=0.3, temperature=1.0)),
     ("seq2seq_lm", SoftTargets(reduction="example_mean") + Labels()),
+    ("causal_lm", SoftTargets(top_k=5) + SoftTargets(kind="jsd", top_k=3, temperature=1.0)),
     ("masked_lm", DKD(beta=2.0, temperature=1.5) + StandardizedKL() + TokenwiseKD(tokens="masked")),
     ("causal_lm", TokenwiseKD(direction="student_first", temperature=2.0) + TfKDReg(temperature=2.0)),
     ("seq2seq_lm", WeightedSoftCE() + Annealing()),

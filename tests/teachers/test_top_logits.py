@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from hf_distill.activations import Activations
-from hf_distill.errors import CacheMismatch, IncompatiblePair
+from hf_distill.errors import CacheMismatch, DistillationError, IncompatiblePair
 from hf_distill.objectives import Pair, SoftTargets
 from hf_distill.tasks import TASKS
 from hf_distill.teachers.cache import codecs
@@ -34,7 +34,7 @@ def top_of(case: dict[str, Any], dtype: torch.dtype) -> tuple[Tensor, TopLogits,
     return student, TopLogits(ids, values, {temperature: tail}, student.shape[-1]), temperature
 
 
-def bound(classes: int, temperatures: tuple[float, ...] = (1.0,), **settings: Any) -> SoftTargets:
+def bound(classes: int, temperatures: tuple[float, ...] | None = (1.0,), **settings: Any) -> SoftTargets:
     objective = SoftTargets(**settings)
     sizes = shape(num_logits=classes)
     objective.bind(Pair.from_shapes(sizes, sizes, TASKS["single_label"], temperatures=temperatures))
@@ -78,6 +78,32 @@ def test_a_bucket_of_one_class_is_exact_and_larger_ones_are_lower_bounds(kind: s
     if kind != "cross_entropy":  # the bucket's entropy is less, too
         for fewer, more in itertools.pairwise(values):
             assert (fewer <= more + 1e-12).all()
+
+
+@pytest.mark.parametrize("tail", ["bucket", "renormalized", "uniform"])
+@pytest.mark.parametrize("kind", ["forward_kl", "jsd"])
+def test_the_largest_of_a_live_teacher_are_those_of_a_cache(kind: str, tail: str) -> None:
+    if (kind, tail) == ("jsd", "renormalized"):
+        with pytest.raises(IncompatiblePair, match="not finite where the teacher's law is 0"):
+            SoftTargets(kind=kind, tail=tail, top_k=3)
+        return
+    torch.manual_seed(0)
+    student, teacher = torch.randn(2, 6, 9, dtype=torch.float64) * 2
+    settings = {"kind": kind, "tail": tail, "temperature": 2.0}
+    live, cached = bound(9, None, top_k=3, **settings), bound(9, (2.0,), **settings)
+    expected = cached.rows(student, exact_top(teacher, 3, 2.0), None)
+    torch.testing.assert_close(live.rows(student, teacher, None), expected)
+    all_of_them = bound(9, None, top_k=99, **settings).rows(student, teacher, None)
+    torch.testing.assert_close(all_of_them, bound(9, None, **settings).rows(student, teacher, None))
+
+
+def test_top_k_is_for_a_law_over_classes_that_a_teacher_shows_whole() -> None:
+    with pytest.raises(DistillationError, match=r"top_k is 0; it must be a whole number from 1 on"):
+        SoftTargets(top_k=0)
+    with pytest.raises(IncompatiblePair, match="compares all probabilities of the teacher, and its top_k logits are"):
+        SoftTargets(kind="probability_mse", top_k=2)
+    with pytest.raises(IncompatiblePair, match="top_k is 2, and the teacher's cache has its largest logits alone"):
+        bound(9, (2.0,), top_k=2, temperature=2.0)
 
 
 def test_all_classes_kept_is_the_plain_divergence() -> None:

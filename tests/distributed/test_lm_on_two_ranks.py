@@ -1,0 +1,46 @@
+"""Conversations on two gloo processes: the student of one process, and the same figures of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests import chats
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.slow
+def test_two_ranks_make_and_judge_the_student_of_one(tmp_path: Path) -> None:
+    """Seven validation rows, so that the last batches are uneven."""
+    chats.save(tmp_path / "teacher")
+    chats.write(tmp_path, train=16, validation=7)
+    flags = [
+        "--train_file", str(tmp_path / "train.jsonl"), "--validation_file", str(tmp_path / "validation.jsonl"),
+        "--teacher_name_or_path", str(tmp_path / "teacher"), "--student_layers", "1", "--max_seq_length", "128",
+        "--packing", "--max_steps", "3", "--optim", "sgd", "--learning_rate", "0.1", "--use_cpu", "--disable_tqdm",
+        "true", "--save_strategy", "no", "--per_device_eval_batch_size", "2", "--report_to", "none",
+    ]  # fmt: skip
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    found = []
+    for processes in (1, 2):
+        out = tmp_path / str(processes)
+        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+        command = [*launcher, str(ROOT / "scripts" / "distill_lm.py"), *flags, "--output_dir", str(out)]
+        command += ["--per_device_train_batch_size", str(4 // processes)]
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+        assert done.returncode == 0, done.stderr[-3000:]
+        found.append((load_file(out / "model.safetensors"), json.loads((out / "eval_results.json").read_text())))
+    (one, figures), (two, others) = found
+    for name, tensor in one.items():
+        torch.testing.assert_close(two[name], tensor, rtol=0, atol=1e-6)
+    for key in ("eval_loss", "eval_perplexity", "eval_accuracy", "eval_kl", "eval_agreement", "teacher_eval_loss"):
+        assert others[key] == pytest.approx(figures[key], rel=1e-5), key
+    assert figures["eval_samples"] == others["eval_samples"] == 7

@@ -20,6 +20,10 @@ _READ = (".safetensors", ".bin", ".json", ".model", ".jinja", ".py", "vocab.txt"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
+HELD_IN = "bfloat16"
+"""What is computed in where a model lies in memory in a way of its own (`Held`), and no dtype is given."""
+
+
 @dataclass(frozen=True)
 class Held:
     """How a model that is only read lies in memory: its linear layers in 8 bits (`int8`, by torchao), and on which
@@ -37,10 +41,14 @@ class Held:
         return {**found, "quantization_config": _int8()} if self.int8 else found
 
 
-def is_fixed(model: Any) -> bool:
-    """Whether a model stays where and what it is: one that was laid over devices when it was loaded, or whose weights
-    are of few bits."""
-    return getattr(model, "hf_device_map", None) is not None or bool(getattr(model, "is_quantized", False))
+def stays(model: Any) -> bool:
+    """Whether a model stays where it is, as it was laid over devices when it was loaded."""
+    return getattr(model, "hf_device_map", None) is not None
+
+
+def is_cast(model: Any) -> bool:
+    """Whether the weights of a model may be given another type: not where it stays, and not in few bits."""
+    return not stays(model) and not getattr(model, "is_quantized", False)
 
 
 def _int8() -> Any:

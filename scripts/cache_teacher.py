@@ -4,7 +4,7 @@
         --cache_teacher caches/sst2
     torchrun --nproc_per_node 2 scripts/cache_teacher.py mlm --recipe recipe.yaml --cache_teacher caches/corpus
 
-The first word is the kind of data (glue, qa, ner, mlm); the flags are those of `distill_<kind>.py`, which trains from
+The first word is the kind of data (glue, qa, ner, mlm, lm); the flags are those of `distill_<kind>.py`, which trains from
 the folder when it gets the same ones. Broken off, it goes on where it was. `--help` tells more.
 """
 

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from hf_distill.anatomy import Anatomy
 from hf_distill.distillation import Distillation
-from hf_distill.loading import DTYPES, is_fixed
+from hf_distill.loading import DTYPES, HELD_IN, is_cast
 from hf_distill.recipe import Recipe
 from hf_distill.run.chains import base_of, ensemble_of, finished_student, peers_of
 from hf_distill.run.folder import RunFolder
@@ -129,7 +129,9 @@ def _frozen(setup: Setup) -> Frozen | None:
 
 def _in_dtype(setup: Setup, teacher: PreTrainedModel) -> Frozen:
     dtype = None if setup.recipe.teacher is None else setup.recipe.teacher.dtype
-    if dtype is None or is_fixed(teacher):
+    if not is_cast(teacher):
+        return Frozen(teacher, dtype=DTYPES[dtype or HELD_IN])
+    if dtype is None:
         return Frozen(teacher)
     # The student is cut from the teacher at full precision, also the control that is made last.
     return Frozen(copy.deepcopy(teacher), dtype=DTYPES[dtype])

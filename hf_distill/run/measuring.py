@@ -14,7 +14,7 @@ from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBas
 
 from hf_distill.evaluation.latency import Latency, measure_latency
 from hf_distill.evaluation.summary import RunSummary
-from hf_distill.loading import is_fixed
+from hf_distill.loading import stays
 from hf_distill.ranks import is_main_process, wait_for_everyone
 from hf_distill.run.labels import Columns
 from hf_distill.run.workload import Workload
@@ -98,8 +98,8 @@ def only_read(model: Any) -> Iterator[None]:
 
 
 def placed(model: PreTrainedModel, device: torch.device) -> PreTrainedModel:
-    """The model on a device, but for one that lies on several, or whose weights cannot be moved."""
-    return model if is_fixed(model) else model.to(device)
+    """The model on a device, but for one that stays where it was laid."""
+    return model if stays(model) else model.to(device)
 
 
 def by_length(dataset: Dataset) -> tuple[Dataset, np.ndarray]:

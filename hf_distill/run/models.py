@@ -18,7 +18,7 @@ from hf_distill import checks, students
 from hf_distill.anatomy import Anatomy
 from hf_distill.errors import DistillationError, IncompatiblePair
 from hf_distill.hub.record import is_hub_id, sha256_of
-from hf_distill.loading import DTYPES, Held, load_model, load_tokenizer
+from hf_distill.loading import DTYPES, HELD_IN, Held, load_model, load_tokenizer
 from hf_distill.recipe import Member, PackagedModel, Recipe
 from hf_distill.recipe import Student as StudentSection
 from hf_distill.recipe import Teacher as TeacherSection
@@ -294,7 +294,7 @@ def _loaded(
     """With `head`, a head for the task is made where the checkpoint has none, or one for other labels. One that is
     `held` in a way of its own has its dtype from the start."""
     _check_place(path, role)
-    dtype = {} if held is None else {"dtype": DTYPES[section.dtype or "bfloat16"], "held": held}
+    dtype = {} if held is None else {"dtype": DTYPES[section.dtype or HELD_IN], "held": held}
     with _quiet():
         return load_model(
             path,

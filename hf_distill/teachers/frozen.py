@@ -16,7 +16,7 @@ from hf_distill.anatomy import Anatomy
 from hf_distill.capture import Capture
 from hf_distill.depth import Run, runs_whole, shallow
 from hf_distill.errors import DistillationError
-from hf_distill.loading import is_fixed, load_model
+from hf_distill.loading import is_cast, load_model, stays
 from hf_distill.passes import Passes
 from hf_distill.shards import fold, in_shards
 from hf_distill.tasks import Batch
@@ -41,8 +41,9 @@ def precision(
 class Frozen(Teacher):
     """A transformers model in evaluation mode, without gradients; its parameters are not changed by a run.
 
-    It runs under the training's own mixed precision, unless `dtype` gives it weights of its own, or it was loaded in
-    few bits or over devices (`loading.Held`): then it stays as it is, and what it shows comes to the student's device.
+    It runs under the training's own mixed precision, unless `dtype` gives it weights of its own. One that was loaded
+    in few bits or over devices (`loading.Held`) is of that type already; on its devices it stays, the batch goes
+    there, and what it shows comes to the student's.
 
     A model too large for one device may also be in shards of its own, whatever becomes of the student: loaded with
     `from_pretrained(…, distributed_config=DistributedConfig(fsdp_size=…))`, or cut up by `fully_shard`. It then runs
@@ -54,13 +55,13 @@ class Frozen(Teacher):
             raise DistillationError(
                 f"a teacher is a transformers model, a path, a Hub id or a Teacher, not {type(model).__name__}."
             )
-        self._fixed = is_fixed(model)
-        self.model = model.to(dtype) if dtype is not None and not self._fixed else model
+        self.model = model.to(dtype) if dtype is not None and is_cast(model) else model
         self.model.eval().requires_grad_(False)
         if getattr(self.model.config, "use_cache", False):
             self.model.config.use_cache = False  # a decoder would build a cache that nobody reads
         self.anatomy = Anatomy.of(self.model)
-        self._own_dtype = dtype is not None or self._fixed
+        self._own_dtype = dtype is not None
+        self._stays = stays(self.model)
         self._autocast: Callable[[], AbstractContextManager[None]] = nullcontext
         self._capture: Capture | None = None
         self._show: Callable[..., tuple[Any, Activations]] | None = None  # the capture, or what is compiled of it
@@ -120,7 +121,15 @@ class Frozen(Teacher):
     def _logits(self, final: Tensor) -> Tensor:
         unmixed = torch.autocast(final.device.type, enabled=False)  # the student's precision is not the teacher's
         with torch.no_grad(), unmixed, self._autocast():
-            return self.anatomy.head(final).to(final.device)
+            if not self._stays:
+                return self.anatomy.head(final)
+            return self.anatomy.head(final.to(self._head_device())).to(final.device)
+
+    def _head_device(self) -> torch.device:
+        """Where its head is; hooks bring one that lies elsewhere."""
+        head: Any = self.model.get_output_embeddings()
+        found: torch.device = self.model.device if head is None else head.weight.device
+        return self.model.device if found.type == "meta" else found
 
     def bind(self, signals: frozenset[Signal]) -> None:
         if self._capture is not None:
@@ -140,7 +149,7 @@ class Frozen(Teacher):
         self._large_logits = self.anatomy.shape.num_logits > LARGE and Signal("logits") in signals
 
     def place(self, device: torch.device, autocast: Callable[[], AbstractContextManager[None]]) -> None:
-        if not (self._fixed or self._sharded):  # an engine has placed one in shards
+        if not (self._stays or self._sharded):  # an engine has placed one in shards
             self.model.to(device)
         self._device = device
         self._autocast = nullcontext if self._own_dtype else autocast
@@ -165,14 +174,16 @@ class Frozen(Teacher):
         assert self._show is not None
         if self._sharded:  # what is gathered outlives the pass, and must be no inference tensor
             return self._gathered(batch)
+        if self._stays:
+            batch = {name: value.to(self.model.device) for name, value in batch.items() if isinstance(value, Tensor)}
         if self._large_logits:
             with torch.no_grad(), self._autocast():
                 shown = self._show(batch)[1]
-            return shown.to(self._device) if self._fixed else shown
+            return shown.to(self._device) if self._stays else shown
         with torch.inference_mode(), self._autocast():
             shown = self._show(batch)[1]
         copied = shown.cloned()  # an inference tensor cannot be saved for the student's backward
-        return copied.to(self._device) if self._fixed else copied
+        return copied.to(self._device) if self._stays else copied
 
     def _gathered(self, batch: Batch) -> Activations:
         assert self._show is not None

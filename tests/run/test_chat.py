@@ -125,6 +125,18 @@ def test_what_is_written_is_what_the_model_finds_likeliest(home: Path) -> None:
     assert sample.written["student"] == " ".join("".join(c if c.isprintable() else " " for c in wanted).split())
 
 
+def test_what_is_left_out_is_told(tmp_path: Path) -> None:
+    long = [{"role": "user", "content": "x" * 90}, {"role": "assistant", "content": "y"}]
+    for split, rows in (("train", [chats.said(1)]), ("validation", [chats.said(1), long, long])):
+        tiny_runs.write_jsonl(tmp_path / f"{split}.jsonl", [{"messages": messages} for messages in rows])
+    found = workload(tmp_path)
+    assert found.remarks("validation", {}) == []
+    splits = found.read(chats.tokenizer(), LIMITS)
+    assert {name: len(rows) for name, rows in splits.items()} == {"train": 1, "validation": 1}
+    (told,) = found.remarks("validation", {})
+    assert told.endswith("that are read: 2 of 3 in validation.")
+
+
 def test_a_template_of_ones_own_takes_the_place_of_the_tokenizers(home: Path, tmp_path: Path) -> None:
     path = tmp_path / "own.jinja"
     path.write_text(chats.MARKED, encoding="utf-8")

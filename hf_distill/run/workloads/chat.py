@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from hf_distill.run.labels import Columns
 from hf_distill.run.workload import Collator, Limits
 from hf_distill.run.workloads.labelled_rows import LabelledRows
 from hf_distill.run.workloads.splits import at_most, data_name, tables_of, with_cuts
-from hf_distill.run.workloads.words import WordAnswers
+from hf_distill.run.workloads.words import WordAnswers, Words
 from hf_distill.tasks import CausalLM
 
 SAMPLE = 50
@@ -49,6 +49,8 @@ class Chat(WordAnswers, LabelledRows):
     settings: Settings
     template: str | None = None
     """The chat template in place of the tokenizer's."""
+    left_out: dict[str, int] = field(default_factory=dict)
+    """How many conversations of a split have nothing to learn among their first tokens, once it was read."""
 
     # ---- the data ----
 
@@ -71,6 +73,13 @@ class Chat(WordAnswers, LabelledRows):
     @staticmethod
     def targets(labels: Any) -> Any:
         return labels[:, 1:]
+
+    def remarks(self, split: str, answers: Mapping[str, Words]) -> list[str]:
+        """And what of the data was left out."""
+        lost = {name: number for name, number in self.left_out.items() if number}
+        told = ", ".join(f"{number:,} of {self.sizes[name]:,} in {name}" for name, number in lost.items())
+        of_data = f"Left out, as no answer stands among the first tokens that are read: {told}."
+        return [*super().remarks(split, answers), *([of_data] if told else [])]
 
     # ---- the models ----
 
@@ -131,6 +140,7 @@ class Chat(WordAnswers, LabelledRows):
         found = {}
         for name in self.splits if splits is None else splits:
             rows = tokenize_conversations(self.data, name, template, limits.max_length)
+            self.left_out[name] = len(self.splits[name]) - len(rows)
             found[name] = packed(rows, limits.max_length) if self.settings.packing and name == "train" else rows
         return found
 

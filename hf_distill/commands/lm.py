@@ -83,12 +83,10 @@ def _data(own: Mapping[str, Any], recipe: Recipe) -> Changes:
 
 
 def _is_text(own: Mapping[str, Any], recipe: Recipe) -> bool:
-    """Whether the rows are raw text: by what the flags name, or else by the recipe."""
-    if "text_column" in own:
+    """Whether the rows are raw text: by the flags, or else by the recipe."""
+    if "text_column" in own or (recipe.data is not None and recipe.data.text is not None):
         return True
-    if "train_file" in own:
-        return PurePath(own["train_file"].removesuffix(".gz")).suffix == ".txt"
-    return "dataset_name" not in own and recipe.data is not None and recipe.data.text is not None
+    return PurePath(own.get("train_file", "").removesuffix(".gz")).suffix == ".txt"
 
 
 def _text(own: Mapping[str, Any], recipe: Recipe) -> Changes:

@@ -99,7 +99,7 @@ def only_read(model: Any) -> Iterator[None]:
 
 def placed(model: PreTrainedModel, device: torch.device) -> PreTrainedModel:
     """The model on a device, but for one that stays where it was laid."""
-    return model if stays(model) else model.to(device)
+    return model if stays(model) or model.device == device else model.to(device)
 
 
 def by_length(dataset: Dataset) -> tuple[Dataset, np.ndarray]:

@@ -62,6 +62,8 @@ def test_losses_and_adapters_by_flags() -> None:
 def test_recipes_of_raw_text_for_causal_models_are_for_both_scripts() -> None:
     for script in (lm.SCRIPT, mlm.SCRIPT):
         assert asked("--recipe", "pretraining/distilgpt2", script=script)["data"]["text"]["task"] == "causal_lm"
+    text = asked("--recipe", "pretraining/distilgpt2", "--train_file", "a.jsonl")["data"]["text"]
+    assert (text["train"][0]["files"], text["task"]) == (["a.jsonl"], "causal_lm")
     with pytest.raises(RecipeError, match="distill_lm is not for the recipe's kind of data, text; run distill_mlm"):
         asked("--recipe", "pretraining/distilbert")
     with pytest.raises(RecipeError, match="distill_mlm is not for the recipe's kind of data, chat; run distill_lm"):

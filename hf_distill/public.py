@@ -19,6 +19,7 @@ from hf_distill.objectives.catalogue import *  # noqa: F403
 from hf_distill.recipe import Recipe
 from hf_distill.run import from_record, run
 from hf_distill.trainer import DistillationTrainer
+from hf_distill.training.policy import OnPolicy
 from hf_distill.version import __version__
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "LayerMap",
     "Learned",
     "NonFiniteLoss",
+    "OnPolicy",
     "Preempted",
     "Recipe",
     "RecipeError",

@@ -34,6 +34,8 @@ from hf_distill.training.callbacks import EpochOrder, Following, StepWeights
 from hf_distill.training.checkpointing import Checkpointing
 from hf_distill.training.evaluating import Evaluating
 from hf_distill.training.loaders import Loaders
+from hf_distill.training.on_policy import OnPolicyTrainer
+from hf_distill.training.policy import OnPolicy
 from hf_distill.training.preemption import release_sigterm, stop_on_sigterm
 from hf_distill.training.publishing import Publishing
 from hf_distill.training.repeated import HOLLOW, emptied, is_hollow
@@ -48,7 +50,7 @@ SMALLEST_PART = 1e-6
 TermsLike = Objective | Term | Terms | Iterable[Objective | Term]
 
 
-class DistillationTrainer(Loaders, Evaluating, Watching, Checkpointing, Publishing):
+class DistillationTrainer(OnPolicyTrainer, Loaders, Evaluating, Watching, Checkpointing, Publishing):
     """A `transformers.Trainer` whose loss is a sum of objectives between the student and a teacher.
 
     `model` is the student. `teacher` is a loaded model, a path or Hub id, or a `Teacher`. `objectives` are weighted
@@ -58,7 +60,8 @@ class DistillationTrainer(Loaders, Evaluating, Watching, Checkpointing, Publishi
     label names with teacher label names where they differ. `tokens_per_batch` is the most cells, padding included, of
     a batch of one process: as many rows of similar length as fit, in place of `per_device_train_batch_size`
     (`TokenBudgetSampler`). Cells are counted for padding to the longest row; what the collator pads further
-    (`pad_to_multiple_of`) comes on top. `resume_despite` names what may differ between a checkpoint and the run that
+    (`pad_to_multiple_of`) comes on top. `on_policy`, an `OnPolicy`, has the student write a share of the texts that it
+    trains on. `resume_despite` names what may differ between a checkpoint and the run that
     goes on from it (`data`, `teacher`, `base`, `objectives`, `arguments`, `world_size`, `stage`); else it is refused.
     With `enable_jit_checkpoint` of the arguments SIGTERM has a checkpoint written at the end of the step, and the
     process exits with 75 (`Preempted`). Everything else is the Trainer's: `docs/drop-in.md` has the table.
@@ -93,12 +96,14 @@ class DistillationTrainer(Loaders, Evaluating, Watching, Checkpointing, Publishi
         objectives: TermsLike | None = None,
         label_map: Mapping[str, str] | None = None,
         tokens_per_batch: int | None = None,
+        on_policy: OnPolicy | None = None,
         resume_despite: Collection[str] = (),
         **trainer_kwargs: Any,
     ) -> None:
         self._frozen: list[nn.Parameter] = []
         self._num_parameters = 0
         self.tokens_per_batch = tokens_per_batch
+        self.on_policy = on_policy
         self.resume_despite = checkpoints.known_differences(resume_despite)
         super().__init__(model, args, *trainer_args, **trainer_kwargs)
         checks.before_training(self)
@@ -113,6 +118,7 @@ class DistillationTrainer(Loaders, Evaluating, Watching, Checkpointing, Publishi
         if self.args.enable_jit_checkpoint:
             stop_on_sigterm(self)
         self._bind()
+        self._begin_on_policy()
 
     def _as_terms(self, objectives: TermsLike | None) -> Terms:
         if objectives is None:

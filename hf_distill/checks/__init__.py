@@ -9,6 +9,7 @@ from hf_distill.checks.models import (
     has_whole_student,
     same_tokenizer,
 )
+from hf_distill.checks.on_policy import fits_on_policy, fits_texts, texts_end, tokens_of
 from hf_distill.checks.optimizer import optimizer_is_complete, optimizer_is_current
 from hf_distill.checks.rows import fits_batches, fits_data, fits_positions, fits_token_budget
 from hf_distill.checks.terms import fits_arguments, fits_passes, fits_steps, has_peers
@@ -23,9 +24,11 @@ __all__ = [
     "fits_batches",
     "fits_data",
     "fits_grids",
+    "fits_on_policy",
     "fits_passes",
     "fits_positions",
     "fits_steps",
+    "fits_texts",
     "fits_token_budget",
     "half_precision_student",
     "has_peers",
@@ -34,4 +37,6 @@ __all__ = [
     "optimizer_is_complete",
     "optimizer_is_current",
     "same_tokenizer",
+    "texts_end",
+    "tokens_of",
 ]

@@ -106,6 +106,11 @@ class Frozen(Teacher):
         return precision(self.model.dtype, self.model.device, self._autocast)
 
     @property
+    def autocast(self) -> Callable[[], AbstractContextManager[None]]:
+        """The mixed precision that it runs under, if any."""
+        return self._autocast
+
+    @property
     def models(self) -> tuple[nn.Module, ...]:
         return (self.model,)
 

@@ -21,6 +21,7 @@ from hf_distill.objectives.row_wise import RowWise
 from hf_distill.objectives.terms import Terms
 from hf_distill.tasks import Task
 from hf_distill.teachers import Frozen, Teacher
+from hf_distill.training.policy import OnPolicy
 
 
 class BoundTrainer(Trainer):  # type: ignore[misc]
@@ -38,6 +39,7 @@ class BoundTrainer(Trainer):  # type: ignore[misc]
     terms: Terms
     label_map: Mapping[str, str] | None
     tokens_per_batch: int | None
+    on_policy: OnPolicy | None
     resume_despite: frozenset[str]
     stage = ""
     """The name of the stage, in a run of several."""

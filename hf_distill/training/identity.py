@@ -49,6 +49,8 @@ _OF_STEPS = (
 )
 """Arguments that say what a step does. How long it trains may differ: a run may be made longer."""
 
+_WRITTEN = "texts written on policy"
+"""What stands among the terms where a student writes; no term has blanks in its name."""
 _ROWS = 32
 _PLAIN = (Tensor, nn.Parameter)
 
@@ -66,6 +68,8 @@ def run_of(trainer: BoundTrainer) -> dict[str, Any]:
         named = tuple(name for name in named if name != "per_device_train_batch_size")
     told = args.to_dict()
     facts = {fact.name: fact.model_dump(exclude={"name", "citation"}) for fact in objective_facts(distillation)}
+    if trainer.on_policy is not None:
+        facts[_WRITTEN] = {**trainer.on_policy.facts(), "rows_at_once": None}  # which changes last digits alone
     found = {
         "data": rows_digest(trainer.train_dataset),
         "teacher": teacher_digest(trainer.teacher),

@@ -31,6 +31,11 @@ def cache_teacher(
 ) -> None:
     """Does what `DistillationTrainer.cache_teacher` says."""
     members = _to_be_cached(trainer.teacher)
+    if trainer.on_policy is not None:
+        raise DistillationError(
+            "on_policy: a cache knows the texts of the data alone, not those that the student writes; train with the "
+            "teacher itself, or leave on_policy out."
+        )
     if not _has_rows(trainer.train_dataset):
         raise DistillationError("there are no rows to cache the teacher for; give the trainer train_dataset.")
     codec = named(codec)

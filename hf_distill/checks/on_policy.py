@@ -1,0 +1,141 @@
+"""What texts that are written while the student trains are used with."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from hf_distill.checks.launch import loaded_in_shards
+from hf_distill.errors import CacheMismatch, DataError, DistillationError, IncompatiblePair
+from hf_distill.objectives.hypotheses import SCORES
+from hf_distill.objectives.pair import Pair
+from hf_distill.objectives.row_wise import RowWise
+from hf_distill.teachers import Cached, Ensemble, Frozen, Teacher
+from hf_distill.teachers.generation import WRITING
+
+if TYPE_CHECKING:
+    from hf_distill.training.binding import BoundTrainer
+    from hf_distill.training.policy import OnPolicy
+
+logger = logging.getLogger(__name__)
+
+
+def fits_on_policy(trainer: BoundTrainer, settings: OnPolicy) -> None:
+    """Refuses students that do not write, teachers that cannot be asked about new texts, and terms that know the
+    texts of the data alone.
+    """
+    student, task = type(trainer.model).__name__, trainer.distillation.pair.task
+    if task.name not in WRITING:
+        raise IncompatiblePair(
+            f"on_policy has the student write, and it is a {student}, whose task is {task.name}; those that write are "
+            f"{' and '.join(WRITING)}. Leave on_policy out, or take such a student."
+        )
+    _is_whole(trainer)
+    _answers_anew(trainer.teacher)
+    if settings.teacher_share and not isinstance(trainer.teacher, Frozen):
+        raise IncompatiblePair(
+            f"on_policy: teacher_share is {settings.teacher_share:g}, and the teacher, {_kind(trainer.teacher)}, "
+            "does not write; one model that stays as it is does. Set teacher_share to 0."
+        )
+    named = list(zip(trainer.distillation.objectives, trainer.distillation.terms(), strict=True))
+    if not any(objective.needs_teacher for _, objective in named):
+        raise DistillationError(
+            "on_policy: no term compares the student with a teacher, and its own texts alone teach it nothing; add "
+            "SoftTargets, or leave on_policy out."
+        )
+    for name, objective in named:
+        if SCORES in objective.columns:
+            raise IncompatiblePair(
+                f"objective {name!r} weighs texts that the teacher wrote before, and on_policy puts others in their "
+                "place; leave one of them out."
+            )
+        if settings.student_share and isinstance(objective, RowWise) and objective.reads_labels:
+            logger.warning(
+                "objective %r learns labels, and in the share %g of the steps (on_policy) these are words that the "
+                "student drew itself, which teach it nothing; leave the term out",
+                name,
+                settings.student_share,
+            )
+
+
+def _kind(teacher: Teacher | None) -> str:
+    return "of which there is none" if teacher is None else f"a {type(teacher).__name__}"
+
+
+def _is_whole(trainer: BoundTrainer) -> None:
+    """Each process writes with its own student."""
+    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled or loaded_in_shards(trainer.model):
+        raise DistillationError(
+            "on_policy: the student writes outside of the engine, and FSDP, DeepSpeed and a student loaded in shards "
+            "hold its parameters in parts. Train in one process or with DDP."
+        )
+    adapters = getattr(trainer.model, "peft_config", {}).values()
+    learned = [each.peft_type for each in adapters if getattr(each, "is_prompt_learning", False)]
+    if learned:
+        raise IncompatiblePair(
+            f"on_policy: the student's adapter is {learned[0]}, learned prompts that stand before a text; take "
+            "adapters of its weights (LoRA)."
+        )
+
+
+def _answers_anew(teacher: Teacher | None) -> None:
+    members = teacher.members if isinstance(teacher, Ensemble) else {"": teacher}
+    cached = [name for name, member in members.items() if isinstance(member, Cached)]
+    if cached:
+        who = f"the teacher {cached[0]!r}" if cached[0] else "the teacher"
+        raise CacheMismatch(
+            f"on_policy: {who} is read from a cache, which knows the texts of the data alone, not those that the "
+            "student writes. Give the teacher itself, or leave on_policy out."
+        )
+
+
+def texts_end(ends: Sequence[int], padding: int | None) -> None:
+    """Refuses a student of which nothing tells how a text ends and what pads it, and warns where nothing ends it."""
+    if not ends and padding is None:
+        raise DistillationError(
+            "on_policy: neither the student's generation config nor the tokenizer tells which token ends a text or "
+            "pads one. Set eos_token_id in model.generation_config, or give processing_class."
+        )
+    if not ends:
+        logger.warning(
+            "on_policy: no token ends a text, so every text has max_new_tokens tokens; set eos_token_id in the "
+            "student's generation_config"
+        )
+
+
+def tokens_of(processing_class: Any, texts: Sequence[str]) -> list[int]:
+    """The ids of tokens that are named by their texts.
+
+    Raises: `DistillationError` for one that is none, and where there is no tokenizer.
+    """
+    if not texts:
+        return []
+    tokenizer = getattr(processing_class, "tokenizer", processing_class)
+    if not hasattr(tokenizer, "get_vocab"):
+        raise DistillationError("on_policy: end_tokens are texts of tokens, and no tokenizer is given; give one.")
+    vocabulary = tokenizer.get_vocab()
+    unknown = [text for text in texts if text not in vocabulary]
+    if unknown:
+        raise DistillationError(
+            f"on_policy: end_tokens has {unknown[0]!r}, which is no token of the tokenizer "
+            f"({type(tokenizer).__name__}, {len(vocabulary)} tokens)."
+        )
+    return [int(vocabulary[text]) for text in texts]
+
+
+def fits_texts(pair: Pair, prompt: int, new_tokens: int, *, behind: bool) -> None:
+    """Refuses prompts that leave no room for `new_tokens`, which stand `behind` them or, of an encoder-decoder, in a
+    sequence of their own.
+
+    Raises: `DataError`.
+    """
+    for role, shape in (("student", pair.student), ("teacher", pair.teacher)):
+        if shape is None or shape.max_length is None:
+            continue
+        longest = prompt + new_tokens if behind else max(prompt, new_tokens + 1)
+        if longest > shape.max_length:
+            raise DataError(
+                f"on_policy: a prompt has {prompt} tokens and max_new_tokens is {new_tokens}, and the {role} "
+                f"({shape.family}) reads {shape.max_length} at most. Cut the prompts, or set max_new_tokens lower."
+            )

@@ -1,0 +1,180 @@
+"""How a model writes behind prompts: sampled token by token, with random numbers that come from outside."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import pad
+from transformers import GenerationConfig, PreTrainedModel
+from transformers.generation import (
+    LogitsProcessor,
+    LogitsProcessorList,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+from hf_distill.training.texts import Prompts, Written
+
+_KEPT = ("bos_token_id", "decoder_start_token_id", "forced_bos_token_id")
+"""What of a model's own generation config says how a text begins; of the rest nothing is kept."""
+_TEXTS = 1
+"""The key that sets these draws apart from others of the same seed."""
+_BITS = 2.0**23
+"""Numbers have so many bits, so that `total * number` is below `total` in float32 as well."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are drawn: from softmax(logits / `temperature`) over the first `vocabulary` classes (None for all),
+    of these the `top_k` most probable (0 for all), and of these the fewest that have `top_p` together. At temperature
+    0 it is the most probable one. A text is over at one of the tokens `ends`, or with `max_new_tokens`.
+    """
+
+    temperature: float
+    top_k: int
+    top_p: float
+    max_new_tokens: int
+    ends: tuple[int, ...]
+    padding: int
+    vocabulary: int | None = None
+
+
+def numbers(seed: int, step: int, places: Sequence[int], length: int) -> Tensor:
+    """Numbers from 0 to 1, 1 not included, `[rows, length]`, float32, on the CPU: what the text of a row is drawn
+    with.
+
+    They follow from the seed, the step and the place of the row among all rows of the step, those of other processes
+    included, alone (Philox, a counter-based generator: Salmon et al., 2011).
+    """
+    drawn = [
+        np.random.Generator(np.random.Philox(key=[seed, _TEXTS], counter=[0, 0, step, place])).random(length)
+        for place in places
+    ]
+    return torch.from_numpy(np.floor(np.asarray(drawn).reshape(-1, length) * _BITS) / _BITS).float()
+
+
+def write(
+    model: PreTrainedModel, prompts: Prompts, sampling: Sampling, drawn: Tensor, rows_at_once: int | None = None
+) -> Written:
+    """What the model writes behind the prompts, `rows_at_once` at a time (None for all of them).
+
+    The model runs as it is, no engine around it, in eval mode, without gradient and with its cache of keys and values.
+    What its generation config says of penalties, beams and forbidden tokens is left out, as it would not be the
+    model's own law. `drawn` are the `numbers` of the rows. What is written does not depend on `rows_at_once`, but for
+    last digits.
+    """
+    size = len(prompts.ids) if rows_at_once is None else rows_at_once
+    device, plain = model.device, _plain(model)
+    with _at_rest(model), _own_config(plain, sampling):
+        starts = range(0, len(prompts.ids), size)
+        parts = [_written(plain, prompts, drawn, sampling, slice(start, start + size), device) for start in starts]
+    length = max(part.shape[1] for part in parts)
+    ids = torch.cat([pad(part, (0, length - part.shape[1]), value=sampling.padding) for part in parts])
+    ids = ids.to(prompts.ids.device)
+    is_end = torch.isin(ids, torch.tensor(sampling.ends, device=ids.device, dtype=ids.dtype))
+    return Written(ids, is_end.cumsum(1) - is_end.long() == 0, is_end.any(1))
+
+
+def _written(
+    model: PreTrainedModel, prompts: Prompts, drawn: Tensor, sampling: Sampling, rows: slice, device: torch.device
+) -> Tensor:
+    """The new tokens of some rows."""
+    before = 1 if model.config.is_encoder_decoder else prompts.ids.shape[1]
+    found: Tensor = model.generate(
+        input_ids=prompts.ids[rows].to(device),
+        attention_mask=prompts.mask[rows].long().to(device),
+        logits_processor=_processors(sampling, drawn[rows].to(device), before),
+    )
+    return found[:, before:]
+
+
+def _processors(sampling: Sampling, drawn: Tensor, before: int) -> LogitsProcessorList:
+    found: list[LogitsProcessor] = []
+    if sampling.vocabulary is not None:
+        found.append(_First(sampling.vocabulary))
+    if sampling.temperature == 0:
+        return LogitsProcessorList(found)
+    if sampling.temperature != 1:
+        found.append(TemperatureLogitsWarper(sampling.temperature))
+    if sampling.top_k:
+        found.append(TopKLogitsWarper(sampling.top_k))
+    if sampling.top_p < 1:
+        found.append(TopPLogitsWarper(sampling.top_p))
+    return LogitsProcessorList([*found, _Drawn(drawn, before)])
+
+
+class _First(LogitsProcessor):  # type: ignore[misc]
+    """Keeps to the first classes: those behind are padding of the vocabulary, or the teacher does not know them."""
+
+    def __init__(self, classes: int) -> None:
+        self.classes = classes
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        scores[:, self.classes :] = -torch.inf
+        return scores
+
+
+class _Drawn(LogitsProcessor):  # type: ignore[misc]
+    """Leaves one class of each row: the first at which the sum of probabilities, in the order of classes, is above the
+    row's number. `before` is how many tokens there are before the first that is written.
+    """
+
+    def __init__(self, drawn: Tensor, before: int) -> None:
+        self.drawn, self.before = drawn, before
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        sums = torch.softmax(scores, -1).cumsum(-1)
+        wanted = sums[:, -1:] * self.drawn[:, input_ids.shape[1] - self.before].unsqueeze(1)
+        # Of laws that are not finite, which the loss tells, there is no such class.
+        chosen = torch.searchsorted(sums, wanted, right=True).clamp(max=scores.shape[1] - 1)
+        return torch.full_like(scores, -torch.inf).scatter_(1, chosen, 0.0)
+
+
+def _plain(model: Any) -> PreTrainedModel:
+    """The model itself; the adapters of a PeftModel are in its layers."""
+    plain: PreTrainedModel = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return plain
+
+
+@contextmanager
+def _at_rest(model: nn.Module) -> Iterator[None]:
+    """Eval mode for the time of it, so that nothing is dropped and no layer is checkpointed."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+@contextmanager
+def _own_config(model: PreTrainedModel, sampling: Sampling) -> Iterator[None]:
+    """A generation config of what is asked for: `generate` would fill in what is missing from that of the model."""
+    before = model.generation_config
+    model.generation_config = GenerationConfig(
+        do_sample=False,
+        num_beams=1,
+        max_new_tokens=sampling.max_new_tokens,
+        eos_token_id=list(sampling.ends) or None,
+        pad_token_id=sampling.padding,
+        use_cache=True,
+        **{name: special_token(model, name) for name in _KEPT},
+    )
+    try:
+        yield
+    finally:
+        model.generation_config = before
+
+
+def special_token(model: Any, name: str) -> Any:
+    """A token of the model's generation config, or else of its config; None where neither has one."""
+    own = getattr(model.generation_config, name, None)
+    return getattr(model.config, name, None) if own is None else own

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from hf_distill.checks.launch import loaded_in_shards
 from hf_distill.errors import CacheMismatch, DataError, DistillationError, IncompatiblePair
 from hf_distill.objectives.hypotheses import SCORES
-from hf_distill.objectives.pair import Pair
 from hf_distill.objectives.row_wise import RowWise
 from hf_distill.teachers import Cached, Ensemble, Frozen, Teacher
 from hf_distill.teachers.generation import WRITING
@@ -64,18 +63,11 @@ def _kind(teacher: Teacher | None) -> str:
 
 
 def _is_whole(trainer: BoundTrainer) -> None:
-    """Each process writes with its own student."""
+    """Refuses a student of which no process has all."""
     if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled or loaded_in_shards(trainer.model):
         raise DistillationError(
             "on_policy: the student writes outside of the engine, and FSDP, DeepSpeed and a student loaded in shards "
             "hold its parameters in parts. Train in one process or with DDP."
-        )
-    adapters = getattr(trainer.model, "peft_config", {}).values()
-    learned = [each.peft_type for each in adapters if getattr(each, "is_prompt_learning", False)]
-    if learned:
-        raise IncompatiblePair(
-            f"on_policy: the student's adapter is {learned[0]}, learned prompts that stand before a text; take "
-            "adapters of its weights (LoRA)."
         )
 
 
@@ -124,18 +116,20 @@ def tokens_of(processing_class: Any, texts: Sequence[str]) -> list[int]:
     return [int(vocabulary[text]) for text in texts]
 
 
-def fits_texts(pair: Pair, prompt: int, new_tokens: int, *, behind: bool) -> None:
-    """Refuses prompts that leave no room for `new_tokens`, which stand `behind` them or, of an encoder-decoder, in a
-    sequence of their own.
+def fits_texts(trainer: BoundTrainer, prompt: int, new_tokens: int) -> None:
+    """Refuses prompts that leave no room for `new_tokens`, which stand behind them or, of an encoder-decoder, in a
+    sequence of their own. Also of models that could go on without an end no more is asked than they were made for.
 
     Raises: `DataError`.
     """
-    for role, shape in (("student", pair.student), ("teacher", pair.teacher)):
-        if shape is None or shape.max_length is None:
-            continue
-        longest = prompt + new_tokens if behind else max(prompt, new_tokens + 1)
-        if longest > shape.max_length:
+    pair = trainer.distillation.pair
+    longest = prompt + new_tokens if pair.task.name == "causal_lm" else max(prompt, new_tokens + 1)
+    teachers = () if trainer.teacher is None else trainer.teacher.models
+    for role, model in (("student", trainer.model), *(("teacher", each) for each in teachers)):
+        config: Any = model.config
+        reads = getattr(config, "max_position_embeddings", None)
+        if isinstance(reads, int) and longest > reads:
             raise DataError(
                 f"on_policy: a prompt has {prompt} tokens and max_new_tokens is {new_tokens}, and the {role} "
-                f"({shape.family}) reads {shape.max_length} at most. Cut the prompts, or set max_new_tokens lower."
+                f"({config.model_type}) reads {reads} at most. Cut the prompts, or set max_new_tokens lower."
             )

@@ -211,6 +211,19 @@ HUB: Group = {
 }
 """A data set of the Hub, for the scripts that take any."""
 
+ON_POLICY: Group = {
+    "student_share": flag(
+        "The share of the steps, from 0 to 1, that train on texts which the student writes behind the prompts of the "
+        "data (GKD).",
+        float,
+    ),
+    "on_policy": flag(
+        'Further settings of this in JSON: \'{"temperature": 0.9, "max_new_tokens": 64, "teacher_share": 0.1}\'.',
+        settings_in,
+    ),
+}
+"""Texts that are written while a student trains, for the scripts of models that write."""
+
 ROWS: Group = {
     "max_train_samples": flag("Use so many training rows at most.", whole),
     "max_eval_samples": flag("Use so many validation rows at most.", whole),

@@ -9,8 +9,8 @@ from typing import Any
 from transformers import HfArgumentParser
 
 from hf_distill.commands import reports_errors
-from hf_distill.commands.flags import flag, whole
-from hf_distill.commands.overrides import Changes, Script
+from hf_distill.commands.flags import ON_POLICY, flag, whole
+from hf_distill.commands.overrides import Changes, Script, on_policy
 from hf_distill.commands.script import begin, distil, parser_of
 from hf_distill.data.packing import PACKINGS
 from hf_distill.data.streams import UNITS
@@ -57,6 +57,7 @@ FLAGS: dict[str, dict[str, Any]] = {
         "help": "Models without a head, for objectives of hidden states and relations (with a recipe).",
         "action": "store_true",
     },
+    **ON_POLICY,
 }
 
 KEYS = {
@@ -130,6 +131,7 @@ def _data(own: Mapping[str, Any], recipe: Recipe) -> Changes:
         changes["data.text.validation"] = ("--validation_file", [source])
     if own.get("encoder"):
         changes["data.text.task"] = ("--encoder", Encoder.name)
+    changes |= on_policy(own, recipe)
     return changes | {f"data.text.{key}": (f"--{name}", own[name]) for name, key in KEYS.items() if name in own}
 
 

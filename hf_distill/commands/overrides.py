@@ -195,6 +195,25 @@ def on_targets(own: Mapping[str, Any], recipe: Recipe, settings: Mapping[str, st
     return changes
 
 
+def on_policy(own: Mapping[str, Any], recipe: Recipe) -> Changes:
+    """What flags ask for about texts that the student writes, in every stage that compares it with a teacher.
+
+    Raises: `RecipeError` where no stage does.
+    """
+    given = [name for name in ("student_share", "on_policy") if name in own]
+    places = [
+        f"stages.{i}.on_policy"
+        for i, stage in enumerate(recipe.stages)
+        if any(term.objective.needs_teacher for term in stage.terms())
+    ]
+    if not given:
+        return {}
+    _need(places, f"--{given[0]}", "a term that compares with a teacher")
+    settings = {name: ("--on_policy", value) for name, value in own.get("on_policy", {}).items()}
+    settings |= {"student_share": ("--student_share", own["student_share"])} if "student_share" in own else {}
+    return {f"{place}.{name}": change for place in places for name, change in settings.items()}
+
+
 def on_rows(own: Mapping[str, Any], recipe: Recipe, kind: str, settings: Mapping[str, str]) -> Changes:
     """What flags ask for about rows from the Hub or from files; `kind` is the section of `data` that says what they
     are, and `settings` its keys, by flag. The recipe's own settings of that kind stay where no flag says otherwise.

@@ -8,8 +8,8 @@ from typing import Any
 from transformers import HfArgumentParser
 
 from hf_distill.commands import reports_errors
-from hf_distill.commands.flags import FILES, HUB, flag, whole
-from hf_distill.commands.overrides import Changes, Script, name_of_rows, on_rows, on_targets
+from hf_distill.commands.flags import FILES, HUB, ON_POLICY, flag, whole
+from hf_distill.commands.overrides import Changes, Script, name_of_rows, on_policy, on_rows, on_targets
 from hf_distill.commands.script import begin, distil, parser_of
 from hf_distill.data.hypotheses import CHOICES
 from hf_distill.recipe import Recipe
@@ -70,13 +70,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _data(own: Mapping[str, Any], recipe: Recipe) -> Changes:
-    return {**on_rows(own, recipe, "translation", KEYS), **on_targets(own, recipe, WRITING_KEYS)}
+    rows, targets = on_rows(own, recipe, "translation", KEYS), on_targets(own, recipe, WRITING_KEYS)
+    return {**rows, **targets, **on_policy(own, recipe)}
 
 
 SCRIPT = Script(
     name="translation",
     description=DESCRIPTION,
-    flags={**HUB, **FILES, **SETTINGS, **WRITING},
+    flags={**HUB, **FILES, **SETTINGS, **WRITING, **ON_POLICY},
     plain={
         "schema": 1,
         "data": {"files": {"train": "train"}, "translation": {}},

@@ -190,4 +190,7 @@ def _arguments(stage: Stage) -> str:
     given = [f"{name} {stage.arguments[name]}" for name in SHOWN if name in stage.arguments]
     if stage.tokens_per_batch is not None:
         given.append(f"tokens_per_batch {stage.tokens_per_batch}")
+    if stage.on_policy is not None:
+        shares = [f"{n} {getattr(stage.on_policy, n):g}" for n in ("student_share", "teacher_share")]
+        given.append(f"on_policy ({', '.join(shares)})")
     return ", ".join(given) or "those of the defaults"

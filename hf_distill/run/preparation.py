@@ -214,6 +214,7 @@ def _student_job(recipe: Recipe, folder: RunFolder, stage: Stage, number: int, e
         stage.quantize_uniform or stage.quantize_points,
         stage.targets,
         lora=stage.lora,
+        on_policy=None if stage.on_policy is None else stage.on_policy.made(),
     )
 
 

@@ -46,6 +46,7 @@ from hf_distill.students.quantized import (
 from hf_distill.teachers import Teacher
 from hf_distill.teachers.cache.codecs import Codec
 from hf_distill.trainer import DistillationTrainer
+from hf_distill.training.policy import OnPolicy
 from hf_distill.training.preemption import stop_on_sigterm
 
 logger = logging.getLogger(__name__)
@@ -80,6 +81,8 @@ class Job:
     """What it learns: the targets of the data, or which of those that the teacher writes."""
     lora: Lora | None = None
     """The adapters that train in place of the student's weights."""
+    on_policy: OnPolicy | None = None
+    """How the student writes texts that it trains on; None where it does not."""
     resume_despite: frozenset[str] = frozenset()
     """What may differ between its last checkpoint and the run that goes on from it."""
 
@@ -259,6 +262,7 @@ def _trainer(
         compute_metrics=inputs.metrics,
         preprocess_logits_for_metrics=inputs.reduce,
         tokens_per_batch=job.tokens_per_batch,
+        on_policy=job.on_policy,
         resume_despite=job.resume_despite,
     )
     if inputs.in_words:

@@ -107,9 +107,7 @@ class OnPolicyTrainer(BoundTrainer):
             prompt_tokens=settings.prompt_tokens,
             padding=self._sampling.padding,
         )
-        checks.fits_texts(
-            self.distillation.pair, prompts.ids.shape[1], settings.max_new_tokens, behind=self._decodes_alone
-        )
+        checks.fits_texts(self, prompts.ids.shape[1], settings.max_new_tokens)
         return prompts
 
     def _places(self, sizes: Sequence[int]) -> list[int]:

@@ -40,7 +40,8 @@ def test_prompts_of_so_many_tokens() -> None:
     assert found.counted.tolist() == [True, True, True, False]
     unlabelled = [{name: batch[name] for name in ("input_ids", "attention_mask")} for batch in WINDOW]
     without = prompts_of(unlabelled, decoder=True, prompt_tokens=4, padding=0)
-    assert torch.equal(without.ids, found.ids) and without.counted.all()
+    assert torch.equal(without.ids, found.ids)
+    assert without.counted.all()
 
 
 def test_texts_stand_behind_prompts_padded_on_the_right() -> None:
@@ -69,7 +70,8 @@ def test_an_encoder_decoder_answers() -> None:
     first, second = answered(window, prompts, Written(ids, mask, mask.any(1)))
     assert first["labels"].tolist() == [[20, 2], [21, 2]]
     assert second["labels"].tolist() == [[20, 21, 22], [-100, -100, -100]]
-    assert set(first) == set(FIRST) and all(first[name] is FIRST[name] for name in FIRST if name != "labels")
+    assert set(first) == set(FIRST)
+    assert all(first[name] is FIRST[name] for name in FIRST if name != "labels")
 
 
 def test_what_has_no_prompt_is_refused() -> None:
@@ -84,6 +86,6 @@ def test_what_has_no_prompt_is_refused() -> None:
             [{name: FIRST[name] for name in ("input_ids", "attention_mask")}],
             decoder=True, prompt_tokens=None, padding=0,
         )  # fmt: skip
-    with pytest.raises(DataError, match="position_ids.*Leave packing out"):
-        packed = {**FIRST, "position_ids": torch.zeros(2, 5)}
+    packed = {**FIRST, "position_ids": torch.zeros(2, 5)}
+    with pytest.raises(DataError, match=r"position_ids.*Leave packing out"):
         prompts_of([packed], decoder=True, prompt_tokens=None, padding=0)

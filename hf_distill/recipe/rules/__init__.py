@@ -14,6 +14,7 @@ from hf_distill.recipe.rules.alternatives import exactly_one
 from hf_distill.recipe.rules.data import augmented, copies, rows
 from hf_distill.recipe.rules.kept import cached, targets
 from hf_distill.recipe.rules.models import made, named
+from hf_distill.recipe.rules.on_policy import on_policy
 from hf_distill.recipe.rules.progressive import by_layer
 from hf_distill.recipe.rules.stages import adapters, chains, plain, quantized
 from hf_distill.recipe.rules.teacher import held, kinds, needed, on
@@ -23,6 +24,6 @@ from hf_distill.recipe.rules.text import budgets, raw
 def broken(data: Mapping[str, Any]) -> list[Problem]:
     """The rules that the data breaks."""
     of_rows, of_models = (copies, rows, raw, augmented), (named, made, needed, kinds, held, cached)
-    of_stages = (plain, chains, quantized, adapters, on, by_layer, budgets, targets)
+    of_stages = (plain, chains, quantized, adapters, on, by_layer, budgets, targets, on_policy)
     checks = (exactly_one, *of_rows, *of_models, *of_stages)
     return [problem for check in checks for problem in check(data)]

@@ -11,6 +11,7 @@ from hf_distill.recipe.fields import Arguments, Count, StageName
 from hf_distill.recipe.problems import Problem, fail
 from hf_distill.recipe.sections.base import Section
 from hf_distill.recipe.sections.objective import WeightedObjective
+from hf_distill.recipe.sections.on_policy import OnPolicyTexts
 from hf_distill.recipe.sections.student import Student
 from hf_distill.recipe.sections.trained import Lora, Progressive, QuantizePoints, QuantizeUniform, TrainGroup
 
@@ -61,6 +62,7 @@ class Stage(Section):
     quantize_uniform: QuantizeUniform | None = None
     quantize_points: QuantizePoints | None = None
     lora: Lora | None = None
+    on_policy: OnPolicyTexts | None = None
     tokens_per_batch: Count | None = None
     """The most cells of a batch, padding included: many short rows or few long ones, in place of
     per_device_train_batch_size."""

@@ -1,0 +1,132 @@
+"""What is refused before the first step, each by one readable error."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+from datasets import Dataset
+
+from hf_distill import (
+    CacheMismatch,
+    DataError,
+    DistillationError,
+    IncompatiblePair,
+    Labels,
+    NBestKD,
+    OnPolicy,
+    SoftTargets,
+    teachers,
+)
+from tests import tiny
+from tests.on_policy.test_training import trainer_of
+from tests.on_policy.worlds import rows, small
+from tests.tiny_models import tiny as of_family
+
+OFF = OnPolicy(student_share=0.5, max_new_tokens=6)
+
+
+def test_a_student_that_does_not_write() -> None:
+    both = {"model": tiny.model("masked_lm"), "teacher": tiny.model("masked_lm", seed=3)}
+    with pytest.raises(IncompatiblePair, match="a BertForMaskedLM, whose task is masked_lm; those that write are"):
+        trainer_of(**both, train_dataset=tiny.rows("masked_lm"), objectives=SoftTargets())
+
+
+def test_a_teacher_that_is_read_from_a_cache(tmp_path: Path) -> None:
+    trainer = trainer_of(on_policy=None)
+    trainer.cache_teacher(tmp_path / "cache")
+    cached = teachers.Cached(tmp_path / "cache")
+    with pytest.raises(CacheMismatch, match="the teacher is read from a cache, which knows the texts of the data"):
+        trainer_of(teacher=cached)
+    live = teachers.Frozen(small("causal_lm", seed=5))
+    with pytest.raises(CacheMismatch, match="the teacher 'old' is read from a cache"):
+        trainer_of(teacher=teachers.Ensemble({"new": live, "old": cached}))
+    with pytest.raises(DistillationError, match="a cache knows the texts of the data alone"):
+        trainer_of().cache_teacher(tmp_path / "another")
+
+
+def test_a_teacher_that_does_not_write() -> None:
+    policy = OnPolicy(student_share=0.5, teacher_share=0.25)
+    several = teachers.Ensemble({"a": small("causal_lm", seed=5), "b": small("causal_lm", seed=6)})
+    with pytest.raises(IncompatiblePair, match=r"teacher_share is 0\.25, and the teacher, a Ensemble, does not write"):
+        trainer_of(teacher=several, on_policy=policy)
+    trainer_of(teacher=several, on_policy=OFF)
+
+
+def test_terms_that_know_nothing_of_new_texts() -> None:
+    with pytest.raises(DistillationError, match="no term compares the student with a teacher"):
+        trainer_of(objectives=Labels())
+    with pytest.raises(IncompatiblePair, match="'nbest_kd' weighs texts that the teacher wrote before"):
+        trainer_of(objectives=SoftTargets() + NBestKD())
+
+
+def test_labels_that_are_the_students_own_words_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, "hf_distill"):
+        trainer_of(objectives=SoftTargets() + Labels())
+    assert (
+        "'labels' learns labels, and in the share 1 of the steps (on_policy) these are words that the" in caplog.text
+    )
+
+
+@pytest.mark.parametrize(
+    ("changed", "found"),
+    [
+        ({"labels": lambda row: row["input_ids"]}, "has no prompt: its first token has a label"),
+        ({"position_ids": lambda row: list(range(len(row["input_ids"])))}, "Leave packing out"),
+    ],
+)
+def test_rows_without_a_prompt(changed: Any, found: str) -> None:
+    made = [{**row, **{name: make(row) for name, make in changed.items()}} for row in rows("causal_lm")]
+    with pytest.raises(DataError, match=found):
+        trainer_of(train_dataset=made)
+    with pytest.raises(DataError, match=found):
+        trainer_of(train_dataset=Dataset.from_list(made))
+
+
+def test_plain_text_has_prompts_of_so_many_tokens() -> None:
+    made = [{**row, "labels": row["input_ids"]} for row in rows("causal_lm")]
+    trainer = trainer_of(train_dataset=made, on_policy=OnPolicy(student_share=1.0, prompt_tokens=3, max_new_tokens=4))
+    trainer.train()
+    assert trainer.state.log_history[0]["on_policy/texts"] == 4
+
+
+@pytest.mark.parametrize("task", ["causal_lm", "seq2seq_lm"])
+def test_a_prompt_that_is_too_long_for_a_model(task: str) -> None:
+    family, longest = ("llama", 35) if task == "causal_lm" else ("bart", 39)
+    both = {"model": of_family(family, layers=1), "teacher": of_family(family, layers=2), "train_dataset": rows(task)}
+    expected = rf"has \d+ tokens and max_new_tokens is {longest + 1}, and the student \({family}\) reads 40 at most"
+    with pytest.raises(DataError, match=expected):
+        trainer_of(**both, on_policy=OnPolicy(max_new_tokens=longest + 1))
+    trainer_of(**both, on_policy=OnPolicy(max_new_tokens=longest))
+
+
+def test_texts_that_nothing_ends(caplog: pytest.LogCaptureFixture) -> None:
+    def silent(**tokens: Any) -> Any:
+        model = small("causal_lm")
+        for config in (model.config, model.generation_config):
+            config.eos_token_id = tokens.get("end")
+            config.pad_token_id = tokens.get("pad")
+        return model
+
+    with pytest.raises(DistillationError, match="tells which token ends a text or pads one"):
+        trainer_of(model=silent())
+    with caplog.at_level(logging.WARNING, "hf_distill"):
+        trainer_of(model=silent(pad=0))
+    assert "no token ends a text" in caplog.text
+    assert trainer_of(model=silent(end=[4, 2]))._sampling.ends == (4, 2)
+
+
+def test_tokens_that_end_texts_are_named() -> None:
+    from tests.tiny_runs import tokenizer
+
+    found = trainer_of(
+        processing_class=tokenizer(), on_policy=OnPolicy(max_new_tokens=6, end_tokens=("[SEP]", "film"))
+    )
+    own = tokenizer().get_vocab()
+    assert found._sampling.ends == (2, own["[SEP]"], own["film"])
+    with pytest.raises(DistillationError, match="end_tokens has '<end>', which is no token of the tokenizer"):
+        trainer_of(processing_class=tokenizer(), on_policy=OnPolicy(max_new_tokens=6, end_tokens=("<end>",)))
+    with pytest.raises(DistillationError, match="no tokenizer is given"):
+        trainer_of(on_policy=OnPolicy(max_new_tokens=6, end_tokens=("<end>",)))

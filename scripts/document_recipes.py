@@ -27,6 +27,7 @@ ROOMS = {
     "glue": ("GLUE", "Teachers that are trained first, and students of half their layers."),
     "qa": ("Questions", "Answers that are spans of a text."),
     "ner": ("Tagged tokens", "Names in English web texts."),
+    "language_models": ("Language models", "Students that write."),
     "pretraining": ("Pre-training", "General students from raw text."),
     "language_models": ("Language models", "Causal models on conversations, by the divergence."),
     "tasks": ("Tasks, as published", "Stages on a task of GLUE; --task_name gives another."),

@@ -35,6 +35,17 @@ def trainer_of(task: str = "causal_lm", **given: Any) -> DistillationTrainer:
     )
 
 
+SPLIT = (("decoder", "causal_lm"), ("encoder-decoder", "seq2seq_lm"))
+"""The runs that are compared over ranks, by name, and their tasks."""
+
+
+def on_ranks(task: str, **arguments: Any) -> DistillationTrainer:
+    """Trained over an epoch and a half, in windows of two batches of four rows over all processes."""
+    arguments |= {"max_steps": 4, "gradient_accumulation_steps": 2}
+    policy = OnPolicy(student_share=0.7, teacher_share=0.1, max_new_tokens=LENGTH)
+    return trained(task, arguments=arguments, on_policy=policy, train_dataset=rows(task, 20))
+
+
 def trained(*args: Any, **given: Any) -> DistillationTrainer:
     trainer = trainer_of(*args, **given)
     trainer.train()

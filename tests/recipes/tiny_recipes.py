@@ -159,6 +159,9 @@ class TinyRecipes:
         self._with_student(written["student"], 64 if "roberta" in named else 48)
         for stage in written["stages"]:
             stage["arguments"] |= ARGUMENTS
+            if "on_policy" in stage:
+                lengths = {"prompt_tokens": 4, "max_new_tokens": 5}
+                stage["on_policy"] |= {name: n for name, n in lengths.items() if name in stage["on_policy"]}
             if isinstance(stage.get("student"), dict):
                 self._with_student(stage["student"], 64 if "roberta" in named else 48)
             for entry in stage.get("objectives", []):

@@ -1,0 +1,38 @@
+"""Texts that students write on two ranks are those that one process writes, and so is what is learned of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_model
+
+from tests import tiny
+from tests.on_policy.test_training import SPLIT, on_ranks
+from tests.on_policy.worlds import small
+
+
+@pytest.mark.slow
+def test_two_ranks_equal_one_process(tmp_path: Path) -> None:
+    """The last window of an epoch is short, and the second rank has a batch less in it."""
+    script = Path(__file__).parent / "train_on_policy.py"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    done = subprocess.run(
+        [*command, str(script), str(tmp_path)], env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    for name, task in SPLIT:
+        single = on_ranks(task, per_device_train_batch_size=4)
+        for rank in (0, 1):
+            other = small(task)
+            load_model(other, tmp_path / f"{name}-{rank}.safetensors")
+            assert tiny.distance(single.model, other) < 2e-6, (name, rank)
+        logged = json.loads((tmp_path / f"{name}-0.json").read_text(encoding="utf-8"))
+        for ours, theirs in zip(single.state.log_history, logged, strict=True):
+            counted = [key for key in ours if key in ("on_policy/texts", "on_policy/tokens", "on_policy/ended_share")]
+            assert {key: ours[key] for key in counted} == {key: theirs[key] for key in counted}

@@ -16,6 +16,8 @@ from hf_distill.errors import RecipeError
 from hf_distill.ranks import is_main_process
 from hf_distill.recipe import Recipe
 from hf_distill.run import generate_targets
+from hf_distill.run.folder import RunFolder
+from hf_distill.run.generating import texts_counted, told_of
 from hf_distill.suggestions import did_you_mean
 
 DESCRIPTION = """Have the teacher write, by beam search, for every training row, into --generated_folder FOLDER.
@@ -45,9 +47,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     script, words = _script(sys.argv[1:] if argv is None else list(argv))
     _, flags = begin(_shown(script), words)
     recipe, name = recipe_of(flags, script)
-    folder, facts = generate_targets(recipe, output_dir(flags, name))
+    home = output_dir(flags, name)
+    folder, facts = generate_targets(recipe, home)
     if is_main_process():
-        sys.stdout.write(f"{folder}: the texts of {facts.rows} rows\n")
+        counts = texts_counted(RunFolder(home))
+        told = f": {told_of(counts)}" if counts else ""
+        sys.stdout.write(f"{folder}: the texts of {facts.rows} rows{told}\n")
     return 0
 
 

@@ -224,8 +224,9 @@ class Record(_Strict):
     or read; see `hf_distill.hub.redaction`. Metrics must be finite: `finite_metrics` leaves the others out.
 
     `recipe` is the one that was run, with the defaults filled in; None for what a trainer did without one. `origins`
-    are the models and files that it names, by their keys in it (`teacher.model`). `exports` go by their files
-    (`onnx/model.onnx`).
+    are the models and files that it names, by their keys in it (`teacher.model`). `texts` are the numbers of texts
+    that the teacher wrote, of those that were kept, and of those that fell to each filter. `exports` go by their
+    files (`onnx/model.onnx`).
     """
 
     file_name: ClassVar[str] = FILE_NAME
@@ -242,6 +243,7 @@ class Record(_Strict):
     recipe: Facts | None = None
     origins: dict[Text, Origin] = {}
     training_arguments: Facts = {}
+    texts: dict[Text, Count] = {}
     data: DataFacts
     seeds: dict[Text, int] = {}
     versions: dict[Text, Text]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,14 +11,16 @@ from datasets import Dataset
 from torch import device
 from transformers import PreTrainedModel
 
+from hf_distill.data.corpus_filters import Filters, filtered
 from hf_distill.data.hypotheses import with_heard, with_hypotheses
 from hf_distill.data.speech import sounds_as_arrays
 from hf_distill.errors import DataError, DistillationError
+from hf_distill.ranks import is_main_process
 from hf_distill.recipe import Recipe
 from hf_distill.recipe.sections.teacher import Writing
-from hf_distill.run.folder import RunFolder
-from hf_distill.teachers.generated import Generated
-from hf_distill.teachers.generation import Search
+from hf_distill.run.folder import RunFolder, read_json, write_json
+from hf_distill.teachers.generated import REASONS, Generated
+from hf_distill.teachers.generation import Hypothesis, Search
 from hf_distill.teachers.heard import SoundSearch, digest_of_sounds, heard_of, sound_column
 
 if TYPE_CHECKING:
@@ -28,6 +30,10 @@ logger = logging.getLogger(__name__)
 
 FOLDER = "teacher-texts"
 """Below `stages/`, where nothing is published from."""
+COUNTS = "teacher-texts.json"
+"""There, too: how many texts there were, and were kept."""
+ALL = ("written", "kept")
+"""Counts of texts that did not fall to anything."""
 
 
 def texts_folder(recipe: Recipe, folder: RunFolder) -> Path | None:
@@ -45,7 +51,7 @@ def generated(setup: Setup, sources: Sequence[str], place: device) -> Generated:
     texts.
     """
     teacher, folder, section = _writer(setup)
-    settings = section.model_dump(exclude={"folder", "batch_size"})
+    settings = section.model_dump(exclude={"folder", "batch_size", "filters"})
     search = Search(**settings, max_source_length=setup.limits.longest(setup.tokenizer))
     before = teacher.device
     teacher.to(place)
@@ -92,18 +98,54 @@ def learned_sounds(setup: Setup, choice: str, place: device) -> Dataset:
 def learned_targets(
     setup: Setup, rows: Dataset, sources: Sequence[str], target_column: str, choice: str, place: device
 ) -> Dataset:
-    """The rows with what the teacher wrote as targets, chosen as `with_hypotheses` does. Rows of which it wrote no
-    whole text are left out, which is said in the log.
+    """The rows with what the teacher wrote as targets, chosen as `with_hypotheses` does among the texts that the
+    recipe's filters keep. Rows of which nothing is left are left out, which is said in the log.
 
     Raises: as `generated`; `DataError` where nothing is left.
     """
-    hypotheses = generated(setup, sources, place).hypotheses(sources)
+    hypotheses, counts = sorted_out(setup, sources, rows[target_column][:], place)
     kept = [i for i, row in enumerate(hypotheses) if row]
     if len(kept) < len(rows):
         first = next(i for i, row in enumerate(hypotheses) if not row)
         told = f"of {len(rows) - len(kept)} of {len(rows)} rows, the first of which is row {first + 1}"
-        text = f"the teacher wrote no whole text {told} ({sources[first][:60]!r})"
+        fell = ", ".join(f"{number} {what}" for what, number in counts.items() if number and what not in ALL)
+        text = f"the teacher wrote no text that is kept {told} ({sources[first][:60]!r}; dropped: {fell})"
         if not kept:
-            raise DataError(f"{text}; let it write longer texts (teacher.generate.max_new_tokens).")
+            raise DataError(
+                f"{text}; let it write longer texts (teacher.generate.max_new_tokens), or ask less of them "
+                "(teacher.generate.filters)."
+            )
         logger.warning("%s; they are left out", text)
     return with_hypotheses(rows.select(kept), [hypotheses[i] for i in kept], target_column, choice)
+
+
+def sorted_out(
+    setup: Setup, sources: Sequence[str], references: Sequence[str], place: device
+) -> tuple[list[list[Hypothesis]], dict[str, int]]:
+    """What of the teacher's texts the recipe's filters keep for each source, and how many there are: `written`,
+    `kept`, and what fell to what, which is left in the folder of the run for its record.
+
+    Raises: as `generated`.
+    """
+    found, left_out = generated(setup, sources, place).sorted_out(sources)
+    section = _writer(setup)[2]
+    dropped = {reason: left_out[reason] for reason in REASONS}
+    written = sum(map(len, found)) + sum(dropped.values())
+    if section.filters is not None:
+        found, more = filtered(found, references, Filters(**section.filters.model_dump()))
+        dropped |= more
+    counts = {"written": written, "kept": sum(map(len, found)), **dropped}
+    logger.info("the teacher's texts: %s", told_of(counts))
+    if is_main_process():
+        write_json(setup.folder.stages / COUNTS, counts)
+    return found, counts
+
+
+def told_of(counts: Mapping[str, int]) -> str:
+    """Counts of texts in words."""
+    return ", ".join(f"{number} {what}" for what, number in counts.items())
+
+
+def texts_counted(folder: RunFolder) -> dict[str, int]:
+    """What `sorted_out` counted in the run of this folder; empty where its teacher wrote nothing."""
+    return read_json(folder.stages / COUNTS) or {}

@@ -25,6 +25,7 @@ from hf_distill.hub.student import student_facts
 from hf_distill.hub.terms import layer_maps, objective_facts
 from hf_distill.recipe import Recipe
 from hf_distill.run.folder import RunFolder
+from hf_distill.run.generating import texts_counted
 from hf_distill.run.measuring import Role
 from hf_distill.run.origins import origins_of
 from hf_distill.run.stages import Job
@@ -97,6 +98,7 @@ def _record(story: Story, student: PreTrainedModel, folder: RunFolder) -> Record
             "mixed_precision": arguments.mixed_precision,
             **batch_size_facts(story.jobs[-1].tokens_per_batch),
         },
+        texts=texts_counted(folder),
         data=story.workload.facts(story.recipe),
         seeds={"training": story.recipe.seed, **_split_seed(story.recipe)},
         versions=versions,

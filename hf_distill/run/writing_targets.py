@@ -7,8 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from datasets import Dataset
+from torch import device
+
 from hf_distill.recipe import Recipe
-from hf_distill.run.generating import generated, heard, texts_folder
+from hf_distill.run.generating import heard, sorted_out, texts_folder
 from hf_distill.run.preparation import Setup
 from hf_distill.run.writing import write_down
 from hf_distill.teachers.generated import Facts, Generated
@@ -35,8 +38,19 @@ def generate_targets(
 
 
 def _write(setup: Setup, place: Path) -> None:
-    device = setup.jobs.student[0].arguments().device
+    here = setup.jobs.student[0].arguments().device
     if setup.workload.hears:
-        heard(setup, device)
+        heard(setup, here)
     else:
-        generated(setup, setup.workload.texts_read(), device)
+        _sort_out(setup, here)
+
+
+def _sort_out(setup: Setup, place: device) -> None:
+    """Has the texts written, and counts those that the filters keep."""
+    texts = setup.workload.texts_read()
+
+    def counted(rows: Dataset, target_column: str) -> Dataset:
+        sorted_out(setup, texts, rows[target_column][:], place)
+        return rows
+
+    setup.workload.retargeted(counted)

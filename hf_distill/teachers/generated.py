@@ -146,12 +146,16 @@ class Generated:
 
         Raises: `CacheMismatch` where the texts were written for other sources, are not all there, or are damaged.
         """
+        return self.sorted_out(sources)[0]
+
+    def sorted_out(self, sources: Sequence[str]) -> tuple[list[list[Hypothesis]], Counter[str]]:
+        """What `hypotheses` gives, and how many others were left out for which of `REASONS`."""
         rows = self.rows(digest_of_texts(sources))
         left_out: Counter[str] = Counter()
         found = [_kept(row, left_out) for row in rows]
         told = ", ".join(f"{left_out[reason]} {reason}" for reason in REASONS)
         logger.info("%s: %d sources, %d texts; left out: %s", self.path, len(found), sum(map(len, found)), told)
-        return found
+        return found, left_out
 
     def rows(self, sources: str) -> list[list[Hypothesis]]:
         """All that was written for each of the sources of this digest, as it was written.
@@ -266,17 +270,22 @@ def _kept(row: list[Hypothesis], left_out: Counter[str]) -> list[Hypothesis]:
     """The hypotheses that say something, each once, in their order; counts the others by the reason."""
     found: dict[str, Hypothesis] = {}
     for each in row:
-        said = " ".join(unicodedata.normalize("NFC", each.text).split())
-        if not said or not math.isfinite(each.score):
+        words = said(each.text)
+        if not words or not math.isfinite(each.score):
             left_out["empty"] += 1
         elif not each.ended:
             left_out["too long"] += 1
-        elif said in found:
+        elif words in found:
             left_out["duplicate"] += 1
-            found[said] = found[said]._replace(score=_log_of_sum(found[said].score, each.score))
+            found[words] = found[words]._replace(score=_log_of_sum(found[words].score, each.score))
         else:
-            found[said] = each
+            found[words] = each
     return list(found.values())
+
+
+def said(text: str) -> str:
+    """What a text says, whatever its blanks are and however its letters are composed."""
+    return " ".join(unicodedata.normalize("NFC", text).split())
 
 
 def _log_of_sum(first: float, second: float) -> float:

@@ -49,6 +49,13 @@ def test_it_is_taken_as_it_is_written() -> None:
         ({"stages": [{"name": "a", "objectives": [{"ctc_nbest_kd": {}}]}]}, "must be all: ctc_nbest_kd"),
         ({"stages": [{**BASE["stages"][0], "targets": "worst"}]}, "targets"),
         ({"teacher": {"model": "x", "generate": {"beam": 2}}}, "beam"),
+        ({"data": SOUNDS, "teacher": {"model": "x", "generate": {"filters": {"distinct": True}}}}, "is about texts"),
+        ({"teacher": {"model": "x", "generate": {"filters": {"distict": True}}}}, "did you mean 'distinct'"),
+        ({"teacher": {"model": "x", "generate": {"filters": {"max_repetition": 2}}}}, "max_repetition.*given 2"),
+        (
+            {"teacher": {"model": "x", "generate": {"filters": {"min_tokens": 9, "max_tokens": 3}}}},
+            "min_tokens: is 9, and max_tokens 3; no text has both",
+        ),
     ],
 )
 def test_what_does_not_go_together_is_refused(changes: dict[str, Any], words: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ from datasets import Dataset
 
 from hf_distill.errors import DataError
 from hf_distill.recipe import Recipe
-from hf_distill.run.generating import learned_targets
+from hf_distill.run.folder import RunFolder
+from hf_distill.run.generating import learned_targets, sorted_out, texts_counted
 from hf_distill.run.workload import Limits
 from hf_distill.run.workloads import load_workload
 from hf_distill.run.workloads.translation import Translation
@@ -109,7 +111,8 @@ class TinySetup:
 
     def __init__(self, made: Recipe, folder: Path) -> None:
         self.recipe, self.tokenizer, self.limits = made, writers.tokenizer(), Limits(6, [None], frozenset())
-        self.folder = type("Folder", (), {"stages": folder})
+        self.folder = RunFolder(folder)
+        self.folder.stages.mkdir(exist_ok=True)
 
     def recover_teacher(self) -> Any:
         return writers.writer()
@@ -124,8 +127,31 @@ def test_rows_that_nothing_whole_was_written_for_are_left_out(
     setup: Any = TinySetup(recipe(tmp_path), tmp_path)
     given = (setup, rows, ["w1", "w2"], "target", "best", torch.device("cpu"))
     assert learned_targets(*given).to_dict() == {"source": ["w1"], "target": ["w5"]}
-    assert "no whole text of 1 of 2 rows, the first of which is row 2 ('w2'); they are left out" in caplog.text
+    told = "no text that is kept of 1 of 2 rows, the first of which is row 2 ('w2'; dropped: 1 too long)"
+    assert f"{told}; they are left out" in caplog.text
+    counts = {"written": 2, "kept": 1, "empty": 0, "too long": 1, "duplicate": 0}
+    assert json.loads((tmp_path / "stages" / "teacher-texts.json").read_text()) == counts
     monkeypatch.setattr(generated, "write", lambda *_given: iter(written[1:] * 2))
     changed = recipe(tmp_path, teacher={"model": "x", "generate": {"folder": str(tmp_path / "other")}})
-    with pytest.raises(DataError, match="no whole text of 2 of 2 rows"):
+    with pytest.raises(DataError, match="no text that is kept of 2 of 2 rows"):
         learned_targets(TinySetup(changed, tmp_path), *given[1:])  # type: ignore[arg-type]
+
+
+def test_filters_keep_some_of_the_texts_and_count_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are no part of what the folder of texts is for: others are asked of the same one."""
+    rows = Dataset.from_dict({"source": ["w1", "w2"], "target": ["w3", "w4"]})
+    written = [[Hypothesis("w5 w6", (8, 9, 2), -1.0, True)], [Hypothesis("w4", (7, 2), -1.0, True)]]
+    monkeypatch.setattr(generated, "write", lambda *_given: iter(written))
+
+    def asked(filters: dict[str, Any]) -> Any:
+        generate = {"folder": str(tmp_path / "texts"), "filters": filters}
+        setup: Any = TinySetup(recipe(tmp_path, teacher={"model": "x", "generate": generate}), tmp_path)
+        found, counts = sorted_out(setup, ["w1", "w2"], rows["target"][:], torch.device("cpu"))
+        assert texts_counted(setup.folder) == counts
+        return [[each.text for each in row] for row in found], counts
+
+    whole = {"written": 2, "kept": 2, "empty": 0, "too long": 0, "duplicate": 0}
+    assert asked({}) == ([["w5 w6"], ["w4"]], whole)
+    few = {**whole, "kept": 1, "below min_similarity": 1}
+    assert asked({"min_similarity": 0.5}) == ([[], ["w4"]], few)
+    assert asked({"min_tokens": 3}) == ([["w5 w6"], []], {**whole, "kept": 1, "below min_tokens": 1})

@@ -48,7 +48,7 @@ trainer.save_model(folder)
 def train(folder: Path, step: int = -1) -> int:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     words = [sys.executable, "-c", RUN, str(folder), str(step)]
-    return subprocess.run(words, env=environment, capture_output=True, timeout=300).returncode
+    return subprocess.run(words, env=environment, capture_output=True, timeout=900).returncode
 
 
 @pytest.mark.slow

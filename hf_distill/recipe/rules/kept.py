@@ -13,7 +13,7 @@ REFERENCE = "reference"
 """The targets of the data, as what a stage learns."""
 WEIGH_ALL = {"nbest_kd", "ctc_nbest_kd"}
 """Objectives that read all that a teacher writes for a row."""
-OF_TEXTS = {"max_new_tokens": 128, "length_penalty": 1.0}
+OF_TEXTS = {"max_new_tokens": 128, "length_penalty": 1.0, "filters": None}
 """What of a search is about texts that are written, and not about sounds that are heard, with its defaults."""
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from hf_distill.errors import DistillationError
-from hf_distill.recipe.fields import Arguments, Count, Number, Text
+from hf_distill.recipe.fields import Arguments, Count, Number, Share, Text
 from hf_distill.recipe.problems import Problem, fail
 from hf_distill.recipe.sections.base import Section
 from hf_distill.recipe.sections.kinds_of_teacher import Alongside, Base, Following, PackagedModel, Several
@@ -52,6 +52,30 @@ class TeacherCache(Section):
         return None if self.codec is None else codecs.make(self.codec, self.settings)
 
 
+class TextFilters(Section):
+    """What a text that the teacher wrote must be like to be learned, beside having come to its end; what is not given
+    is not asked. How many texts fall to what is told and recorded."""
+
+    min_tokens: Count | None = None
+    """Tokens at least, the end of the text included."""
+    max_tokens: Count | None = None
+    min_mean_log_probability: Annotated[Number, Field(le=0.0)] | None = None
+    """The teacher's own log P of the text by the number of its tokens, at least."""
+    max_repetition: Share | None = None
+    """The share of its runs of four tokens that stand in it before, at most."""
+    min_similarity: Share | None = None
+    """Sentence BLEU with the text of the data, from 0 to 1, at least."""
+    distinct: bool = False
+    """Of texts that say the same, of whatever rows, keep the first."""
+
+    @model_validator(mode="after")
+    def _leave_something(self) -> TextFilters:
+        least, most = self.min_tokens, self.max_tokens
+        if least is not None and most is not None and least > most:
+            raise fail([Problem(("min_tokens",), f"is {least}, and max_tokens {most}; no text has both.")])
+        return self
+
+
 class Writing(Section):
     """What the teacher writes for the training rows, by beam search, is kept in a folder, for stages that learn it in
     place of the targets of the data (`targets`); {} for the defaults. For pairs of texts (data.translation), and for
@@ -68,6 +92,8 @@ class Writing(Section):
     """Beams are ranked by log P / length ** length_penalty. Not for sounds."""
     batch_size: Count = 16
     """Rows that are written for at a time."""
+    filters: TextFilters | None = None
+    """Which texts are learned. Not for sounds."""
 
 
 class Teacher(Section):

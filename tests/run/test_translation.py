@@ -141,7 +141,9 @@ def test_filters_keep_some_of_the_texts_and_count_the_others(tmp_path: Path, mon
     """They are no part of what the folder of texts is for: others are asked of the same one."""
     rows = Dataset.from_dict({"source": ["w1", "w2"], "target": ["w3", "w4"]})
     written = [[Hypothesis("w5 w6", (8, 9, 2), -1.0, True)], [Hypothesis("w4", (7, 2), -1.0, True)]]
-    monkeypatch.setattr(generated, "write", lambda *_given: iter(written))
+    monkeypatch.setattr(
+        generated, "write", lambda _model, _reader, left, *_how: iter(written[-len(left) :] if left else ())
+    )
 
     def asked(filters: dict[str, Any]) -> Any:
         generate = {"folder": str(tmp_path / "texts"), "filters": filters}

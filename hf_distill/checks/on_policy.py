@@ -25,7 +25,7 @@ def fits_on_policy(trainer: BoundTrainer, settings: OnPolicy) -> None:
     texts of the data alone.
     """
     student, task = type(trainer.model).__name__, trainer.distillation.pair.task
-    if task.name not in WRITING:
+    if task.name not in WRITING or trainer.model.generation_config is None:
         raise IncompatiblePair(
             f"on_policy has the student write, and it is a {student}, whose task is {task.name}; those that write are "
             f"{' and '.join(WRITING)}. Leave on_policy out, or take such a student."

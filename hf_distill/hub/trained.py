@@ -41,7 +41,11 @@ def record_of(trainer: BoundTrainer) -> Record:
         task=trainer.distillation.pair.task.name,
         objectives=objective_facts(trainer.distillation),
         layer_maps=layer_maps(trainer.distillation),
-        training_arguments={**args.to_sanitized_dict(), **batch_size_facts(trainer.tokens_per_batch)},
+        training_arguments={
+            **args.to_sanitized_dict(),
+            **batch_size_facts(trainer.tokens_per_batch),
+            **({} if trainer.on_policy is None else {"on_policy": trainer.on_policy.facts()}),
+        },
         data=DataFacts(
             name=_name(trainer.train_dataset),
             sizes={split: len(rows) for split, rows in data.items() if hasattr(rows, "__len__")},

@@ -26,8 +26,10 @@ _KEPT = ("bos_token_id", "decoder_start_token_id", "forced_bos_token_id")
 """What of a model's own generation config says how a text begins; of the rest nothing is kept."""
 _TEXTS = 1
 """The key that sets these draws apart from others of the same seed."""
-_BITS = 2.0**23
-"""Numbers have so many bits, so that `total * number` is below `total` in float32 as well."""
+DRAWS = 2**23
+"""What numbers are below."""
+_UNITS = 2.0**38
+"""What a probability of 1 is in whole numbers; times a number of above it fits into 64 bits."""
 
 
 @dataclass(frozen=True)
@@ -47,17 +49,18 @@ class Sampling:
 
 
 def numbers(seed: int, step: int, places: Sequence[int], length: int) -> Tensor:
-    """Numbers from 0 to 1, 1 not included, `[rows, length]`, float32, on the CPU: what the text of a row is drawn
-    with.
+    """Whole numbers from 0 on, below `DRAWS`, `[rows, length]`, on the CPU: what the text of a row is drawn with.
 
     They follow from the seed, the step and the place of the row among all rows of the step, those of other processes
     included, alone (Philox, a counter-based generator: Salmon et al., 2011).
     """
     drawn = [
-        np.random.Generator(np.random.Philox(key=[seed, _TEXTS], counter=[0, 0, step, place])).random(length)
+        np.random.Generator(np.random.Philox(key=[seed, _TEXTS], counter=[0, 0, step, place])).integers(
+            DRAWS, size=length
+        )
         for place in places
     ]
-    return torch.from_numpy(np.floor(np.asarray(drawn).reshape(-1, length) * _BITS) / _BITS).float()
+    return torch.from_numpy(np.asarray(drawn, dtype=np.int64).reshape(-1, length))
 
 
 def write(
@@ -123,15 +126,18 @@ class _First(LogitsProcessor):  # type: ignore[misc]
 
 class _Drawn(LogitsProcessor):  # type: ignore[misc]
     """Leaves one class of each row: the first at which the sum of probabilities, in the order of classes, is above the
-    row's number. `before` is how many tokens there are before the first that is written.
+    share number / `DRAWS` of them all. `before` is how many tokens there are before the first that is written.
+
+    Probabilities are added as whole numbers of 2^-38, so that the sums are the same in whatever order a device forms
+    them; what is less probable is never drawn.
     """
 
     def __init__(self, drawn: Tensor, before: int) -> None:
         self.drawn, self.before = drawn, before
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        sums = torch.softmax(scores, -1).cumsum(-1)
-        wanted = sums[:, -1:] * self.drawn[:, input_ids.shape[1] - self.before].unsqueeze(1)
+        sums = (torch.softmax(scores, -1) * _UNITS).long().cumsum(-1)
+        wanted = sums[:, -1:] * self.drawn[:, input_ids.shape[1] - self.before].unsqueeze(1) // DRAWS
         # Of laws that are not finite, which the loss tells, there is no such class.
         chosen = torch.searchsorted(sums, wanted, right=True).clamp(max=scores.shape[1] - 1)
         return torch.full_like(scores, -torch.inf).scatter_(1, chosen, 0.0)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from hf_distill.training.sampling import numbers
+from hf_distill.training.sampling import DRAWS, numbers
 from tests import tiny
 
 END = 2
@@ -88,5 +88,6 @@ def _drawn(logits: torch.Tensor, number: float, temperature: float = 1.0, top_k:
 
 
 def drawn_for(seed: int, step: int, places: Sequence[int], length: int) -> list[list[float]]:
-    found: list[list[float]] = numbers(seed, step, places, length).tolist()
+    """The numbers of rows at these places, from 0 to 1."""
+    found: list[list[float]] = (numbers(seed, step, places, length).double() / DRAWS).tolist()
     return found

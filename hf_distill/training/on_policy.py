@@ -83,8 +83,8 @@ class OnPolicyTrainer(BoundTrainer):
             model, precision = self._writer(source)
             with precision():
                 written = write(model, prompts, self._sampling, drawn, settings.rows_at_once)
-        ended = torch.stack([written.mask.sum(1), written.ended.long()]).tolist()
-        self._cost.add(*ended)
+        lengths, ended = torch.stack([written.mask.sum(1), written.ended.long()]).tolist()
+        self._cost.add(lengths, ended)
         if self._decodes_alone:
             return continued(window, prompts, written, self._sampling.padding)
         return answered(window, prompts, written)

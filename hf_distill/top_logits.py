@@ -12,6 +12,10 @@ from torch import Tensor
 
 from hf_distill.errors import CacheMismatch
 
+RECORDED = "teacher/recorded"
+"""The column of a batch that says at which positions there is a record of a teacher that told of some alone, boolean
+`[batch, length]`. Where there is none, logits of the teacher mean nothing, and are not counted."""
+
 
 @dataclass(frozen=True)
 class TopLogits:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
 
 from transformers import HfArgumentParser
 
-from hf_distill.commands import glue, lm, mlm, ner, qa, reports_errors
+from hf_distill.commands import glue, lm, mlm, ner, qa, reports_errors, served, translation
 from hf_distill.commands.help import page
 from hf_distill.commands.overrides import Script, recipe_of
 from hf_distill.commands.script import begin, output_dir, parser_of
@@ -18,20 +19,24 @@ from hf_distill.run import cache_teacher
 from hf_distill.suggestions import did_you_mean
 
 SCRIPTS: dict[str, Script] = {
-    script.name: script for script in (glue.SCRIPT, qa.SCRIPT, ner.SCRIPT, mlm.SCRIPT, lm.SCRIPT)
+    script.name: script
+    for script in (glue.SCRIPT, qa.SCRIPT, ner.SCRIPT, mlm.SCRIPT, lm.SCRIPT, translation.SCRIPT)
 }
 
 DESCRIPTION = """Writes what the objectives read of the teacher for the training rows into --cache_teacher FOLDER,
 where it is not there yet. The flags are those of the command that trains, which, run with the same ones, goes without
-the teacher in memory. cache NAME --help lists them.
+the teacher in memory. cache NAME --help lists them. Behind the word served the cache is made of what a server told of
+texts, without the teacher.
 
   hf-distill cache glue --task_name sst2 --teacher_name_or_path TEACHER --student_layers 3 \\
-      --cache_teacher caches/sst2"""
+      --cache_teacher caches/sst2
+  hf-distill cache served --records answers.jsonl --tokenizer_name_or_path STUDENT \\
+      --cache_teacher caches/served"""
 
 
-def parsers() -> dict[str, HfArgumentParser]:
+def parsers() -> dict[str, argparse.ArgumentParser]:
     """The flags by the first word."""
-    return {name: parser_of(_shown(script)) for name, script in SCRIPTS.items()}
+    return {**{name: parser_of(_shown(script)) for name, script in SCRIPTS.items()}, served.NAME: served.parser()}
 
 
 def _shown(script: Script) -> Script:
@@ -44,13 +49,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line `argv`, by default that of the process; the exit status."""
     words = sys.argv[1:] if argv is None else list(argv)
     if not words or words[0] in ("-h", "--help"):
-        sys.stdout.write(page("cache", f"({' | '.join(SCRIPTS)}) [flags]", DESCRIPTION))
+        sys.stdout.write(page("cache", f"({' | '.join((*SCRIPTS, served.NAME))}) [flags]", DESCRIPTION))
         return 0
+    if words[0] == served.NAME:
+        return served.run(words[1:])
     if words[0] not in SCRIPTS:
-        hint = did_you_mean(words[0], SCRIPTS, ", ") or "."
+        known = (*SCRIPTS, served.NAME)
+        hint = did_you_mean(words[0], known, ", ") or "."
         raise RecipeError(
-            f"cache: {words[0]!r} is no kind of data{hint} The first word is one of "
-            f"{', '.join(SCRIPTS)}, as in distill_glue."
+            f"cache: {words[0]!r} is no kind of data{hint} The first word is one of {', '.join(known)}, as in "
+            "distill_glue."
         )
     script = SCRIPTS[words[0]]
     _, flags = begin(_shown(script), words[1:])

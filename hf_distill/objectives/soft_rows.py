@@ -9,6 +9,7 @@ from hf_distill.objectives.pair import Pair
 from hf_distill.objectives.row_wise import RowWise
 from hf_distill.objectives.settings import check_choice
 from hf_distill.tasks import TASKS, Batch, Task
+from hf_distill.top_logits import RECORDED
 
 TOKENS = tuple(sorted({tokens for task in TASKS.values() for tokens in task.tokens}))
 
@@ -17,7 +18,8 @@ class SoftRows(RowWise):
     """A row-wise objective that needs no labels to say something about a row.
 
     `tokens` picks the positions that count, where rows are positions (`tasks.py`; None is the task's own default).
-    Without them examples count or, where every number is a row, numbers.
+    Without them examples count or, where every number is a row, numbers. Positions of which a teacher left no record
+    (`top_logits.RECORDED`) do not count.
     """
 
     def __init__(self, *, tokens: str | None) -> None:
@@ -39,7 +41,12 @@ class SoftRows(RowWise):
 
     def mask(self, batch: Batch) -> Tensor | None:
         task = self.pair.task
-        return task.soft_mask(batch, self.tokens_read or next(iter(task.tokens), ""))
+        tokens = self.tokens_read or next(iter(task.tokens), "")
+        mask = task.soft_mask(batch, tokens)
+        if RECORDED not in batch or not self.needs_teacher:
+            return mask
+        recorded = task.at_rows(batch[RECORDED], tokens)
+        return recorded if mask is None else mask & recorded
 
     def count(self, batch: Batch, task: Task) -> Tensor | int:
         mask = self.mask(batch)

@@ -13,7 +13,7 @@ from hf_distill.anatomy import Anatomy
 from hf_distill.distillation import Distillation
 from hf_distill.loading import DTYPES, HELD_IN, is_cast
 from hf_distill.recipe import Recipe
-from hf_distill.run.chains import base_of, ensemble_of, finished_student, peers_of
+from hf_distill.run.chains import base_of, ensemble_of, finished_student, peers_of, written_teacher
 from hf_distill.run.folder import RunFolder
 from hf_distill.run.stages import Inputs, Job, cache_teacher
 from hf_distill.teachers import Cached, Frozen, MovingAverage, Teacher
@@ -29,6 +29,8 @@ FOLDER = "teacher-cache"
 
 def cache_folder(recipe: Recipe, folder: RunFolder) -> Path | None:
     """Where the recipe keeps what the teacher shows; None where it does not."""
+    if recipe.teacher is not None and recipe.teacher.cached is not None:
+        return Path(recipe.teacher.cached.folder).expanduser()
     if recipe.teacher is None or recipe.teacher.cache is None:
         return None
     named = recipe.teacher.cache.folder
@@ -82,6 +84,8 @@ class Teachers:
         if folder is None:
             self._teacher = self._teacher or _in_memory(self.setup)
             return self._teacher
+        if (written := written_teacher(self.setup.recipe)) is not None:
+            return written
         if job.augmented not in self._written:
             write_cache(self.setup, job, student, inputs, folder)
             self._written.add(job.augmented)

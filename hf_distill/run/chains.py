@@ -5,15 +5,17 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from transformers import PreTrainedModel
 
 from hf_distill.distillation import Distillation
+from hf_distill.loading import DTYPES
 from hf_distill.recipe import Recipe, Several
 from hf_distill.run import models
 from hf_distill.run.stages import Job
-from hf_distill.teachers import AdapterOff, Ensemble, Frozen, MovingAverage, Peers, Teacher
+from hf_distill.teachers import AdapterOff, Cached, Ensemble, Frozen, MovingAverage, Peers, Teacher
 
 if TYPE_CHECKING:
     from hf_distill.run.preparation import Setup
@@ -57,6 +59,17 @@ def base_of(recipe: Recipe, job: Job) -> AdapterOff | None:
     return None if section is None or job.lora is None else AdapterOff(**section.model_dump())
 
 
+def written_teacher(recipe: Recipe) -> Cached | None:
+    """The teacher that is a folder alone; None where the recipe has another.
+
+    Raises: `CacheMismatch` for a folder without a cache, or a damaged one.
+    """
+    section = recipe.teacher
+    if section is None or section.cached is None:
+        return None
+    return Cached(Path(section.cached.folder).expanduser(), dtype=DTYPES[section.dtype] if section.dtype else None)
+
+
 def unfinished_teacher(setup: Setup, job: Job, made: Mapping[str, PreTrainedModel]) -> Teacher | None:
     """The teacher of a job as far as it is known before anything is trained: of the shape and with the labels that it
     will have. `made` are the students of the jobs so far, by their titles."""
@@ -67,6 +80,8 @@ def unfinished_teacher(setup: Setup, job: Job, made: Mapping[str, PreTrainedMode
         return MovingAverage(**section.moving_average.model_dump())
     if section is not None and section.peers is not None:
         return peers_of(setup)
+    if (written := written_teacher(setup.recipe)) is not None:
+        return written
     if (base := base_of(setup.recipe, job)) is not None:
         return base
     if section is not None and section.ensemble is not None:

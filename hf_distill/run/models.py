@@ -22,7 +22,7 @@ from hf_distill.loading import DTYPES, HELD_IN, Held, load_model, load_tokenizer
 from hf_distill.recipe import Member, PackagedModel, Recipe
 from hf_distill.recipe import Student as StudentSection
 from hf_distill.recipe import Teacher as TeacherSection
-from hf_distill.recipe.rules.teacher import OF_STUDENTS
+from hf_distill.recipe.rules.teacher import WITHOUT_MODEL
 from hf_distill.run.workload import Limits, Workload
 from hf_distill.students.layers import choose_all
 from hf_distill.tasks import CTC, MaskedLM, Task
@@ -49,7 +49,7 @@ def leading(recipe: Recipe) -> TeacherSection | Member | None:
     """The teacher that students are made from and compared with: the recipe's, or the first of several; None where
     there is no such model."""
     teacher = recipe.teacher
-    if teacher is None or any(getattr(teacher, kind) is not None for kind in OF_STUDENTS):
+    if teacher is None or any(getattr(teacher, kind) is not None for kind in WITHOUT_MODEL):
         return None
     return teacher if teacher.ensemble is None else next(iter(teacher.ensemble.members.values()))
 

@@ -84,6 +84,11 @@ class Ensemble(Teacher):
         self._read: frozenset[str] = frozenset()
         for name, member in self.members.items():
             if isinstance(member, Cached):
+                if member.is_recorded:
+                    raise DistillationError(
+                        f"the member {name!r} of an ensemble is made of a served teacher's records, which are silent "
+                        "of some positions; give it alone as the teacher."
+                    )
                 member.column = f"{COLUMN}{name}/"
 
     def of(self, members: Mapping[str, Teacher]) -> Ensemble:

@@ -39,6 +39,7 @@ from hf_distill import DistillationTrainer, Labels, SoftTargets
 from hf_distill.teachers.cache import codecs
 from hf_distill.teachers.cache.folder import CONFIG, FORMAT, TABLES, CacheFolder, Facts, SignalFacts
 from hf_distill.teachers.cache.keys import KEY_BYTES
+from hf_distill.teachers.cache.pieces import Pieces
 from hf_distill.teachers.cache.reader import CacheReader
 from hf_distill.teachers.cache.shards import shard_bytes
 
@@ -178,11 +179,17 @@ def rate(work: Callable[[int], int], repeats: int = 60) -> float:
     return total / 1e6 / (time.process_time() - start)
 
 
+def pieces(rows: Any) -> Pieces:
+    """Rows of a batch, by the numbers that are their keys."""
+    keys = [int(row).to_bytes(KEY_BYTES, "big") for row in rows]
+    zeros = np.zeros(len(keys), dtype=np.int64)
+    return Pieces(keys, np.arange(len(keys)), zeros, zeros + TOKENS, TOKENS)
+
+
 def read(width: int, vocabulary: int, folder: Path) -> None:
     """Prints a line for each codec."""
     torch.set_num_threads(1)
-    order = np.random.default_rng(0).permutation(ROWS).reshape(-1, 32)
-    lengths = np.full(32, TOKENS, dtype=np.int64)
+    order = np.random.default_rng(0).permutation(ROWS).reshape(-1, BATCH)
     print("| codec | bytes a token | MB/s read and checked | thousand tokens/s decoded |")
     print("| --- | --- | --- | --- |")
     forms: list[tuple[str, dict[str, Any], int]] = [(name, {}, width) for name in codecs.names() if name != "top_k"]
@@ -190,12 +197,10 @@ def read(width: int, vocabulary: int, folder: Path) -> None:
         reader, codec = made_cache(folder / name, name, settings, size)
 
         def reading(number: int, reader: CacheReader = reader) -> int:
-            keys = [int(row).to_bytes(KEY_BYTES, "big") for row in order[number % len(order)]]
-            found = reader.read(keys, lengths, TOKENS)
+            found = reader.read(pieces(order[number % len(order)]), BATCH)
             return sum(part.numel() * part.element_size() for part in found.values())
 
-        keys = [int(row).to_bytes(KEY_BYTES, "big") for row in order[0]]
-        bits = reader.read(keys, lengths, TOKENS)
+        bits = reader.read(pieces(order[0]), BATCH)
         parts = {part.rpartition("/")[2]: each.view(reader.dtypes[part]).flatten(0, 1) for part, each in bits.items()}
 
         def decoding(number: int, codec: Any = codec, parts: Any = parts, axes: bool = False) -> int:

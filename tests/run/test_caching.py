@@ -200,6 +200,41 @@ def test_rows_that_change_are_refused_in_the_recipe(tmp_path: Path, text: dict[s
         Recipe.from_dict(made)
 
 
+# ---- a folder alone ----
+
+
+def test_a_teacher_that_is_a_folder_alone(home: Path, tmp_path: Path) -> None:
+    student = tiny_runs.save_teacher(tmp_path / "student", layers=1, dropout=0.0, seed=2)
+    tiny_runs.tokenizer().save_pretrained(student)
+    own = {"student": {"model": str(student)}}
+    shared = {"folder": str(tmp_path / "cache"), "codec": "float32"}
+    run(recipe(home, shared, "first", **own), tmp_path / "cached", evaluate=False)
+    alone = recipe(home, None, "first", **own) | {"teacher": {"cached": {"folder": str(tmp_path / "cache")}}}
+    found = run(alone, tmp_path / "alone")
+    assert "teacher_eval_accuracy" not in json.loads((tmp_path / "alone" / "all_results.json").read_text())
+    ours, theirs = weights(tmp_path / "alone"), weights(tmp_path / "cached")
+    assert all(torch.equal(ours[name], each) for name, each in theirs.items())
+    record = Record.read(tmp_path / "alone")
+    assert (record.teacher, record.teacher_cache) == (None, Record.read(tmp_path / "cached").teacher_cache)
+    assert found is not None
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"student": {"from_layers": {"layers": 1}}}, r"from_layers.*on the disk without its weights; give student"),
+        ({"teacher": {"cached": {"folder": "x"}, "cache": {}}}, r"teacher\.cache.*does not go with cached"),
+        ({"teacher": {"cached": {"folder": "x"}, "model": "y"}}, "give exactly one of"),
+        ({"teacher": {"cached": {}}}, "folder"),
+    ],
+)
+def test_what_does_not_go_with_a_folder_alone(home: Path, changes: dict[str, Any], message: str) -> None:
+    base = recipe(home, None, "first") | {"student": {"model": "s"}, "teacher": {"cached": {"folder": "x"}}}
+    Recipe.from_dict(base)
+    with pytest.raises(RecipeError, match=message):
+        Recipe.from_dict(base | changes)
+
+
 # ---- the command line ----
 
 

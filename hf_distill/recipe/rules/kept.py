@@ -7,7 +7,7 @@ from typing import Any
 
 from hf_distill.recipe.problems import Problem
 from hf_distill.recipe.rules.reading import mappings, section_of
-from hf_distill.recipe.rules.teacher import OF_STUDENTS
+from hf_distill.recipe.rules.teacher import WITHOUT_MODEL
 
 REFERENCE = "reference"
 """The targets of the data, as what a stage learns."""
@@ -20,16 +20,17 @@ OF_TEXTS = {"max_new_tokens": 128, "length_penalty": 1.0, "filters": None}
 def cached(data: Mapping[str, Any]) -> Iterator[Problem]:
     """What a teacher shows of a row is written down once, so the row must be the same every time."""
     teacher = section_of(data, "teacher")
-    if teacher.get("cache") is None:
+    kind = next((key for key in ("cache", "cached") if teacher.get(key) is not None), None)
+    if kind is None:
         return
-    text, here = section_of(data, "data", "text"), ("teacher", "cache")
+    text, here = section_of(data, "data", "text"), ("teacher", kind)
     if text.get("streaming") is True:
         yield Problem(here, "needs rows that can be had by their number, and a stream has none; leave it out.")
     if text and text.get("task", "masked_lm") == "masked_lm":
         yield Problem(
             here, "cannot serve: words are hidden anew in every epoch, and the teacher must run; leave it out."
         )
-    if teacher.get("dtype") is None:
+    if teacher.get("dtype") is None and kind == "cache":
         yield from _one_precision(data)
 
 
@@ -76,7 +77,7 @@ def targets(data: Mapping[str, Any]) -> Iterator[Problem]:
     elif rows.get("translation") is None:
         text = "is for pairs of texts (data.translation) and for sounds (data.speech), and the data are others"
         yield Problem(here, f"{text}; leave it out.")
-    for key in (key for key in ("ensemble", "cache", *OF_STUDENTS) if teacher.get(key) is not None):
+    for key in (key for key in ("ensemble", "cache", *WITHOUT_MODEL) if teacher.get(key) is not None):
         yield Problem(here, f"does not go with teacher.{key}; one teacher in memory writes.")
     written = section_of(data, *here)
     beams, kept = written.get("beams", 5), written.get("hypotheses", 1)

@@ -10,17 +10,20 @@ from hf_distill.recipe.rules.models import MADE
 from hf_distill.recipe.rules.progressive import MAX_LAYERS
 from hf_distill.recipe.rules.reading import comparing, mappings, section_of, students
 
-TEACHERS = ("model", "package", "ensemble", "moving_average", "peers", "adapter_off")
+TEACHERS = ("model", "package", "ensemble", "moving_average", "peers", "adapter_off", "cached")
 """The kinds of teachers."""
 OF_STUDENTS = ("moving_average", "peers", "adapter_off")
-"""Those that change with the student, and that no student is made from."""
+"""Those that change with the student."""
+WITHOUT_MODEL = (*OF_STUDENTS, "cached")
+"""Those that no student is made from, and none is compared with at the end."""
 
 
 def needed(data: Mapping[str, Any]) -> Iterator[Problem]:
     """A student that is made, and a term that compares, need a teacher."""
-    kind = next((key for key in OF_STUDENTS if section_of(data, "teacher").get(key) is not None), None)
+    kind = next((key for key in WITHOUT_MODEL if section_of(data, "teacher").get(key) is not None), None)
     follows = kind is not None
     why = "the recipe's is made of the student; give a model" if follows else "the recipe has none; add teacher"
+    why = "the recipe's is on the disk without its weights; give student.model" if kind == "cached" else why
     if data.get("teacher") is not None and not follows:
         return
     for path, student in students(data):
@@ -54,6 +57,8 @@ def kinds(data: Mapping[str, Any]) -> Iterator[Problem]:
             yield Problem(("teacher", key), f"does not go with {kind}, which changes with the student.")
     if section.get("peers") is not None:
         yield from _peers(data)
+    for key in (key for key in ("fine_tune", "cache") if section.get("cached") and section.get(key) is not None):
+        yield Problem(("teacher", key), "does not go with cached, which is written already and has no weights.")
 
 
 def held(data: Mapping[str, Any]) -> Iterator[Problem]:

@@ -83,6 +83,13 @@ class Alongside(Section):
     """Theirs; that of the student without it."""
 
 
+class OnDisk(Section):
+    """A teacher that is a folder alone: a cache that holds all training rows, made elsewhere, or of what a served
+    teacher told (hf-distill cache served). No student can be made of it."""
+
+    folder: Text
+
+
 class Base(Section):
     """The student of each stage as it is without its adapters (`lora`), which keeps it near where it starts."""
 

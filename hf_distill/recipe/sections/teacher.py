@@ -10,7 +10,7 @@ from hf_distill.errors import DistillationError
 from hf_distill.recipe.fields import Arguments, Count, Number, Share, Text
 from hf_distill.recipe.problems import Problem, fail
 from hf_distill.recipe.sections.base import Section
-from hf_distill.recipe.sections.kinds_of_teacher import Alongside, Base, Following, PackagedModel, Several
+from hf_distill.recipe.sections.kinds_of_teacher import Alongside, Base, Following, OnDisk, PackagedModel, Several
 from hf_distill.teachers.cache import codecs
 from hf_distill.teachers.cache.codecs import Codec
 
@@ -97,7 +97,8 @@ class Writing(Section):
 
 
 class Teacher(Section):
-    """The model to learn from: exactly one of model, package, ensemble, moving_average, peers and adapter_off."""
+    """The model to learn from: exactly one of model, package, ensemble, moving_average, peers, adapter_off and
+    cached."""
 
     model: Text | None = None
     """The id of a model on the Hub, or the path of a folder."""
@@ -106,6 +107,7 @@ class Teacher(Section):
     moving_average: Following | None = None
     peers: Alongside | None = None
     adapter_off: Base | None = None
+    cached: OnDisk | None = None
     revision: Text | None = None
     """Branch, tag or commit on the Hub."""
     trust_remote_code: bool = False

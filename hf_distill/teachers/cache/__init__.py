@@ -1,5 +1,5 @@
 """What a teacher showed for each row, on disk."""
 
-from hf_distill.teachers.cache import codecs, quantised
+from hf_distill.teachers.cache import codecs, quantised, recorded
 
-__all__ = ["codecs", "quantised"]
+__all__ = ["codecs", "quantised", "recorded"]

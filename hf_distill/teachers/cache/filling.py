@@ -16,13 +16,12 @@ from datasets.utils import tqdm
 from numpy.typing import NDArray
 from safetensors.torch import save
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
-from hf_distill.activations import Signal
-from hf_distill.errors import CacheMismatch
+from hf_distill.activations import Activations, Signal
+from hf_distill.errors import CacheMismatch, IncompatiblePair
 from hf_distill.ranks import agreed, place, wait_for_everyone
 from hf_distill.teachers.cache.codecs import Codec, Head
-from hf_distill.teachers.cache.fingerprint import check_plain, teacher_digest, tokenizer_digest
+from hf_distill.teachers.cache.fingerprint import check_plain, teacher_digest, tokenizer_facts
 from hf_distill.teachers.cache.folder import (
     CONFIG,
     FORMAT,
@@ -33,13 +32,14 @@ from hf_distill.teachers.cache.folder import (
     SignalFacts,
     check_same,
 )
-from hf_distill.teachers.cache.keys import Inputs, row_keys, row_lengths
+from hf_distill.teachers.cache.keys import KEY, Inputs
+from hf_distill.teachers.cache.pieces import Pieces
 from hf_distill.teachers.cache.plan import (
-    FINAL,
     LOGITS,
     check_holds,
     check_read,
     codec_of,
+    final_of,
     signal_named,
     stored_signals,
 )
@@ -55,6 +55,9 @@ logger = logging.getLogger(__name__)
 SHARD_BYTES = 2**26
 SHARD_SECONDS = 60.0
 """A shard is written when it has so many bytes, or when more of the teacher's time would be lost with it."""
+
+LARGEST_DIFFERENCE = 0.03
+"""The most, of its norm, by which what a teacher shows of a document may change with those packed beside it."""
 
 SAMPLE_ROWS, SAMPLE_BATCH = 256, 32
 """Rows of the data on which tables of codecs are made, and how many at a time."""
@@ -92,7 +95,7 @@ class Order:
         skeleton_of(type(teacher.model).__name__, teacher.model.config.to_dict())  # else nobody could read it
         fingerprint = {
             "teacher": teacher_digest(teacher.model),
-            "tokenizer": tokenizer_digest(tokenizer) if isinstance(tokenizer, PreTrainedTokenizerBase) else None,
+            **tokenizer_facts(tokenizer),
             "max_length": max_length,
             "precision": teacher.precision,
         }
@@ -160,7 +163,7 @@ def _placed(folder: CacheFolder, facts: Facts, teacher: Frozen, order: Order) ->
     written = written_signals(folder, facts)
     for each in written:
         each.codec.place(teacher.model.device)
-        if order.with_head and each.signal == FINAL:
+        if order.with_head and each.signal == final_of(teacher.anatomy):
             each.codec.guide(_head(teacher))
     teacher.bind(frozenset(each.signal for each in written))
     return written
@@ -171,9 +174,14 @@ def _missing(folder: CacheFolder, facts: Facts, found: Scan) -> list[int]:
     dealt out evenly."""
     absent = np.flatnonzero(CacheReader(folder, facts).find(found.keys) < 0)
     _, first = np.unique(found.keys[absent], return_index=True)
-    numbers = np.sort(absent[first])
+    numbers = np.unique(found.rows[np.sort(absent[first])])
     logger.info(
-        "%s has %d of %d rows; %d are run", folder.path, len(found.keys) - len(absent), len(found.keys), len(first)
+        "%s has %d of %d %s; %d are run",
+        folder.path,
+        len(found.keys) - len(absent),
+        len(found.keys),
+        "rows" if found.are_rows else "documents",
+        len(first),
     )
     return [int(number) for number in numbers[np.argsort(-found.lengths[numbers], kind="stable")]]
 
@@ -186,11 +194,12 @@ def _begin(folder: CacheFolder, teacher: Frozen, order: Order, source: Source) -
     facts: list[SignalFacts] = []
     tables: dict[str, Tensor] = {}
     samples = _samples(teacher, order.signals, source, some.tolist())
+    read_by_head = final_of(teacher.anatomy)
     for signal in sorted(samples, key=str):
         by_token, rows = samples[signal]
         codec = codec_of(str(signal), rows.shape[1], order.codec)
         with torch.no_grad():
-            codec.fit(rows, _head(teacher) if order.with_head and signal == FINAL else None)
+            codec.fit(rows, _head(teacher) if order.with_head and signal == read_by_head else None)
         tables |= {f"{signal}/{name}": table.cpu() for name, table in codec.state().items()}
         named = SignalFacts(
             name=str(signal),
@@ -219,16 +228,17 @@ def _samples(
     teacher: Frozen, signals: frozenset[Signal], source: Source, numbers: list[int]
 ) -> dict[Signal, tuple[bool, Tensor]]:
     """Whether each signal goes by token, and some of its rows."""
+    inputs = Inputs.of(teacher.model, teacher.accepts)
     rows: dict[Signal, list[Tensor]] = {signal: [] for signal in signals}
     by_token: dict[Signal, bool] = {}
     for start in range(0, len(numbers), SAMPLE_BATCH):
         batch = source.batch(numbers[start : start + SAMPLE_BATCH])
-        shown = teacher.activations(_moved(batch, teacher))
+        pieces, shown = Pieces.of(batch, inputs), teacher.activations(_moved(batch, teacher))
         for signal, kept in rows.items():
             tensor = tensor_of(shown, signal)
             by_token[signal] = tensor.dim() == 3
             most = max(min(SAMPLE_TOKENS, SAMPLE_NUMBERS // tensor.shape[-1]), 1)
-            kept.append(rows_of(tensor, row_lengths(batch), batch["input_ids"].shape[1])[:most])
+            kept.append(rows_of(tensor, pieces)[:most])
     return {signal: (by_token[signal], torch.cat(kept)) for signal, kept in rows.items()}
 
 
@@ -259,19 +269,65 @@ def _write(
 ) -> None:
     if not numbers:
         return
-    buffer = _Buffer(folder, {each.signal for each in written if each.by_token})
+    buffer = ShardBuffer(folder, {each.signal for each in written if each.by_token})
+    lacking = _Lacking(CacheReader(folder, folder.facts()))
     for start in tqdm(range(0, len(numbers), batch_size), desc="Caching the teacher", unit=" batches"):
         batch = source.batch(numbers[start : start + batch_size])
-        lengths = row_lengths(batch)
+        pieces = Pieces.of(batch, inputs)
         shown = teacher.activations(_moved(batch, teacher))
+        if not pieces.are_rows:
+            if not lacking.seen:
+                _check_documents_apart(teacher, batch, pieces, shown, written)
+            pieces = pieces.some(lacking.of(pieces))
         parts: dict[str, Tensor] = {}
         for each in written:
-            parts |= each.encode(rows_of(tensor_of(shown, each.signal), lengths, batch["input_ids"].shape[1]))
-        buffer.add(row_keys(batch, inputs, lengths), lengths, parts)
+            parts |= each.encode(rows_of(tensor_of(shown, each.signal), pieces))
+        buffer.add(pieces.keys, pieces.lengths, parts)
     buffer.flush()
 
 
-class _Buffer:
+class _Lacking:
+    """Which documents of packed rows are still to be written; rows that lack one may have others that are there."""
+
+    def __init__(self, reader: CacheReader) -> None:
+        self.reader = reader
+        self.seen: set[bytes] = set()
+
+    def of(self, pieces: Pieces) -> NDArray[np.bool_]:
+        absent = self.reader.find(np.frombuffer(b"".join(pieces.keys), KEY)) < 0
+        for i, key in enumerate(pieces.keys):
+            absent[i] &= key not in self.seen
+            self.seen.add(key)
+        return absent
+
+
+def _check_documents_apart(
+    teacher: Frozen, batch: Mapping[str, Any], pieces: Pieces, shown: Activations, written: Sequence[Written]
+) -> None:
+    """Runs the longest document that does not begin its row by itself.
+
+    Raises: `IncompatiblePair` for a teacher that shows something else of it then, and so would in every other row.
+    """
+    behind = np.flatnonzero(pieces.starts > 0)
+    longest = int(behind[np.argmax(pieces.lengths[behind])])
+    chosen = pieces.some(np.arange(len(pieces)) == longest)
+    row, start, end = int(chosen.rows[0]), int(chosen.starts[0]), int(chosen.starts[0] + chosen.lengths[0])
+    columns = {name: each for name, each in batch.items() if isinstance(each, Tensor) and each.dim() == 2}
+    document = {name: each[row : row + 1, start:end] for name, each in columns.items()}
+    alone = teacher.activations(_moved(document, teacher))
+    for each in written:
+        packed = rows_of(tensor_of(shown, each.signal), chosen)
+        apart = tensor_of(alone, each.signal)[0].float()
+        if not (packed - apart).norm() <= LARGEST_DIFFERENCE * apart.norm():
+            raise IncompatiblePair(
+                f"the teacher, a {type(teacher.model).__name__}, shows another {each.signal} of a document of "
+                f"{end - start} tokens in a packed row than of the document alone: its attention goes across the "
+                "documents, whatever position_ids say. Put one document in a row, or give the teacher another "
+                "attn_implementation (sdpa, eager)."
+            )
+
+
+class ShardBuffer:
     """Rows on their way into a shard."""
 
     def __init__(self, folder: CacheFolder, by_token: set[Signal]) -> None:

@@ -1,4 +1,4 @@
-"""What must be the same for a cache to serve: the teacher, its tokenizer, and how it was run."""
+"""What must be the same for a cache to serve: the teacher, its tokenizer and chat template, and how it was run."""
 
 from __future__ import annotations
 
@@ -55,6 +55,16 @@ def teacher_digest(model: PreTrainedModel) -> str:
 
 def _bytes_of(tensor: Tensor) -> Any:
     return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+
+
+def tokenizer_facts(tokenizer: Any) -> dict[str, str | None]:
+    """What a fingerprint tells of a tokenizer: its digest, and that of its chat template where it has one; None for
+    what is not known."""
+    if not isinstance(tokenizer, PreTrainedTokenizerBase):
+        return {"tokenizer": None, "chat_template": None}
+    template = getattr(tokenizer, "chat_template", None)
+    told = digest_of(json.dumps(template, sort_keys=True).encode()) if template else None
+    return {"tokenizer": tokenizer_digest(tokenizer), "chat_template": told}
 
 
 def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:

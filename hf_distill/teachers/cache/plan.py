@@ -11,48 +11,56 @@ from hf_distill.errors import CacheMismatch, DistillationError, IncompatiblePair
 from hf_distill.objectives.base import Objective
 from hf_distill.objectives.pair import Pair
 from hf_distill.objectives.row_wise import RowWise
-from hf_distill.tasks import Task
+from hf_distill.tasks import Seq2SeqLM, Task
 from hf_distill.teachers.cache import codecs
 from hf_distill.teachers.cache.codecs import Codec, TopK
+from hf_distill.teachers.cache.keys import TARGET_IDS
 
 LARGE = 1024
 """Logits of no more columns are kept in float32, whatever the codec of the rest."""
 
-FINAL, LOGITS = Signal("final"), Signal("logits")
+LOGITS = Signal("logits")
 
 HEAD_STATE = Signal("head_state")
-"""`FINAL` in the axes of its codec; it is shown, and never written."""
+"""What the head reads in the axes of its codec; it is shown, and never written."""
+
+DECODER = "decoder"
 
 SPANS = ("start_logits", "end_logits")
 """One number a token."""
 
 
+def final_of(anatomy: Anatomy) -> Signal:
+    """What the head reads: the last state, in a model of two stacks the decoder's."""
+    return Signal("final", None, DECODER if DECODER in anatomy.shape.stacks else "")
+
+
 def stored_signals(anatomy: Anatomy, signals: Iterable[Signal], codec: Codec | None) -> frozenset[Signal]:
     """What must be written down so that `signals` can be given: a vocabulary's logits by the state its head reads.
 
-    Raises: `IncompatiblePair` for a signal that no cache holds, and for a model with a decoder beside an encoder.
+    Raises: `IncompatiblePair` for a signal that no cache holds, and for a model with a decoder beside an encoder that
+    is not made to write texts.
     """
-    _check_one_stack(anatomy)
+    _check_targets(anatomy)
     found = set()
     for signal in signals:
-        if signal.field in ("scores", "head_state") or signal.stack or signal.source != MAIN:
+        if signal.field in ("scores", "head_state") or signal.stack not in ("", DECODER) or signal.source != MAIN:
             raise IncompatiblePair(
                 f"{signal}: a teacher's cache holds logits, states, queries, keys and values of models with one stack "
-                "of blocks, of the batch as it is. Train with the teacher itself, or without the objective that reads "
-                "it."
+                "of blocks, or of a decoder beside an encoder, of the batch as it is. Train with the teacher itself, "
+                "or without the objective that reads it."
             )
-        found.add(FINAL if signal == LOGITS and by_head(anatomy, codec) else signal)
+        found.add(final_of(anatomy) if signal == LOGITS and by_head(anatomy, codec) else signal)
     return frozenset(found)
 
 
-def _check_one_stack(anatomy: Anatomy) -> None:
-    """A row is found by the source text alone, and what a decoder beside an encoder shows depends on the target text,
-    which comes in the labels."""
-    if len(anatomy.shape.stacks) > 1 or "decoder_input_ids" in anatomy.accepts:
+def _check_targets(anatomy: Anatomy) -> None:
+    """What a decoder beside an encoder shows depends on a text of its own, which a row must have."""
+    has_decoder = len(anatomy.shape.stacks) > 1 or TARGET_IDS in anatomy.accepts
+    if has_decoder and Task.of(anatomy.base).name != Seq2SeqLM.name:
         raise IncompatiblePair(
-            f"the teacher, a {type(anatomy.base).__name__}, has a decoder beside its encoder: what it shows depends "
-            "on the target text as well, and a teacher's cache finds rows by the source text alone. Train with the "
-            "teacher itself."
+            f"the teacher, a {type(anatomy.base).__name__}, has a decoder beside its encoder, and its rows have no "
+            "target text by which a teacher's cache could find them. Train with the teacher itself."
         )
 
 
@@ -107,17 +115,18 @@ def codec_of(signal: str, width: int, codec: Codec | None) -> Codec:
 
 
 def signal_named(name: str) -> Signal:
-    """The signal that `str(signal)` names, of a model with one stack.
+    """The signal that `str(signal)` names, of a model with one stack, or of its decoder.
 
     Raises: `CacheMismatch` for a name that no signal has.
     """
-    field, bracket, layer = name.partition("[")
+    stack = DECODER if name.startswith(f"{DECODER}.") else ""
+    field, bracket, layer = name.removeprefix(f"{stack}.").partition("[")
     number = layer.removesuffix("]")
     if bracket and field in LAYERED and number.isdecimal() and len(number) < 6:
-        found = Signal(field, int(number))
+        found = Signal(field, int(number), stack)
     else:
-        found = Signal(field)
-    if str(found) != name or found == HEAD_STATE or (found.layer is None and field not in PLAIN):
+        found = Signal(field, None, stack)
+    if str(found) != name or field == HEAD_STATE.field or (found.layer is None and field not in PLAIN):
         raise CacheMismatch(f"there is no signal {name!r} of a teacher.")
     return found
 
@@ -133,10 +142,12 @@ def check_holds(held: Iterable[Signal], signals: Iterable[Signal], where: object
         )
 
 
-def nested(tensors: Mapping[Signal, Any]) -> dict[str, Any]:
-    """Fields for `Activations`, those that are kept by layer as a mapping."""
+def nested(tensors: Mapping[Signal, Any], stack: str = "") -> dict[str, Any]:
+    """Fields of one stack for `Activations`, those that are kept by layer as a mapping."""
     fields: dict[str, Any] = {}
     for signal, tensor in tensors.items():
+        if signal.stack != stack:
+            continue
         if signal.field in LAYERED:
             fields.setdefault(signal.field, {})[signal.layer] = tensor
         else:

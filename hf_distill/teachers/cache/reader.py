@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from torch import Tensor
 from hf_distill.errors import CacheMismatch
 from hf_distill.teachers.cache.folder import CacheFolder, Facts
 from hf_distill.teachers.cache.keys import KEY
+from hf_distill.teachers.cache.pieces import Pieces
 from hf_distill.teachers.cache.shards import Shard
 from hf_distill.teachers.cache.signals import layout_of
 
@@ -60,28 +60,29 @@ class CacheReader:
         same = self._keys[inside] == wanted if len(self._keys) else np.zeros(len(wanted), bool)
         return np.where(same, inside, -1)
 
-    def read(self, keys: Sequence[bytes], lengths: NDArray[np.int64], width: int) -> dict[str, Tensor]:
-        """The bits of the rows, by the names of their parts, `SIGNAL/PART`: `[rows, …]`, or, where they go by token,
-        `[rows, width, …]`, zeros behind the last token.
+    def read(self, pieces: Pieces, num_rows: int) -> dict[str, Tensor]:
+        """The bits of the pieces of a batch, by the names of their parts, `SIGNAL/PART`: `[num_rows, …]`, or, where
+        they go by token, `[num_rows, width, …]`, zeros where no piece is.
 
-        Raises: `CacheMismatch` for a row that the cache has not, or that is damaged.
+        Raises: `CacheMismatch` for a piece that the cache has not, or that is damaged.
         """
         found: dict[str, NDArray[Any]] = {}
-        for i, place in enumerate(self.find(np.frombuffer(b"".join(keys), KEY))):
+        for i, place in enumerate(self.find(np.frombuffer(b"".join(pieces.keys), KEY))):
             if place < 0:
-                raise CacheMismatch(self._absent(i, keys))
+                raise CacheMismatch(self._absent(int(pieces.rows[i])))
+            row, start, length = pieces.rows[i], pieces.starts[i], pieces.lengths[i]
             shard = self.shards[self._shard[place]]
             for name, part in shard.row(int(self._row[place]), self._by_token).items():
                 if name not in found:
-                    shape = (width, *part.shape[1:]) if self._by_token[name] else part.shape[1:]
-                    found[name] = np.zeros((len(keys), *shape), part.dtype)
+                    shape = (pieces.width, *part.shape[1:]) if self._by_token[name] else part.shape[1:]
+                    found[name] = np.zeros((num_rows, *shape), part.dtype)
                 if self._by_token[name]:
-                    found[name][i, : lengths[i]] = part
+                    found[name][row, start : start + length] = part
                 else:
-                    found[name][i] = part[0]
+                    found[name][row] = part[0]
         return {name: torch.from_numpy(each) for name, each in found.items()}
 
-    def _absent(self, row: int, keys: Sequence[bytes]) -> str:
+    def _absent(self, row: int) -> str:
         return (
             f"{self.folder.path}: row {row} of a batch is not in the teacher's cache of {len(self)} rows: its text, "
             "length limit, tokens or segment ids are not those it was written for, or it is not complete. Where rows "

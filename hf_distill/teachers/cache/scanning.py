@@ -13,7 +13,8 @@ import torch
 from numpy.typing import NDArray
 
 from hf_distill.errors import CacheMismatch, DataError
-from hf_distill.teachers.cache.keys import KEY, Inputs, row_keys, row_lengths
+from hf_distill.teachers.cache.keys import KEY, Inputs
+from hf_distill.teachers.cache.pieces import Pieces
 
 Collator = Callable[[list[Any]], Mapping[str, Any]]
 
@@ -37,10 +38,17 @@ class Source:
 
 @dataclass(frozen=True)
 class Scan:
-    """The keys (of 16 bytes, `S16`) and lengths of all rows of a source."""
+    """The keys (of 16 bytes, `S16`) of all pieces of a source, row after row, the numbers of their rows, and the
+    lengths of all rows."""
 
     keys: NDArray[np.bytes_]
+    rows: NDArray[np.int64]
     lengths: NDArray[np.int64]
+
+    @property
+    def are_rows(self) -> bool:
+        """Whether every row is one piece."""
+        return len(self.keys) == len(self.lengths)
 
 
 def scan(source: Source, inputs: Inputs) -> Scan:
@@ -54,26 +62,34 @@ def scan(source: Source, inputs: Inputs) -> Scan:
             f"a teacher's cache is for rows that can be had by their number, and {type(source.rows).__name__} is a "
             "stream; store the rows first (a recipe's streaming: false), or train with the teacher itself."
         )
-    keys = [np.empty(0, KEY)]
-    lengths = [np.empty(0, np.int64)]
+    keys, rows, lengths = [np.empty(0, KEY)], [np.empty(0, np.int64)], np.zeros(len(source.rows), np.int64)
     with same_random_numbers():
         _check_repeatable(source, inputs)
-        for start in range(0, len(source.rows), SCANNED):
-            numbers = range(start, min(start + SCANNED, len(source.rows)))
+        start, step = 0, SCANNED
+        while start < len(source.rows):
+            numbers = range(start, min(start + step, len(source.rows)))
             batch = source.batch(numbers)
-            lengths.append(row_lengths(batch))
-            _check_apart(lengths[-1], len(numbers))
-            keys.append(np.frombuffer(b"".join(row_keys(batch, inputs, lengths[-1])), KEY))
-    return Scan(np.concatenate(keys), np.concatenate(lengths))
+            if len(batch["input_ids"]) != len(numbers):
+                _check_apart(batch, inputs, len(numbers))
+                step = 1  # of rows that are joined none could be told from the next
+                continue
+            pieces = Pieces.of(batch, inputs)
+            keys.append(np.frombuffer(b"".join(pieces.keys), KEY))
+            rows.append(pieces.rows + start)
+            np.add.at(lengths, rows[-1], pieces.lengths)
+            start = numbers.stop
+    return Scan(np.concatenate(keys), np.concatenate(rows), lengths)
 
 
-def _check_apart(lengths: NDArray[np.int64], number: int) -> None:
-    """A row is found by itself, wherever it comes; joined to others, it would be another one in every batch."""
-    if len(lengths) != number:
+def _check_apart(batch: Mapping[str, Any], inputs: Inputs, number: int) -> None:
+    """A row is found by itself, wherever it comes; joined to others, it would be another one in every batch, unless
+    the teacher reads it apart from them."""
+    if len(Pieces.of(batch, inputs)) < number:
         raise DataError(
-            f"the collator makes {len(lengths)} rows of {number} (as DataCollatorWithFlattening does), so that what "
-            "the teacher reads depends on which rows are in a batch, and cannot be found again. Pad the rows, or pack "
-            "them before training."
+            f"the collator makes {len(batch['input_ids'])} rows of {number} (as DataCollatorWithFlattening does), so "
+            "that what the teacher reads depends on which rows are in a batch, and cannot be found again. Pad the "
+            "rows, pack them before training, or have the collator give position_ids that begin anew with each, and "
+            "no attention_mask."
         )
 
 
@@ -84,7 +100,7 @@ def _check_repeatable(source: Source, inputs: Inputs) -> None:
     found = []
     for first in (0, later):
         batch = source.batch([first + number for number in numbers])
-        found.append(row_keys(batch, inputs, row_lengths(batch)))
+        found.append(Pieces.of(batch, inputs).keys)
     if found[0] != found[1]:
         raise CacheMismatch(
             "the rows are made anew each time they are read (masking, augmentation or sampling in the data set or the "

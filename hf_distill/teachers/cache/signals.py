@@ -5,37 +5,41 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from hf_distill.activations import Activations, Signal
-from hf_distill.errors import CacheMismatch, DistillationError
+from hf_distill.errors import CacheMismatch, DataError, DistillationError
 from hf_distill.teachers.cache import codecs
 from hf_distill.teachers.cache.codecs import Codec
 from hf_distill.teachers.cache.folder import TABLES, CacheFolder, Facts, SignalFacts
+from hf_distill.teachers.cache.pieces import Pieces
 from hf_distill.teachers.cache.plan import SPANS, signal_named
 from hf_distill.top_logits import TopLogits
 
 
 def tensor_of(shown: Activations, signal: Signal) -> Tensor:
     """The tensor of a signal, its features last: `[batch, length, width]` or `[batch, width]`."""
-    value = getattr(shown, signal.field)
+    value = getattr(shown.stack(signal.stack), signal.field)
     tensor: Tensor = value if signal.layer is None else value[signal.layer]
     return tensor.unsqueeze(-1) if signal.field in SPANS else tensor
 
 
-def rows_of(tensor: Tensor, lengths: NDArray[np.int64], length: int) -> Tensor:
-    """Its rows in float32: `[batch, width]`, or of every token before the padding `[tokens, width]`; the batch is
-    padded to `length`.
+def rows_of(tensor: Tensor, pieces: Pieces) -> Tensor:
+    """Its rows of some pieces in float32: `[pieces, width]`, or of every token of theirs `[tokens, width]`.
 
-    Raises: `DistillationError` for numbers that are none.
+    Raises: `DistillationError` for numbers that are none; `DataError` where rows are told of as a whole, and hold
+    several pieces.
     """
-    rows = tensor.float()
-    if rows.dim() == 3:
-        real = torch.arange(length) < torch.from_numpy(lengths).unsqueeze(1)
-        rows = rows[real.to(rows.device)]
+    if tensor.dim() == 3:
+        rows = tensor.flatten(0, 1)[torch.from_numpy(pieces.places).to(tensor.device)].float()
+    elif pieces.are_rows:
+        rows = tensor[torch.from_numpy(pieces.rows).to(tensor.device)].float()
+    else:
+        raise DataError(
+            "rows hold several documents each, and the teacher shows one vector a row; put one document in a row, or "
+            "leave out the objective that reads it."
+        )
     if bool((rows.isnan() | rows.isposinf()).any()):
         raise DistillationError(
             "the teacher gives NaN or infinite numbers, which are not written down. Run it in float32 or bfloat16."

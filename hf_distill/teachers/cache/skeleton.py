@@ -17,6 +17,7 @@ from hf_distill.anatomy import Anatomy
 from hf_distill.errors import CacheMismatch, IncompatiblePair
 from hf_distill.tasks import TASKS
 from hf_distill.teachers.cache.codecs import Axes
+from hf_distill.teachers.cache.plan import final_of
 
 _CAME_FROM, _COMMIT = "_name_or_path", "_commit_hash"
 
@@ -96,27 +97,33 @@ def _without_paths(value: Any) -> Any:
 
 
 def head_parameters(model: PreTrainedModel) -> dict[str, Tensor]:
-    """The parameters of `model` that make logits out of its last hidden state, by their names.
+    """The parameters of `model` that make logits out of its last hidden state, by their names, and the buffers beside
+    its head (`final_logits_bias` of BART).
 
     Found on a skeleton: those that get a gradient from the head. A model of a family whose head is not known raises
     `IncompatiblePair`.
     """
     names = _head_names(skeleton_of(type(model).__name__, model.config.to_dict()))
-    parameters = dict(model.named_parameters())
-    return {name: parameters[name].detach() for name in names}
+    own = _own(model)
+    return {name: own[name].detach() for name in names}
+
+
+def _own(model: PreTrainedModel) -> dict[str, Tensor]:
+    """What a head can be made of, by name."""
+    return {**dict(model.named_parameters()), **dict(model.named_buffers(recurse=False))}
 
 
 def _head_names(skeleton: PreTrainedModel) -> list[str]:
     anatomy = Anatomy.of(skeleton)
     skeleton.requires_grad_(True)
-    width = anatomy.shape.stack().hidden_size
+    width = anatomy.shape.stack(final_of(anatomy).stack).hidden_size
     with torch.enable_grad():
         logits = anatomy.head(torch.zeros(1, 1, width, device="meta", dtype=skeleton.dtype))
         torch.autograd.backward(logits.sum())
     names = [name for name, parameter in skeleton.named_parameters() if parameter.grad is not None]
     if not names:
         raise IncompatiblePair(f"{type(skeleton).__name__} has no head whose weights could be kept.")
-    return names
+    return [*names, *(name for name, _ in skeleton.named_buffers(recurse=False))]
 
 
 def give_head(skeleton: PreTrainedModel, head: Mapping[str, Tensor]) -> None:
@@ -124,7 +131,7 @@ def give_head(skeleton: PreTrainedModel, head: Mapping[str, Tensor]) -> None:
 
     Raises: `CacheMismatch` for the weights of another head.
     """
-    own = dict(skeleton.named_parameters())
+    own = _own(skeleton)
     expected = {name: tuple(own[name].shape) for name in _head_names(skeleton)}
     found = {name: tuple(each.shape) for name, each in head.items()}
     if found != expected or not all(each.is_floating_point() for each in head.values()):
@@ -148,6 +155,8 @@ def move_head(skeleton: PreTrainedModel, device: torch.device) -> None:
             if parameter.device.type not in ("meta", device.type):
                 own = moved.setdefault(id(parameter), torch.nn.Parameter(parameter.to(device), requires_grad=False))
                 setattr(module, name, own)
+    for name, buffer in [*skeleton.named_buffers(recurse=False)]:
+        setattr(skeleton, name, buffer.to(device))
 
 
 def read_axes(skeleton: PreTrainedModel, axes: Axes) -> bool:

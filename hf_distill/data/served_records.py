@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
 from hf_distill.data.files import describe, json_lines
+from hf_distill.data.served_answers import answer_of, asked_of, first_given, has_echo, spelling_of, texts_and_laws
 from hf_distill.data.served_words import Words
 from hf_distill.errors import DataError
 
@@ -104,7 +105,7 @@ class Records:
                 yield from self._told(line, f"{path}, line {number}")
 
     def _told(self, line: Mapping[str, Any], place: str) -> Iterator[Told]:
-        body = _answer(line)
+        body = answer_of(line)
         if body is None:
             self.counts.failed += 1
             return
@@ -121,7 +122,7 @@ class Records:
                 f"{', '.join(map(str, body)) or 'nothing'}."
             )
         for choice in choices:
-            yield self._of_choice(_asked(line), body, choice, model, place)
+            yield self._of_choice(asked_of(line), body, choice, model, place)
 
     def _whole(self, ids: list[int], laws: Any, model: str | None, place: str) -> Told:
         """A text with laws for all of it, cut to the length limit."""
@@ -157,7 +158,7 @@ class Records:
         place: str,
     ) -> Told:
         logprobs = choice.get("logprobs")
-        echoed = isinstance(logprobs, dict) and _begins_with_nothing(logprobs)
+        echoed = isinstance(logprobs, dict) and has_echo(logprobs)
         prompt = self._prompt(asked, body, choice, place)
         if echoed:
             ids, laws = self._answered(choice, place, prompt or [])
@@ -173,7 +174,7 @@ class Records:
                 "or put prompt or messages into the line."
             )
         ids, laws = self._answered(choice, place, [])
-        given = _first("prompt_logprobs", choice, body)
+        given = first_given("prompt_logprobs", choice, body)
         before = [None] * len(prompt) if given is None else self._prompted(given, prompt, place)
         return self._cut([*prompt, *ids], [*before, *laws], model, place)
 
@@ -181,7 +182,7 @@ class Records:
         self, asked: Mapping[str, Any], body: Mapping[str, Any], choice: Mapping[str, Any], place: str
     ) -> list[int] | None:
         """The tokens of the prompt, if anything tells them."""
-        given = _first("prompt_token_ids", choice, body)
+        given = first_given("prompt_token_ids", choice, body)
         if given is not None:
             return self._ids(given, place)
         prompt, messages = asked.get("prompt"), asked.get("messages")
@@ -228,7 +229,7 @@ class Records:
     def _answered(self, choice: Mapping[str, Any], place: str, echo: list[int]) -> tuple[list[int], list[Law | None]]:
         """The tokens that the model wrote, behind an `echo` of the prompt where there is one, and their laws."""
         logprobs, given = choice.get("logprobs"), choice.get("token_ids")
-        tokens, laws = _texts_and_laws(logprobs, place)
+        tokens, laws = texts_and_laws(logprobs, place)
         if logprobs is None:
             return [], []  # what was written was not scored: the text is the prompt, which a server must go on with
         ids = [*echo, *self._ids(given, place)] if given is not None else []
@@ -300,7 +301,7 @@ class Records:
             raise DataError(f"{place}: a law is {describe(law)}, expected log-probabilities by tokens.")
         entries: Entries = []
         for name, each in law.items() if isinstance(law, dict) else [(each, each) for each in law]:
-            text, octets = _spelling(name, place)
+            text, octets = spelling_of(name, place)
             entries.append((self.words.id_of(text, octets), each.get("logprob") if isinstance(each, dict) else each))
         return entries
 
@@ -342,65 +343,6 @@ def _bounded(file: Any, path: Path) -> Iterator[bytes]:
         if len(line) > LONGEST_LINE:
             raise DataError(f"{path}: a line is longer than {LONGEST_LINE} bytes; records are one a line.")
         yield line
-
-
-def _answer(line: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """What the server answered; None where it did not."""
-    response = line.get("response")
-    if line.get("error") is not None or (response is None and "response" in line):
-        return None
-    if not isinstance(response, dict):
-        return line
-    if response.get("status_code", 200) != 200:
-        return None
-    body = response.get("body", response)
-    return body if isinstance(body, dict) else {}
-
-
-def _asked(line: Mapping[str, Any]) -> Mapping[str, Any]:
-    return next((line[name] for name in ("request", "body") if isinstance(line.get(name), dict)), line)
-
-
-def _first(name: str, *places: Mapping[str, Any]) -> Any:
-    """What stands under a name in the first place that has it."""
-    return next((place[name] for place in places if place.get(name) is not None), None)
-
-
-def _begins_with_nothing(logprobs: Mapping[str, Any]) -> bool:
-    """Whether a completion has its prompt before it: nothing foretells the first token of a prompt alone."""
-    laws = logprobs.get("top_logprobs")
-    return isinstance(laws, list) and len(laws) > 0 and laws[0] is None
-
-
-def _texts_and_laws(logprobs: Any, place: str) -> tuple[list[tuple[str, bytes | None]], list[Any]]:
-    """The tokens of an answer as the server spells them, and their laws as they came."""
-    if logprobs is None:
-        return [], []
-    content = logprobs.get("content") if isinstance(logprobs, dict) else None
-    if isinstance(content, list):
-        laws = [each.get("top_logprobs") if isinstance(each, dict) else None for each in content]
-        return [_spelling(each, place) for each in content], laws
-    tokens = logprobs.get("tokens") if isinstance(logprobs, dict) else None
-    told = logprobs.get("top_logprobs") if isinstance(logprobs, dict) else None
-    if not isinstance(tokens, list) or not isinstance(told, list) or len(tokens) != len(told):
-        raise DataError(
-            f"{place}: logprobs is {describe(logprobs)}; expected content with top_logprobs, or as many tokens as "
-            "top_logprobs (ask for logprobs of more than one token)."
-        )
-    return [_spelling(token, place) for token in tokens], told
-
-
-def _spelling(told: Any, place: str) -> tuple[str, bytes | None]:
-    """A token's text, and its bytes where they are told."""
-    text = told.get("token") if isinstance(told, dict) else told
-    octets = told.get("bytes") if isinstance(told, dict) else None
-    if not isinstance(text, str):
-        raise DataError(f"{place}: a token is {describe(told)}, expected its text.")
-    if octets is None:
-        return text, None
-    if not isinstance(octets, list) or not all(type(each) is int and 0 <= each < 256 for each in octets):
-        raise DataError(f"{place}: the bytes of {text!r} are {describe(octets)}, expected numbers from 0 to 255.")
-    return text, bytes(octets)
 
 
 def _log_probability(value: Any, place: str) -> float:

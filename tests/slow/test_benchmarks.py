@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.data.served import TEXTS, model, tokenizer
+
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.slow
 
@@ -43,6 +45,29 @@ def test_gpu_without_one(tmp_path: Path) -> None:
     for rows in json.loads(file.read_text())["workloads"].values():
         assert list(rows) == ["loop", "hf_kd", "hf_distill"]
         assert all("error" not in row and row["tokens_per_second"] > 0 for row in rows.values())
+
+
+def test_cached_students(tmp_path: Path) -> None:
+    words = tokenizer()
+    words.save_pretrained(tmp_path / "teacher")
+    model(1100, layers=2, seed=3).save_pretrained(tmp_path / "teacher")
+    text = tmp_path / "text.txt"
+    text.write_text("\n".join([*TEXTS] * 30), encoding="utf-8")
+    asked = [
+        "--model", str(tmp_path / "teacher"), "--text", str(text), "--test", str(text), "--student_layers", "1",
+        "--length", "16", "--runs", "24", "--test_runs", "4", "--steps", "3", "--batch_size", "4", "--seeds", "1", "2",
+        "--forms", "float16", "rotated, 4 bits", "top 8, tail bucket", "--out", str(tmp_path / "out"),
+    ]  # fmt: skip
+    command("cached_students.py", *asked)
+    trials = {path.name: path.read_text() for path in (tmp_path / "out" / "trials").iterdir()}
+    assert len(trials) == 2 * 5
+    table = (tmp_path / "out" / "table.md").read_text().splitlines()
+    assert [line.split(" | ")[0] for line in table[2:]] == [
+        "| live", "| control", "| float16", "| rotated, 4 bits", "| top 8, tail bucket",
+    ]  # fmt: skip
+    assert table[4].split(" | ")[1:3][0] == "32"
+    command("cached_students.py", *asked)
+    assert {path.name: path.read_text() for path in (tmp_path / "out" / "trials").iterdir()} == trials, "not run again"
 
 
 def test_spoken_digits(tmp_path: Path) -> None:

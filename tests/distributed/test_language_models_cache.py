@@ -45,7 +45,7 @@ def finish(process: subprocess.Popen[str]) -> None:
 
 @pytest.mark.slow
 def test_four_processes_are_killed_and_two_go_on(tmp_path: Path) -> None:
-    broken = launch(4, tmp_path / "broken", 0.2, tmp_path / "never")
+    broken = launch(4, tmp_path / "broken", 3.0, tmp_path / "never")
     pause = threading.Event()
     while not (tmp_path / "broken" / "shard-00005.safetensors").exists() and broken.poll() is None:
         pause.wait(0.01)

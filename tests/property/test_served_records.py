@@ -43,7 +43,7 @@ def places(value: Any, here: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 PLACES = [(i, place) for i, line in enumerate(LINES) for place in places(line)[1:]]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(st.sampled_from(PLACES), VALUES)
 def test_a_record_with_a_part_replaced(where: tuple[int, tuple[Any, ...]], value: Any) -> None:
     number, path = where

@@ -279,6 +279,8 @@ def _write(
             if not lacking.seen:
                 _check_documents_apart(teacher, batch, pieces, shown, written)
             pieces = pieces.some(lacking.of(pieces))
+        if not len(pieces):
+            continue
         parts: dict[str, Tensor] = {}
         for each in written:
             parts |= each.encode(rows_of(tensor_of(shown, each.signal), pieces))

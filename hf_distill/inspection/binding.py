@@ -20,7 +20,7 @@ from hf_distill.objectives.terms import Term
 from hf_distill.recipe import Stage, Student
 from hf_distill.recipe.rules.stages import PREVIOUS
 from hf_distill.run.adapters import adapted
-from hf_distill.run.chains import ensemble_of
+from hf_distill.run.chains import ensemble_of, written_teacher
 from hf_distill.run.freezing import at_rest, freeze
 from hf_distill.tasks import Task
 from hf_distill.teachers import AdapterOff, Frozen, MovingAverage, Peers, Teacher
@@ -132,6 +132,9 @@ def teacher_of(stage: Stage, blueprint: Blueprint, made: Made) -> Teacher | None
     if section.peers is not None:
         peers = [blueprint.made(blueprint.recipe.student) for _ in range(section.peers.count)]
         return Peers(peers, learning_rate=section.peers.learning_rate)
+    if section.cached is not None:
+        with torch.device("cpu"):  # its tables are numbers, whatever place the models are made at
+            return written_teacher(blueprint.recipe)
     if section.adapter_off is not None:
         return None if stage.lora is None else AdapterOff(**section.adapter_off.model_dump())
     if section.ensemble is not None:

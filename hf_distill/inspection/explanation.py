@@ -40,6 +40,7 @@ OF_THE_STUDENT = {
     "moving_average": "the moving average of the student's own weights",
     "peers": "models that train beside the student, made as it is",
     "adapter_off": "the student without its adapters",
+    "cached": "a folder that holds what it showed",
 }
 """Teachers that are no models of their own, by their keys in a recipe."""
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 import threading
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -33,9 +33,7 @@ def launch(processes: int, folder: Path, pause: float, student: Path) -> subproc
         str(student),
     ]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment, start_new_session=True
-    )
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
 
 
 def finish(process: subprocess.Popen[str]) -> None:
@@ -49,7 +47,9 @@ def test_four_processes_are_killed_and_two_go_on(tmp_path: Path) -> None:
     pause = threading.Event()
     while not (tmp_path / "broken" / "shard-00005.safetensors").exists() and broken.poll() is None:
         pause.wait(0.01)
-    os.killpg(broken.pid, signal.SIGKILL)
+    launcher = psutil.Process(broken.pid)
+    for process in (*launcher.children(recursive=True), launcher):  # each rank has a session of its own
+        process.kill()
     broken.communicate()
     left = Cached(tmp_path / "broken")
     assert 10 <= len(left.reader) < 48

@@ -16,6 +16,7 @@ from hf_distill.commands import cache_teacher as command
 from hf_distill.commands import glue
 from hf_distill.errors import CacheMismatch, IncompatiblePair, RecipeError
 from hf_distill.hub.record import Record
+from hf_distill.inspection.explanation import explain
 from hf_distill.recipe import Recipe
 from hf_distill.run import cache_teacher, caching, run
 from hf_distill.run.stages import StageTrainer
@@ -210,13 +211,15 @@ def test_a_teacher_that_is_a_folder_alone(home: Path, tmp_path: Path) -> None:
     shared = {"folder": str(tmp_path / "cache"), "codec": "float32"}
     run(recipe(home, shared, "first", **own), tmp_path / "cached", evaluate=False)
     alone = recipe(home, None, "first", **own) | {"teacher": {"cached": {"folder": str(tmp_path / "cache")}}}
-    found = run(alone, tmp_path / "alone")
+    run(alone, tmp_path / "alone")
     assert "teacher_eval_accuracy" not in json.loads((tmp_path / "alone" / "all_results.json").read_text())
     ours, theirs = weights(tmp_path / "alone"), weights(tmp_path / "cached")
     assert all(torch.equal(ours[name], each) for name, each in theirs.items())
     record = Record.read(tmp_path / "alone")
     assert (record.teacher, record.teacher_cache) == (None, Record.read(tmp_path / "cached").teacher_cache)
-    assert found is not None
+    explained = explain(Recipe.from_dict(alone))
+    assert "a folder that holds what it showed" in explained
+    assert "left out" not in explained
 
 
 @pytest.mark.parametrize(

@@ -106,7 +106,7 @@ def recorded_rows(records: Records) -> Iterator[dict[str, list[int]]]:
 
 
 def _skeleton(config: PretrainedConfig) -> PreTrainedModel:
-    known: Any = AutoModelForCausalLM._model_mapping  # type: ignore[attr-defined]
+    known: Any = AutoModelForCausalLM._model_mapping
     if type(config) not in known:
         raise DataError(
             f"the configuration is of a {config.model_type}, which is no causal language model; give that of the "

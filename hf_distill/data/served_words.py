@@ -48,7 +48,9 @@ class Words:
 
     @cached_property
     def _texts(self) -> list[str]:
-        return self.tokenizer.batch_decode([[token] for token in range(self.size)], clean_up_tokenization_spaces=False)
+        alone = [[token] for token in range(self.size)]
+        texts: list[str] = self.tokenizer.batch_decode(alone, clean_up_tokenization_spaces=False)
+        return texts
 
     @cached_property
     def _by_text(self) -> dict[str, int | None]:

@@ -91,6 +91,28 @@ def skew_reverse_kl(student_logits: Tensor, teacher_logits: Tensor, alpha: float
     return (log_q.exp() * (log_q - log_m)).sum(-1)
 
 
+def sorted_distance(student: Tensor, teacher: Tensor) -> Tensor:
+    """sum_i |q_(i) - p_(i)| of numbers in descending order, `[rows, words]` of either side; a missing one is 0."""
+    ours, theirs = (each.sort(dim=-1, descending=True).values for each in (student, teacher))
+    words = max(ours.shape[-1], theirs.shape[-1])
+    ours, theirs = (functional.pad(each, (0, words - each.shape[-1])) for each in (ours, theirs))
+    return (ours - theirs).abs().sum(-1)
+
+
+def part_divergence(student_log: Tensor, teacher_log: Tensor, beta: float) -> Tensor:
+    """The generalised JSD of parts of two laws, which need not add up to 1, from their logarithms `[..., words]`:
+    beta sum p log(p/m) + (1 - beta) sum q log(q/m) with m = beta p + (1 - beta) q; 0 and 1 are sum p log(p/q) and sum
+    q log(q/p), which are below 0 where the left part is the smaller.
+    """
+    if beta == 0.0:
+        return (teacher_log.exp() * (teacher_log - student_log)).sum(-1)
+    if beta == 1.0:
+        return (student_log.exp() * (student_log - teacher_log)).sum(-1)
+    mixed = torch.logaddexp(teacher_log + math.log(beta), student_log + math.log1p(-beta))
+    to_teacher = (teacher_log.exp() * (teacher_log - mixed)).sum(-1)
+    to_student = (student_log.exp() * (student_log - mixed)).sum(-1)
+    return beta * to_teacher + (1.0 - beta) * to_student
+
 def probability_mse(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
     """(1/C) sum_c (q_c - p_c)^2 on probabilities (Tarvainen & Valpola, 2017, arXiv:1703.01780)."""
     return (functional.softmax(student_logits, -1) - functional.softmax(teacher_logits, -1)).square().mean(-1)

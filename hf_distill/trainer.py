@@ -30,6 +30,7 @@ from hf_distill.parameter_groups import regroup
 from hf_distill.students.loss_rises import loss_rises
 from hf_distill.teachers import Teacher
 from hf_distill.teachers.cache.codecs import Codec
+from hf_distill.teachers.frozen import OWN
 from hf_distill.training.callbacks import EpochOrder, Following, StepWeights
 from hf_distill.training.checkpointing import Checkpointing
 from hf_distill.training.evaluating import Evaluating
@@ -281,7 +282,8 @@ class DistillationTrainer(OnPolicyTrainer, Loaders, Evaluating, Watching, Checkp
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
         """The units each term counts, over the accumulation window and all processes."""
         for batch in batch_samples:
-            checks.fits_positions(self.distillation.pair, batch["input_ids"].shape[1] if "input_ids" in batch else 0)
+            lengths = (batch[name].shape[1] if name in batch else 0 for name in ("input_ids", f"{OWN}input_ids"))
+            checks.fits_positions(self.distillation.pair, *lengths)
         counted = [self._count(batch) for batch in batch_samples]
         batches = sum(not is_hollow(batch) for batch in batch_samples)
         sums = [sum(column[1:], column[0]) for column in zip(*counted, strict=True)]

@@ -8,6 +8,7 @@ from hf_distill.checks.models import (
     half_precision_student,
     has_whole_student,
     same_tokenizer,
+    two_tokenizers,
 )
 from hf_distill.checks.on_policy import fits_on_policy, fits_texts, texts_end, tokens_of
 from hf_distill.checks.optimizer import optimizer_is_complete, optimizer_is_current
@@ -39,4 +40,5 @@ __all__ = [
     "same_tokenizer",
     "texts_end",
     "tokens_of",
+    "two_tokenizers",
 ]

@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from hf_distill.checks.launch import loaded_in_shards
 from hf_distill.errors import DistillationError, IncompatiblePair
 from hf_distill.loading import load_tokenizer
+from hf_distill.objectives.across import Across
 from hf_distill.students.quantized import FAST, has_grids, has_points
 from hf_distill.teachers import Teacher
 
@@ -98,5 +99,19 @@ def equal_tokenizers(student: PreTrainedTokenizerBase, teacher: PreTrainedTokeni
     raise IncompatiblePair(
         f"the tokenizers differ: {token!r} is {ours.get(token)} for the student and {theirs.get(token)} for the "
         f"teacher {name!r} ({len(differing)} such entries, {len(ours)} and {len(theirs)} in all). Both must read the "
-        "same ids: take the teacher's tokenizer and a student built on its vocabulary."
+        "same ids: take the teacher's tokenizer and a student built on its vocabulary. Or have a causal language model "
+        "read by its own: teachers.Frozen(model, tokenizer=…), in a recipe `teacher: {tokenizer: own}`."
     )
+
+
+def two_tokenizers(student: Any, teacher: PreTrainedTokenizerBase) -> Across:
+    """Which entries of the student's tokenizer answer to which of the teacher's own.
+
+    Raises: `IncompatiblePair` without a student's tokenizer.
+    """
+    if not isinstance(student, PreTrainedTokenizerBase):
+        raise IncompatiblePair(
+            f"the teacher reads by its own tokenizer ({type(teacher).__name__}), and the student's is not known; pass "
+            "processing_class=tokenizer to the trainer."
+        )
+    return Across.of(student, teacher)

@@ -37,9 +37,12 @@ def fits_data(trainer: BoundTrainer, needs_labels: bool) -> None:
         fits_positions(trainer.distillation.pair, longest)
 
 
-def fits_positions(pair: Pair, length: int) -> None:
-    """Refuses an input that is longer than the position table of either model."""
-    for role, shape in (("student", pair.student), ("teacher", pair.teacher)):
+def fits_positions(pair: Pair, length: int, teachers_length: int | None = None) -> None:
+    """Refuses an input that is longer than the position table of either model; a teacher with a tokenizer of its own
+    reads `teachers_length` tokens of it.
+    """
+    theirs = length if pair.across is None else teachers_length or 0
+    for role, shape, length in (("student", pair.student, length), ("teacher", pair.teacher, theirs)):
         if shape is not None and shape.max_length is not None and length > shape.max_length:
             raise DataError(
                 f"a row has {length} tokens, and the {role} ({shape.family}) reads {shape.max_length} at most. "

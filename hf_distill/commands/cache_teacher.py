@@ -7,8 +7,6 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 
-from transformers import HfArgumentParser
-
 from hf_distill.commands import glue, lm, mlm, ner, qa, reports_errors, served, translation
 from hf_distill.commands.help import page
 from hf_distill.commands.overrides import Script, recipe_of

@@ -43,7 +43,7 @@ class Layout:
         """
         if packing not in PACKINGS:
             raise DataError(f"packing is {packing!r}; {choices(packing, PACKINGS)}.")
-        prefix, suffix = _around(tokenizer)
+        prefix, suffix = around(tokenizer)
         separator = tokenizer.sep_token_id if tokenizer.sep_token_id is not None else tokenizer.eos_token_id
         if separator is None and packing != "none":
             raise DataError(
@@ -129,7 +129,7 @@ def token_ids(tokenizer: PreTrainedTokenizerBase, documents: list[str]) -> list[
     return ids
 
 
-def _around(tokenizer: PreTrainedTokenizerBase) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def around(tokenizer: PreTrainedTokenizerBase) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """The special tokens before and behind a text, read off one that is encoded with and without them."""
     bare = token_ids(tokenizer, ["a"])[0]
     whole: list[int] = tokenizer("a")["input_ids"]

@@ -65,6 +65,9 @@ class Objective(Weighable):
     two_sided: ClassVar[bool] = False
     """Whether `forward` returns a `Loss`, whose auxiliary part trains what the objective learns by its own loss."""
 
+    takes_two_vocabularies: ClassVar[bool] = False
+    """Whether it compares models that read the same text in tokens of their own (`Pair.across`)."""
+
     # What it asks of batches.
     relates_batch: ClassVar[bool] = False
     """Whether it relates the examples of a batch to each other, so that micro-batches do not add up to the whole."""
@@ -139,6 +142,12 @@ class Objective(Weighable):
         if self.needs_teacher and pair.teacher is None:
             raise IncompatiblePair(
                 f"objective {self.name!r} compares with a teacher and there is none; pass teacher=…."
+            )
+        if self.needs_teacher and pair.across is not None and not self.takes_two_vocabularies:
+            raise IncompatiblePair(
+                f"objective {self.name!r} compares the models token by token, and the teacher reads by its own "
+                "tokenizer, so that their tokens do not answer to each other; take uld or gold, or a teacher of the "
+                "student's tokenizer."
             )
         if self.needs_teacher and pair.members is not None and not self.takes_members:
             first = next(iter(pair.members))

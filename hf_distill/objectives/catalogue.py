@@ -57,6 +57,7 @@ from hf_distill.objectives.response.ctc_nbest_kd import CTCNBestKD
 from hf_distill.objectives.response.dist import DIST
 from hf_distill.objectives.response.dkd import DKD
 from hf_distill.objectives.response.dkpp import DKPP
+from hf_distill.objectives.response.gold import GOLD
 from hf_distill.objectives.response.labels import Labels
 from hf_distill.objectives.response.learning_without_forgetting import LearningWithoutForgetting
 from hf_distill.objectives.response.nbest_kd import NBestKD
@@ -66,6 +67,7 @@ from hf_distill.objectives.response.soft_targets import SoftTargets
 from hf_distill.objectives.response.standardized_kl import StandardizedKL
 from hf_distill.objectives.response.tf_kd_reg import TfKDReg
 from hf_distill.objectives.response.tokenwise_kd import TokenwiseKD
+from hf_distill.objectives.response.uld import ULD
 from hf_distill.objectives.response.weighted_soft_ce import WeightedSoftCE
 from hf_distill.objectives.self_distillation.cs_kd import CSKD
 from hf_distill.objectives.self_distillation.ddgsd import DDGSD
@@ -80,12 +82,14 @@ __all__ = [
     "DKPP",
     "DMKD",
     "FSP",
+    "GOLD",
     "MHGD",
     "NST",
     "PKD",
     "PKT",
     "SVDKD",
     "TED",
+    "ULD",
     "VID",
     "ActivationBoundary",
     "Annealing",

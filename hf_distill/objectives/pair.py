@@ -15,6 +15,7 @@ from torch import Tensor
 from hf_distill.anatomy import Anatomy, Shape
 from hf_distill.errors import IncompatiblePair
 from hf_distill.member_logits import OF_LAWS, Combining
+from hf_distill.objectives.across import Across
 from hf_distill.tasks import IGNORED, Task
 
 logger = logging.getLogger(__name__)
@@ -41,6 +42,9 @@ class Pair:
     (`students.grow_labels`): `teacher_columns` is -1 at the classes that it lacks (`lacking`), and its answers are
     compared by objectives that keep to the others (`among_shared`). `student_columns` are then the columns of the
     student's that are compared, `None` for all.
+
+    `across`: of a teacher that reads tokens of its own, which entries of the two vocabularies answer to each other;
+    nothing can then be compared token by token.
     """
 
     student: Shape
@@ -55,6 +59,7 @@ class Pair:
     member: str = ""
     classes: tuple[str, ...] = ()
     student_columns: tuple[int, ...] | None = None
+    across: Across | None = None
 
     @classmethod
     def from_shapes(cls, student: Shape, teacher: Shape | None, task: Task, **alignment: Any) -> Pair:
@@ -72,8 +77,9 @@ class Pair:
         label_map: Mapping[str, str] | None = None,
         label_smoothing: float = 0.0,
         temperatures: tuple[float, ...] | None = None,
+        across: Across | None = None,
     ) -> Pair:
-        """The pair of two models, checked.
+        """The pair of two models, checked; `across` for a teacher that reads tokens of its own.
 
         Raises: `IncompatiblePair` where vocabularies, labels, problem types or lengths do not fit, naming both sides.
         """
@@ -84,6 +90,9 @@ class Pair:
         if teacher is None:
             return cls(student.shape, None, task, label_smoothing=label_smoothing)
         _check_problem(student, teacher, task)
+        if across is not None:
+            _check_across(student.shape, teacher.shape, task, across)
+            return cls(student.shape, teacher.shape, task, label_smoothing=label_smoothing, across=across)
         _check_inputs(student.shape, teacher.shape, tokenizer_size)
         columns = vocabulary = None
         if task.vocabulary_sized:
@@ -238,8 +247,20 @@ def _check_inputs(student: Shape, teacher: Shape, tokenizer_size: int | None) ->
         raise IncompatiblePair(
             f"the student's vocabulary has {student.vocab_size} entries, the teacher's {teacher.vocab_size}, and the "
             f"tokenizer {tokenizer_size if tokenizer_size is not None else 'is not given (pass processing_class)'}; "
-            "both models must read the same tokens. Take a teacher of the same tokenizer."
+            "both models must read the same tokens. Take a teacher of the same tokenizer; or have a causal one read by "
+            "its own, and learn by uld or gold: teachers.Frozen(model, tokenizer=…), in a recipe "
+            "`teacher: {tokenizer: own}`."
         )
+
+
+def _check_across(student: Shape, teacher: Shape, task: Task, across: Across) -> None:
+    """Models that read tokens of their own are compared by what they predict to come next, and by nothing else."""
+    if task.name != "causal_lm":
+        raise IncompatiblePair(
+            f"the teacher reads by its own tokenizer, and the models solve {task.name}; only causal language models "
+            "are compared across tokenizers. Take a teacher of the student's tokenizer."
+        )
+    across.check(student.num_logits, teacher.num_logits)
 
 
 def _shared_vocabulary(student: Shape, teacher: Shape, tokenizer_size: int | None) -> int | None:

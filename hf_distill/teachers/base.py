@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_distill.activations import Activations, Signal
 from hf_distill.anatomy import Anatomy
@@ -25,6 +25,10 @@ class Teacher(ABC):
     anatomy: Anatomy
     reads_student: ClassVar[bool] = False
     """Whether it is made of the student's parameters, which each process must then hold whole."""
+
+    tokenizer: PreTrainedTokenizerBase | None = None
+    """What it reads by, where that is not the student's: it is then fed columns of its own, `teacher_input_ids` and
+    the like."""
 
     @property
     def models(self) -> tuple[nn.Module, ...]:

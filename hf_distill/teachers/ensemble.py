@@ -217,6 +217,11 @@ def _as_teacher(name: str, member: Any) -> Teacher:
                 f"the member {name!r} of an ensemble, a {type(member).__name__}, trains with the student; an ensemble "
                 "is of models that stay. Give the peers alone as the teacher."
             )
+        if member.tokenizer is not None:
+            raise DistillationError(
+                f"the member {name!r} of an ensemble reads by its own tokenizer; members of an ensemble read the "
+                "student's tokens. Learn from it alone, by uld or gold."
+            )
         return member
     return Frozen(member)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_distill.activations import MAIN, Activations, Signal
 from hf_distill.anatomy import Anatomy
@@ -23,6 +23,9 @@ from hf_distill.tasks import Batch
 from hf_distill.teachers.base import Teacher
 
 logger = logging.getLogger(__name__)
+
+OWN = "teacher_"
+"""How the columns begin that hold what a teacher with a tokenizer of its own reads."""
 
 LARGE = 1024
 """Logits of more columns are a vocabulary's."""
@@ -48,9 +51,18 @@ class Frozen(Teacher):
     A model too large for one device may also be in shards of its own, whatever becomes of the student: loaded with
     `from_pretrained(…, distributed_config=DistributedConfig(fsdp_size=…))`, or cut up by `fully_shard`. It then runs
     whole, and every process calls it as often.
+
+    With a `tokenizer`, which is not the student's, it reads the columns of the batch that begin with `teacher_`, the
+    same texts in its own tokens (`data.aligned_rows`), and is learned from across tokenizers.
     """
 
-    def __init__(self, model: PreTrainedModel, *, dtype: torch.dtype | None = None) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        *,
+        dtype: torch.dtype | None = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+    ) -> None:
         if not hasattr(model, "config"):
             raise DistillationError(
                 f"a teacher is a transformers model, a path, a Hub id or a Teacher, not {type(model).__name__}."
@@ -60,6 +72,7 @@ class Frozen(Teacher):
         if getattr(self.model.config, "use_cache", False):
             self.model.config.use_cache = False  # a decoder would build a cache that nobody reads
         self.anatomy = Anatomy.of(self.model)
+        self.tokenizer = tokenizer
         self._own_dtype = dtype is not None
         self._stays = stays(self.model)
         self._autocast: Callable[[], AbstractContextManager[None]] = nullcontext
@@ -116,7 +129,8 @@ class Frozen(Teacher):
 
     @property
     def accepts(self) -> frozenset[str]:
-        return self.anatomy.accepts
+        accepted = self.anatomy.accepts
+        return accepted if self.tokenizer is None else frozenset(f"{OWN}{name}" for name in accepted)
 
     @property
     def head(self) -> Callable[[Tensor], Tensor] | None:
@@ -168,6 +182,8 @@ class Frozen(Teacher):
             raise DistillationError("the teacher is asked for activations before bind(signals).")
         if self.model.training:
             self.model.eval()
+        if self.tokenizer is not None:
+            batch = {name.removeprefix(OWN): value for name, value in batch.items() if name.startswith(OWN)}
         shown = self._main(batch) if self._runs_main else Activations(mask=batch.get("attention_mask"))
         if not self._passes:
             return shown

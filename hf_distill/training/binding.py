@@ -136,6 +136,8 @@ class BoundTrainer(Trainer):  # type: ignore[misc]
         }
         if self.teacher is None:
             return Pair.of(student, None, task, **settings)
+        if self.teacher.tokenizer is not None:
+            settings["across"] = checks.two_tokenizers(self.processing_class, self.teacher.tokenizer)
         return self.teacher.pair(student, task, **settings)
 
     def _bind_teacher(self, distillation: Distillation) -> None:

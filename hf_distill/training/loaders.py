@@ -188,7 +188,8 @@ class Loaders(BoundTrainer):
 
 def _num_tokens(pair: Pair) -> int | None:
     """How many tokens both models have embeddings for, where they tell."""
-    known = [shape.vocab_size for shape in (pair.student, pair.teacher) if shape is not None and shape.vocab_size > 0]
+    reading = (pair.student, pair.teacher if pair.across is None else None)
+    known = [shape.vocab_size for shape in reading if shape is not None and shape.vocab_size > 0]
     return min(known, default=None)
 
 

@@ -78,6 +78,11 @@ def _to_be_cached(teacher: Teacher | None) -> dict[str, Frozen]:
     """The models that are written down: a teacher, or the members of several, by name."""
     members = teacher.members if isinstance(teacher, Ensemble) else {"": teacher}
     found = {name: member for name, member in members.items() if isinstance(member, Frozen)}
+    if any(member.tokenizer is not None for member in found.values()):
+        raise DistillationError(
+            "the teacher reads by its own tokenizer, and a cache is kept by the student's tokens; train with the "
+            "teacher itself (leave cache out)."
+        )
     if len(found) < len(members):
         raise DistillationError(
             "there is no teacher to be cached; give the trainer one (teacher=…), a model that stays as it is."

@@ -21,6 +21,7 @@ from hf_distill.tasks import IGNORED
 from tests.contract.worlds import (
     FOLLOWS_ITSELF,
     NUM_LOGITS,
+    TWO_VOCABULARIES,
     Case,
     Scene,
     activations,
@@ -36,8 +37,8 @@ from tests.contract.worlds import (
 CASES = cases()
 PADDED = [case for case in CASES if not case.padding_counts]
 ALIKE = [case for case in CASES if case.world.size == "alike" and case.compares_equals]
-ONE_STACK = ("next_sentence", "bounded_regression", "ctc_nbest_kd")
-"""Objectives over a head that no encoder-decoder has, over scores, or over sounds."""
+ONE_STACK = ("next_sentence", "bounded_regression", "ctc_nbest_kd", *TWO_VOCABULARIES)
+"""Objectives over a head that no encoder-decoder has, over scores, over sounds, or of causal models alone."""
 every_name = pytest.mark.parametrize("name", objectives.names())
 
 
@@ -143,7 +144,8 @@ def test_micro_batches_add_up(case: Case) -> None:
 
 
 HAS_UNITS = [case for case in CASES if case.world.task not in ("question_answering", "ctc")]
-HAS_UNITS = [case for case in HAS_UNITS if case.objective != "nbest_kd"]  # its units are whole texts
+WHOLE = {"nbest_kd", *TWO_VOCABULARIES}  # their units are whole texts, and spans of one or more tokens
+HAS_UNITS = [case for case in HAS_UNITS if case.objective not in WHOLE]
 HAS_UNITS = [case for case in HAS_UNITS if not (case.compares_positions or case.relates_batch or case.keeps_rows)]
 
 

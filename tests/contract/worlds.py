@@ -20,6 +20,7 @@ from hf_distill.anatomy import Shape
 from hf_distill.errors import DistillationError
 from hf_distill.member_logits import Combining
 from hf_distill.objectives import Objective, Pair
+from hf_distill.objectives.across import Across
 from hf_distill.objectives.base import Loss
 from hf_distill.objectives.hypotheses import PLACE, SCORES, TEXTS
 from hf_distill.passes import FOUND
@@ -49,6 +50,8 @@ LENGTH_AXES = {"scores": (-2, -1), "start_logits": (-1,), "end_logits": (-1,)}
 ALIKE = ("alike", 2, 4, 2, 4)
 """Name, student depth and width, teacher depth and width."""
 SIZES = {size[0]: size for size in (ALIKE, ("deeper", 2, 4, 4, 4), ("wider", 2, 4, 4, 6), ("narrower", 2, 6, 2, 4))}
+ACROSS = "across"
+"""The size of a pair that reads two vocabularies."""
 
 POOL: tuple[dict[str, Any], ...] = (
     {"kind": "reverse_kl"},
@@ -120,6 +123,10 @@ POOL: tuple[dict[str, Any], ...] = (
     {"length_normalize": True, "temperature": 2.0},
     {"weights": "uniform"},
     {"blank": 1, "weights": "best"},
+    {"pairs": "spans", "reduction": "span_mean"},
+    {"merge": "observed", "beta": 0.0},
+    {"merge": "observed", "pairs": "spans"},
+    {"match": "text", "matched_weight": 0.5, "unmatched_weight": 2.0, "student_temperature": 2.0},
 )
 """Settings that are tried on every objective; those that an objective does not have, or refuses, make no case."""
 
@@ -145,6 +152,9 @@ FOLLOWS_ITSELF = {"ddgsd", "knowledge_flow"}
 TARGETS = {"knowledge_flow": MAIN}
 """Objectives that take what the student shows in a pass for a constant target, which has no gradient then."""
 
+PADDING = {"labels": IGNORED, "teacher_labels": IGNORED, "student_spans": -1, "teacher_spans": -1}
+"""What columns of the batch hold in padding, but for 0."""
+
 PEERS = ("peer_1", "peer_2")
 """The models with which an objective that trains all of them at once is tried."""
 
@@ -155,7 +165,18 @@ HINGES = {"voted_triplets"}
 OF_SOUNDS = {"ctc_nbest_kd", "labels"}
 """Objectives that are tried on models that hear, whose states no anatomy knows."""
 
-UNLIKE_CLASSES = {"ctc_nbest_kd", "dkpp", "holistic_kd", "weighted_soft_ce"}
+TWO_VOCABULARIES = {"gold", "uld"}
+"""Objectives between models that read tokens of their own."""
+
+TEACHERS_WORDS = 9
+"""Logits of a teacher that reads tokens of its own."""
+
+MATCHED = Across(exact=((0, 3), (2, 1), (5, 8)), text=((0, 0), (1, 1), (2, 2), (3, 3), (4, 4), (5, 5), (6, 6)))
+
+SPANS = {"student_spans": (-1, 0, 0, 1, 2), "teacher_spans": (-1, 0, 1, 1, 2)}
+"""The span of each token of a text, from its beginning on."""
+
+UNLIKE_CLASSES = {"ctc_nbest_kd", "dkpp", "gold", "holistic_kd", "uld", "weighted_soft_ce"}
 """Objectives that treat classes differently by their place."""
 
 
@@ -169,12 +190,15 @@ class World:
 
     @property
     def pair(self) -> Pair:
-        _, *numbers = SIZES[self.size]
+        _, *numbers = SIZES.get(self.size, ALIKE)
+        words = NUM_LOGITS[self.task]
+        of_teacher = TEACHERS_WORDS if self.size == ACROSS else words
         sides = [
-            shape(depth, width, NUM_LOGITS[self.task], encoder_decoder=self.encoder_decoder)
-            for depth, width in (numbers[:2], numbers[2:])
+            shape(depth, width, number, encoder_decoder=self.encoder_decoder)
+            for depth, width, number in ((*numbers[:2], words), (*numbers[2:], of_teacher))
         ]
-        return Pair.from_shapes(sides[0], sides[1], TASKS[self.task])
+        across = {"across": MATCHED} if self.size == ACROSS else {}
+        return Pair.from_shapes(sides[0], sides[1], TASKS[self.task], **across)
 
     def __str__(self) -> str:
         return f"{self.task}-{self.size}" + ("-stacks" if self.encoder_decoder else "")
@@ -182,7 +206,7 @@ class World:
 
 WORLDS = [World(task, "alike", task == "seq2seq_lm") for task in TASKS]
 WORLDS += [World(task, "alike", True) for task in ("single_label", "question_answering")]
-WORLDS += [World("single_label", "deeper")]
+WORLDS += [World("single_label", "deeper"), World("causal_lm", ACROSS)]
 WORLDS += [
     World(task, size, task == "seq2seq_lm")
     for task in ("masked_lm", "seq2seq_lm")
@@ -317,7 +341,9 @@ def accepted(case: Case) -> bool:
     settings, world = dict(case.settings), case.world
     if world.task == "ctc" and case.objective not in OF_SOUNDS:
         return False
-    if settings and world.size != "alike" and not {"projection", "layer_map"} & settings.keys():
+    if world.size == ACROSS and case.objective not in TWO_VOCABULARIES:
+        return False
+    if settings and world.size not in ("alike", ACROSS) and not {"projection", "layer_map"} & settings.keys():
         return False
     try:
         needs = case.example.needs()
@@ -539,11 +565,22 @@ def made_batch(task: str, generator: torch.Generator, lengths: tuple[int, ...] =
     else:
         batch["labels"] = torch.where(mask.bool(), draw(*mask.shape), IGNORED)
         batch["labels"][0, 2:3] = IGNORED
+    if task == "causal_lm":
+        batch |= in_two_vocabularies(batch["labels"], generator)
     if task in ("causal_lm", "seq2seq_lm", "ctc"):
         batch |= hypotheses(generator, examples)
     if task == "masked_lm":
         batch["next_sentence_label"] = torch.randint(0, 2, (examples,), generator=generator)
     return batch
+
+
+def in_two_vocabularies(labels: Tensor, generator: torch.Generator) -> Batch:
+    """The columns of a teacher with tokens of its own, as many as the student's, of which others are a span."""
+    real = labels != IGNORED
+    words = torch.randint(0, TEACHERS_WORDS, labels.shape, generator=generator)
+    batch = {name: torch.where(real, torch.tensor(row[: labels.shape[1]]), -1) for name, row in SPANS.items()}
+    mask = {"teacher_attention_mask": real.flip(1).cummax(1).values.flip(1).long()}
+    return {**batch, **mask, "teacher_labels": torch.where(real, words, IGNORED)}
 
 
 def symbols(generator: torch.Generator, examples: int) -> tuple[Tensor, Tensor]:
@@ -586,7 +623,7 @@ def widened(made: Scene, left: int, right: int, value: float) -> Scene:
             at_positions = key != "labels" or (made.task in PER_TOKEN and made.task != "ctc")
             if tensor.dim() < 2 or not at_positions or key in (SCORES, TEXTS):
                 return tensor
-            return functional.pad(tensor, (left, right), value=IGNORED if key == "labels" else 0)
+            return functional.pad(tensor, (left, right), value=PADDING.get(key, 0))
         if is_padding(made, key) is None:
             return tensor
         axes = LENGTH_AXES.get(key.field, (-2,))

@@ -13,7 +13,7 @@ from datasets import Dataset, Features, List, Value, concatenate_datasets
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from hf_distill.data.alignment import Segment, Span, Tokens, spans_of, tokenized
+from hf_distill.data.alignment import Reader, Span, Tokens, spans_of
 from hf_distill.data.files import choices
 from hf_distill.data.packing import around, chunks
 from hf_distill.errors import DataError
@@ -157,20 +157,19 @@ class Aligner:
     ) -> None:
         if long not in LONG:
             raise DataError(f"long is {long!r}; {choices(long, LONG)}.")
-        self.student, self.teacher, self.long = student, teacher, long
+        self.readers, self.long = (Reader(student, "student"), Reader(teacher, "teacher")), long
         self.ours = _Frame.of(student, max_length, "student")
         self.theirs = _Frame.of(teacher, teacher_max_length or max_length, "teacher")
 
     def rows(self, texts: list[str], counts: AlignmentCounts) -> Iterator[Row]:
         """The rows of texts; what became of them is added to `counts`."""
-        sides = (tokenized(self.student, texts), tokenized(self.teacher, texts))
-        for ours, theirs in zip(*sides, strict=True):
+        for ours, theirs in zip(*(reader(texts) for reader in self.readers), strict=True):
             counts.texts += 1
             (spans,) = spans_of(ours, theirs)
             kept = rows = 0
             for piece in self._pieces(spans):
                 row = self._row(ours, theirs, piece, piece[-1] is spans[-1])
-                if not _number(row):
+                if row is None:
                     continue
                 rows, kept = rows + 1, kept + piece[-1].end - piece[0].start
                 _count(row, counts)
@@ -197,8 +196,9 @@ class Aligner:
         ours, theirs = last.student_end - first.student, last.teacher_end - first.teacher
         return ours <= self.ours.room and theirs <= self.theirs.room
 
-    def _row(self, ours: Tokens, theirs: Tokens, piece: list[Span], is_last: bool) -> Row:
-        """A row of a run of spans, with the beginning of a text and, where the text ends, its end."""
+    def _row(self, ours: Tokens, theirs: Tokens, piece: list[Span], is_last: bool) -> Row | None:
+        """A row of a run of spans, with the beginning of a text and, where the text ends, its end; None where nothing
+        of the text is aligned."""
         first, last = piece[0], piece[-1]
         number, student_spans, teacher_spans = 0, [], []
         for span in piece:
@@ -208,6 +208,8 @@ class Aligner:
             number += shown >= 0
             student_spans += [shown] * (span.student_end - span.student)
             teacher_spans += [shown] * (span.teacher_end - span.teacher)
+        if not number:
+            return None
         ends = (self.ours, last.student_end - first.student), (self.theirs, last.teacher_end - first.teacher)
         end = number if all(frame.end and frame.predicts(place) for frame, place in ends) else -1
         return {

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
 from hf_distill.errors import DataError, IncompatiblePair
@@ -52,26 +53,48 @@ class Span(NamedTuple):
     aligned: bool
 
 
-def tokenized(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[Tokens]:
-    """Texts without special tokens, however long they are.
+class Reader:
+    """Reads texts without special tokens, however long they are, as `tokenizer` does.
 
-    Raises: `IncompatiblePair` for a tokenizer that does not say where in the text its tokens are.
+    What comes after the tokenization itself is left out: it adds special tokens, and takes white space off what bytes
+    of byte-level BPE stand for.
+
+    Raises: `IncompatiblePair` for a tokenizer that does not say where in a text its tokens are.
     """
-    if not tokenizer.is_fast:
-        raise IncompatiblePair(
-            f"{type(tokenizer).__name__} is a slow tokenizer, which does not say where in a text its tokens are; texts "
-            "are aligned by that. Load the fast one (use_fast=True), or convert it."
-        )
-    found = tokenizer(
-        texts,
-        add_special_tokens=False,
-        return_attention_mask=False,
-        return_token_type_ids=False,
-        return_offsets_mapping=True,
-        verbose=False,
-    )
-    given = zip(texts, found["input_ids"], found["offset_mapping"], strict=True)
-    return [Tokens(text, list(ids), offsets) for text, ids, offsets in given]
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, role: str) -> None:
+        if not tokenizer.is_fast:
+            raise IncompatiblePair(
+                f"the {role}'s {type(tokenizer).__name__} is a slow tokenizer, which does not say where in a text its "
+                "tokens are; texts are aligned by that. Load the fast one (use_fast=True), or convert it."
+            )
+        self.tokenizer, self.role = tokenizer, role
+        self._backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+        self._backend.post_processor = None
+        self._backend.no_truncation()
+        self._backend.no_padding()
+        self._compared = False
+
+    def __call__(self, texts: list[str]) -> list[Tokens]:
+        """The tokens of each text.
+
+        Raises: `IncompatiblePair` where the tokenizer itself reads the first text otherwise.
+        """
+        encoded = self._backend.encode_batch(texts, add_special_tokens=False)
+        found = [Tokens(text, each.ids, each.offsets) for text, each in zip(texts, encoded, strict=True)]
+        if found and not self._compared:
+            self._compare(found[0])
+        return found
+
+    def _compare(self, first: Tokens) -> None:
+        ids = self.tokenizer(first.text, add_special_tokens=False, truncation=False, verbose=False)["input_ids"]
+        if list(ids) != first.ids:
+            raise IncompatiblePair(
+                f"the {self.role}'s {type(self.tokenizer).__name__} reads {first.text[:_SHOWN]!r} as {ids[:8]} …, and "
+                f"what it is made of (backend_tokenizer) as {first.ids[:8]} …, so its tokens cannot be placed in the "
+                "text; take a tokenizer without Python code of its own."
+            )
+        self._compared = True
 
 
 def token_ends(tokens: Tokens, whose: str) -> Ends:

@@ -67,6 +67,12 @@ def both_sided(student_spans: Tensor, teacher_spans: Tensor) -> Tensor:
     return _has(student_spans, slots) & _has(teacher_spans, slots)
 
 
+def in_spans(spans: Tensor, counted: Tensor) -> Tensor:
+    """Which tokens are in a span that counts."""
+    none = counted.new_zeros(len(counted), 1)
+    return torch.cat([counted, none], 1).gather(1, _bins(spans, counted.shape[1]))
+
+
 def _has(spans: Tensor, slots: int) -> Tensor:
     found = torch.zeros(len(spans), slots + 1, dtype=torch.bool, device=spans.device)
     return found.scatter_(1, _bins(spans, slots), True)[:, :slots]
@@ -144,7 +150,7 @@ class _Laws:
         places = torch.arange(length, device=bins.device).expand_as(bins)
         chosen = places.new_zeros(examples, slots + 1)
         chosen = chosen.scatter_reduce(1, bins, places, "amax" if side.last else "amin", include_self=False)
-        within = torch.cat([counted, counted.new_zeros(examples, 1)], 1).gather(1, bins)
+        within = in_spans(side.spans, counted)
         firsts = torch.arange(examples, device=bins.device).unsqueeze(1)
         self.bases = (chosen[:, :slots] + firsts * length).flatten()
         self.scaling = (within & (places != chosen.gather(1, bins))).flatten()

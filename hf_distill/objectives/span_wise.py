@@ -13,7 +13,7 @@ from hf_distill.losses import at_least_float32
 from hf_distill.objectives.base import Objective
 from hf_distill.objectives.pair import Pair
 from hf_distill.objectives.settings import check_choice, check_number
-from hf_distill.objectives.span_sums import Side, both_sided, span_sums
+from hf_distill.objectives.span_sums import Side, both_sided, in_spans, span_sums
 from hf_distill.tasks import IGNORED, Batch, Task, real_tokens
 
 STUDENT_SPANS, TEACHER_SPANS = "student_spans", "teacher_spans"
@@ -133,7 +133,7 @@ class SpanWise(Objective):
         total, parts = span_sums(sides[0], sides[1], self.values, weights, factors, counted)
         for name, part in zip(self.parts, parts.unbind(), strict=True) if len(self.parts) > 1 else ():
             self.note(name, part)
-        self.note("unaligned", (self.counted(batch)[0] & (ours < 0)).sum())
+        self.note("unaligned", (self.counted(batch)[0] & ~in_spans(ours, counted)).sum())
         return total
 
     def _check_rows(self, sides: list[Side]) -> None:

@@ -85,7 +85,8 @@ class Aligned(NamedTuple):
 
 
 class AlignedPadding:
-    """Puts rows of `align_texts` together into a batch, each side padded on the right to its own longest row."""
+    """Puts rows of `align_texts` together into a batch, each side padded on the right to its own longest row. Where
+    nobody reads the teacher's columns, and the trainer has taken them off, it does without them."""
 
     def __init__(self, student: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBase) -> None:
         self.fills = {
@@ -96,13 +97,9 @@ class AlignedPadding:
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
         """A batch of int64 tensors `[rows, length]`, and the attention mask of each side."""
-        if missing := [name for name in COLUMNS if name not in rows[0]]:
-            raise DataError(
-                f"a row has no column {missing[0]!r}, only {', '.join(rows[0])}; rows in the tokens of both models are "
-                "made by data.aligned_rows.align_texts."
-            )
-        batch = {name: _padded([row[name] for row in rows], fill) for name, fill in self.fills.items()}
-        for side in ("", "teacher_"):
+        given = {name: fill for name, fill in self.fills.items() if name in rows[0]}
+        batch = {name: _padded([row[name] for row in rows], fill) for name, fill in given.items()}
+        for side in (side for side in ("", "teacher_") if f"{side}input_ids" in batch):
             lengths = torch.tensor([len(row[f"{side}input_ids"]) for row in rows])
             places = torch.arange(batch[f"{side}input_ids"].shape[1])
             batch[f"{side}attention_mask"] = (places < lengths.unsqueeze(1)).long()

@@ -162,6 +162,7 @@ class DataFacts(_Strict):
     revision: Text | None = None
     sources: dict[Text, SourceFacts] = {}
     sizes: dict[Text, Count] = {}
+    alignment: dict[Text, dict[Text, Count]] = {}
     fingerprint: Text | None = None
 
 

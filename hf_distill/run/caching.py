@@ -133,12 +133,13 @@ def _frozen(setup: Setup) -> Frozen | None:
 
 def _in_dtype(setup: Setup, teacher: PreTrainedModel) -> Frozen:
     dtype = None if setup.recipe.teacher is None else setup.recipe.teacher.dtype
+    tokenizer = setup.workload.teachers_tokenizer
     if not is_cast(teacher):
-        return Frozen(teacher, dtype=DTYPES[dtype or HELD_IN])
+        return Frozen(teacher, dtype=DTYPES[dtype or HELD_IN], tokenizer=tokenizer)
     if dtype is None:
-        return Frozen(teacher)
+        return Frozen(teacher, tokenizer=tokenizer)
     # The student is cut from the teacher at full precision, also the control that is made last.
-    return Frozen(copy.deepcopy(teacher), dtype=DTYPES[dtype])
+    return Frozen(copy.deepcopy(teacher), dtype=DTYPES[dtype], tokenizer=tokenizer)
 
 
 def _on_disk(recipe: Recipe, folder: Path) -> Teacher:

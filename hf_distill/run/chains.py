@@ -86,7 +86,7 @@ def unfinished_teacher(setup: Setup, job: Job, made: Mapping[str, PreTrainedMode
         return base
     if section is not None and section.ensemble is not None:
         return ensemble_of(section.ensemble, {name: Frozen(each) for name, each in setup.all_members().items()})
-    return None if setup.teacher is None else Frozen(setup.teacher)
+    return None if setup.teacher is None else Frozen(setup.teacher, tokenizer=setup.workload.teachers_tokenizer)
 
 
 def advise_chains(teacher: PreTrainedModel | None, jobs: Sequence[Job], made: Mapping[str, PreTrainedModel]) -> None:

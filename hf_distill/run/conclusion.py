@@ -34,6 +34,7 @@ def conclude(setup: Setup, *, evaluate: bool, command: Sequence[str], repo_id: s
         folder.take_student(setup.jobs.student[-1].folder)
         measured = (setup.jobs.student[-1].mark or {}).get("metrics", {})
         trained = {name: value for name, value in measured.items() if not name.startswith("eval_")}
+        trained |= setup.workload.counted()
         results.write_results(folder, train=trained, **({"eval": compared.flat()} if evaluate else {}))
         record.write_record(folder, _story(setup, compared, command), student, repo_id)
         if result.runs:
@@ -86,10 +87,12 @@ class _Comparison:
         columns = workload.fit(model, role)
         if -1 in columns:
             self.old_classes = [i for i, column in enumerate(columns) if column >= 0]
-        splits = {name: setup.splits[name] for name in workload.evaluated_splits}
+        splits = {name: workload.as_read_by(role, setup.splits[name]) for name in workload.evaluated_splits}
         arguments = setup.jobs.student[-1].evaluation_arguments()
-        teacher = None if role == "teacher" else setup.teacher
-        self.answers[role] = answer(model, setup.tokenizer, splits, workload, columns, arguments, teacher)
+        own = workload.teachers_tokenizer
+        tokenizer = setup.tokenizer if own is None or role != "teacher" else own
+        teacher = setup.teacher if own is None and role != "teacher" else None
+        self.answers[role] = answer(model, tokenizer, splits, workload, columns, arguments, teacher)
         self.summaries[role] = summarize(
             role,
             role,
@@ -98,7 +101,7 @@ class _Comparison:
             model=model,
             size_bytes=size,
             teacher=None if role == "teacher" else self.answers.get("teacher"),
-            latency=latency_of(model, setup.tokenizer, workload, setup.recipe.max_length),
+            latency=latency_of(model, tokenizer, workload, setup.recipe.max_length),
             history=history,
         )
 
@@ -142,8 +145,8 @@ class _Comparison:
         setup = self.setup
         found = findings.of_answers(setup.workload, self.answers)
         found = found.model_copy(update={"samples": self._samples(student)})
-        if setup.teacher is None:
-            return found
+        if setup.teacher is None or setup.workload.teachers_tokenizer is not None:
+            return found  # layers are compared, and attention is drawn, token by token
         seen = findings.of_models(
             student,
             setup.teacher,

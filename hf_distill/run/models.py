@@ -234,18 +234,33 @@ def load_finished(folder: str | Path, auto_class: str, role: str, section: Any) 
 
 
 def load_tokenizer_of(recipe: Recipe, workload: Workload) -> PreTrainedTokenizerBase:
-    """The tokenizer of teacher and student, which must give the same ids.
+    """The tokenizer of teacher and student, which must give the same ids, or the student's alone.
 
     Raises: `IncompatiblePair` where they differ; `DistillationError` if it cannot be loaded or cannot pad.
     """
     students = [stage.student for stage in recipe.stages if isinstance(stage.student, StudentSection)]
-    named: list[tuple[str, str, Any]] = [(teacher_path(section), "teacher", section) for section in _teachers(recipe)]
+    shared = [] if reads_its_own(recipe) else _teachers(recipe)
+    named: list[tuple[str, str, Any]] = [(teacher_path(section), "teacher", section) for section in shared]
     named += [(each.model, "student", each) for each in (*students, recipe.student) if each.model is not None]
     found = [_tokenizer(path, role, section, workload) for path, role, section in named]
     for (path, _, _), other in zip(named[:-1], found[:-1], strict=True):
         checks.equal_tokenizers(found[-1], other, path)
         _check_same_ids(found[-1], other, workload)
     return found[-1]
+
+
+def reads_its_own(recipe: Recipe) -> bool:
+    """Whether the teacher reads by a tokenizer of its own."""
+    return recipe.teacher is not None and recipe.teacher.tokenizer is not None
+
+
+def load_teachers_tokenizer(recipe: Recipe, workload: Workload) -> PreTrainedTokenizerBase:
+    """The tokenizer of a teacher that reads by its own.
+
+    Raises: `DistillationError` if it cannot be loaded or cannot pad.
+    """
+    section = _teacher(recipe)
+    return _tokenizer(teacher_path(section), "teacher", section, workload)
 
 
 def plain_tokenizer(folder: str | Path, role: str, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:

@@ -77,6 +77,9 @@ class Workload(ABC):
     reduce: Callable[[Any, Any], Tensor] | None = None
     """Outputs and labels of a batch to a tensor `[rows, ...]`: the Trainer's `preprocess_logits_for_metrics`."""
 
+    teachers_tokenizer: PreTrainedTokenizerBase | None = None
+    """What the teacher reads by, where that is not the student's."""
+
     # ---- the data ----
 
     @property
@@ -153,6 +156,14 @@ class Workload(ABC):
     def saved_with(self, tokenizer: PreTrainedTokenizerBase) -> Any:
         """What is saved beside a student, so that it can be read for: the tokenizer, or a processor with more."""
         return tokenizer
+
+    def as_read_by(self, role: str, rows: Any) -> Any:
+        """The rows in the columns that a model of that role is evaluated on."""
+        return rows
+
+    def counted(self) -> Mapping[str, float]:
+        """What was counted when the training rows were read, for the results of the training."""
+        return {}
 
     def in_model_order(self, rows: Any, columns: Columns) -> Any:
         """The rows with class ids as a model counts them."""

@@ -15,7 +15,7 @@ from hf_distill.activations import MAIN, Activations, Signal
 from hf_distill.anatomy import Anatomy
 from hf_distill.capture import Capture
 from hf_distill.depth import Run, runs_whole, shallow
-from hf_distill.errors import DistillationError
+from hf_distill.errors import DataError, DistillationError
 from hf_distill.loading import is_cast, load_model, stays
 from hf_distill.passes import Passes
 from hf_distill.shards import fold, in_shards
@@ -183,7 +183,7 @@ class Frozen(Teacher):
         if self.model.training:
             self.model.eval()
         if self.tokenizer is not None:
-            batch = {name.removeprefix(OWN): value for name, value in batch.items() if name.startswith(OWN)}
+            batch = _own(batch)
         shown = self._main(batch) if self._runs_main else Activations(mask=batch.get("attention_mask"))
         if not self._passes:
             return shown
@@ -212,3 +212,14 @@ class Frozen(Teacher):
             shown = self._show(batch)[1]
         fold(self.model)
         return shown
+
+
+def _own(batch: Batch) -> Batch:
+    """What a teacher with a tokenizer of its own reads of a batch."""
+    if f"{OWN}input_ids" not in batch:
+        raise DataError(
+            f"the teacher reads by its own tokenizer, and the batch has no {OWN}input_ids, only {', '.join(batch)}. "
+            "Rows in the tokens of both models are made by data.aligned_rows.align_texts, batches of them by "
+            "AlignedPadding; texts that the student writes while it trains (on-policy) have no alignment."
+        )
+    return {name.removeprefix(OWN): value for name, value in batch.items() if name.startswith(OWN)}

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import PreTrainedTokenizerFast
 
 from hf_distill.data.aligned_rows import AlignedPadding, AlignmentCounts, align_texts
 from hf_distill.errors import DataError
@@ -108,5 +109,5 @@ def test_what_cannot_be_made_is_refused() -> None:
         align_texts(["a", None], WORDPIECE, BPE, 20)  # type: ignore[list-item]
     with pytest.raises(DataError, match="long is 'cutt'"):
         align_texts(["a"], WORDPIECE, BPE, 20, long="cutt")
-    with pytest.raises(DataError, match="a row has no column 'labels'"):
-        AlignedPadding(WORDPIECE, BPE)([{"input_ids": [1]}])
+    with pytest.raises(DataError, match="teacher's tokenizer has no padding token"):
+        AlignedPadding(WORDPIECE, PreTrainedTokenizerFast(tokenizer_object=BPE.backend_tokenizer))

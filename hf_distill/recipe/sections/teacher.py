@@ -121,6 +121,9 @@ class Teacher(Section):
     device_map: Text | None = None
     """Lay it over devices when it is loaded: auto, or one device such as cuda:1; without it, it is where the student
     is. The student is a model of its own."""
+    tokenizer: Literal["own"] | None = None
+    """own: it reads by its own tokenizer, which is not the student's, and is learned from by uld or gold; without it
+    both must read by the same."""
     fine_tune: FineTune | None = None
     cache: TeacherCache | None = None
     generate: Writing | None = None

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from hf_distill.recipe import Recipe
+from hf_distill.run import models
 from hf_distill.run.workload import Workload
 from hf_distill.run.workloads import (
+    across_tokenizers,
     chat,
     pretraining,
     question_answering,
@@ -36,6 +38,8 @@ def load_workload(recipe: Recipe, *, train: bool = True, predict: bool = False) 
         return chat.load(data, data.chat, recipe, predict=predict)
     if data is not None and data.speech is not None:
         return speech.load(data, data.speech, recipe, predict=predict)
+    if data is not None and data.text is not None and models.reads_its_own(recipe):
+        return across_tokenizers.load(data.text, recipe, predict=predict)
     if data is not None and data.text is not None:
         return pretraining.load(data.text, recipe, predict=predict)
     return text_classification.load(recipe, train=train, predict=predict)

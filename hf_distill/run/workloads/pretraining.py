@@ -241,7 +241,11 @@ KINDS: Mapping[str, type[Pretraining]] = {
 
 def load(text: UnlabelledText, recipe: Recipe, *, predict: bool) -> Pretraining:
     """The text of a recipe. Raises: `DataError`, as `load_workload`."""
-    found = KINDS[text.task](recipe, text)
+    return checked(KINDS[text.task](recipe, text), predict=predict)
+
+
+def checked(found: Pretraining, *, predict: bool) -> Pretraining:
+    """The text, of which there is nothing to predict."""
     if predict:
         raise DataError(f"{found.name}: raw text has no test to predict; leave --do_predict out.")
     return found

@@ -113,6 +113,7 @@ def part_divergence(student_log: Tensor, teacher_log: Tensor, beta: float) -> Te
     to_student = (student_log.exp() * (student_log - mixed)).sum(-1)
     return beta * to_teacher + (1.0 - beta) * to_student
 
+
 def probability_mse(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
     """(1/C) sum_c (q_c - p_c)^2 on probabilities (Tarvainen & Valpola, 2017, arXiv:1703.01780)."""
     return (functional.softmax(student_logits, -1) - functional.softmax(teacher_logits, -1)).square().mean(-1)

@@ -123,7 +123,7 @@ def test_a_teacher_that_reads_more_than_it_can_is_refused() -> None:
     pair = trainer(ULD()).distillation.pair
     short = replace(pair, teacher=replace(pair.teacher, max_length=8))
     checks.fits_positions(short, 40, 8)
-    with pytest.raises(DataError, match="a row has 9 tokens, and the teacher .* reads 8 at most"):
+    with pytest.raises(DataError, match=r"a row has 9 tokens, and the teacher .* reads 8 at most"):
         checks.fits_positions(short, 40, 9)
 
 

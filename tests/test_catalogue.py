@@ -29,6 +29,8 @@ GOLDEN = {
 """The golden cases of objectives that have another name there."""
 
 OWN_VALUES = {
+    "gold": "objectives/test_across_tokenizers.py",
+    "uld": "objectives/test_across_tokenizers.py",
     "factor_paraphraser": "objectives/test_features.py",
     "knowledge_preregression_heads": "objectives/test_features.py",
     "mhgd_estimator": "objectives/test_text_relations.py",
@@ -36,7 +38,8 @@ OWN_VALUES = {
     "pooled_distance": "objectives/test_pooled_distance.py",
     "ted_filters": "objectives/test_features.py",
 }
-"""Objectives of which no values are stored, first stages above all, and the tests that work theirs out."""
+"""Objectives of which no values are stored, first stages above all, or values of another form, and the tests that work
+theirs out or compare them."""
 
 NO_PAPER = {"labels"}
 """The task's own loss."""

@@ -99,8 +99,8 @@ def equal_tokenizers(student: PreTrainedTokenizerBase, teacher: PreTrainedTokeni
     raise IncompatiblePair(
         f"the tokenizers differ: {token!r} is {ours.get(token)} for the student and {theirs.get(token)} for the "
         f"teacher {name!r} ({len(differing)} such entries, {len(ours)} and {len(theirs)} in all). Both must read the "
-        "same ids: take the teacher's tokenizer and a student built on its vocabulary. Or have a causal language model "
-        "read by its own: teachers.Frozen(model, tokenizer=…), in a recipe `teacher: {tokenizer: own}`."
+        "same ids: take the teacher's tokenizer and a student built on its vocabulary. Or have a causal teacher read "
+        "by its own: teachers.Frozen(model, tokenizer=…), in a recipe `teacher: {tokenizer: own}`."
     )
 
 

@@ -42,10 +42,10 @@ def fits_positions(pair: Pair, length: int, teachers_length: int | None = None) 
     reads `teachers_length` tokens of it.
     """
     theirs = length if pair.across is None else teachers_length or 0
-    for role, shape, length in (("student", pair.student, length), ("teacher", pair.teacher, theirs)):
-        if shape is not None and shape.max_length is not None and length > shape.max_length:
+    for role, shape, read in (("student", pair.student, length), ("teacher", pair.teacher, theirs)):
+        if shape is not None and shape.max_length is not None and read > shape.max_length:
             raise DataError(
-                f"a row has {length} tokens, and the {role} ({shape.family}) reads {shape.max_length} at most. "
+                f"a row has {read} tokens, and the {role} ({shape.family}) reads {shape.max_length} at most. "
                 f"Truncate the texts: tokenizer(…, truncation=True, max_length={shape.max_length})."
             )
 

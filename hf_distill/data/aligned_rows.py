@@ -211,7 +211,9 @@ class Aligner:
         end = number if all(frame.end and frame.predicts(place) for frame, place in ends) else -1
         return {
             **self.ours.columns(ours.ids[first.student : last.student_end], student_spans, end, is_last, ""),
-            **self.theirs.columns(theirs.ids[first.teacher : last.teacher_end], teacher_spans, end, is_last, "teacher_"),
+            **self.theirs.columns(
+                theirs.ids[first.teacher : last.teacher_end], teacher_spans, end, is_last, "teacher_"
+            ),
         }
 
 

@@ -9,6 +9,7 @@ it. A token ends where a character ends: bytes of one character that are several
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 from tokenizers import Tokenizer
@@ -32,7 +33,7 @@ class Tokens(NamedTuple):
 
 
 class Segment(NamedTuple):
-    """A piece of text that both sides have, from the character `student` of the one text and `teacher` of the other."""
+    """A piece of text that both sides have, from the character `student` of one text and `teacher` of the other."""
 
     student: int
     teacher: int
@@ -107,9 +108,9 @@ def token_ends(tokens: Tokens, whose: str) -> Ends:
     for number, (start, end) in enumerate(tokens.offsets):
         if not begun <= start <= end <= len(tokens.text):
             raise DataError(
-                f"the {whose}'s tokenizer places its token {number + 1} at the characters {start} to {end}, behind one "
-                f"at {begun}, of a text of {len(tokens.text)}: {tokens.text[:_SHOWN]!r}. Its offsets do not follow the "
-                "text, which aligned tokens need; take a tokenizer whose normalisation keeps them."
+                f"the {whose}'s tokenizer places its token {number + 1} at the characters {start} to {end}, behind "
+                f"one at {begun}, of a text of {len(tokens.text)}: {tokens.text[:_SHOWN]!r}. Its offsets do not "
+                "follow the text, which aligned tokens need; take a tokenizer whose normalisation keeps them."
             )
         if number and start >= reached:
             ends[reached] = number
@@ -152,7 +153,7 @@ def _spans(ours: Ends, theirs: Ends, segment: Segment) -> list[Span]:
     if not places:
         return _left(0, segment.length, ours, theirs)
     found = _left(0, places[0], ours, theirs) if places[0] else []
-    for start, end in zip(places[:-1], places[1:], strict=True):
+    for start, end in pairwise(places):
         found.append(Span(start, end, ours[start], ours[end], theirs[start], theirs[end], True))
     if places[-1] < segment.length:
         found += _left(places[-1], segment.length, ours, theirs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,7 +75,7 @@ def _matched(ours: dict[str, int], theirs: dict[str, int], roles: dict[int, int]
 
 def _first_of_text(tokenizer: PreTrainedTokenizerBase, vocabulary: dict[str, int]) -> dict[str, int]:
     """The entry for each text; of several the first. Special tokens stand for no text."""
-    reads = _reader(vocabulary)
+    reads = _reader(tokenizer)
     special = set(tokenizer.all_special_tokens)
     found: dict[str, int] = {}
     for entry, number in sorted(vocabulary.items(), key=lambda item: item[1]):
@@ -83,11 +84,13 @@ def _first_of_text(tokenizer: PreTrainedTokenizerBase, vocabulary: dict[str, int
     return found
 
 
-def _reader(vocabulary: dict[str, int]) -> Any:
-    """What gives the text of an entry, by how the vocabulary marks words."""
-    if any(entry.startswith("##") for entry in vocabulary):
-        return lambda entry: entry[2:] if entry.startswith("##") else f" {entry}"
-    if any("Ġ" in entry for entry in vocabulary):
+def _reader(tokenizer: PreTrainedTokenizerBase) -> Any:
+    """What gives the text of an entry, by how the tokenizer marks words."""
+    backend = json.loads(tokenizer.backend_tokenizer.to_str()) if tokenizer.is_fast else {}
+    if (backend.get("model") or {}).get("type") == "WordPiece":
+        inner = backend["model"]["continuing_subword_prefix"]
+        return lambda entry: entry.removeprefix(inner) if entry.startswith(inner) else f" {entry}"
+    if '"ByteLevel"' in json.dumps([backend.get("pre_tokenizer"), backend.get("decoder")]):
         letters = _byte_letters()
         return lambda entry: _of_bytes(entry, letters)
     return lambda entry: entry.replace(WORD_BEGINS, " ")

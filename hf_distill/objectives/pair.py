@@ -247,8 +247,8 @@ def _check_inputs(student: Shape, teacher: Shape, tokenizer_size: int | None) ->
         raise IncompatiblePair(
             f"the student's vocabulary has {student.vocab_size} entries, the teacher's {teacher.vocab_size}, and the "
             f"tokenizer {tokenizer_size if tokenizer_size is not None else 'is not given (pass processing_class)'}; "
-            "both models must read the same tokens. Take a teacher of the same tokenizer; or have a causal one read by "
-            "its own, and learn by uld or gold: teachers.Frozen(model, tokenizer=…), in a recipe "
+            "both models must read the same tokens. Take a teacher of the same tokenizer; or have a causal one read "
+            "by its own, and learn by uld or gold: teachers.Frozen(model, tokenizer=…), in a recipe "
             "`teacher: {tokenizer: own}`."
         )
 

@@ -49,9 +49,7 @@ class Sums(NamedTuple):
     parts: Tensor
 
 
-def span_sums(
-    student: Side, teacher: Side, loss: SpanLoss, weights: Tensor, factors: Tensor, counted: Tensor
-) -> Sums:
+def span_sums(student: Side, teacher: Side, loss: SpanLoss, weights: Tensor, factors: Tensor, counted: Tensor) -> Sums:
     """sum_part f_part sum_span w_span loss_part(span), with `weights` and `counted` `[batch, spans]`, in at least
     float32.
 

@@ -59,9 +59,9 @@ class SpanWise(Objective):
         super().bind(pair)
         if pair.across is None:
             raise IncompatiblePair(
-                f"objective {self.name!r} compares models that read tokens of their own, and these read the same. Take "
-                "soft_targets; or have the teacher read by its tokenizer: teachers.Frozen(model, tokenizer=…), in a "
-                "recipe `teacher: {tokenizer: own}`."
+                f"objective {self.name!r} compares models that read tokens of their own, and these read the same. "
+                "Take soft_targets; or have the teacher read by its own: teachers.Frozen(model, tokenizer=…), in a recipe "
+                "`teacher: {tokenizer: own}`."
             )
 
     def needs(self) -> Needs:

@@ -14,7 +14,10 @@ from tests.tokenizers_of_kinds import CORPUS, KINDS, tokenizer
 
 READERS = {kind: Reader(tokenizer(kind), "student") for kind in KINDS}
 PAIRS = [(ours, theirs) for ours in KINDS for theirs in KINDS]
-PIECES = ("the", " dog", "Naïve", "e\u0301", "\u200d", "👍🏽", "👩‍👧", "שלום", "مرحبا", "ﬁ", "½", " ", "  ", "\t", "\n", "\r\n", "\u00a0", "\u3000", "1", ".", "[SEP]", "<|end|>", "▁", "##")  # fmt: skip
+PIECES = (
+    "the", " dog", "Naïve", "e\u0301", "\u200d", "👍🏽", "👩‍👧", "שלום", "مرحبا", "ﬁ", "½", " ", "  ", "\t", "\n",
+    "\r\n", "\u00a0", "\u3000", "1", ".", "[SEP]", "<|end|>", "▁", "##",
+)  # fmt: skip
 TEXTS = st.lists(st.one_of(st.sampled_from(PIECES), st.characters(codec="utf-8")), max_size=12).map("".join)
 
 

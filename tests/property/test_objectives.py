@@ -24,9 +24,13 @@ from hf_distill.objectives import Objective, Pair
 from hf_distill.objectives.hypotheses import SCORES, TEXTS
 from hf_distill.tasks import TASKS
 from tests.contract.worlds import (
+    ACROSS,
     LENGTH_AXES,
+    MATCHED,
     NUM_LOGITS,
     PER_TOKEN,
+    TEACHERS_WORDS,
+    TWO_VOCABULARIES,
     Case,
     Scene,
     World,
@@ -53,11 +57,13 @@ class Drawn(World):
 
     @property
     def pair(self) -> Pair:
+        across = self.size == ACROSS
+        words = (NUM_LOGITS[self.task], TEACHERS_WORDS if across else NUM_LOGITS[self.task])
         sides = [
-            shape(layers, width, NUM_LOGITS[self.task], heads=heads)
-            for layers, width, heads in (self.student, self.teacher)
+            shape(layers, width, number, heads=heads)
+            for (layers, width, heads), number in zip((self.student, self.teacher), words, strict=True)
         ]
-        return Pair.from_shapes(sides[0], sides[1], TASKS[self.task])
+        return Pair.from_shapes(sides[0], sides[1], TASKS[self.task], across=MATCHED if across else None)
 
 
 @dataclass(frozen=True)
@@ -78,7 +84,8 @@ sizes = st.tuples(st.integers(1, 5), st.sampled_from([4, 8, 12]), st.sampled_fro
 @cache
 def tasks_of(name: str) -> list[str]:
     """The tasks on one stack that an objective is for."""
-    return [task for task in TASKS if task != "seq2seq_lm" and accepted(Case(name, (), World(task)))]
+    size = ACROSS if name in TWO_VOCABULARIES else "alike"
+    return [task for task in TASKS if task != "seq2seq_lm" and accepted(Case(name, (), World(task, size)))]
 
 
 @st.composite
@@ -86,7 +93,8 @@ def samples(draw: Any, name: str) -> Sample:
     """Pairs are often of one size, as many objectives ask for that."""
     student = draw(sizes)
     teacher = draw(st.one_of(st.just(student), st.just((draw(st.integers(1, 5)), *student[1:])), sizes))
-    world = Drawn(draw(st.sampled_from(tasks_of(name))), student=student, teacher=teacher)
+    size = ACROSS if name in TWO_VOCABULARIES else "alike"
+    world = Drawn(draw(st.sampled_from(tasks_of(name))), size, student=student, teacher=teacher)
     chosen: dict[str, Any] = {}
     if "layer_map" in signature(objectives.get(name)).parameters and draw(st.booleans()):
         pair = st.tuples(st.integers(1, student[0]), st.integers(1, teacher[0])).map(list)

@@ -25,6 +25,7 @@ from hf_distill.anatomy import Anatomy
 from hf_distill.data import glue
 from hf_distill.member_logits import Combining
 from hf_distill.objectives import Pair
+from hf_distill.objectives.across import Across
 from hf_distill.recipe import Member, Recipe, Stage, Student, Teacher, shipped
 from hf_distill.recipe.rules.stages import PREVIOUS
 from hf_distill.run import models
@@ -36,6 +37,9 @@ ROBERTA = {
     "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2,
 }  # fmt: skip
 MINILM = {"vocab_size": 30522, "hidden_size": 384, "num_attention_heads": 12, "intermediate_size": 1536}
+SMOL = {"num_hidden_layers": 32, "num_attention_heads": 15, "num_key_value_heads": 5, "max_position_embeddings": 8192}
+MATCHED = ((0, 0), (5, 7))
+"""Entries that answer to each other, of models that read by tokenizers of their own."""
 TOPICS = {"topics/before": ("business", "sports"), "topics/expert": ("science", "world")}
 """Classifiers of one's own, whose labels are not all that a recipe's data have."""
 CONFIGS: dict[str, PreTrainedConfig] = {
@@ -45,7 +49,8 @@ CONFIGS: dict[str, PreTrainedConfig] = {
     "google-bert/bert-large-uncased": BertConfig(vocab_size=30522, **LARGE),
     "FacebookAI/roberta-base": RobertaConfig(**ROBERTA),
     "FacebookAI/roberta-large": RobertaConfig(**ROBERTA, **LARGE),
-    "openai-community/gpt2": GPT2Config(),
+    **dict.fromkeys(("openai-community/gpt2", "distilbert/distilgpt2"), GPT2Config()),
+    "HuggingFaceTB/SmolLM2-360M": LlamaConfig(vocab_size=49152, hidden_size=960, intermediate_size=2560, **SMOL),
     "yoshitomo-matsubara/bert-base-uncased-sst2": BertConfig(vocab_size=30522),
     "yoshitomo-matsubara/bert-large-uncased-sst2": BertConfig(vocab_size=30522, **LARGE),
     "distilbert/distilbert-base-uncased": DistilBertConfig(),
@@ -172,7 +177,8 @@ def stages_of(name: str) -> Iterator[tuple[Stage, PreTrainedModel, Pair]]:
 
 def _pair(recipe: Recipe, student: PreTrainedModel, finished: PreTrainedModel | None) -> Pair:
     def with_teacher(teacher: PreTrainedModel | None) -> Pair:
-        return Pair.of(ours, None if teacher is None else Anatomy.of(teacher), Task.of(student))
+        across = Across(MATCHED, MATCHED) if models.reads_its_own(recipe) else None
+        return Pair.of(ours, None if teacher is None else Anatomy.of(teacher), Task.of(student), across=across)
 
     ours, section = Anatomy.of(student), recipe.teacher
     if finished is not None or section is None:

@@ -15,6 +15,8 @@ from transformers import (
     BertForSequenceClassification,
     GPT2Config,
     GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
     PreTrainedTokenizerFast,
     RobertaConfig,
     RobertaForMaskedLM,
@@ -25,6 +27,7 @@ from hf_distill.recipe import Recipe, shipped
 from hf_distill.recipe.document import parse
 from hf_distill.run import run
 from tests import chats, sounds, tiny_runs, tiny_tasks, writers
+from tests.tokenizers_of_kinds import tokenizer as kinds
 
 STEPS = 2
 ARGUMENTS = {
@@ -77,6 +80,13 @@ def gpt2_tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=made, model_max_length=32, **ends)
 
 
+def llama(words: int) -> LlamaForCausalLM:
+    """A decoder that has that many words."""
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
+    ends = {"bos_token_id": None, "eos_token_id": 0, "pad_token_id": 0}
+    return LlamaForCausalLM(LlamaConfig(vocab_size=words, max_position_embeddings=64, **sizes, **ends))
+
+
 TEACHERS: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
     "google-bert/bert-base-uncased": (_bert(12), tiny_runs.tokenizer),
     "google-bert/bert-base-cased": (_bert(12), tiny_runs.tokenizer),
@@ -93,6 +103,8 @@ TEACHERS: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
     "base": (_bert(2, 48, 2), tiny_runs.tokenizer),
     "words": (_bert(6), tiny_runs.tokenizer),
     "start": (_bert(1, 48, 2), tiny_runs.tokenizer),
+    "HuggingFaceTB/SmolLM2-360M": (lambda: llama(len(kinds("bpe"))), lambda: kinds("bpe")),
+    "distilbert/distilgpt2": (_gpt2, gpt2_tokenizer),
     "google-t5/t5-base": (lambda: writers.writer(layers=4), writers.tokenizer),
     "facebook/wav2vec2-large-960h": (lambda: sounds.hearing(1), sounds.processor),
     "facebook/wav2vec2-base": (lambda: sounds.hearing(2), sounds.processor),
@@ -213,7 +225,8 @@ class TinyRecipes:
         if "task" in written:
             written["dataset_dir"] = str(self._glue(written["task"]))
         elif "text" in data:
-            data["text"]["train"][0]["files"] = [str(self._text())]
+            for split in {"train", "validation"} & data["text"].keys():
+                data["text"][split][0]["files"] = [str(self._text())]
             data["text"] |= {"cache_dir": str(self.home / "tokens"), "held_out": 2}
         elif "question_answering" in data:
             data.pop("hub", None)

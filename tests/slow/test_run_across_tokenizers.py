@@ -56,6 +56,6 @@ def test_another_vocabulary_that_was_not_asked_for_is_refused(tmp_path: Path) ->
     given = recipe(tmp_path, "uld")
     given["teacher"]["tokenizer"] = None
     given["stages"][0]["objectives"] = [{"soft_targets": {}}]
-    with pytest.raises(IncompatiblePair, match="the tokenizers differ.*tokenizer: own"):
+    with pytest.raises(IncompatiblePair, match=r"the tokenizers differ.*tokenizer: own"):
         run(given, tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -32,9 +32,9 @@ class GOLD(SpanWise):
     minimum where q = p. Probabilities below 1e-8 are taken for that in D.
 
     Words match that are written alike in both vocabularies (`match="exact"`, TRL's form), or that stand for the same
-    text (`text`: `Ġthe`, `▁the` and the `the` of WordPiece); special tokens of one role match in both, which TRL leaves
-    out. `matched_weight` w and `unmatched_weight` u are given together; without them w is the share of the teacher's
-    vocabulary that is matched, and u the rest.
+    text (`text`: `Ġthe`, `▁the` and the `the` of WordPiece); special tokens of one role match in both, as they do not
+    in TRL. `matched_weight` w and `unmatched_weight` u are given together; without them w is the share of the
+    teacher's vocabulary that is matched, and u the rest.
 
     `merge="chain_rule"` is TRL's "bayesian"; `observed` is its default, which reads the rows one token late. The code
     counts an example without any span as a 0 in the mean; here it does not count.
@@ -49,7 +49,7 @@ class GOLD(SpanWise):
     parts = ("matched", "unmatched")
     citation = """@misc{boizard2024towards,
   title = {Towards Cross-Tokenizer Distillation: the Universal Logit Distillation Loss for {LLM}s},
-  author = {Boizard, Nicolas and El Haddad, Kevin and Hudelot, C{\\'e}line and Colombo, Pierre},
+  author = {Boizard, Nicolas and El Haddad, Kevin and Hudelot, Céline and Colombo, Pierre},
   year = {2024},
   eprint = {2402.12030},
   archivePrefix = {arXiv}

@@ -39,7 +39,7 @@ class ULD(SpanWise):
     parts = ("distance",)
     citation = """@misc{boizard2024towards,
   title = {Towards Cross-Tokenizer Distillation: the Universal Logit Distillation Loss for {LLM}s},
-  author = {Boizard, Nicolas and El Haddad, Kevin and Hudelot, C{\\'e}line and Colombo, Pierre},
+  author = {Boizard, Nicolas and El Haddad, Kevin and Hudelot, Céline and Colombo, Pierre},
   year = {2024},
   eprint = {2402.12030},
   archivePrefix = {arXiv}

@@ -37,7 +37,9 @@ def _terms(data: Mapping[str, Any], is_own: bool) -> Iterator[Problem]:
             here = ("stages", i, "objectives", j, name)
             takes_two = objectives.get(name).takes_two_vocabularies
             if takes_two and not is_own:
-                yield Problem(here, "compares models of two tokenizers; set teacher.tokenizer: own, or take soft_targets.")
+                yield Problem(
+                    here, "compares models of two tokenizers; set teacher.tokenizer: own, or take soft_targets."
+                )
             elif is_own and not takes_two:
                 text = "compares token by token, and the teacher reads by its own tokenizer; take uld or gold."
                 yield Problem(here, text)

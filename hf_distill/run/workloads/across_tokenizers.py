@@ -42,9 +42,7 @@ class AlignedWords(NextWords):
             if splits is None or split in splits:
                 documents = chain.from_iterable(source.documents() for source in sources)
                 longest = limits.longest(tokenizer)
-                rows, counts[split] = align_texts(
-                    documents, tokenizer, self.teachers_tokenizer, longest, long="split"
-                )
+                rows, counts[split] = align_texts(documents, tokenizer, self.teachers_tokenizer, longest, long="split")
                 most = getattr(self.recipe.max_samples, split)
                 found[split] = rows if most is None else rows.select(range(min(most, len(rows))))
         self.counts = {**self.counts, **counts}

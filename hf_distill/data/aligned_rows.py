@@ -127,15 +127,24 @@ def align_texts(
     and for lengths without room; `IncompatiblePair` for a slow tokenizer.
     """
     aligner = Aligner(student_tokenizer, teacher_tokenizer, max_length, teacher_max_length, long)
-    counts, parts = AlignmentCounts(), []
-    for chunk in chunks(_checked(texts)):
-        made = list(aligner.rows(chunk, counts))
-        columns = {name: [row[name] for row in made] for name in COLUMNS}
-        parts.append(Dataset.from_dict(columns, features=_FEATURES))
+    counts = AlignmentCounts()
+    return gathered((aligner.rows(chunk, counts) for chunk in chunks(_checked(texts))), counts)
+
+
+def gathered(parts: Iterable[Iterable[Row]], counts: AlignmentCounts) -> Aligned:
+    """The rows of several parts, which are counted while they are made, in one data set.
+
+    Raises: `DataError` where there are none.
+    """
+    made = []
+    for part in parts:
+        rows = list(part)
+        columns = {name: [row[name] for row in rows] for name in COLUMNS}
+        made.append(Dataset.from_dict(columns, features=_FEATURES))
     if not counts.rows:
         raise DataError(f"no text is left to train on: {counts}.")
     logger.warning("aligned across tokenizers: %s.", counts)
-    return Aligned(concatenate_datasets(parts), counts)
+    return Aligned(concatenate_datasets(made), counts)
 
 
 _FEATURES = Features({name: List(Value("int32")) for name in COLUMNS})
@@ -169,7 +178,7 @@ class Aligner:
                 if row is None:
                     continue
                 rows, kept = rows + 1, kept + piece[-1].end - piece[0].start
-                _count(row, counts)
+                count_row(row, counts)
                 yield row
                 if self.long == "cut":
                     break
@@ -258,7 +267,8 @@ def _number(row: Row) -> int:
     return max(row["student_spans"], default=-1) + 1
 
 
-def _count(row: Row, counts: AlignmentCounts) -> None:
+def count_row(row: Row, counts: AlignmentCounts) -> None:
+    """Adds a row, its spans and its tokens to the counts."""
     counts.rows += 1
     counts.spans += _number(row)
     for side, labels in (("student", "labels"), ("teacher", "teacher_labels")):

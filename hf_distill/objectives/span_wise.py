@@ -60,8 +60,8 @@ class SpanWise(Objective):
         if pair.across is None:
             raise IncompatiblePair(
                 f"objective {self.name!r} compares models that read tokens of their own, and these read the same. "
-                "Take soft_targets; or have the teacher read by its own: teachers.Frozen(model, tokenizer=…), in a recipe "
-                "`teacher: {tokenizer: own}`."
+                "Take soft_targets; or have the teacher read by its own: teachers.Frozen(model, tokenizer=…), in a "
+                "recipe `teacher: {tokenizer: own}`."
             )
 
     def needs(self) -> Needs:

@@ -1,0 +1,205 @@
+"""Conversations as student and teacher read them: each in its own chat template and tokens, aligned message by
+message."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain, islice
+from typing import Any, NamedTuple
+
+from transformers import PreTrainedTokenizerBase
+
+from hf_distill.data.aligned_rows import Aligned, AlignmentCounts, Row, count_row, gathered
+from hf_distill.data.alignment import Reader, Segment, Span, Tokens, spans_of
+from hf_distill.errors import DataError
+from hf_distill.tasks import IGNORED
+
+Messages = Sequence[Mapping[str, Any]]
+
+AT_ONCE = 1000
+"""Conversations that are tokenised together."""
+
+LEARNED = "assistant"
+"""Whose messages count."""
+
+_SHOWN = 60
+
+
+class Rendered(NamedTuple):
+    """A conversation in a chat template, and where in it each message begins, and what it says."""
+
+    text: str
+    starts: tuple[int, ...]
+    contents: tuple[str, ...]
+
+
+class Side:
+    """One model's way to read conversations. Raises: `DataError` for a tokenizer without a chat template."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, role: str, max_length: int) -> None:
+        if not tokenizer.chat_template:
+            raise DataError(
+                f"the {role}'s tokenizer has no chat template, which messages are written in; set "
+                "tokenizer.chat_template, or make texts of the messages and align these (align_texts)."
+            )
+        self.tokenizer, self.role, self.max_length = tokenizer, role, max_length
+        self.reader = Reader(tokenizer, role)
+        self.special = {
+            *tokenizer.all_special_ids,
+            *(n for n, t in tokenizer.added_tokens_decoder.items() if t.special),
+        }
+
+    def render(self, messages: Messages, number: int) -> Rendered:
+        """A conversation as text. Where each message stands follows from one with marks in place of what is said.
+
+        Raises: `DataError` for a template that fails, or writes messages otherwise than as they are.
+        """
+        marks = [f"\ue000{i}\ue001" for i in range(len(messages))]
+        whole = self._written(messages, number)
+        marked = self._written([{**m, "content": mark} for m, mark in zip(messages, marks, strict=True)], number)
+        for change in (str, str.strip):
+            contents = tuple(change(str(message["content"])) for message in messages)
+            text, starts = "", []
+            rest = marked
+            for mark, content in zip(marks, contents, strict=True):
+                before, found, rest = rest.partition(mark)
+                if not found:
+                    break
+                text += before
+                starts.append(len(text))
+                text += content
+            if len(starts) == len(messages) and text + rest == whole:
+                return Rendered(whole, tuple(starts), contents)
+        raise DataError(
+            f"conversation {number}: the {self.role}'s chat template leaves messages out or changes what they say, so "
+            f"that they cannot be placed in {whole[:_SHOWN]!r}; give a template that writes each as it is."
+        )
+
+    def _written(self, messages: Messages, number: int) -> str:
+        try:
+            return str(self.tokenizer.apply_chat_template(list(messages), tokenize=False))
+        except Exception as error:  # a template is a program, and raises what it likes
+            raise DataError(
+                f"conversation {number}: the {self.role}'s chat template does not take it: {error}"
+            ) from error
+
+
+def align_messages(
+    conversations: Iterable[Messages],
+    student_tokenizer: PreTrainedTokenizerBase,
+    teacher_tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    *,
+    teacher_max_length: int | None = None,
+) -> Aligned:
+    """Rows as those of `align_texts`, of conversations: lists of `{"role": …, "content": …}`.
+
+    Each model reads a conversation in its own chat template. What the assistant says counts, and is aligned by the
+    characters of each message; so does the special token that ends its turn, which is aligned by its role where both
+    templates have one. A conversation that is too long for either model is cut behind the last span that both have
+    room for; one of which nothing is left is left out. Both are counted and logged.
+
+    Raises: `DataError` for a tokenizer without a chat template, a conversation that a template does not take or
+    changes, one without a message of the assistant, and where no row is left; `IncompatiblePair` for a slow tokenizer.
+    """
+    ours = Side(student_tokenizer, "student", max_length)
+    theirs = Side(teacher_tokenizer, "teacher", teacher_max_length or max_length)
+    counts = AlignmentCounts()
+    numbered = enumerate(conversations, start=1)
+    parts = iter(lambda: list(islice(numbered, AT_ONCE)), [])
+    return gathered((_rows(part, ours, theirs, counts) for part in parts), counts)
+
+
+def _rows(part: Sequence[tuple[int, Messages]], ours: Side, theirs: Side, counts: AlignmentCounts) -> Iterator[Row]:
+    for number, messages in part:
+        _check(messages, number)
+    rendered = [[side.render(messages, number) for number, messages in part] for side in (ours, theirs)]
+    read = [side.reader([each.text for each in found]) for side, found in zip((ours, theirs), rendered, strict=True)]
+    for (_, messages), *sides in zip(part, *rendered, *read, strict=True):
+        counts.texts += 1
+        row = _Row(ours, theirs, messages, sides).made(counts)
+        counts.texts_left_out += row is None
+        if row is not None:
+            count_row(row, counts)
+            yield row
+
+
+def _check(messages: Messages, number: int) -> None:
+    for message in messages:
+        if not isinstance(message, Mapping) or not isinstance(message.get("content"), str) or "role" not in message:
+            raise DataError(
+                f"conversation {number}: a message is {str(message)[:_SHOWN]!r}; it must have a role and a content, "
+                "both text."
+            )
+    if not any(message["role"] == LEARNED and message["content"].strip() for message in messages):
+        raise DataError(
+            f"conversation {number}: the assistant says nothing, so there is nothing to learn; leave it out."
+        )
+
+
+class _Row:
+    """A conversation on both sides, and the spans of what the assistant says."""
+
+    def __init__(self, ours: Side, theirs: Side, messages: Messages, sides: Sequence[Any]) -> None:
+        self.sides = (ours, theirs)
+        written: tuple[Rendered, Rendered] = (sides[0], sides[1])
+        self.tokens: tuple[Tokens, Tokens] = (sides[2], sides[3])
+        segments = []
+        for i, message in enumerate(messages):
+            lengths = {len(each.contents[i]) for each in written}
+            if message["role"] == LEARNED and 0 not in lengths:
+                segments.append(_segment(written, i))
+        self.turns = spans_of(*self.tokens, segments)
+
+    def made(self, counts: AlignmentCounts) -> Row | None:
+        """The row, cut to what both have room for; None where no span is left."""
+        spans = list(chain.from_iterable([*turn, *self._end(turn)] for turn in self.turns if turn))
+        kept = []
+        for span in spans:
+            if not (self._fits(0, span.student_end) and self._fits(1, span.teacher_end)):
+                break
+            kept.append(span)
+        if not any(span.aligned for span in kept):
+            return None
+        counts.cut_characters += sum(span.end - span.start for span in spans[len(kept) :])
+        whole = len(kept) == len(spans) and all(self._fits(i, len(each.ids)) for i, each in enumerate(self.tokens))
+        ends = [len(each.ids) for each in self.tokens] if whole else [kept[-1].student_end, kept[-1].teacher_end]
+        return self._columns(kept, ends)
+
+    def _fits(self, side: int, tokens: int) -> bool:
+        return tokens <= self.sides[side].max_length
+
+    def _end(self, turn: list[Span]) -> list[Span]:
+        """The token that ends a turn: a special one right behind it."""
+        places = (turn[-1].student_end, turn[-1].teacher_end)
+        given = zip(self.sides, self.tokens, places, strict=True)
+        found = [place < len(read.ids) and read.ids[place] in side.special for side, read, place in given]
+        if not any(found):
+            return []
+        lasts = [place + is_end for place, is_end in zip(places, found, strict=True)]
+        return [Span(turn[-1].end, turn[-1].end, places[0], lasts[0], places[1], lasts[1], all(found))]
+
+    def _columns(self, spans: list[Span], ends: list[int]) -> Row:
+        columns: Row = {}
+        numbers, number = [], 0
+        for span in spans:
+            is_shown = span.aligned and span.student > 0 and span.teacher > 0
+            numbers.append(number if is_shown else -1)
+            number += is_shown
+        places = ([(s.student, s.student_end) for s in spans], [(s.teacher, s.teacher_end) for s in spans])
+        for side, read, of_spans, end in zip(("student", "teacher"), self.tokens, places, ends, strict=True):
+            labels, placed = [IGNORED] * end, [-1] * end
+            for shown, (first, last) in zip(numbers, of_spans, strict=True):
+                labels[first:last] = read.ids[first:last]
+                placed[first:last] = [shown] * (last - first)
+            prefix = "" if side == "student" else "teacher_"
+            columns |= {f"{prefix}input_ids": read.ids[:end], f"{prefix}labels": labels, f"{side}_spans": placed}
+        return columns
+
+
+def _segment(written: tuple[Rendered, Rendered], message: int) -> Segment:
+    """Where a message stands on both sides; one that takes white space off has the shorter text."""
+    ours, theirs = (each.contents[message] for each in written)
+    shorter = min(ours, theirs, key=len)
+    starts = [each.starts[message] + each.contents[message].index(shorter) for each in written]
+    return Segment(starts[0], starts[1], len(shorter))

@@ -5,23 +5,26 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_distill import checks
 from hf_distill.anatomy import Anatomy
 from hf_distill.distillation import Distillation
 from hf_distill.errors import DistillationError
 from hf_distill.inspection.blueprint import Blueprint
+from hf_distill.loading import load_tokenizer
 from hf_distill.objectives import Objective, Pair
 from hf_distill.objectives.terms import Term
-from hf_distill.recipe import Stage, Student
+from hf_distill.recipe import Recipe, Stage, Student
 from hf_distill.recipe.rules.stages import PREVIOUS
 from hf_distill.run.adapters import adapted
 from hf_distill.run.chains import ensemble_of, written_teacher
 from hf_distill.run.freezing import at_rest, freeze
+from hf_distill.run.models import leading, reads_its_own, teacher_path
 from hf_distill.tasks import Task
 from hf_distill.teachers import AdapterOff, Frozen, MovingAverage, Peers, Teacher
 
@@ -117,7 +120,14 @@ def _prepare(found: BoundStage, blueprint: Blueprint, made: Made, size: int | No
         found.pair = Pair.of(student, None, task, label_smoothing=smoothing)
         return
     found.teacher.meet(found.student)
-    found.pair = found.teacher.pair(student, task, tokenizer_size=size, label_map=None, label_smoothing=smoothing)
+    settings: dict[str, Any] = {"tokenizer_size": size, "label_map": None, "label_smoothing": smoothing}
+    if found.teacher.tokenizer is not None:
+        ours = blueprint.recipe.student
+        tokenizer = load_tokenizer(
+            str(ours.model), role="student", revision=ours.revision, trust_remote_code=ours.trust_remote_code
+        )
+        settings["across"] = checks.two_tokenizers(tokenizer, found.teacher.tokenizer)
+    found.pair = found.teacher.pair(student, task, **settings)
 
 
 def teacher_of(stage: Stage, blueprint: Blueprint, made: Made) -> Teacher | None:
@@ -139,7 +149,16 @@ def teacher_of(stage: Stage, blueprint: Blueprint, made: Made) -> Teacher | None
         return None if stage.lora is None else AdapterOff(**section.adapter_off.model_dump())
     if section.ensemble is not None:
         return ensemble_of(section.ensemble, {name: Frozen(each) for name, each in blueprint.members.items()})
-    return None if blueprint.teacher is None else Frozen(blueprint.teacher)
+    return None if blueprint.teacher is None else Frozen(blueprint.teacher, tokenizer=_own_tokenizer(blueprint.recipe))
+
+
+def _own_tokenizer(recipe: Recipe) -> PreTrainedTokenizerBase | None:
+    """That of a teacher which reads by its own."""
+    section = leading(recipe) if reads_its_own(recipe) else None
+    if section is None:
+        return None
+    place = {"revision": section.revision, "trust_remote_code": section.trust_remote_code}
+    return load_tokenizer(teacher_path(section), role="teacher", **place)
 
 
 def refusal(objective: Objective, pair: Pair, member: str = "", place: torch.device | str = "meta") -> str:

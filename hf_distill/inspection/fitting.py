@@ -19,7 +19,7 @@ from hf_distill.recipe import Member, Recipe
 from hf_distill.recipe import Student as StudentSection
 from hf_distill.recipe import Teacher as TeacherSection
 from hf_distill.run.labels import align_labels
-from hf_distill.run.models import leading, teacher_path
+from hf_distill.run.models import leading, reads_its_own, teacher_path
 
 TRAINED_HEADS = ("ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering", "ForCTC")
 """Heads of one task each. Others belong to pre-training, or write."""
@@ -149,11 +149,13 @@ class Tokenizers:
                 found[role] = _readable(path, role, section)
             except DistillationError as error:
                 problems.append(str(error))
-        for role, path, _ in sections[:1] if len(found) == len(sections) else ():
+        own = reads_its_own(recipe)
+        for role, path, _ in sections[:1] if len(found) == len(sections) and not own else ():
             problems += [text for other in list(found)[1:] for text in _differences(other, found, role, path)]
         said = f"{', '.join(f'{role} {len(tokenizer)}' for role, tokenizer in found.items())} entries"
         said += ", the teacher's for both" if list(found) == ["teacher"] and len(sections) == 1 else ""
-        size = max(map(len, found.values()), default=None)
+        said += ", each its own" if own else ""
+        size = None if own else max(map(len, found.values()), default=None)
         comparison = Comparison("tokenizer", said if found else "none could be read", " ".join(problems))
         return cls(size, (comparison,), next(reversed(found.values()), None))
 

@@ -31,6 +31,18 @@ def made_up_rows(student: Anatomy, task: Task, number: int, length: int, words: 
     return Dataset.from_dict({name: list(values) for name, values in columns.items()})
 
 
+def read_twice(rows: Dataset, words: int) -> Dataset:
+    """The rows with as many random tokens of a teacher's own vocabulary of `words`, each of which is a span with one
+    of the student's."""
+    generator = np.random.default_rng(1)
+    ids = generator.integers(0, words, np.asarray(rows["input_ids"]).shape)
+    spans = np.broadcast_to(np.arange(ids.shape[1]) - 1, ids.shape)
+    columns = {"teacher_input_ids": ids, "teacher_labels": ids, "teacher_attention_mask": np.ones_like(ids)}
+    for name, values in {**columns, "student_spans": spans, "teacher_spans": spans}.items():
+        rows = rows.add_column(name, list(values))
+    return rows
+
+
 def _ordinary(special: list[Any], size: int) -> int:
     return next(token for token in range(size) if token not in special)
 

@@ -119,6 +119,12 @@ def test_rows_without_the_teachers_tokens_are_refused() -> None:
         trainer(ULD(), rows=plain).train()
 
 
+def test_tokens_that_the_teacher_does_not_have_are_refused() -> None:
+    broken = ROWS.map(lambda row: {"teacher_input_ids": [999, *row["teacher_input_ids"][1:]]})
+    with pytest.raises(DataError, match=r"row 1 of a batch has the token 999, and the teacher has embeddings for 0"):
+        trainer(ULD(), rows=broken).train()
+
+
 def test_a_teacher_that_reads_more_than_it_can_is_refused() -> None:
     pair = trainer(ULD()).distillation.pair
     short = replace(pair, teacher=replace(pair.teacher, max_length=8))

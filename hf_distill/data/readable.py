@@ -14,8 +14,8 @@ from hf_distill.tasks import IGNORED
 
 class Readable:
     """A collator that gives what `collator` does, and refuses batches on which a model would fail: without any token,
-    with tokens beyond a `vocabulary` of so many entries, and with labels beyond so many `classes`. None is for what is
-    not to be looked at.
+    with tokens beyond a `vocabulary` of so many entries, and with labels beyond so many `classes`; `teachers` are the
+    entries of a teacher that reads tokens of its own. None is for what is not to be looked at.
 
     On a CPU torch names the number alone, and on a GPU the whole process is lost (a device-side assert). It looks at
     what lies on the host, so that no step waits for the device.
@@ -23,17 +23,24 @@ class Readable:
     Raises: `DataError` that names the row, the number, and what there is.
     """
 
-    def __init__(self, collator: Callable[[list[Any]], Any], vocabulary: int | None, classes: int | None) -> None:
-        self.collator, self.vocabulary, self.classes = collator, vocabulary, classes
+    def __init__(
+        self,
+        collator: Callable[[list[Any]], Any],
+        vocabulary: int | None,
+        classes: int | None,
+        teachers: int | None = None,
+    ) -> None:
+        self.collator, self.vocabulary, self.classes, self.teachers = collator, vocabulary, classes, teachers
 
     def __call__(self, items: list[Any]) -> Any:
         batch = self.collator(items)
         if isinstance(batch, Mapping):
-            self._check_tokens(batch.get("input_ids"))
+            self._check_tokens(batch.get("input_ids"), self.vocabulary, "the models have")
+            self._check_tokens(batch.get("teacher_input_ids"), self.teachers, "the teacher has")
             self._check_labels(batch.get("labels"))
         return batch
 
-    def _check_tokens(self, ids: Any) -> None:
+    def _check_tokens(self, ids: Any, vocabulary: int | None, whose: str) -> None:
         if not isinstance(ids, Tensor):
             return
         if ids.numel() == 0:
@@ -41,12 +48,12 @@ class Readable:
                 f"a batch of {ids.shape[0] if ids.dim() else 0} rows has no token at all: all its texts are empty. "
                 "Leave such rows out, or have the tokenizer add its special tokens (add_special_tokens=True)."
             )
-        if self.vocabulary is not None and _whole(ids):
-            wrong = _first_outside(ids, self.vocabulary)
+        if vocabulary is not None and _whole(ids):
+            wrong = _first_outside(ids, vocabulary)
             if wrong is not None:
                 raise DataError(
-                    f"row {wrong[0] + 1} of a batch has the token {wrong[1]}, and the models have embeddings for 0 to "
-                    f"{self.vocabulary - 1}. Tokenize with the tokenizer of these models."
+                    f"row {wrong[0] + 1} of a batch has the token {wrong[1]}, and {whose} embeddings for 0 to "
+                    f"{vocabulary - 1}. Tokenize with the tokenizer of these models."
                 )
 
     def _check_labels(self, labels: Any) -> None:

@@ -55,7 +55,7 @@ class Across:
 
 def _roles(student: Any, teacher: Any) -> dict[int, int]:
     """The special tokens of both, by what they are for."""
-    pairs = {}
+    pairs: dict[int, int] = {}
     for role in ROLES:
         ours, theirs = (getattr(tokenizer, f"{role}_id", None) for tokenizer in (student, teacher))
         if ours is not None and theirs is not None and ours not in pairs and theirs not in pairs.values():

@@ -23,6 +23,9 @@ SMALLEST = 1e-8
 
 LOG_SMALLEST = math.log(SMALLEST)
 
+COPIES = 4
+"""Tensors of spans x words that a block holds at its peak, beside what other losses do: those of sorting."""
+
 SpanLoss = Callable[[Tensor, Tensor], Tensor]
 """Log-laws of the student `[spans, words]` and of the teacher `[spans, its words]` to values `[spans, parts]`."""
 
@@ -107,7 +110,7 @@ class _Work:
         self.weights = weights.flatten().to(self.dtype)
         self.ours, self.theirs = _Laws(student, counted), _Laws(teacher, counted)
         words = max(student.logits.shape[-1], teacher.logits.shape[-1])
-        self.block = Sizes.of(words, student.logits.device).block
+        self.block = Sizes.of(COPIES * words, student.logits.device).block
 
     def run(self, with_gradient: bool) -> tuple[Tensor, Tensor | None]:
         """The sum of each part, and the gradient of the weighted total in the student's logits."""

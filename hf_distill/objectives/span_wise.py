@@ -64,6 +64,12 @@ class SpanWise(Objective):
                 "recipe `teacher: {tokenizer: own}`."
             )
 
+        if pair.task.name != "causal_lm":
+            raise IncompatiblePair(
+                f"objective {self.name!r} compares what causal language models predict to come next, and the student "
+                f"solves {pair.task.name}."
+            )
+
     def needs(self) -> Needs:
         return Needs.of([Signal("logits")], [Signal("logits")])
 

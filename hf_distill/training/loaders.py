@@ -76,7 +76,9 @@ class Loaders(BoundTrainer):
         """The loaders that are made meanwhile refuse batches that no model can read, `labels` that are no class, and
         labels that are the blank, where a term aligns some."""
         collator, blanks, pair = self.data_collator, self.distillation.blanks, self.distillation.pair
-        self.data_collator = Readable(collator, _num_tokens(pair), _num_classes(pair) if labels else None)
+        classes = _num_classes(pair) if labels else None
+        theirs = None if pair.across is None or pair.teacher is None else pair.teacher.vocab_size
+        self.data_collator = Readable(collator, _num_tokens(pair), classes, theirs)
         if blanks:
             self.data_collator = WithoutBlanks(self.data_collator, blanks)
         try:

@@ -39,15 +39,18 @@ def model(tokens: Any, seed: int, positions: int = 64, hidden: int = 16) -> PreT
     )
 
 
-def trainer(objectives: Any, collator: Any = None, rows: Dataset = ROWS, **settings: Any) -> DistillationTrainer:
+def trainer(
+    objectives: Any, collator: Any = None, rows: Dataset = ROWS, tokens: Any = (OURS, THEIRS), **settings: Any
+) -> DistillationTrainer:
+    ours, theirs = tokens
     return DistillationTrainer(
-        model(OURS, seed=1),
+        model(ours, seed=1),
         arguments(**settings),
-        teacher=Frozen(model(THEIRS, seed=2, positions=96, hidden=24), tokenizer=THEIRS),
+        teacher=Frozen(model(theirs, seed=2, positions=96, hidden=24), tokenizer=theirs),
         objectives=objectives,
         train_dataset=rows,
-        data_collator=collator or AlignedPadding(OURS, THEIRS),
-        processing_class=OURS,
+        data_collator=collator or AlignedPadding(ours, theirs),
+        processing_class=ours,
     )
 
 

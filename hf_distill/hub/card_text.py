@@ -126,7 +126,20 @@ def _data(record: Record) -> str:
     source = f"[{escaped(data.id)}](https://huggingface.co/datasets/{data.id})" if data.id else escaped(data.name)
     config = f", configuration {code(data.config)}" if data.config else ""
     sizes = ", ".join(f"{escaped(split)} {count:,}" for split, count in data.sizes.items())
-    return f"Data: {source}{config}" + (f"; rows: {sizes}." if sizes else ".")
+    return f"Data: {source}{config}" + (f"; rows: {sizes}." if sizes else ".") + _alignment(record)
+
+
+def _alignment(record: Record) -> str:
+    """What of the training texts could not be aligned between two tokenizers."""
+    counts = record.data.alignment.get("train", {})
+    shares = [
+        f"{counts[f'{side}_unaligned']:,} of the {side}'s {counts[f'{side}_tokens']:,} tokens"
+        for side in ("student", "teacher")
+        if counts.get(f"{side}_tokens")
+    ]
+    if not shares:
+        return ""
+    return f" Teacher and student read them by tokenizers of their own; not aligned are {' and '.join(shares)}."
 
 
 def _versions(record: Record) -> str:

@@ -48,6 +48,8 @@ def test_a_run_leaves_what_was_aligned(name: str, tmp_path: Path) -> None:
     train = json.loads((tmp_path / "out" / "train_results.json").read_text(encoding="utf-8"))
     assert train["alignment_student_unaligned"] == counts["student_unaligned"]
     assert any("Aligned, train: 15 texts" in note for note in result.notes)
+    card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert f"{counts['teacher_unaligned']} of the teacher's {counts['teacher_tokens']} tokens" in card
     alone = run(recipe(tmp_path, name), tmp_path / "out", train=False)
     assert alone.run("student").metrics == result.run("student").metrics
 

@@ -133,7 +133,7 @@ def _alignment(record: Record) -> str:
     """What of the training texts could not be aligned between two tokenizers."""
     counts = record.data.alignment.get("train", {})
     shares = [
-        f"{counts[f'{side}_unaligned']:,} of the {side}'s {counts[f'{side}_tokens']:,} tokens"
+        f"{counts.get(f'{side}_unaligned', 0):,} of the {side}'s {counts[f'{side}_tokens']:,} tokens"
         for side in ("student", "teacher")
         if counts.get(f"{side}_tokens")
     ]

@@ -26,10 +26,12 @@ PLAIN = (
     "head_state",
     "embeddings",
     "pooled",
+    "sentence",
     "input_gradient",
 )
 """Fields kept once per pass. `final` is the state after the last norm, which the head reads; `head_state` is the same
-in the axes of a teacher that keeps it in other ones, and is read by that teacher's own head alone."""
+in the axes of a teacher that keeps it in other ones, and is read by that teacher's own head alone. `sentence` is the
+vector of each text, as `hf_distill.sentences` makes it of `final`."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ class Activations:
     `[batch, length, heads * head_size]`, before any rotation and, with grouped heads, not repeated;
     `rotated_queries[i]`, `rotated_keys[i]` the same after the rotary position embedding, if there is one; `scores[i]`
     `[batch, heads, length, length]`, before the softmax and unmasked; `feedforward[i]` `[batch, length, width]`, of
-    the feed-forward part before its activation function, or of its gate; `pooled` `[batch, width]`;
+    the feed-forward part before its activation function, or of its gate; `pooled`, `sentence` `[batch, width]`;
     `next_sentence_logits` `[batch, 2]`, of a pre-training head.
 
     A field that nobody asked for is absent; reading it raises `DistillationError`, naming the objective that reads.

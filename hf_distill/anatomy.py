@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 
 from hf_distill.errors import IncompatiblePair
 from hf_distill.families import FAMILIES, Batch, Family
+from hf_distill.sentences import SentenceEmbedding
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,8 @@ class Shape:
 
     `stacks` has one entry `""`, or `"encoder"` and `"decoder"`; it is empty for a family without a row. `num_logits`
     is the width of the logits, 0 without a head (question answering: 2). `max_length` is the longest input that the
-    position table takes, None where there is no such table.
+    position table takes, None where there is no such table. `sentence` says how
+    vectors of texts are made, None for a model that gives none.
     """
 
     family: str
@@ -48,6 +50,13 @@ class Shape:
     num_logits: int
     vocab_size: int
     max_length: int | None
+    sentence: SentenceEmbedding | None = None
+
+    @property
+    def sentence_width(self) -> int:
+        """The width of the vectors of texts."""
+        width = None if self.sentence is None else self.sentence.width
+        return self.stack().hidden_size if width is None else width
 
     def stack(self, name: str = "") -> StackShape:
         """The shape of one stack; raises `IncompatiblePair` when the model has no such stack."""
@@ -77,6 +86,7 @@ class Anatomy:
             num_logits=_num_logits(self.base, self.row),
             vocab_size=int(getattr(config, "vocab_size", 0) or 0),
             max_length=self.row.max_length(config) if self.row else None,
+            sentence=SentenceEmbedding.of(config),
         )
         self.accepts = _arguments(self.base)
         self._depths: Mapping[str, int] = {}

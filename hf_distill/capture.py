@@ -12,6 +12,7 @@ from hf_distill.activations import Activations, Signal
 from hf_distill.anatomy import Anatomy
 from hf_distill.depth import Run, ready, takes_ready
 from hf_distill.errors import DistillationError
+from hf_distill.sentences import SentenceVectors
 from hf_distill.taps.recording import Taps
 from hf_distill.tasks import DOCUMENTS, IGNORED
 
@@ -42,7 +43,10 @@ class Capture:
         self.role = role
         self.run = Run.whole(anatomy) if run is None else run
         self._above = tuple(above)
+        signals = tuple(signals)
         self.taps = Taps(self.run.anatomy, signals, role)
+        reads_vectors = any(signal.field == "sentence" for signal in signals)
+        self._vectors = SentenceVectors(anatomy.base) if reads_vectors else None
         self._names = tuple(sorted(anatomy.accepts - LABELS))
         self._takes = self.run.anatomy.accepts
         self._takes_ready = takes_ready(self.run.anatomy)
@@ -113,6 +117,8 @@ class Capture:
             else:
                 place.setdefault(signal.field, {})[signal.layer] = tensor
         mask = _mask(inputs, "attention_mask", "input_ids", "inputs_embeds")
+        if self._vectors is not None and mask is not None:
+            fields[""]["sentence"] = self._vectors(fields[""]["sentence"], mask)
         if not self._two_stacks:
             return Activations(mask=mask, **fields[""])
         decoder_mask = _decoder_mask(inputs, batch, mask)

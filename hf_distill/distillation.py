@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers.utils import ModelOutput
 
-from hf_distill.activations import MAIN, Activations, Needs
+from hf_distill.activations import MAIN, Activations, Needs, Signal
 from hf_distill.anatomy import Anatomy
 from hf_distill.capture import Capture
 from hf_distill.depth import Run, shallow
@@ -138,6 +138,7 @@ class Distillation(nn.Module):
         self._passes = Passes(anatomy, signals, role="student", in_part=self._in_part)
         self._runs_main = bool(read) or not self._passes
         evaluated = [signal for loss in self._task_loss for signal in loss.needs().student]
+        evaluated += [Signal(field) for field in self.pair.task.shown_fields]
         needs = self.needs()
         drawn = any(signal.source != MAIN for signal in needs.student | needs.teacher)
         self.weights.always_taught = drawn or bool(feeding)
@@ -430,6 +431,8 @@ class Distillation(nn.Module):
             return Evaluation(outputs, torch.where(mask, found[..., 1], 0.0).sum(1), mask.sum(1))
         outputs, activations = self._evaluation_capture(batch)
         task = self.pair.task
+        if task.shown_fields:
+            outputs = ModelOutput({field: getattr(activations, field) for field in task.shown_fields})
         if not self._task_loss or any(name not in batch for name in task.label_names):
             return Evaluation(outputs, None, None)
         with torch.autocast(activations_device(batch), enabled=False):

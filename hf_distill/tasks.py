@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from hf_distill.activations import Activations
 from hf_distill.errors import DataError, IncompatiblePair
 from hf_distill.losses import at_least_float32, ctc_loss, label_loss
+from hf_distill.sentences import is_sentence_model
 
 Batch = Mapping[str, Tensor]
 Form = Literal["softmax", "sigmoid", "identity", "alignment"]
@@ -44,6 +45,13 @@ class Task:
     auto_class: ClassVar[str]
     pipeline_tag: ClassVar[str]
     vocabulary_sized: ClassVar[bool] = False
+    shown_fields: ClassVar[tuple[str, ...]] = ()
+    """The activations that stand for the model's output where it is evaluated; empty for the output itself."""
+
+    @property
+    def has_answers(self) -> bool:
+        """Whether a model can be evaluated by what it gives, and not by the value of objectives alone."""
+        return bool(self.label_names or self.shown_fields)
 
     def rows(self, activations: Activations, batch: Batch, tokens: str = "") -> tuple[Tensor, ...]:
         """Logits `[rows..., classes]`, a tensor for each of `logit_fields`; the loss is the mean over the tensors."""
@@ -377,6 +385,25 @@ class Encoder(Task):
         )
 
 
+class Embeddings(Task):
+    """One vector a text, `sentence` `[batch, width]`, as `hf_distill.sentences` makes it: a sentence encoder. There
+    are no logits and no labels; what is evaluated are the vectors.
+    """
+
+    name = "embeddings"
+    label_names = ()
+    logit_fields = ()
+    shown_fields = ("sentence",)
+    auto_class = "AutoModel"
+    pipeline_tag = "sentence-similarity"
+
+    def labels(self, batch: Batch) -> tuple[Tensor, ...]:
+        raise DataError(
+            "embeddings: a sentence encoder has no labels; take objectives of sentence vectors (embedding_mse), of "
+            "hidden states, or of relations."
+        )
+
+
 TASKS: dict[str, Task] = {
     task.name: task()
     for task in (
@@ -390,6 +417,7 @@ TASKS: dict[str, Task] = {
         Seq2SeqLM,
         CTC,
         Encoder,
+        Embeddings,
     )
 }
 
@@ -454,7 +482,7 @@ def _task_of(model: Any) -> Task:
         if class_name.endswith(ending) and not _predicts_no_words(plain, ending):
             return TASKS[name]
     if class_name.endswith("Model") and getattr(plain, "base_model", None) is plain:
-        return TASKS["encoder"]
+        return TASKS["embeddings" if is_sentence_model(config) else "encoder"]
     known = ", ".join(["ForSequenceClassification", *HEADS])
     raise IncompatiblePair(
         f"no task is known for {class_name}; the heads that are known end in {known}. Load the model with such a head."

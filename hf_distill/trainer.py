@@ -42,6 +42,7 @@ from hf_distill.training.publishing import Publishing
 from hf_distill.training.repeated import HOLLOW, emptied, is_hollow
 from hf_distill.training.teacher_cache import cache_teacher as write_teacher
 from hf_distill.training.teacher_cache import compared_rows
+from hf_distill.training.vectors import sentence_vectors
 from hf_distill.training.watching import Watching
 from hf_distill.training.workers import told_of_workers
 
@@ -258,21 +259,29 @@ class DistillationTrainer(OnPolicyTrainer, Loaders, Evaluating, Watching, Checkp
             self._settle()
 
     def _measure(self) -> None:
-        """Tells the terms what they ask of the student before it trains, on some rows, the same in all processes."""
-        asking = [(objective, objective.asks) for objective in self.distillation.terms() if objective.asks is not None]
-        if not asking:
+        """Tells the terms what they ask of the models before the student trains, on some rows, the same in all
+        processes."""
+        terms = self.distillation.terms()
+        asking = [(objective, objective.asks) for objective in terms if objective.asks is not None]
+        texts = max((objective.asks_vectors for objective in terms), default=0)
+        if not asking and not texts:
             return
         rows, collator = compared_rows(self)[0]
         loader: DataLoader[Any] = DataLoader(
             rows,
             batch_size=self.args.per_device_train_batch_size,
             shuffle=hasattr(rows, "__len__") or None,
-            collate_fn=collator,
+            collate_fn=collator if self.teacher is None else self.teacher.reading(collator),
             generator=torch.Generator().manual_seed(self.args.seed),
         )
         for objective, asked in asking:
             batches = islice(loader, asked.batches)
             objective.take_rises(loss_rises(self.model, self.distillation.pair.task, asked, batches))
+        if texts and self.teacher is not None:
+            shown = sentence_vectors(self.teacher, loader, texts, self.args.device)
+            for objective in terms:
+                if objective.asks_vectors:
+                    objective.take_vectors(shown[: objective.asks_vectors])
 
     def _unfreeze(self) -> None:
         for parameter in self._frozen:

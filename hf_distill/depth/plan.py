@@ -15,7 +15,7 @@ from hf_distill.taps.signals import LOGITS
 HEADS = frozenset({*LOGITS, "next_sentence_logits"})
 """Fields that the head gives."""
 
-ABOVE = HEADS | {"final", "pooled"}
+ABOVE = HEADS | {"final", "pooled", "sentence"}
 """Fields for which all layers run."""
 
 LIBRARIES = ("transformers", "torch", "peft", "hf_distill")

@@ -30,6 +30,17 @@ PACKED = "quantized.safetensors"
 GRAPHS = ("onnx/*.onnx", "onnx/*.onnx.data")
 """Mostly numbers, among which a short path of this machine may stand by chance; the exporter leaves none in them."""
 
+OF_SENTENCES = (
+    "modules.json",
+    "sentence_bert_config.json",
+    "config_sentence_transformers.json",
+    "1_Pooling/config.json",
+)
+"""What sentence-transformers reads beside a sentence encoder."""
+
+FOLDERS = ("onnx", "1_Pooling")
+"""Folders of which files are published."""
+
 EXPORTS = (*GRAPHS, "onnx/*.json")
 """Exports of the student, in a folder of their own; what is there is published."""
 
@@ -51,6 +62,7 @@ PUBLISHED = (
     PACKED,
     *EXPORTS,
     *VOCABULARIES,
+    *OF_SENTENCES,
     "tokenizer_config.json",
     "special_tokens_map.json",
     "preprocessor_config.json",
@@ -59,7 +71,7 @@ PUBLISHED = (
     "README.md",
     RECORD,
 )
-"""What is published of a run's folder: files in it and in its folder of exports whose names match. None of these is
+"""What is published of a run's folder: files in it and in its `FOLDERS` whose names match. None of these is
 ever a pickle."""
 
 OBJECTIVE_STATE = "distillation.safetensors"
@@ -104,7 +116,8 @@ def select(folder: Path, *, include_objective_state: bool = False) -> dict[str, 
     if not folder.is_dir():
         raise HubError(f"{folder} is not a folder; publish wants the folder that a model was saved in.")
     patterns = (*PUBLISHED, OBJECTIVE_STATE) if include_objective_state else PUBLISHED
-    paths = {path.relative_to(folder).as_posix(): path for path in sorted([*folder.iterdir(), *folder.glob("onnx/*")])}
+    inside = [path for name in FOLDERS for path in folder.glob(f"{name}/*")]
+    paths = {path.relative_to(folder).as_posix(): path for path in sorted([*folder.iterdir(), *inside])}
     listed = {name: path for name, path in paths.items() if is_published(name, patterns)}
     files = {name: LocalFile.of(_plain(path, folder)) for name, path in listed.items()}
     _check_model(folder, files)

@@ -13,10 +13,10 @@ from huggingface_hub.hf_api import RepoFile
 
 from hf_distill.errors import HubError
 from hf_distill.hub.client_errors import CLIENT_ERRORS, WAITS, as_hub_error, may_pass, until_it_holds
-from hf_distill.hub.folder import EXPORTS, PACKED, WEIGHTS, LocalFile, is_published, select
+from hf_distill.hub.folder import EXPORTS, OF_SENTENCES, PACKED, WEIGHTS, LocalFile, is_published, select
 from hf_distill.hub.record import is_hub_id
 
-OF_A_STUDENT = (*WEIGHTS, PACKED, *EXPORTS)
+OF_A_STUDENT = (*WEIGHTS, PACKED, *EXPORTS, *OF_SENTENCES)
 """Files that belong to one student, and must not stay beside the files of another."""
 
 

@@ -55,7 +55,7 @@ class Objective(Weighable):
     citation: ClassVar[str] = ""
 
     # What it compares, and what it trains.
-    needs_teacher: ClassVar[bool] = True
+    needs_teacher: bool = True
     takes_members: ClassVar[bool] = False
     """Whether it learns from several teachers together; others name the one that they are on."""
     same_embeddings: bool = False
@@ -236,6 +236,19 @@ class Objective(Weighable):
 
     def needs(self) -> Needs:
         """The signals read from the student and from the teacher; asked after `bind`."""
+        raise NotImplementedError
+
+    @property
+    def asks_vectors(self) -> int:
+        """The teacher's sentence vectors of how many training texts it is shown once, before the first step
+        (`take_vectors`); 0 for none."""
+        return 0
+
+    def take_vectors(self, vectors: Tensor) -> None:
+        """Takes what `asks_vectors` asked for, `[texts, width]`, or as many texts as there are.
+
+        Raises: `DataError` where these are too few.
+        """
         raise NotImplementedError
 
     @property

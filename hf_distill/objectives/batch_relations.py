@@ -10,16 +10,19 @@ vectors before they are exchanged.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, distributed
 
-from hf_distill.activations import Activations
+from hf_distill.activations import Activations, Needs
 from hf_distill.errors import IncompatiblePair
 from hf_distill.losses import unit
 from hf_distill.objectives.layer_pairs import LayerPairs, Layers
 from hf_distill.objectives.pair import Pair
-from hf_distill.objectives.pooling import POOLS, pooled
+from hf_distill.objectives.sentence_vectors import VECTORS, check_vectors, vectors_of
 from hf_distill.objectives.settings import check_choice, check_flag
+from hf_distill.pooling import POOLS, SENTENCE, pooled
 from hf_distill.tasks import Batch, Task
 
 EMPTY = "a text has no token that counts; it is related to the others all the same, as the vector 0"
@@ -31,7 +34,8 @@ class BatchRelation(LayerPairs):
     A subclass writes `relation(student, teacher, batch) -> value` of one vector a text, `[examples, width]`; the
     widths of the two may differ. The vectors are states of one pair of layers, the last ones by default, pooled over
     the real tokens: their `mean`, the `first_token`, the `last_token`, or the `max` of each feature. Values of several
-    pairs of layers are added. A text without a real token has the vector 0.
+    pairs of layers are added. A text without a real token has the vector 0. With `pool` `sentence` they are the
+    vectors of two sentence encoders, whatever the layer map says.
 
     A batch of the device is one unit: micro-batches of an accumulation are not related to each other, and those of
     several processes only with `gather`. A batch of fewer than `smallest_batch` texts counts nothing.
@@ -42,13 +46,15 @@ class BatchRelation(LayerPairs):
 
     def __init__(self, *, layer_map: Layers | None, pool: str, gather: bool, stack: str) -> None:
         super().__init__(layer_map=layer_map, stack=stack)
-        check_choice(self.name, "pool", pool, POOLS)
+        check_choice(self.name, "pool", pool, (*POOLS, SENTENCE))
         check_flag(self.name, "gather", gather)
         self.pool = pool
         self.gather = gather
 
     def bind(self, pair: Pair) -> None:
         super().bind(pair)
+        if self.pool == SENTENCE:
+            check_vectors(self.name, pair)
         for side, shape in zip(("student", "teacher"), self.shapes(pair), strict=True):
             if self.pool == "first_token" and shape.causal:
                 raise IncompatiblePair(
@@ -59,6 +65,15 @@ class BatchRelation(LayerPairs):
     def relation(self, student: Tensor, teacher: Tensor, batch: Batch) -> Tensor:
         """One number for all texts: `[examples, width]` twice to `[]`."""
         raise NotImplementedError
+
+    def needs(self) -> Needs:
+        return VECTORS if self.pool == SENTENCE else super().needs()
+
+    def tensors(self, student: Activations, teacher: Activations | None) -> Iterator[tuple[Tensor, Tensor]]:
+        if self.pool != SENTENCE:
+            yield from super().tensors(student, teacher)
+            return
+        yield vectors_of(self.name, student, teacher)
 
     def vectors(self, state: Tensor, target: Tensor, mask: Tensor, pair: int) -> tuple[Tensor, Tensor]:
         """What is related, of the states of the `pair`-th pair of layers: one row a text."""

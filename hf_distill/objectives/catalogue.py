@@ -5,6 +5,8 @@ from hf_distill.objectives.feature.attention_layer_map import AttentionLayerMap
 from hf_distill.objectives.feature.attention_transfer import AttentionTransfer
 from hf_distill.objectives.feature.delta import Delta
 from hf_distill.objectives.feature.dmkd import DMKD
+from hf_distill.objectives.feature.embedding_cosine import EmbeddingCosine
+from hf_distill.objectives.feature.embedding_mse import EmbeddingMSE
 from hf_distill.objectives.feature.factor_paraphraser import FactorParaphraser
 from hf_distill.objectives.feature.factor_transfer import FactorTransfer
 from hf_distill.objectives.feature.feature_map_transfer import FeatureMapTransfer
@@ -19,6 +21,7 @@ from hf_distill.objectives.feature.jacobian_matching_noise import JacobianMatchi
 from hf_distill.objectives.feature.knowledge_preregression import KnowledgePreregression
 from hf_distill.objectives.feature.knowledge_preregression_heads import KnowledgePreregressionHeads
 from hf_distill.objectives.feature.layer_combination import LayerCombination
+from hf_distill.objectives.feature.multilingual_mse import MultilingualMSE
 from hf_distill.objectives.feature.nst import NST
 from hf_distill.objectives.feature.pkd import PKD
 from hf_distill.objectives.feature.pooled_distance import PooledDistance
@@ -37,6 +40,7 @@ from hf_distill.objectives.relation.crd_memory import CRDMemory
 from hf_distill.objectives.relation.darkrank_hard import DarkRankHard
 from hf_distill.objectives.relation.darkrank_soft import DarkRankSoft
 from hf_distill.objectives.relation.fsp import FSP
+from hf_distill.objectives.relation.margin_mse import MarginMSE
 from hf_distill.objectives.relation.mhgd import MHGD
 from hf_distill.objectives.relation.mhgd_estimator import MHGDEstimator
 from hf_distill.objectives.relation.minilm import MiniLM
@@ -106,6 +110,8 @@ __all__ = [
     "DarkRankSoft",
     "DeepMutualLearning",
     "Delta",
+    "EmbeddingCosine",
+    "EmbeddingMSE",
     "FactorParaphraser",
     "FactorTransfer",
     "FeatureMapTransfer",
@@ -124,8 +130,10 @@ __all__ = [
     "LayerCombination",
     "LearningWithoutForgetting",
     "MHGDEstimator",
+    "MarginMSE",
     "MiniLM",
     "MiniLMv2",
+    "MultilingualMSE",
     "NBestKD",
     "NextSentence",
     "OKDDip",

@@ -11,10 +11,10 @@ from hf_distill.losses import at_least_float32, blank
 from hf_distill.objectives.batch_relations import EMPTY
 from hf_distill.objectives.layer_pairs import Layers
 from hf_distill.objectives.pair import Pair
-from hf_distill.objectives.pooling import pooled
 from hf_distill.objectives.settings import check_choice, check_count, check_flag
 from hf_distill.objectives.singular_vectors import aligned, leading
 from hf_distill.objectives.text_relations import LayerRelations, Sides
+from hf_distill.pooling import pooled
 from hf_distill.tasks import Batch, Task
 
 CANDIDATES = 4

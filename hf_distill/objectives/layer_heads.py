@@ -12,7 +12,7 @@ from hf_distill.activations import Activations
 from hf_distill.errors import IncompatiblePair
 from hf_distill.losses import label_loss, masked_sum
 from hf_distill.objectives.pair import Pair
-from hf_distill.objectives.pooling import pooled
+from hf_distill.pooling import pooled
 from hf_distill.tasks import Batch, Task
 
 POOLS = ("mean", "first_token", "last_token")

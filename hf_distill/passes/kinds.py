@@ -82,6 +82,33 @@ class Partner(Kind):
 
 
 @dataclass(frozen=True)
+class Beside(Kind):
+    """Another text of each row: a passage for the query, a translation. Its columns are those of a text, behind
+    `column` and an underscore (`positive_input_ids`).
+
+    Errors: `DataError` for a batch without them.
+    """
+
+    name: str = "beside"
+    column: str = "positive"
+
+    @property
+    def columns(self) -> frozenset[str]:
+        """The columns of the text; a model need not take all of them."""
+        return frozenset(f"{self.column}_{name}" for name in ("input_ids", "attention_mask", "token_type_ids"))
+
+    def batch(self, batch: Batch, drawn: Drawn) -> Batch:
+        start = f"{self.column}_"
+        found = {name.removeprefix(start): batch[name] for name in self.columns if name in batch}
+        if "input_ids" not in found:
+            raise DataError(
+                f"the batch has no text {self.column!r} beside each row (columns {start}input_ids, …), only "
+                f"{', '.join(batch)}. Tokenise it as well, or take an objective that does not read it."
+            )
+        return found
+
+
+@dataclass(frozen=True)
 class Distorted(Kind):
     """A copy of the batch, number `copy`, in which each token is hit with the probability `share`.
 

@@ -72,7 +72,7 @@ def _pooled(anatomy: Anatomy, signal: Signal) -> Tap:
 
 def _stacked(anatomy: Anatomy, signal: Signal, shape: StackShape) -> Tap:
     root, row = anatomy.roots[signal.stack], anatomy.known_row
-    if signal.field == "final":
+    if signal.field in ("final", "sentence"):  # the vector of a text is made of the last states
         # An adapter calls base.forward, not base, so a hook on the base itself would not fire.
         return Tap(output="last_hidden_state") if root is anatomy.base else Tap((Point(root, read_output),))
     blocks = anatomy.blocks(signal.stack)

@@ -169,8 +169,8 @@ class BoundTrainer(Trainer):  # type: ignore[misc]
         return int(self.args.seed if self.args.data_seed is None else self.args.data_seed)
 
     @property
-    def _has_labels(self) -> bool:
-        return bool(self.distillation.pair.task.label_names)
+    def _has_answers(self) -> bool:
+        return self.distillation.pair.task.has_answers
 
     def _sum_over_ranks(self, values: Tensor) -> Tensor:
         summed: Tensor = self.accelerator.reduce(values, "sum") if self.accelerator.num_processes > 1 else values

@@ -13,6 +13,7 @@ from transformers.trainer import SCALER_NAME, TRAINER_STATE_NAME
 from hf_distill import checkpoints, checks
 from hf_distill.errors import BrokenCheckpoint
 from hf_distill.hub.packed import renew_packed
+from hf_distill.hub.sentence_transformers import write_modules
 from hf_distill.training.identity import run_of
 from hf_distill.training.sharding import Sharding
 
@@ -113,6 +114,7 @@ class Checkpointing(Sharding):
             checkpoints.write_objectives(folder, self.distillation.learned, gathered=gathered)
             checkpoints.write_teacher(folder, self.teacher)
             renew_packed(self.model, folder)
+            write_modules(folder, self.model.config)
             checkpoints.let_others_read(folder)
 
     # ---- going on ----

@@ -46,7 +46,7 @@ class Evaluating(Repeated):
         if self._totals is not None:
             means = [total / count if count else float("nan") for total, count in self._totals.tolist()]
             named = zip(self.distillation.objectives, means, strict=False)
-            loss = means[0] if self._has_labels else self.distillation.weights.total(dict(named))
+            loss = means[0] if self._has_answers else self.distillation.weights.total(dict(named))
             output.metrics[f"{prefix}_loss"] = loss
         return output
 
@@ -59,7 +59,7 @@ class Evaluating(Repeated):
         if model is self.model:
             model = self.distillation
         inputs = self._prepare_inputs(inputs)
-        if not self._has_labels:
+        if not self._has_answers:
             return self._evaluate_objectives(model, inputs), None, None
         with torch.no_grad(), self.accelerator.autocast():
             evaluation: Evaluation = model(inputs)
@@ -81,6 +81,8 @@ class Evaluating(Repeated):
         if self.label_names and all(inputs.get(name) is not None for name in self.label_names):
             found = nested_detach(tuple(inputs[name] for name in self.label_names))
             labels = found[0] if len(found) == 1 else found
+        if task.shown_fields:
+            labels = logits.new_zeros(len(logits))  # the Trainer measures nothing where there are no labels
         return loss, logits, labels
 
     def _by_function(self, evaluation: Evaluation, inputs: Any, counts: Tensor) -> Evaluation:

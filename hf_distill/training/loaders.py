@@ -54,12 +54,12 @@ class Loaders(BoundTrainer):
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
         """The Trainer's loader; the batches of a model without a head are compared with the teacher's."""
-        with self._checking(), nullcontext() if self._has_labels else self._reading_teacher():
+        with self._checking(), nullcontext() if self._has_answers else self._reading_teacher():
             return self._seeded(super().get_eval_dataloader(eval_dataset))
 
     def get_test_dataloader(self, test_dataset: Any) -> DataLoader[Any]:
         """The Trainer's loader, as `get_eval_dataloader`."""
-        with self._checking(), nullcontext() if self._has_labels else self._reading_teacher():
+        with self._checking(), nullcontext() if self._has_answers else self._reading_teacher():
             return self._seeded(super().get_test_dataloader(test_dataset))
 
     def _seeded(self, loader: DataLoader[Any]) -> DataLoader[Any]:

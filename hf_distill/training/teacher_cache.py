@@ -61,7 +61,7 @@ def compared_rows(trainer: BoundTrainer) -> list[tuple[Any, Any]]:
     """The rows that are compared with the teacher, and what puts them together."""
     found = []
     evaluated = trainer.eval_dataset if isinstance(trainer.eval_dataset, dict) else {"": trainer.eval_dataset}
-    for rows in (trainer.train_dataset, *(() if trainer._has_labels else evaluated.values())):
+    for rows in (trainer.train_dataset, *(() if trainer._has_answers else evaluated.values())):
         if isinstance(rows, Dataset):
             found.append((trainer._remove_unused_columns(rows), trainer.data_collator))
         elif rows is not None:

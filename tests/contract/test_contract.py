@@ -37,8 +37,10 @@ from tests.contract.worlds import (
 CASES = cases()
 PADDED = [case for case in CASES if not case.padding_counts]
 ALIKE = [case for case in CASES if case.world.size == "alike" and case.compares_equals]
-ONE_STACK = ("next_sentence", "bounded_regression", "ctc_nbest_kd", *TWO_VOCABULARIES)
-"""Objectives over a head that no encoder-decoder has, over scores, over sounds, or of causal models alone."""
+OF_SENTENCES = ("embedding_cosine", "embedding_mse", "margin_mse", "multilingual_mse")
+ONE_STACK = ("next_sentence", "bounded_regression", "ctc_nbest_kd", *TWO_VOCABULARIES, *OF_SENTENCES)
+"""Objectives over a head that no encoder-decoder has, over scores, over sounds, of causal models alone, or over
+sentence vectors."""
 every_name = pytest.mark.parametrize("name", objectives.names())
 
 
@@ -159,6 +161,8 @@ def test_the_mean_is_that_of_its_units(case: Case) -> None:
             labels = batch["labels"]
             kept = labels != IGNORED if case.world.task != "multi_label" else torch.ones_like(labels, dtype=torch.bool)
             batch["labels"] = labels.masked_fill(kept, 1)
+        if "margin" in batch:
+            batch["margin"] = torch.ones_like(batch["margin"])
         if "next_sentence_label" in batch:
             batch["next_sentence_label"] = torch.ones_like(batch["next_sentence_label"])
         made = scene(case, batch=batch)

@@ -43,6 +43,7 @@ NUM_LOGITS = {
     "seq2seq_lm": 7,
     "ctc": 7,
     "encoder": 0,
+    "embeddings": 0,
 }
 PER_TOKEN = ("token_classification", "masked_lm", "causal_lm", "seq2seq_lm", "ctc")
 LENGTH_AXES = {"scores": (-2, -1), "start_logits": (-1,), "end_logits": (-1,)}
@@ -127,6 +128,9 @@ POOL: tuple[dict[str, Any], ...] = (
     {"merge": "observed", "beta": 0.0},
     {"merge": "observed", "pairs": "spans"},
     {"match": "text", "matched_weight": 0.5, "unmatched_weight": 2.0, "student_temperature": 2.0},
+    {"pool": "sentence"},
+    {"projection": "learned"},
+    {"margins": "column", "similarity": "cosine"},
 )
 """Settings that are tried on every objective; those that an objective does not have, or refuses, make no case."""
 
@@ -207,6 +211,7 @@ class World:
 WORLDS = [World(task, "alike", task == "seq2seq_lm") for task in TASKS]
 WORLDS += [World(task, "alike", True) for task in ("single_label", "question_answering")]
 WORLDS += [World("single_label", "deeper"), World("causal_lm", ACROSS)]
+WORLDS += [World("embeddings", size) for size in ("wider", "narrower")]
 WORLDS += [
     World(task, size, task == "seq2seq_lm")
     for task in ("masked_lm", "seq2seq_lm")
@@ -349,11 +354,13 @@ def accepted(case: Case) -> bool:
         needs = case.example.needs()
     except DistillationError:
         return False
+    if world.task == "embeddings" and not any(signal.field == "sentence" for signal in needs.student):
+        return False
     reads_answers = any(signal.field.endswith("logits") for signal in needs.student)
     some_tasks = ("single_label", "multi_label", "question_answering", "causal_lm")
     if "kind" in settings and reads_answers and world.task not in some_tasks:
         return False
-    return reads_answers or not settings or world.task == "masked_lm" or world.encoder_decoder
+    return reads_answers or not settings or world.task in ("masked_lm", "embeddings") or world.encoder_decoder
 
 
 def over(cases: list[Case]) -> Callable[[Callable[[Case], None]], Callable[[str], None]]:
@@ -513,7 +520,7 @@ def signal_size(signal: Signal, shape_: Shape | None, made: Scene) -> tuple[int,
     if signal.field == "next_sentence_logits":
         return (examples, 2)
     one = shape_.stack(signal.stack if shape_.stacks.keys() != {"encoder", "decoder"} else signal.stack or "decoder")
-    if signal.field == "pooled":
+    if signal.field in ("pooled", "sentence"):
         return (examples, one.hidden_size)
     if signal.field == "scores":
         return (examples, one.num_attention_heads, length, length)
@@ -540,6 +547,8 @@ def made_batch(task: str, generator: torch.Generator, lengths: tuple[int, ...] =
     batch = {"input_ids": ids, "attention_mask": mask, "row_index": torch.arange(len(lengths))}
     examples, classes = len(lengths), NUM_LOGITS[task]
 
+    if task == "embeddings":
+        batch["margin"] = torch.randn(examples, generator=generator, dtype=torch.float64)
     if not classes:
         return batch
 
@@ -603,7 +612,7 @@ def hypotheses(generator: torch.Generator, examples: int) -> Batch:
 
 def is_padding(made: Scene, signal: Signal) -> Tensor | None:
     """Where a signal's tensor belongs to padding, so that it broadcasts; None where no axis is a position."""
-    if signal.field in ("pooled", "next_sentence_logits"):
+    if signal.field in ("pooled", "sentence", "next_sentence_logits"):
         return None
     if signal.field == "logits" and made.task not in PER_TOKEN:
         return None

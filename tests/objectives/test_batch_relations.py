@@ -18,7 +18,7 @@ from hf_distill.errors import DistillationError
 from hf_distill.objectives import Objective, Pair
 from hf_distill.objectives.batch_relations import BatchRelation, distances, off_diagonal
 from hf_distill.objectives.contrast import fingerprints
-from hf_distill.objectives.pooling import POOLS, pooled
+from hf_distill.pooling import POOLS, pooled
 from hf_distill.tasks import TASKS
 from tests import tiny
 from tests.shapes import shape

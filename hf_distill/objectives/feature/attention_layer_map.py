@@ -11,9 +11,9 @@ from hf_distill.losses import mean_squared_difference
 from hf_distill.objectives.layer_groups import LayerGroups
 from hf_distill.objectives.layer_pairs import Layers
 from hf_distill.objectives.pair import Pair
-from hf_distill.objectives.pooling import pooled
 from hf_distill.objectives.registry import register
 from hf_distill.objectives.settings import check_choice, check_flag
+from hf_distill.pooling import pooled
 from hf_distill.tasks import Batch, Task
 
 

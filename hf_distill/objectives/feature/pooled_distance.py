@@ -10,9 +10,9 @@ from hf_distill.losses import mean_squared_difference
 from hf_distill.objectives.hidden_states import HiddenStates
 from hf_distill.objectives.layer_pairs import Layers
 from hf_distill.objectives.pair import Pair
-from hf_distill.objectives.pooling import POOLS, pooled
 from hf_distill.objectives.registry import register
 from hf_distill.objectives.settings import check_choice
+from hf_distill.pooling import POOLS, pooled
 from hf_distill.tasks import Batch
 
 

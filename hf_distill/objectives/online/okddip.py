@@ -13,10 +13,10 @@ from hf_distill.errors import DistillationError, IncompatiblePair
 from hf_distill.losses import at_least_float32, diversity, forward_kl
 from hf_distill.objectives.base import Objective
 from hf_distill.objectives.pair import Pair
-from hf_distill.objectives.pooling import POOLS, pooled
 from hf_distill.objectives.registry import register
 from hf_distill.objectives.settings import check_choice, check_count, check_number
 from hf_distill.objectives.soft_rows import number_of_classes
+from hf_distill.pooling import POOLS, pooled
 from hf_distill.tasks import Batch, Task
 
 COLLAPSED = 1e-4

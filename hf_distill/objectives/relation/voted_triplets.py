@@ -12,9 +12,9 @@ from hf_distill.errors import DistillationError, IncompatiblePair
 from hf_distill.losses import at_least_float32, unit
 from hf_distill.objectives.batch_relations import EMPTY, BatchRelation, distances
 from hf_distill.objectives.pair import Pair
-from hf_distill.objectives.pooling import pooled
 from hf_distill.objectives.registry import register
 from hf_distill.objectives.settings import check_count, check_flag, check_number
+from hf_distill.pooling import pooled
 from hf_distill.splitmix import STEP, scrambled
 from hf_distill.tasks import Batch
 

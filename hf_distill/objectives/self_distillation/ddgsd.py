@@ -10,10 +10,10 @@ from hf_distill.errors import DistillationError, IncompatiblePair
 from hf_distill.losses import at_least_float32, forward_kl
 from hf_distill.objectives.base import Objective
 from hf_distill.objectives.pair import Pair
-from hf_distill.objectives.pooling import POOLS, pooled
 from hf_distill.objectives.registry import register
 from hf_distill.objectives.settings import check_choice, check_count, check_number
 from hf_distill.passes import DISTORTIONS, Distorted
+from hf_distill.pooling import POOLS, pooled
 from hf_distill.tasks import IGNORED, Batch, Task
 
 SHARE = 0.1

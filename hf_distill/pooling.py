@@ -10,17 +10,28 @@ from hf_distill.losses import blank
 POOLS = ("mean", "first_token", "last_token", "max")
 """The ways of pooling: the mean or the largest of each feature over the real tokens, or one real token's state."""
 
+MEAN_BY_ROOT = "mean_by_root"
+"""A further way: the sum over the real tokens, divided by the square root of how many there are."""
+
+SENTENCE = "sentence"
+"""In place of a way of pooling: the vector that a sentence encoder itself gives each text."""
+
 
 def pooled(states: Tensor, mask: Tensor, how: str) -> Tensor:
-    """The vectors of the texts, `[batch, length, width]` to `[batch, width]`; `how` is one of `POOLS`.
+    """The vectors of the texts, `[batch, length, width]` to `[batch, width]`; `how` is one of `POOLS`, or
+    `MEAN_BY_ROOT`; with `SENTENCE` they are vectors already.
 
     Only real tokens (`mask` `[batch, length]` 1) are read, on whichever side the padding is; what stands in padding,
     NaN too, changes neither values nor gradients. A text without a real token has the vector 0.
     """
+    if how == SENTENCE:
+        return states
     real = mask.bool()
     clean = blank(states, real)
     if how == "mean":
         return clean.sum(1) / real.sum(1, keepdim=True).clamp(min=1)
+    if how == MEAN_BY_ROOT:
+        return clean.sum(1) / real.sum(1, keepdim=True).clamp(min=1).to(clean.dtype).sqrt()
     if how == "max":
         lowest = clean.masked_fill(~real.unsqueeze(-1), torch.finfo(clean.dtype).min)
         return blank(lowest.amax(1), real.any(1))

@@ -1,0 +1,51 @@
+"""What sentence-transformers wants beside a sentence encoder, so that it loads it with pooling and norm."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from hf_distill.hub.record import write_whole
+from hf_distill.sentence_modules import MODULES, POOLING_KEYS
+from hf_distill.sentences import SentenceEmbedding
+
+POOLING = "1_Pooling"
+FILES = (MODULES, f"{POOLING}/config.json", "sentence_bert_config.json", "config_sentence_transformers.json")
+"""What is written, by its place in the folder of the model."""
+
+
+def write_modules(folder: Path, config: Any) -> None:
+    """Writes the modules of a model with this configuration, in the form that every version since 2.0 reads; nothing
+    for a model that is no sentence encoder.
+    """
+    embedding = SentenceEmbedding.of(config)
+    if embedding is None:
+        return
+    kinds = ["Transformer", "Pooling", *(["Normalize"] if embedding.normalize else [])]
+    modules = [
+        {
+            "idx": number,
+            "name": str(number),
+            "path": f"{number}_{kind}" if number else "",
+            "type": f"sentence_transformers.models.{kind}",
+        }
+        for number, kind in enumerate(kinds)
+    ]
+    width = {"word_embedding_dimension": int(config.hidden_size)}
+    chosen = {key: pooling == embedding.pooling for key, pooling in POOLING_KEYS.items()}
+    length = {} if embedding.max_length is None else {"max_seq_length": embedding.max_length}
+    versions = {"transformers": transformers.__version__, "pytorch": torch.__version__}
+    (folder / POOLING).mkdir(parents=True, exist_ok=True)
+    _write(folder / MODULES, modules)
+    _write(folder / POOLING / "config.json", {**width, **chosen})
+    _write(folder / "sentence_bert_config.json", {**length, "do_lower_case": False})
+    _write(folder / "config_sentence_transformers.json", {"__version__": versions, "similarity_fn_name": "cosine"})
+
+
+def _write(path: Path, value: Mapping[str, Any] | list[Any]) -> None:
+    write_whole(path, json.dumps(value, indent=2) + "\n")

@@ -10,6 +10,7 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import safetensors
@@ -19,7 +20,7 @@ from torch import nn
 from transformers.utils import cached_file
 
 from hf_distill.errors import IncompatiblePair
-from hf_distill.sentences import POOLINGS, SentenceEmbedding
+from hf_distill.sentences import KEY, POOLINGS, SentenceEmbedding
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +56,7 @@ class SentenceModules(NamedTuple):
 
 
 def read_modules(name_or_path: str, role: str, revision: str | None = None) -> SentenceModules | None:
-    """The modules of a folder or Hub id; None where there is no modules.json.
+    """The modules of a folder or Hub id; None where there is no modules.json, and no word of it in config.json.
 
     `role` names the model in errors. The dense layers are in float32, and frozen.
 
@@ -64,7 +65,7 @@ def read_modules(name_or_path: str, role: str, revision: str | None = None) -> S
     source = _Source(name_or_path, role, revision)
     told = source.json(MODULES)
     if told is None:
-        return None
+        return _of_config(source)
     kinds = _kinds(source, told)
     names = [kind for kind, _ in kinds]
     middle = names[2:-1] if names[-1] == "Normalize" else names[2:]
@@ -82,6 +83,14 @@ def read_modules(name_or_path: str, role: str, revision: str | None = None) -> S
     dense = [layer for kind, path in kinds if kind == "Dense" for layer in _dense(source, path)]
     embedding = SentenceEmbedding(pooling, names[-1] == "Normalize", max_length=_max_length(source))
     return SentenceModules(embedding, nn.Sequential(*dense).requires_grad_(False) if dense else None)
+
+
+def _of_config(source: _Source) -> SentenceModules | None:
+    """What a student of this package has in its configuration."""
+    settings = source.json("config.json")
+    told = settings.get(KEY) if isinstance(settings, dict) else None
+    embedding = None if told is None else SentenceEmbedding.of(SimpleNamespace(**{KEY: told}))
+    return None if embedding is None or embedding.width is not None else SentenceModules(embedding, None)
 
 
 class _Source:

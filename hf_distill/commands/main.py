@@ -30,6 +30,7 @@ GROUPS: dict[str, dict[str, Row]] = {
         "mlm": Row("mlm", "on raw text, with masked words or without a head"),
         "lm": Row("lm", "that writes on: a language model, on conversations or on raw text"),
         "translation": Row("translation", "that writes: translations, summaries"),
+        "embeddings": Row("embeddings", "that gives sentences their vectors"),
         "speech": Row("speech", "that hears: sounds and what is said in them"),
         "auto": Row("auto", "the best one for a budget of time or size on this machine"),
     },

@@ -56,6 +56,7 @@ SCRIPTS = {
     "translation": "translation",
     "chat": "lm",
     "speech": "speech",
+    "embeddings": "embeddings",
     "text": "mlm",
 }
 """Which script is for which kind of data, by the key of `data` that says the kind."""

@@ -17,6 +17,7 @@ OF_DATA = {
     "translation": "seq2seq_lm",
     "chat": "causal_lm",
     "speech": "ctc",
+    "embeddings": "embeddings",
 }
 """The tasks of kinds of data, by the key of `data` that says the kind."""
 

@@ -16,7 +16,7 @@ from hf_distill.run import findings, models, record, results
 from hf_distill.run.caching import cache_facts
 from hf_distill.run.chains import finished_student
 from hf_distill.run.measuring import Answers, Role, answer, key_of, latency_of, summarize
-from hf_distill.run.preparation import Setup
+from hf_distill.run.preparation import Setup, start_of
 from hf_distill.run.results import RunResult
 
 
@@ -67,6 +67,9 @@ class _Comparison:
                 jobs.control.folder, setup.workload.auto_class, "control", setup.recipe.student
             )
             self._add("control", control, models.size_on_disk(jobs.control.folder, control), jobs.control.history)
+        elif setup.recipe.control and not setup.workload.control_trains:
+            untrained = setup.student(start_of(jobs.student))
+            self._add("control", untrained, models.size_on_disk(jobs.student[-1].folder, untrained), [])
 
     def add_judged(self, student: PreTrainedModel) -> None:
         """The student by the value of its objectives alone, where training looked at it."""

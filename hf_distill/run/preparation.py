@@ -181,7 +181,7 @@ def _planned(recipe: Recipe, folder: RunFolder) -> Jobs:
             _labels_alone,
             tokens_per_batch=first.tokens_per_batch,
         )
-    if recipe.control:
+    if recipe.control and (recipe.data is None or recipe.data.embeddings is None):
         control = Job(
             "control",
             folder.control,

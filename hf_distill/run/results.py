@@ -93,7 +93,8 @@ def notes_of(workload: Workload, answers: Mapping[Role, Answers]) -> tuple[str, 
     notes = [f"All on {workload.name}, {split}: {workload.sizes[split]:,} rows."]
     if "control" in answers:
         lead = workload.lead(split, answers["student"].kept[split], answers["control"].kept[split])
-        notes.append(f"Control: the same student, from the same start, on the labels alone. {lead}".strip())
+        kind = "from the same start, on the labels alone" if workload.control_trains else "at its start, not trained"
+        notes.append(f"Control: the same student, {kind}. {lead}".strip())
     kept = {role: each.kept[split] for role, each in answers.items()}
     return (*notes, *workload.remarks(split, kept))
 

@@ -69,6 +69,8 @@ class Workload(ABC):
     metrics: tuple[str, ...]
     judged_by_objectives: ClassVar[bool] = False
     """Whether models have nothing to answer with, so that only the value of a training's objectives tells of it."""
+    control_trains: ClassVar[bool] = True
+    """Whether the control is trained, on the labels alone; else it is the student at its start."""
     hears: ClassVar[bool] = False
     """Whether the rows are sounds, of which a teacher's targets are what it hears."""
     in_words: ClassVar[bool] = False

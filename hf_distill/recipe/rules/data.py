@@ -8,10 +8,14 @@ from typing import Any
 from hf_distill.recipe.problems import Problem
 from hf_distill.recipe.rules.reading import items, mappings, section_of
 
-KINDS = ("text_columns", "question_answering", "token_classification", "translation", "chat", "speech", "text")
+KINDS = (
+    "text_columns", "question_answering", "token_classification", "translation", "chat", "speech", "embeddings", "text",
+)  # fmt: skip
 """The keys of `data` that say what the rows are."""
 OF_TEXTS = ("package", "where", "label_column", "label_names", "deduplicate", "exemplars")
 """The keys of `data` that go with `text_columns`."""
+TEXTS_OF = {"triplets": 3, "parallel": 2}
+"""The texts of a training row of sentences, of the kinds that say how many they are."""
 SOURCES = ("files", "package", "hub")
 """The keys of `data` that say where its rows are; `text` says so itself."""
 
@@ -43,6 +47,26 @@ def rows(data: Mapping[str, Any]) -> Iterator[Problem]:
         yield Problem(
             ("data", "split"), f"takes {parts[0]:g} + {parts[1]:g} of the training data; nothing would be left."
         )
+
+
+def sentences(data: Mapping[str, Any]) -> Iterator[Problem]:
+    """Rows of sentences have the columns that their kind wants, and pairs to be judged by."""
+    section, here = section_of(data, "data", "embeddings"), ("data", "embeddings")
+    if not section:
+        return
+    kind, columns = section.get("rows", "sentences"), items(section.get("text_columns", ["text"]))
+    wanted = TEXTS_OF.get(kind, 0)
+    if wanted and len(columns) != wanted:
+        yield Problem((*here, "text_columns"), f"has {len(columns)} columns; rows: {kind} are {wanted} texts each.")
+    if section.get("margin_column") is not None and kind != "triplets":
+        yield Problem((*here, "margin_column"), f"goes with rows: triplets, and the rows are {kind}; leave it out.")
+    if section_of(data, "teacher").get("fine_tune") is not None:
+        text = "trains on labels, and sentences have none; take a teacher that is a sentence encoder."
+        yield Problem(("teacher", "fine_tune"), text)
+    pairs = section.get("pair_columns") or columns[:2]
+    if len(pairs) != 2:
+        text = "is missing: an encoder is judged by pairs of texts; name the two columns of validation and test."
+        yield Problem((*here, "pair_columns"), text)
 
 
 def augmented(data: Mapping[str, Any]) -> Iterator[Problem]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from hf_distill.data.chat import MESSAGES
 from hf_distill.data.chat import Columns as ChatColumns
-from hf_distill.recipe.fields import Cell, Columns, Count, Names, Number, Share, Text, Whole
+from hf_distill.recipe.fields import Cell, Columns, Count, Names, Number, Share, Text, Whole, distinct
 from hf_distill.recipe.problems import Problem, fail
 from hf_distill.recipe.sections.base import Section
 from hf_distill.recipe.sections.sources import Files, HubData, PackagedFile, Split
@@ -104,10 +104,36 @@ class Speech(Section):
     """Samples a second of sounds that are lists, by default what the models hear; files say their own."""
 
 
+class Embeddings(Section):
+    """The rows are sentences, for encoders that give each a vector. What is learned from are the training rows; what
+    is judged by are pairs of texts in validation and test."""
+
+    rows: Literal["sentences", "triplets", "parallel"] = "sentences"
+    """What a training row is: sentences, every text of its columns by itself; a query with a passage that answers it
+    and one that does not; or a text and its translation."""
+    text_columns: Annotated[list[Text], AfterValidator(distinct)] = Field(["text"], min_length=1, max_length=10)
+    """Of triplets three columns, of parallel texts two."""
+    margin_column: Text | None = None
+    """Of triplets: how much higher a teacher scores the first passage, as a cross-encoder does."""
+    pair_columns: Columns | None = None
+    """The two columns of validation and test; by default the first two of text_columns."""
+    score_column: Text | None = None
+    """Gold similarities from 0 to 5 of the pairs. Without it the second text is searched by the first."""
+    pooling: Literal["cls", "mean", "max", "mean_sqrt_len_tokens", "lasttoken"] | None = None
+    """How the student's token states become a vector; by default as the teacher's."""
+    normalize: bool | None = None
+    """Whether the student's vectors are scaled to the length 1; by default as the teacher's."""
+
+    @property
+    def judged_columns(self) -> list[str]:
+        """The columns of the pairs."""
+        return self.text_columns[:2] if self.pair_columns is None else self.pair_columns
+
+
 class Data(Section):
     """The rows to train on, in place of a GLUE task: from files, a package or the Hub; and what they are: texts with a
-    label (text_columns and label_column), question_answering, token_classification, translation, chat or speech. Or
-    text, which names its own sources."""
+    label (text_columns and label_column), question_answering, token_classification, translation, chat, speech or
+    embeddings. Or text, which names its own sources."""
 
     files: Files | None = None
     package: PackagedFile | None = None
@@ -124,6 +150,7 @@ class Data(Section):
     translation: Translation | None = None
     chat: Chat | None = None
     speech: Speech | None = None
+    embeddings: Embeddings | None = None
     text: UnlabelledText | None = None
     deduplicate: bool = False
     """Drop rows whose text was there before."""

@@ -8,6 +8,7 @@ from hf_distill.run.workload import Workload
 from hf_distill.run.workloads import (
     across_tokenizers,
     chat,
+    embeddings,
     pretraining,
     question_answering,
     speech,
@@ -38,6 +39,8 @@ def load_workload(recipe: Recipe, *, train: bool = True, predict: bool = False) 
         return chat.load(data, data.chat, recipe, predict=predict)
     if data is not None and data.speech is not None:
         return speech.load(data, data.speech, recipe, predict=predict)
+    if data is not None and data.embeddings is not None:
+        return embeddings.load(data, data.embeddings, recipe, predict=predict)
     if data is not None and data.text is not None and models.reads_its_own(recipe):
         return across_tokenizers.load(data.text, recipe, predict=predict)
     if data is not None and data.text is not None:

@@ -47,14 +47,23 @@ def tables_of(data: Data, columns: Sequence[str], labels: Sequence[str]) -> dict
 
     Raises: `DataError` for what is missing or cannot be read.
     """
+    return _tables(data, lambda split: _columns(split, columns, labels))
+
+
+def tables_by_split(data: Data, columns_of: Callable[[str], list[str]]) -> dict[str, Table]:
+    """The splits of files or of a data set of the Hub, each with columns of its own. Raises: as `tables_of`."""
+    return _tables(data, lambda split: (columns_of(split), []))
+
+
+def _tables(data: Data, columns_of: Callable[[str], tuple[list[str], list[str]]]) -> dict[str, Table]:
     tables = {}
     if data.hub is None:
         for name, path in _files(data).items():
-            tables[name] = read(path, *_columns(name, columns, labels))
+            tables[name] = read(path, *columns_of(name))
     else:
         hub = data.hub
         for name, rows in load_splits(hub.id, SPLITS, config=hub.config, revision=hub.revision).items():
-            tables[name] = to_table(rows, f"{hub.id}/{name}", *_columns(name, columns, labels))
+            tables[name] = to_table(rows, f"{hub.id}/{name}", *columns_of(name))
     if "train" not in tables:
         raise DataError(f"{data_name(data)}: there is no split train; it has {', '.join(tables) or 'none of ours'}.")
     return tables

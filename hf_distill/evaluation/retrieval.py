@@ -1,0 +1,83 @@
+"""How well sentence vectors find and order texts: similarity against gold scores, and search in a small corpus."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hf_distill.errors import NonFiniteLoss
+
+Vectors = NDArray[np.floating[Any]]
+
+DEPTH = 10
+"""Texts of a ranking that are looked at."""
+
+NAMES = ("ndcg_at_10", "mrr_at_10", "recall_at_1", "recall_at_10")
+"""The values of a query, in the order of `retrieval`'s columns."""
+
+
+def unit_rows(vectors: Vectors) -> NDArray[np.float32]:
+    """The vectors `[texts, width]`, each of length 1; a vector 0 stays.
+
+    Raises: `NonFiniteLoss` for one that is no number.
+    """
+    broken = int((~np.isfinite(vectors)).any(axis=1).sum())
+    if broken:
+        raise NonFiniteLoss(f"evaluation: the vectors of {broken} of {len(vectors)} texts are NaN or infinite.")
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    found: NDArray[np.float32] = (vectors / np.where(lengths > 0, lengths, 1.0)).astype(np.float32)
+    return found
+
+
+def retrieval(
+    queries: Vectors, corpus: Vectors, relevant: Sequence[Sequence[int]], *, chunk: int = 256
+) -> NDArray[np.float64]:
+    """nDCG@10, MRR@10, recall@1 and recall@10 of each query, `[queries, 4]`.
+
+    Texts of the corpus are ordered by their cosine to the query, equal ones by their number. With g_i = 1 where the
+    i-th text is one of the R that are `relevant` to the query, else 0: nDCG = sum_i g_i / log2(i + 1) over the sum of
+    1 / log2(i + 1) of the first min(R, 10) places; MRR = 1 / i of the first that is relevant, 0 if none of the ten is;
+    recall@k = (sum_{i<=k} g_i) / R. `chunk` queries are compared at a time: the memory is [chunk, corpus].
+    """
+    ours, theirs = unit_rows(queries), unit_rows(corpus)
+    depth = min(DEPTH, len(theirs))
+    gains = 1.0 / np.log2(np.arange(DEPTH) + 2.0)
+    found = np.zeros((len(ours), len(NAMES)))
+    for start in range(0, len(ours), chunk):
+        best = _best(ours[start : start + chunk] @ theirs.T, depth)
+        for row, order in enumerate(best, start=start):
+            wanted = relevant[row]
+            hits = np.isin(order, wanted)
+            ideal = gains[: min(len(wanted), DEPTH)].sum()
+            places = np.flatnonzero(hits)
+            found[row] = (
+                gains[:depth][hits].sum() / ideal,
+                1.0 / (places[0] + 1) if len(places) else 0.0,
+                hits[:1].sum() / len(wanted),
+                hits.sum() / len(wanted),
+            )
+    return found
+
+
+def top_one(queries: Vectors, corpus: Vectors, *, chunk: int = 256) -> NDArray[np.int64]:
+    """The number of the nearest text of the corpus for each query."""
+    ours, theirs = unit_rows(queries), unit_rows(corpus)
+    parts = [_best(ours[start : start + chunk] @ theirs.T, 1)[:, 0] for start in range(0, len(ours), chunk)]
+    return np.concatenate(parts)
+
+
+def _best(similarities: NDArray[np.float32], depth: int) -> NDArray[np.int64]:
+    """The `depth` largest of each row, the largest first, equal ones by their place."""
+    width = similarities.shape[1]
+    if depth < width:
+        least = np.partition(similarities, width - depth, axis=1)[:, width - depth]
+    else:
+        least = similarities.min(axis=1)
+    found = np.empty((len(similarities), depth), dtype=np.int64)
+    for row, values in enumerate(similarities):
+        candidates = np.flatnonzero(values >= least[row])
+        found[row] = candidates[np.argsort(-values[candidates], kind="stable")][:depth]
+    return found

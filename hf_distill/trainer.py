@@ -22,12 +22,14 @@ from hf_distill.activations import Signal
 from hf_distill.distillation import Counts, Losses
 from hf_distill.errors import DistillationError
 from hf_distill.objectives.base import Objective
+from hf_distill.objectives.feature.embedding_mse import EmbeddingMSE
 from hf_distill.objectives.response.labels import Labels
 from hf_distill.objectives.response.loss_function import LossFunction
 from hf_distill.objectives.response.soft_targets import SoftTargets
 from hf_distill.objectives.terms import Term, Terms
 from hf_distill.parameter_groups import regroup
 from hf_distill.students.loss_rises import loss_rises
+from hf_distill.tasks import Task
 from hf_distill.teachers import Teacher
 from hf_distill.teachers.cache.codecs import Codec
 from hf_distill.teachers.frozen import OWN
@@ -124,6 +126,8 @@ class DistillationTrainer(OnPolicyTrainer, Loaders, Evaluating, Watching, Checkp
 
     def _as_terms(self, objectives: TermsLike | None) -> Terms:
         if objectives is None:
+            if Task.of(self.model).shown_fields:  # there are no labels; without a teacher it is evaluated alone
+                return Terms([] if self.teacher is None else [Term(EmbeddingMSE(), 1.0)])
             return _default_objectives(self.teacher, self.compute_loss_func)
         if self.compute_loss_func is not None:
             raise DistillationError(
@@ -247,6 +251,11 @@ class DistillationTrainer(OnPolicyTrainer, Loaders, Evaluating, Watching, Checkp
         written; `NonFiniteLoss`; `DataError` for batches that no model can read, and for a worker of the loader that
         died. Exits: `Preempted` after a SIGTERM, with `enable_jit_checkpoint` set.
         """
+        if not self.terms:
+            raise DistillationError(
+                "there is no objective to train with: a sentence encoder has no labels. Give a teacher (teacher=…), "
+                "or objectives=…."
+            )
         folder = self._begin_run(resume_from_checkpoint)
         filtered, self.args.logging_nan_inf_filter = self.args.logging_nan_inf_filter, False
         try:

@@ -26,6 +26,7 @@ ROOMS = {
     "": ("First steps", "Runs on a CPU, without a network."),
     "glue": ("GLUE", "Teachers that are trained first, and students of half their layers."),
     "qa": ("Questions", "Answers that are spans of a text."),
+    "embeddings": ("Sentence encoders", "Vectors of sentences, which sentence-transformers loads."),
     "ner": ("Tagged tokens", "Names in English web texts."),
     "language_models": ("Language models", "Students of causal models, on conversations, on raw text and on texts of their own."),
     "pretraining": ("Pre-training", "General students from raw text."),

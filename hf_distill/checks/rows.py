@@ -92,7 +92,7 @@ def fits_batches(trainer: BoundTrainer) -> None:
                 f"many, and {other} deals out batches of unequal sizes; leave {other} out"
                 f"{', or set gather=False' if objective.gather else ''}."
             )
-    wanted = max(max(objective.smallest_batch, objective.advised_batch) for _, objective in named)
+    wanted = max((max(objective.smallest_batch, objective.advised_batch) for _, objective in named), default=1)
     found, setting = _examples(trainer) if wanted > 1 else (wanted, "")
     for name, objective in named:
         related = found * (processes if objective.gather else 1)

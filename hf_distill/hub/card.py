@@ -15,9 +15,12 @@ from hf_distill.hub.card_use import inherited_license, teachers_of
 from hf_distill.hub.front_matter import FILE_NAME, check
 from hf_distill.hub.markdown import line
 from hf_distill.hub.record import Record, write_whole
-from hf_distill.tasks import TASKS
+from hf_distill.tasks import TASKS, Embeddings
 
 TAGS = ("knowledge-distillation", "hf_distill")
+
+OF_SENTENCES = ("sentence-transformers", "sentence-similarity", "feature-extraction")
+"""Further tags of sentence encoders, by which the Hub finds them."""
 
 METRIC_IDS = {
     "accuracy": "accuracy",
@@ -92,8 +95,8 @@ def _metadata(
     return ModelCardData(
         language=language,
         license=license,
-        library_name="transformers",
-        tags=list(dict.fromkeys([*TAGS, *tags])),
+        library_name="sentence-transformers" if record.task == Embeddings.name else "transformers",
+        tags=list(dict.fromkeys([*TAGS, *(OF_SENTENCES if record.task == Embeddings.name else ()), *tags])),
         base_model=teachers[0] if len(teachers) == 1 else teachers or None,
         base_model_relation=_relation(record) if teachers else None,
         pipeline_tag=tag,

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from hf_distill.evaluation.latency import BATCH
 from hf_distill.hub.markdown import code, escaped, table
 from hf_distill.hub.record import Export, Record, Side, Speed
+from hf_distill.tasks import Embeddings
 
 SPLITS = {"eval_": "validation", "test_": "test", "predict_": "test"}
 TITLES: dict[Side, str] = {"student": "student", "teacher": "teacher", "control": "student without teacher"}
@@ -31,7 +32,8 @@ def results(record: Record) -> str:
     if any(record.intervals.values()):
         notes.append("Brackets hold 95 % intervals.")
     if sides.get("control"):
-        notes.append("The student without teacher is the same student, trained on the labels alone.")
+        kind = "at its start, not trained" if record.task == Embeddings.name else "trained on the labels alone"
+        notes.append(f"The student without teacher is the same student, {kind}.")
     return "\n\n".join([_sides(sides, record), *([" ".join(notes)] if notes else [])])
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hf_distill.hub.markdown import block, code, escaped
 from hf_distill.hub.record import ModelFacts, Record, is_hub_id
 from hf_distill.students.ib_bert import AUTO_CLASSES
-from hf_distill.tasks import TASKS
+from hf_distill.tasks import TASKS, Embeddings
 
 SNIPPETS = {
     "single_label": "print(model('An example text.'))",
@@ -26,6 +26,10 @@ SNIPPETS = {
         "print(tokenizer.decode(outputs[0], skip_special_tokens=True))"
     ),
     "encoder": "print(model(**tokenizer('An example text.', return_tensors='pt')).last_hidden_state)",
+    "embeddings": (
+        "vectors = model.encode(['An example text.', 'Another text.'])\n"
+        "print(vectors.shape, model.similarity(vectors, vectors))"
+    ),
 }
 WITH_PIPELINE = frozenset({"single_label", "multi_label", "token_classification", "masked_lm", "causal_lm", "ctc"})
 """Tasks that have a pipeline in transformers 5 which reads the model as it was trained."""
@@ -41,6 +45,7 @@ PURPOSES = {
     "seq2seq_lm": "to rewrite texts in the way that it was trained on",
     "ctc": "to write down what is said in recordings of the kind that it was trained on",
     "encoder": "to be trained further for a task",
+    "embeddings": "to give sentences vectors, which are near each other where the sentences mean much the same",
 }
 
 
@@ -124,6 +129,11 @@ def _snippet(task: str, repo_id: str | None) -> str:
     if kind and task in WITH_PIPELINE:
         maker = f"pipeline({kind.pipeline_tag!r}, model={name!r})"
         return f"from transformers import pipeline\n\nmodel = {maker}\n{SNIPPETS[task]}"
+    if task == Embeddings.name:
+        return (
+            "from sentence_transformers import SentenceTransformer\n\n"
+            f"model = SentenceTransformer({name!r})\n{SNIPPETS[task]}"
+        )
     auto_class = kind.auto_class if kind else "AutoModel"
     last = SNIPPETS.get(task, "print(model(**tokenizer('An example text.', return_tensors='pt')))")
     return (

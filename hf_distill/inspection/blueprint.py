@@ -21,6 +21,7 @@ from hf_distill.recipe import Member, Recipe
 from hf_distill.recipe import Student as StudentSection
 from hf_distill.recipe import Teacher as TeacherSection
 from hf_distill.run.models import leading, teacher_path
+from hf_distill.run.sentence_encoders import Encoders
 
 MAKERS: dict[str, Callable[..., PreTrainedModel]] = {
     "distilbert": students.as_distilbert,
@@ -82,7 +83,9 @@ class Blueprint:
         if self.teacher is None:
             raise IncompatiblePair("the student is made from the teacher's layers, and there is no such teacher.")
         with self.place:
-            return _made(section, self.teacher)
+            made = _made(section, self.teacher)
+        self._as_encoder(made, "student")
+        return made
 
     def named(
         self, section: TeacherSection | Member | StudentSection, role: str, head: dict[str, Any]
@@ -99,6 +102,7 @@ class Blueprint:
                     config, dtype=torch.float32, trust_remote_code=section.trust_remote_code
                 )
             _look_at(model)
+            self._as_encoder(model, role)
         except IncompatiblePair:
             raise
         except UNFIT as error:
@@ -108,6 +112,11 @@ class Blueprint:
             ) from error
         placed: PreTrainedModel = model.to(self.place)  # what some models mask with is made elsewhere
         return placed
+
+    def _as_encoder(self, model: PreTrainedModel, role: str) -> None:
+        """Says how the vectors of a sentence encoder are made, as a run does."""
+        if self.recipe.data is not None and self.recipe.data.embeddings is not None:
+            Encoders.of(self.recipe, self.recipe.data.embeddings).fit(model, role)
 
     def _labels_of_teacher(self) -> dict[str, Any]:
         config = None if self.teacher is None else self.teacher.config

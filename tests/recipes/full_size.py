@@ -36,6 +36,7 @@ ROBERTA = {
     "vocab_size": 50265, "max_position_embeddings": 514, "type_vocab_size": 1, "layer_norm_eps": 1e-5,
     "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2,
 }  # fmt: skip
+VECTORS = {"sentence_embedding": {"pooling": "mean", "normalize": True}}
 MINILM = {"vocab_size": 30522, "hidden_size": 384, "num_attention_heads": 12, "intermediate_size": 1536}
 SMOL = {"num_hidden_layers": 32, "num_attention_heads": 15, "num_key_value_heads": 5, "max_position_embeddings": 8192}
 MATCHED = ((0, 0), (5, 7))
@@ -78,6 +79,10 @@ CONFIGS: dict[str, PreTrainedConfig] = {
         max_position_embeddings=8192,
         tie_word_embeddings=True,
     ),
+    "sentence-transformers/all-MiniLM-L6-v2": BertConfig(num_hidden_layers=6, **MINILM, **VECTORS),
+    "sentence-transformers/paraphrase-multilingual-MiniLM-L12-v2": BertConfig(
+        num_hidden_layers=12, **{**MINILM, "vocab_size": 250037}, **VECTORS
+    ),
     "google-t5/t5-base": T5Config(vocab_size=32128, d_model=768, d_ff=3072, num_layers=12, num_heads=12),
     "facebook/wav2vec2-base": Wav2Vec2Config(),
     "facebook/wav2vec2-large-960h": Wav2Vec2Config(**LARGE),
@@ -107,6 +112,8 @@ def auto_class_of(recipe: Recipe) -> str:
         return TASKS["causal_lm"].auto_class
     if data is not None and data.speech is not None:
         return TASKS["ctc"].auto_class
+    if data is not None and data.embeddings is not None:
+        return TASKS["embeddings"].auto_class
     return TASKS["single_label"].auto_class
 
 

@@ -13,6 +13,7 @@ from transformers import (
     BertConfig,
     BertForMaskedLM,
     BertForSequenceClassification,
+    BertModel,
     GPT2Config,
     GPT2LMHeadModel,
     LlamaConfig,
@@ -58,6 +59,13 @@ def _of_topics(*labels: str) -> Callable[[], BertForSequenceClassification]:
 def _with_heads(number: int, config: BertConfig) -> BertConfig:
     config.num_attention_heads = number
     return config
+
+
+def _encoder() -> BertModel:
+    """A sentence encoder that says so in its configuration."""
+    config = _with_heads(HEADS, tiny_runs.config(("a", "b"), layers=6, hidden=96))
+    config.sentence_embedding = {"pooling": "mean", "normalize": True}
+    return BertModel(config)
 
 
 def _roberta(layers: int) -> Callable[[], RobertaForMaskedLM]:
@@ -110,6 +118,8 @@ TEACHERS: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
     "facebook/wav2vec2-base": (lambda: sounds.hearing(2), sounds.processor),
     "HuggingFaceTB/SmolLM2-1.7B-Instruct": (lambda: chats.model(24), chats.tokenizer),
     "HuggingFaceTB/SmolLM2-360M-Instruct": (lambda: chats.model(1), chats.tokenizer),
+    "sentence-transformers/all-MiniLM-L6-v2": (_encoder, tiny_runs.tokenizer),
+    "sentence-transformers/paraphrase-multilingual-MiniLM-L12-v2": (_encoder, tiny_runs.tokenizer),
     "topics/before": (_of_topics("business", "sports"), tiny_runs.tokenizer),
     "topics/expert": (_of_topics("science", "world"), tiny_runs.tokenizer),
 }
@@ -242,6 +252,9 @@ class TinyRecipes:
             data["files"] = {"train": str(chats.write(self.home / "chats") / "train.jsonl")}
             data["split"] = {"validation": 0.2}
             written["max_length"] = 64
+        elif "embeddings" in data:
+            data.pop("hub", None)
+            data["files"] = self._sentences(data["embeddings"])
         elif "speech" in data:
             folder = sounds.write_sounds(self.home / "sounds")
             data["files"] = {split: str(folder / f"{split}.jsonl") for split in ("train", "validation")}
@@ -252,6 +265,20 @@ class TinyRecipes:
         else:
             folder = tiny_tasks.write_tagged(self.home / "tagged")
             data["files"] = {split: str(folder / f"{split}.jsonl") for split in ("train", "validation")}
+
+    def _sentences(self, settings: dict[str, Any]) -> dict[str, str]:
+        """Files of texts in the columns of a recipe, with numbers where it has them."""
+        learned = settings["text_columns"]
+        split = {"train": learned, "validation": settings.get("pair_columns", learned[:2])}
+        numbers = {"train": settings.get("margin_column"), "validation": settings.get("score_column")}
+        found = {}
+        for name, columns in split.items():
+            rows = [{column: _longer(i, j) for j, column in enumerate(columns)} for i in range(100)]
+            given = [{numbers[name]: float(i % 6)} if numbers[name] else {} for i in range(100)]
+            every = [row | number for row, number in zip(rows, given, strict=True)]
+            path = self.home / f"{'-'.join(columns)}-{name}.jsonl"
+            found[name] = str(tiny_runs.write_jsonl(path, every[: 100 if name == "train" else 8]))
+        return found
 
     def _labelled(self, names: list[str]) -> str:
         """A file of texts, with the labels in turn."""
@@ -276,6 +303,11 @@ class TinyRecipes:
             if split not in task.test_splits:
                 tiny_runs.write_jsonl(folder / f"{split}.jsonl", [_row(task, i) for i in range(16)])
         return folder
+
+
+def _longer(row: int, column: int) -> str:
+    """A text that no other row has."""
+    return f"{tiny_runs.sentence(row)[0]} {tiny_runs.sentence(row // 40 + 3 * column)[0]}"
 
 
 def _row(task: glue.GlueTask, number: int) -> dict[str, Any]:

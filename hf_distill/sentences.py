@@ -49,7 +49,7 @@ class SentenceEmbedding:
     max_length: int | None = None
 
     def __post_init__(self) -> None:
-        if self.pooling not in POOLINGS:
+        if not isinstance(self.pooling, str) or self.pooling not in POOLINGS:
             raise IncompatiblePair(
                 f"sentence embedding: pooling is {str(self.pooling)[:60]!r}; it may be {', '.join(POOLINGS)}."
             )

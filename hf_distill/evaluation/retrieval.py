@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
 
 from hf_distill.errors import NonFiniteLoss
 
@@ -67,6 +68,14 @@ def top_one(queries: Vectors, corpus: Vectors, *, chunk: int = 256) -> NDArray[n
     ours, theirs = unit_rows(queries), unit_rows(corpus)
     parts = [_best(ours[start : start + chunk] @ theirs.T, 1)[:, 0] for start in range(0, len(ours), chunk)]
     return np.concatenate(parts)
+
+
+def rank_correlation(pairs: NDArray[np.float64]) -> float:
+    """Spearman's correlation of two columns, `[rows, 2]`; 0.0 where one of them is constant."""
+    ranks = stats.rankdata(pairs, axis=0)
+    ranks = ranks - ranks.mean(axis=0)
+    size = float(np.sqrt((ranks**2).sum(axis=0).prod()))
+    return float(ranks.prod(axis=1).sum() / size) if size > 0 else 0.0
 
 
 def _best(similarities: NDArray[np.float32], depth: int) -> NDArray[np.int64]:

@@ -1,0 +1,58 @@
+"""Search and similarity by sentence vectors, against definitions written out in loops."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from hf_distill.errors import NonFiniteLoss
+from hf_distill.evaluation.metrics import METRICS
+from hf_distill.evaluation.retrieval import rank_correlation, retrieval, top_one, unit_rows
+
+GENERATOR = np.random.default_rng(3)
+QUERIES, CORPUS = GENERATOR.normal(size=(23, 5)), GENERATOR.normal(size=(31, 5))
+RELEVANT = [sorted({(7 * i) % 31, (3 * i + 1) % 31, *([i] if i % 2 else [])}) for i in range(23)]
+
+
+def cosine(one: np.ndarray, other: np.ndarray) -> float:
+    return float(one @ other / math.sqrt((one @ one) * (other @ other)))
+
+
+def slowly(query: np.ndarray, wanted: list[int]) -> tuple[float, float, float, float]:
+    """nDCG@10, MRR@10, recall@1 and recall@10 of one query, as their definitions say."""
+    order = sorted(range(len(CORPUS)), key=lambda text: (-cosine(query, CORPUS[text]), text))[:10]
+    gained = sum(1 / math.log2(place + 1) for place, text in enumerate(order, 1) if text in wanted)
+    ideal = sum(1 / math.log2(place + 1) for place in range(1, min(len(wanted), 10) + 1))
+    first = next((place for place, text in enumerate(order, 1) if text in wanted), None)
+    share = sum(text in wanted for text in order) / len(wanted)
+    return gained / ideal, 0.0 if first is None else 1 / first, (order[0] in wanted) / len(wanted), share
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 256])
+def test_searches_are_judged_as_defined(chunk: int) -> None:
+    expected = [slowly(query, wanted) for query, wanted in zip(QUERIES, RELEVANT, strict=True)]
+    np.testing.assert_allclose(retrieval(QUERIES, CORPUS, RELEVANT, chunk=chunk), expected, atol=1e-12)
+    nearest = [max(range(len(CORPUS)), key=lambda text: cosine(query, CORPUS[text])) for query in QUERIES]
+    assert top_one(QUERIES, CORPUS, chunk=chunk).tolist() == nearest
+
+
+def test_a_corpus_of_fewer_than_ten_texts_and_equal_ones() -> None:
+    """Of texts that are equally near the first comes first."""
+    corpus = np.asarray([[0.0, 1.0], [1.0, 0.0], [1.0, 0.0]])
+    found = retrieval(np.asarray([[1.0, 0.0]]), corpus, [[2]])
+    np.testing.assert_allclose(found, [[1 / math.log2(3), 0.5, 0.0, 1.0]])
+    assert top_one(np.asarray([[1.0, 0.0]]), corpus).tolist() == [1]
+
+
+def test_the_quick_correlation_of_ranks_is_that_of_the_metric() -> None:
+    pairs = np.stack([GENERATOR.normal(size=40).round(1), GENERATOR.integers(0, 6, 40).astype(float)], axis=1)
+    assert rank_correlation(pairs) == pytest.approx(METRICS["spearmanr"](pairs[:, 0], pairs[:, 1]))
+    assert rank_correlation(np.stack([pairs[:, 0], np.ones(40)], axis=1)) == 0.0
+
+
+def test_vectors_that_are_no_numbers_are_refused_and_zeros_stay() -> None:
+    np.testing.assert_array_equal(unit_rows(np.asarray([[3.0, 4.0], [0.0, 0.0]])), np.float32([[0.6, 0.8], [0, 0]]))
+    with pytest.raises(NonFiniteLoss, match=r"the vectors of 2 of 3 texts are NaN or infinite"):
+        unit_rows(np.asarray([[1.0, np.nan], [np.inf, 0.0], [1.0, 1.0]]))

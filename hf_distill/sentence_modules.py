@@ -17,10 +17,12 @@ import safetensors
 import safetensors.torch
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 from transformers.utils import cached_file
 
 from hf_distill.errors import IncompatiblePair
-from hf_distill.sentences import KEY, POOLINGS, SentenceEmbedding
+from hf_distill.loading import load_model
+from hf_distill.sentences import KEY, NO_POOLING, POOLINGS, SentenceEmbedding, give
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +48,19 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 
 _MOST_BYTES = 2**20
 _WIDEST = 2**16
+
+
+def load_encoder(name_or_path: str, *, role: str = "teacher", revision: str | None = None) -> PreTrainedModel:
+    """The sentence encoder of a folder or Hub id in float32: the transformer, which knows how its vectors are made.
+
+    Raises: as `load_model` and `read_modules`; `IncompatiblePair` where nothing says how the vectors are made.
+    """
+    model = load_model(name_or_path, "AutoModel", role=role, revision=revision)
+    modules = read_modules(name_or_path, role, revision)
+    if modules is None:
+        raise IncompatiblePair(NO_POOLING.format(f"the {role} {name_or_path!r}"))
+    give(model, *modules)
+    return model
 
 
 class SentenceModules(NamedTuple):

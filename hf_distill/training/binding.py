@@ -19,6 +19,8 @@ from hf_distill.distillation import Distillation
 from hf_distill.objectives.pair import Pair
 from hf_distill.objectives.row_wise import RowWise
 from hf_distill.objectives.terms import Terms
+from hf_distill.sentence_modules import load_encoder
+from hf_distill.sentences import is_sentence_model
 from hf_distill.tasks import Task
 from hf_distill.teachers import Frozen, Teacher
 from hf_distill.training.policy import OnPolicy
@@ -52,6 +54,8 @@ class BoundTrainer(Trainer):  # type: ignore[misc]
     def _as_teacher(self, teacher: Any) -> Teacher | None:
         if isinstance(teacher, str | os.PathLike):
             checks.same_tokenizer(self.processing_class, os.fspath(teacher))
+            if is_sentence_model(self.model.config):
+                return Frozen(load_encoder(os.fspath(teacher)))
             return Frozen.from_pretrained(os.fspath(teacher), Task.of(self.model).auto_class)
         if teacher is None or isinstance(teacher, Teacher):
             return teacher

@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 import safetensors
 import safetensors.torch
 import torch
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.utils import cached_file
@@ -121,6 +123,10 @@ class _Source:
         """Where a file lies, None where the model has none of that name."""
         folder = Path(self.name)
         if not folder.is_dir():
+            try:
+                validate_repo_id(self.name)
+            except HFValidationError:
+                return None
             found = cached_file(
                 self.name,
                 name,

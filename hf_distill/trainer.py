@@ -88,6 +88,8 @@ class DistillationTrainer(OnPolicyTrainer, Loaders, Evaluating, Watching, Checkp
     """
 
     loss_is_scaled_for_ga = True
+    rehearses = False
+    """Whether it trains on made-up rows, which say nothing of the data."""
     _for_subclass = False
     """Whether a subclass makes the optimizer, and may ask for the one that there would be."""
 
@@ -272,7 +274,7 @@ class DistillationTrainer(OnPolicyTrainer, Loaders, Evaluating, Watching, Checkp
         processes."""
         terms = self.distillation.terms()
         asking = [(objective, objective.asks) for objective in terms if objective.asks is not None]
-        texts = max((objective.asks_vectors for objective in terms), default=0)
+        texts = 0 if self.rehearses else max((objective.asks_vectors for objective in terms), default=0)
         if not asking and not texts:
             return
         rows, collator = compared_rows(self)[0]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
 from datasets import Dataset
 
 from hf_distill.anatomy import Anatomy
+from hf_distill.data.sentences import MARGIN
 from hf_distill.tasks import IGNORED, Task
 
 HIDDEN = 0.15
@@ -41,6 +43,16 @@ def read_twice(rows: Dataset, words: int) -> Dataset:
     for name, values in {**columns, "student_spans": spans, "teacher_spans": spans}.items():
         rows = rows.add_column(name, list(values))
     return rows
+
+
+def with_texts_beside(rows: Dataset, columns: Collection[str]) -> Dataset:
+    """The rows with those of the columns that hold another text of each row (`passes.Beside`), as long as its own, and
+    a teacher's margins."""
+    for column in sorted(columns):
+        name = next((each for each in ("input_ids", "attention_mask") if column.endswith(f"_{each}")), None)
+        if name is not None:
+            rows = rows.add_column(column, rows[name][::-1])  # type: ignore[arg-type]
+    return rows.add_column(MARGIN, [0.0] * len(rows)) if MARGIN in columns else rows  # type: ignore[arg-type]
 
 
 def _ordinary(special: list[Any], size: int) -> int:

@@ -44,8 +44,8 @@ def _dimensions(signal: Signal, shape: Shape, task: Task) -> str:
     stack = shape.stacks.get(signal.stack, stacks[-1])
     if field == "scores":
         return f"[batch, {stack.num_attention_heads}, length, length]"
-    if field == "pooled":
-        return f"[batch, {stack.hidden_size}]"
+    if field in ("pooled", "sentence"):
+        return f"[batch, {stack.hidden_size if field == 'pooled' else shape.sentence_width}]"
     width = _width(field, stack) if field in LAYERED else stack.hidden_size
     return f"[batch, length, {width}]" if width else "[batch, length, width]"
 

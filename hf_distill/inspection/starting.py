@@ -9,6 +9,7 @@ from hf_distill.errors import IncompatiblePair
 from hf_distill.inspection.binding import bound_stages
 from hf_distill.inspection.blueprint import Blueprint, configuration, stored_class
 from hf_distill.recipe import Recipe
+from hf_distill.sentence_modules import read_modules
 from hf_distill.tasks import HEADS
 
 SOURCE = "the recipe that doctor makes"
@@ -27,6 +28,7 @@ OBJECTIVES: dict[str, list[dict[str, Any]]] = {
         {"hidden_cosine": {"layer_map": "final"}, "weight": 1.0},
     ],
     "encoder": [{"minilm_v2": {}}],
+    "embeddings": [{"embedding_mse": {}}],
     "ctc": [{"labels": {}}],
 }
 """Terms to start with; those that do not fit the pair are left out. Other tasks have both halves."""
@@ -36,12 +38,13 @@ TRAIN = "train.jsonl"
 
 
 def task_of(teacher: str) -> str:
-    """The task that a teacher was saved for, by the name of its class.
+    """The task that a teacher was saved for, by the name of its class, and by the modules of sentence-transformers.
 
     Raises: `DistillationError` for a teacher without a configuration.
     """
     stored = stored_class(configuration(teacher, "teacher", None, False))
-    return next((task for ending, task in ENDINGS.items() if stored.endswith(ending)), "encoder")
+    found = next((task for ending, task in ENDINGS.items() if stored.endswith(ending)), "encoder")
+    return "embeddings" if found == "encoder" and read_modules(teacher, "teacher") is not None else found
 
 
 def data_for(teacher: str, files: Mapping[str, str], columns: Mapping[str, Any]) -> dict[str, Any]:
@@ -54,6 +57,9 @@ def data_for(teacher: str, files: Mapping[str, str], columns: Mapping[str, Any])
     if task in ("masked_lm", "causal_lm", "encoder"):
         kept = {split: [{"files": [path]}] for split, path in given.items() if split != "test"}
         return {"text": {"task": task, **kept}}
+    if task == "embeddings":
+        pairs = {"pair_columns": ["sentence1", "sentence2"], "score_column": "label"}
+        return {**rows, "embeddings": {"text_columns": ["text"], **pairs}}
     if task == "single_label":
         return {**rows, "text_columns": ["text"], "label_column": "label", **_label_names(teacher), **columns}
     if task == "token_classification":

@@ -89,8 +89,11 @@ class Beside(Kind):
     Errors: `DataError` for a batch without them.
     """
 
-    name: str = "beside"
+    name: str = ""
     column: str = "positive"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", self.column)
 
     @property
     def columns(self) -> frozenset[str]:

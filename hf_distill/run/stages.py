@@ -239,6 +239,7 @@ def rehearse_stage(
         trainer = _trainer(replace(job, folder=Path(folder)), model, teacher, inputs, {})
         trainer.remove_callback(PrinterCallback)
         trainer.add_callback(watch)
+        trainer.rehearses = True
         trainer.train()
     trainer.distillation.close()
 

@@ -89,6 +89,13 @@ def test_doctor_and_explain_know_the_task(tmp_path: Path, capsys: pytest.Capture
     assert explain.main([str(path)]) == 0
     told = capsys.readouterr().out
     assert "embedding_mse" in told
-    assert "sentence" in told
-    assert doctor.main(["--recipe", str(path), "--no_time"]) == 0
-    assert "embeddings" in capsys.readouterr().out
+    assert "sentence [batch, 16]" in told
+    assert doctor.main(["--recipe", str(path), "--no_cost"]) == 0
+    assert "embedding_mse" in capsys.readouterr().out
+    start = tmp_path / "start.yaml"
+    words = ["--teacher", str(tmp_path / "teacher"), "--student_layers", "1", "--no_cost", "--write", str(start)]
+    assert doctor.main(words) == 0
+    recipe = Recipe.load(start)
+    assert recipe.data is not None
+    assert recipe.data.embeddings is not None
+    assert recipe.stages[0].objectives[0].objective == "embedding_mse"

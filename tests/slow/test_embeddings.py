@@ -120,7 +120,7 @@ def test_a_student_of_written_down_vectors_is_that_of_the_teacher_itself(home: P
         run(recipe, tmp_path / name, evaluate=False)
         students.append(tiny_runs.BertModel.from_pretrained(tmp_path / name).state_dict())
     for name, weights in students[0].items():
-        torch.testing.assert_close(students[1][name], weights, atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(students[1][name], weights, atol=1e-5, rtol=1e-4)
     written = (tmp_path / "cached" / "stages" / "teacher-cache").rglob("*.safetensors")
     assert sum(path.stat().st_size for path in written) < 40 * (16 * 4 + 100) + 4000
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -86,7 +86,7 @@ class Anatomy:
             num_logits=_num_logits(self.base, self.row),
             vocab_size=int(getattr(config, "vocab_size", 0) or 0),
             max_length=self.row.max_length(config) if self.row else None,
-            sentence=SentenceEmbedding.of(config),
+            sentence=_sentence(config, self.row),
         )
         self.accepts = _arguments(self.base)
         self._depths: Mapping[str, int] = {}
@@ -181,6 +181,14 @@ def _arguments(base: nn.Module) -> frozenset[str]:
     """The names of the explicit parameters of a model's forward."""
     parameters = inspect.signature(base.forward).parameters.values()
     return frozenset(p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY))
+
+
+def _sentence(config: Any, row: Family | None) -> SentenceEmbedding | None:
+    """How vectors of texts are made, with their width where no stack tells it."""
+    found = SentenceEmbedding.of(config)
+    if found is None or found.width is not None or row is not None:
+        return found
+    return replace(found, width=int(getattr(config, "hidden_size", 0) or 0) or None)
 
 
 def _roots(base: PreTrainedModel, row: Family) -> dict[str, nn.Module]:

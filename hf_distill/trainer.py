@@ -28,8 +28,8 @@ from hf_distill.objectives.response.loss_function import LossFunction
 from hf_distill.objectives.response.soft_targets import SoftTargets
 from hf_distill.objectives.terms import Term, Terms
 from hf_distill.parameter_groups import regroup
+from hf_distill.sentences import is_sentence_model
 from hf_distill.students.loss_rises import loss_rises
-from hf_distill.tasks import Task
 from hf_distill.teachers import Teacher
 from hf_distill.teachers.cache.codecs import Codec
 from hf_distill.teachers.frozen import OWN
@@ -128,7 +128,7 @@ class DistillationTrainer(OnPolicyTrainer, Loaders, Evaluating, Watching, Checkp
 
     def _as_terms(self, objectives: TermsLike | None) -> Terms:
         if objectives is None:
-            if Task.of(self.model).shown_fields:  # there are no labels; without a teacher it is evaluated alone
+            if is_sentence_model(getattr(self.model, "config", None)):  # it has no labels, but can be evaluated
                 return Terms([] if self.teacher is None else [Term(EmbeddingMSE(), 1.0)])
             return _default_objectives(self.teacher, self.compute_loss_func)
         if self.compute_loss_func is not None:
@@ -273,26 +273,32 @@ class DistillationTrainer(OnPolicyTrainer, Loaders, Evaluating, Watching, Checkp
         """Tells the terms what they ask of the models before the student trains, on some rows, the same in all
         processes."""
         terms = self.distillation.terms()
-        asking = [(objective, objective.asks) for objective in terms if objective.asks is not None]
-        texts = 0 if self.rehearses else max((objective.asks_vectors for objective in terms), default=0)
-        if not asking and not texts:
+        rises = [(each, each.asks) for each in terms if each.asks is not None]
+        rows = self._some_rows() if rises else ()
+        for objective, asked in rises:
+            batches = islice(rows, asked.batches)
+            objective.take_rises(loss_rises(self.model, self.distillation.pair.task, asked, batches))
+        asking = [each for each in terms if each.asks_vectors]
+        if self.teacher is None or self.rehearses or not asking:
             return
+        number, shown = max(each.asks_vectors for each in asking), dict[str, Tensor]()
+        for objective in asking:
+            member = objective.pair.member
+            if member not in shown:
+                texts = self._some_rows(self.teacher)
+                shown[member] = sentence_vectors(self.teacher, texts, number, self.args.device, member)
+            objective.take_vectors(shown[member][: objective.asks_vectors])
+
+    def _some_rows(self, reader: Teacher | None = None) -> DataLoader[Any]:
+        """Batches of training rows in an order of their own, for a teacher with what that reads of the disk."""
         rows, collator = compared_rows(self)[0]
-        loader: DataLoader[Any] = DataLoader(
+        return DataLoader(
             rows,
             batch_size=self.args.per_device_train_batch_size,
             shuffle=hasattr(rows, "__len__") or None,
-            collate_fn=collator if self.teacher is None else self.teacher.reading(collator),
+            collate_fn=collator if reader is None else reader.reading(collator),
             generator=torch.Generator().manual_seed(self.args.seed),
         )
-        for objective, asked in asking:
-            batches = islice(loader, asked.batches)
-            objective.take_rises(loss_rises(self.model, self.distillation.pair.task, asked, batches))
-        if texts and self.teacher is not None:
-            shown = sentence_vectors(self.teacher, loader, texts, self.args.device)
-            for objective in terms:
-                if objective.asks_vectors:
-                    objective.take_vectors(shown[: objective.asks_vectors])
 
     def _unfreeze(self) -> None:
         for parameter in self._frozen:

@@ -78,7 +78,8 @@ class SentencePairs(Objective):
             self.projected = Projection(ours, theirs)
         elif ours > theirs:
             raise IncompatiblePair(
-                f"{widths}: principal components make vectors narrower, not wider. Set projection='learned'."
+                f"{widths}: principal components make vectors narrower, not wider. Set projection='learned', take a "
+                "narrower student, or compare how texts are related (similarity_distribution with pool='sentence')."
             )
         else:
             start = torch.nn.init.orthogonal_(torch.empty(theirs, ours))

@@ -10,8 +10,9 @@ from transformers import PreTrainedModel
 
 from hf_distill.anatomy import Anatomy
 from hf_distill.errors import IncompatiblePair
-from hf_distill.recipe import Recipe
+from hf_distill.recipe import Member, Recipe, Teacher
 from hf_distill.recipe.sections.data import Embeddings as Settings
+from hf_distill.run.models import leading, teacher_path
 from hf_distill.sentence_modules import read_modules
 from hf_distill.sentences import DENSE, NO_POOLING, SentenceEmbedding, give
 
@@ -21,22 +22,18 @@ logger = logging.getLogger(__name__)
 @dataclass(frozen=True)
 class Encoders:
     """`pooling` and `normalize` are what the recipe says of the student, and of models that say nothing themselves;
-    `teacher` is the place of a teacher, `max_length` the tokens of a text at most.
+    `teacher` is the recipe's, if there is one to be loaded, `max_length` the tokens of a text at most.
     """
 
     pooling: str | None
     normalize: bool | None
-    teacher: str | None
+    teacher: Teacher | Member | None
     max_length: int
 
     @classmethod
     def of(cls, recipe: Recipe, settings: Settings) -> Encoders:
         """Those of a recipe."""
-        section = recipe.teacher
-        named = None if section is None else section.model
-        if section is not None and section.ensemble is not None:
-            named = next(iter(section.ensemble.members.values())).model
-        return cls(settings.pooling, settings.normalize, named, recipe.max_length)
+        return cls(settings.pooling, settings.normalize, leading(recipe), recipe.max_length)
 
     def fit(self, model: PreTrainedModel, role: str) -> None:
         """Puts it into the model's configuration, with the dense layers of a teacher; what a student of an earlier
@@ -73,7 +70,7 @@ class Encoders:
     def _for_student(self, found: SentenceEmbedding | None, model: PreTrainedModel) -> SentenceEmbedding:
         """What the recipe says, else the student's own files, else the teacher's."""
         if found is None and self.pooling is None and self.teacher is not None:
-            modules = read_modules(self.teacher, "teacher")
+            modules = read_modules(teacher_path(self.teacher), "teacher", self.teacher.revision)
             found = None if modules is None else modules.embedding
         stated = self._stated(found, model)
         return SentenceEmbedding(

@@ -31,6 +31,8 @@ def tap_of(anatomy: Anatomy, signal: Signal) -> Tap:
         return _next_sentence(anatomy, signal)
     if signal.field == "pooled":
         return _pooled(anatomy, signal)
+    if signal.field == "sentence":
+        return _sentence(anatomy, signal)
     shape = anatomy.shape.stack(signal.stack)
     first = 0 if signal.field == "hidden" else 1
     if signal.layer is not None and not first <= signal.layer <= shape.num_hidden_layers:
@@ -62,6 +64,16 @@ def _next_sentence(anatomy: Anatomy, signal: Signal) -> Tap:
     return Tap(output="seq_relationship_logits")
 
 
+def _sentence(anatomy: Anatomy, signal: Signal) -> Tap:
+    """The last states, of which the vector of a text is made; models of every family have them."""
+    if len(anatomy.shape.stacks) > 1:
+        raise IncompatiblePair(
+            f"{signal}: {type(anatomy.base).__name__} has a decoder beside its encoder; load the encoder alone, as "
+            "T5EncoderModel does."
+        )
+    return Tap(output="last_hidden_state")
+
+
 def _pooled(anatomy: Anatomy, signal: Signal) -> Tap:
     for owner in (anatomy.base.base_model, anatomy.base):
         pooler = getattr(owner, anatomy.row.pooler, None) if anatomy.row else None
@@ -72,7 +84,7 @@ def _pooled(anatomy: Anatomy, signal: Signal) -> Tap:
 
 def _stacked(anatomy: Anatomy, signal: Signal, shape: StackShape) -> Tap:
     root, row = anatomy.roots[signal.stack], anatomy.known_row
-    if signal.field in ("final", "sentence"):  # the vector of a text is made of the last states
+    if signal.field == "final":
         # An adapter calls base.forward, not base, so a hook on the base itself would not fire.
         return Tap(output="last_hidden_state") if root is anatomy.base else Tap((Point(root, read_output),))
     blocks = anatomy.blocks(signal.stack)

@@ -13,10 +13,10 @@ from hf_distill.teachers import Teacher
 
 
 def sentence_vectors(
-    teacher: Teacher, batches: Iterable[Mapping[str, Any]], number: int, device: torch.device
+    teacher: Teacher, batches: Iterable[Mapping[str, Any]], number: int, device: torch.device, member: str = ""
 ) -> Tensor:
     """The teacher's sentence vectors of the first texts of some batches, `number` or as many as there are, on the
-    CPU: `[texts, width]`.
+    CPU: `[texts, width]`; of several teachers those of `member`.
 
     Raises: `DataError` where there is no text, or a vector that is no number.
     """
@@ -24,7 +24,7 @@ def sentence_vectors(
     for batch in batches:
         given = {name: value.to(device) for name, value in batch.items() if isinstance(value, Tensor)}
         with torch.no_grad():
-            found.append(teacher.activations(given).sentence.float().cpu())
+            found.append(teacher.activations(given).member(member).sentence.float().cpu())
         if sum(map(len, found)) >= number:
             break
     vectors = torch.cat(found)[:number] if found else torch.empty(0, 0)

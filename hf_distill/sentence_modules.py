@@ -17,7 +17,7 @@ import safetensors
 import safetensors.torch
 import torch
 from huggingface_hub.errors import HFValidationError
-from huggingface_hub.utils import validate_repo_id
+from huggingface_hub.utils._validators import validate_repo_id
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.utils import cached_file
@@ -195,9 +195,7 @@ def _dense(source: _Source, folder: str) -> list[nn.Module]:
     """A linear layer and its activation function."""
     name = f"{folder}/config.json"
     settings = source.settings(name)
-    sizes = [settings.get(key) for key in ("in_features", "out_features")]
-    if any(isinstance(size, bool) or not isinstance(size, int) or not 0 < size <= _WIDEST for size in sizes):
-        raise source.error(f"{name} gives the sizes {sizes}")
+    wide, narrow = (_size(source, name, settings, key) for key in ("in_features", "out_features"))
     if settings.get("use_residual") or settings.get("module_input_name", "sentence_embedding") != "sentence_embedding":
         raise source.error(f"{name} asks for a dense layer of another kind, with a residual or of token vectors")
     activation = ACTIVATIONS.get(str(settings.get("activation_function", "Tanh")).rpartition(".")[2])
@@ -206,7 +204,7 @@ def _dense(source: _Source, folder: str) -> list[nn.Module]:
             f"{name} has the activation function {str(settings['activation_function'])[:80]!r}; known are "
             f"{', '.join(ACTIVATIONS)}"
         )
-    linear = nn.Linear(*sizes, bias=bool(settings.get("bias", True)), dtype=torch.float32)  # type: ignore[arg-type]
+    linear = nn.Linear(wide, narrow, bias=bool(settings.get("bias", True)), dtype=torch.float32)
     path = source.file(f"{folder}/model.safetensors")
     if path is None:
         raise source.error(f"{folder} has no model.safetensors; pickled weights are not read: save the model again")
@@ -217,6 +215,13 @@ def _dense(source: _Source, folder: str) -> list[nn.Module]:
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise source.error(f"the weights of {folder} do not fit its config.json ({first})") from error
     return [linear, activation()]
+
+
+def _size(source: _Source, name: str, settings: Mapping[str, Any], key: str) -> int:
+    size = settings.get(key)
+    if isinstance(size, bool) or not isinstance(size, int) or not 0 < size <= _WIDEST:
+        raise source.error(f"{name} has {str(size)[:40]} as {key}; it must be a whole number up to {_WIDEST}")
+    return size
 
 
 def _max_length(source: _Source) -> int | None:

@@ -217,7 +217,7 @@ HOSTILE: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "a residual": (lambda f: with_dense(f, use_residual=True), r"a dense layer of another kind"),
     "an activation": (lambda f: with_dense(f, activation_function="os.system"), r"activation function 'os.system'"),
-    "sizes": (lambda f: with_dense(f, out_features=10**9), r"gives the sizes \[16, 1000000000\]"),
+    "sizes": (lambda f: with_dense(f, out_features=10**9), r"has 1000000000 as out_features"),
     "other weights": (lambda f: with_dense(f, out_features=7), r"the weights of 2_Dense do not fit its config.json"),
     "pickled weights": (
         lambda f: (with_dense(f), (f / "2_Dense/model.safetensors").rename(f / "2_Dense/pytorch_model.bin")),

@@ -48,9 +48,9 @@ def checked(table: Table, text_columns: Sequence[str], score_column: str | None,
         if empty is not None:
             raise DataError(f"{table.place(empty, column)}: is empty, and a sentence without a word has no vector.")
         columns[column] = table.columns[column]
-    for column, highest in ((score_column, HIGHEST), (margin_column, math.inf)):
-        if column is not None and column in table.columns:
-            columns[column] = _numbers(table, column, highest)
+    for name, highest in ((score_column, HIGHEST), (margin_column, math.inf)):
+        if name is not None and name in table.columns:
+            columns[name] = _numbers(table, name, highest)
     return Dataset.from_dict(columns)
 
 

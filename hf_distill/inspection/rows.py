@@ -51,8 +51,8 @@ def with_texts_beside(rows: Dataset, columns: Collection[str]) -> Dataset:
     for column in sorted(columns):
         name = next((each for each in ("input_ids", "attention_mask") if column.endswith(f"_{each}")), None)
         if name is not None:
-            rows = rows.add_column(column, rows[name][::-1])  # type: ignore[arg-type]
-    return rows.add_column(MARGIN, [0.0] * len(rows)) if MARGIN in columns else rows  # type: ignore[arg-type]
+            rows = rows.add_column(column, rows[name][::-1])
+    return rows.add_column(MARGIN, [0.0] * len(rows)) if MARGIN in columns else rows
 
 
 def _ordinary(special: list[Any], size: int) -> int:

@@ -132,6 +132,6 @@ def principal_directions(vectors: Tensor, number: int) -> Tensor:
     """
     rows = vectors.double().cpu()
     rows = rows - rows.mean(0)
-    found = torch.linalg.eigh(rows.mT @ rows).eigenvectors.flip(-1)[:, :number]
+    found: Tensor = torch.linalg.eigh(rows.mT @ rows).eigenvectors.flip(-1)[:, :number]
     largest = found.gather(0, found.abs().argmax(0, keepdim=True))
     return found * largest.sign()

@@ -26,11 +26,10 @@ def asked(*words: str) -> dict[str, Any]:
 def test_flags_alone_are_the_error_of_vectors_with_the_start_as_control() -> None:
     recipe = asked(*PLAIN, "--text_columns", "a,b", "--score_column", "gold", "--normalize", "false")
     settings = recipe["data"]["embeddings"]
-    assert (settings["text_columns"], settings["pair_columns"], settings["score_column"]) == (["a", "b"], None, "gold")
-    assert (settings["rows"], settings["pooling"], settings["normalize"]) == ("sentences", None, False)
+    assert settings == {"rows": "sentences", "text_columns": ["a", "b"], "score_column": "gold", "normalize": False}
     assert recipe["control"] is True
     assert [*recipe["stages"][0]["objectives"][0]] == ["embedding_mse", "weight"]
-    assert recipe["data"]["split"] == {"validation": 0.1, "test": 0.0, "seed": 0}
+    assert recipe["data"]["split"]["validation"] == 0.1
 
 
 def test_flags_on_top_of_a_recipe() -> None:
@@ -94,6 +93,7 @@ def test_doctor_and_explain_know_the_task(tmp_path: Path, capsys: pytest.Capture
     assert "embedding_mse" in capsys.readouterr().out
     start = tmp_path / "start.yaml"
     words = ["--teacher", str(tmp_path / "teacher"), "--student_layers", "1", "--no_cost", "--write", str(start)]
+    words += ["--train_file", str(tmp_path / "train.jsonl")]
     assert doctor.main(words) == 0
     recipe = Recipe.load(start)
     assert recipe.data is not None

@@ -79,8 +79,9 @@ class MarginMSE(Objective):
         return task.num_examples(batch)
 
     def forward(self, student: Activations, teacher: Activations | None, batch: Batch) -> Tensor:
+        ours = self._margin(student)
         theirs = self._given(batch) if teacher is None or not self.needs_teacher else self._margin(teacher).detach()
-        return (self._margin(student) - theirs).square().sum()
+        return (ours - theirs.to(ours.dtype)).square().sum()
 
     def _margin(self, shown: Activations) -> Tensor:
         """How much more similar the query is to the positive text, `[batch]`."""

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from hf_distill.anatomy import Anatomy
 from hf_distill.errors import IncompatiblePair
+from hf_distill.students.block_importance import MEASURED, Kept, important_layers
 from hf_distill.students.copying import copy_weights, finished, new, of_the_teacher, plain_copy
 
 logger = logging.getLogger(__name__)
 
 PICKS = ("spread", "uniform", "first", "last", "distilbert")
-"""Names of the ways to choose M of N layers."""
+"""Names of the ways to choose M of N layers by their place."""
+
+ALL_PICKS = (*PICKS, *MEASURED)
+"""These, and those that are measured on batches."""
 
 DISTILBERT = (1, 3, 5, 8, 10, 12)
 """The layers of BERT-base that DistilBERT starts from (Sanh et al., 2019, arXiv:1910.01108)."""
@@ -30,12 +34,17 @@ def from_layers(
     pick: str = "spread",
     *,
     decoder_layers: int | Sequence[int] | None = None,
+    contiguous: bool = False,
+    calibration: Iterable[Mapping[str, Tensor]] | None = None,
 ) -> PreTrainedModel:
     """A shallower model of the teacher's class, with copies of chosen layers, of the embeddings and of the head.
 
     `layers` counts from 1: the chosen layers themselves, or how many of the N there are, chosen by `pick`: `spread`
     floor(i N/M + 1/2), i = 1 .. M; `uniform` i N/M, N a multiple of M; `first`; `last`; `distilbert` 1, 3, 5, 8, 10,
-    12 of 12. In an encoder-decoder it holds for both stacks unless `decoder_layers` is given.
+    12 of 12; or by what was measured on the batches of `calibration`: `importance`, those that change their input
+    most, and `loss_rise`, those without which the loss of the labels rises most. With `contiguous` these two leave out
+    one run of neighbouring layers. See `block_importance.important_layers`. In an encoder-decoder `layers` holds for
+    both stacks unless `decoder_layers` is given.
 
     The student is in float32 and in eval mode, on the teacher's device, and shares no storage with it; with all
     layers kept it gives the teacher's output exactly. An adapter is merged first, into a copy. What a family keeps
@@ -43,18 +52,82 @@ def from_layers(
     norm) is left out. Where layers share a block (ALBERT), the student's layers share it as well.
 
     Raises: `IncompatiblePair` for a layer that does not exist or comes twice, for more layers than there are, for a
-    teacher whose family has no row, whose weights are quantized, or whose modules are not those its class builds.
+    teacher whose family has no row, whose weights are quantized, or whose modules are not those its class builds, and
+    for a `calibration` that is missing, empty, or has no use.
     """
+    return cut_layers(
+        teacher, layers, pick, decoder_layers=decoder_layers, contiguous=contiguous, calibration=calibration
+    )[0]
+
+
+def cut_layers(
+    teacher: nn.Module,
+    layers: int | Sequence[int],
+    pick: str,
+    *,
+    decoder_layers: int | Sequence[int] | None = None,
+    contiguous: bool = False,
+    calibration: Iterable[Mapping[str, Tensor]] | None = None,
+) -> tuple[PreTrainedModel, Kept]:
+    """The student of `from_layers`, and what it kept."""
+    if calibration is not None and pick not in MEASURED:
+        raise IncompatiblePair(
+            f"from_layers: pick {pick!r} has no use for calibration; those that measure are {' and '.join(MEASURED)}."
+        )
     base = plain_copy(teacher, "from_layers")
     anatomy = Anatomy.of(base)
-    chosen = choose_all(anatomy, layers, pick, decoder_layers)
+    kept = kept_layers(anatomy, layers, pick, decoder_layers, contiguous, calibration, "from_layers")
+    chosen = kept.layers
     config = shallower(anatomy, chosen, "from_layers")
     with torch.random.fork_rng(devices=[]):
         student = new(type(base), config, base)
     sources = sources_of(anatomy, student, chosen, "from_layers")
     copy_weights(student, base, sources, of_the_teacher(base, student.state_dict(), sources, "from_layers"))
     _tell_left_out(anatomy, sources, chosen)
-    return finished(student, base)
+    return finished(student, base), kept
+
+
+def kept_layers(
+    anatomy: Anatomy,
+    layers: int | Sequence[int],
+    pick: str,
+    decoder_layers: int | Sequence[int] | None,
+    contiguous: bool,
+    calibration: Iterable[Mapping[str, Tensor]] | None,
+    maker: str,
+) -> Kept:
+    """The chosen layers of each stack, by their place or by what is measured; `maker` is named in messages.
+
+    Raises: `IncompatiblePair`, as `from_layers`.
+    """
+    if pick not in MEASURED:
+        if contiguous:
+            raise IncompatiblePair(
+                f"{maker}: contiguous goes with a pick that is measured, {' or '.join(MEASURED)}, not with {pick!r}."
+            )
+        return Kept(choose_all(anatomy, layers, pick, decoder_layers, maker), {})
+    if calibration is None:
+        raise IncompatiblePair(f"{maker}: pick {pick!r} needs calibration, batches on which layers are measured.")
+    places = choose_all(anatomy, _whole(layers, pick, maker), "first", _whole(decoder_layers, pick, maker), maker)
+    numbers = {stack: len(chosen) for stack, chosen in places.items()}
+    kept = important_layers(anatomy, numbers, pick, calibration, contiguous=contiguous, maker=maker)
+    _check_numbers(anatomy, kept.layers, maker)
+    _tell_kept(kept, pick, maker)
+    return kept
+
+
+def _whole(layers: Any, pick: str, maker: str) -> Any:
+    if isinstance(layers, Sequence):
+        raise IncompatiblePair(
+            f"{maker}: layers {list(layers)} are given one by one, so pick {pick!r} has nothing to choose."
+        )
+    return layers
+
+
+def _tell_kept(kept: Kept, pick: str, maker: str) -> None:
+    for stack, layers in kept.layers.items():
+        scores = ", ".join(f"{score:.4g}" for score in kept.scores[stack])
+        logger.info("%s: %s keeps %slayers %s; scores %s", maker, pick, f"{stack} " if stack else "", layers, scores)
 
 
 def choose_all(

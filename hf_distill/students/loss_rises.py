@@ -44,7 +44,7 @@ def _by_ablation(anatomy: Anatomy, task: Task, asked: Rises, batches: list[dict[
     capture = Capture(anatomy, [Signal(field) for field in task.logit_fields], role="measured")
 
     def loss() -> Tensor:
-        found = [_loss(capture(batch)[1], task, batch) for batch in batches]
+        found = [loss_of_labels(capture(batch)[1], task, batch) for batch in batches]
         total = torch.stack(found).sum(0)
         return total[0] / total[1].clamp(min=1)
 
@@ -58,7 +58,7 @@ def _by_ablation(anatomy: Anatomy, task: Task, asked: Rises, batches: list[dict[
     return torch.stack(rises).view(len(asked.layers), width)
 
 
-def _loss(shown: Activations, task: Task, batch: dict[str, Tensor]) -> Tensor:
+def loss_of_labels(shown: Activations, task: Task, batch: dict[str, Tensor]) -> Tensor:
     """The loss of a batch's labels, summed, and their number, `[2]`."""
     rows, targets = task.rows(shown, batch, next(iter(task.tokens), "")), task.targets(batch)
     pairs = zip(rows, targets, strict=True)
@@ -105,7 +105,7 @@ def _by_gradient(anatomy: Anatomy, task: Task, asked: Rises, batches: list[dict[
                 )
             mask = shown.stack(asked.stack).mask
             assert mask is not None
-            gradients = torch.autograd.grad(_loss(shown, task, batch)[0], states)
+            gradients = torch.autograd.grad(loss_of_labels(shown, task, batch)[0], states)
             products = [(s.detach() * g).float().abs() for s, g in zip(states, gradients, strict=True)]
             sums.append(torch.stack([blank(product, mask).sum((0, 1)) for product in products]))
             tokens.append(mask.sum())

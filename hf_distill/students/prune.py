@@ -13,7 +13,7 @@ from transformers.pytorch_utils import Conv1D
 
 from hf_distill.anatomy import Anatomy, StackShape
 from hf_distill.errors import IncompatiblePair
-from hf_distill.students.importance import LAYOUTS, Layout, Measured, measure
+from hf_distill.students.importance import LAYOUTS, Layout, Measured, Ranking, measure
 from hf_distill.students.layers import block_names
 
 MAKER = "from_shape"
@@ -25,10 +25,13 @@ def cut_weights(
     sources: Mapping[str, str],
     layers: Sequence[int],
     calibration: Iterable[Mapping[str, Tensor]],
-) -> dict[str, Tensor]:
-    """A tensor for each entry of the student's state, cut from the teacher's entry that `sources` names.
+    ranking: Ranking,
+) -> tuple[dict[str, Tensor], list[int]]:
+    """A tensor for each entry of the student's state, cut from the teacher's entry that `sources` names, and which of
+    the teacher's hidden dimensions it has, counted from 0.
 
-    Kept are the most important, as measured on the real tokens of `calibration` in the teacher's chosen `layers`:
+    Kept are the most important, as measured on the real tokens of `calibration` in the teacher's chosen `layers`; by
+    the ranking `added`
 
     - hidden dimensions, the same everywhere, by the mean absolute activation in the embeddings' and the blocks'
       outputs, each of which is divided by its mean over the dimensions;
@@ -38,12 +41,15 @@ def cut_weights(
       groups themselves; inside a head the dimensions of values by that sum, too, those of queries and keys together
       by E[q_i^2] E[k_i^2]. Queries are scaled by sqrt(d'/d), so that scores of d' dimensions keep the divisor sqrt(d).
 
-    Importance by activations follows Muralidharan et al., 2024, arXiv:2407.14679; weighing them by the norm of the
-    weights that read them Sun et al., 2023, arXiv:2306.11695. Everything is measured in one pass over the batches,
-    without gradients and without labels.
+    By the ranking `activations` a is its score s(a) alone (`Ranking`), as Muralidharan et al., 2024, arXiv:2407.14679,
+    rank: neurons by s of what the last layer reads, heads by the L2 norm of the scores of their values, hidden
+    dimensions by the sum over the norms of all blocks of the score of their outputs.
 
-    Raises: `IncompatiblePair` for a family without a layout, a size above the teacher's, an empty `calibration`, and
-    a tensor that no rule cuts.
+    Weighing activations by the norm of the weights that read them follows Sun et al., 2023, arXiv:2306.11695.
+    Everything is measured in one pass over the batches, without gradients and without labels.
+
+    Raises: `IncompatiblePair` for a family without a layout, a size above the teacher's, heads narrower than the
+    teacher's where positions turn pairs of their dimensions, an empty `calibration`, and a tensor that no rule cuts.
     """
     layout = LAYOUTS.get(anatomy.shape.family)
     if layout is None:
@@ -54,35 +60,54 @@ def cut_weights(
     narrow = Anatomy.of(student)
     names = block_names(anatomy, "")
     blocks = {names[layer - 1]: anatomy.blocks()[layer - 1] for layer in layers}
-    inner = _matrix(narrow.blocks()[0].get_submodule(layout.narrowing)).shape[1]
-    _check_sizes(anatomy, narrow, inner, _matrix(next(iter(blocks.values())).get_submodule(layout.narrowing)).shape[1])
-    measured = measure(anatomy, layout, {layer: names[layer - 1] for layer in layers}, calibration)
-    hidden = top(measured.hidden, narrow.shape.stack().hidden_size)
+    inner = inner_size(narrow)
+    _check_sizes(anatomy, narrow)
+    measured = measure(anatomy, layout, {layer: names[layer - 1] for layer in layers}, calibration, ranking)
+    hidden = top(measured.hidden, narrow.shape.stack().hidden_size).to(anatomy.base.device)
     shapes = anatomy.shape.stack(), narrow.shape.stack()
+    weighed = ranking.by == "added"
     rules = {
-        f"{anatomy.blocks_path()}{name}.": _rules(layout, _keep(block, layout, measured, name, shapes, inner), hidden)
+        f"{anatomy.blocks_path()}{name}.": _rules(
+            layout, _keep(block, layout, measured, name, shapes, inner, weighed), hidden
+        )
         for name, block in blocks.items()
     }
-    return _Cutter(anatomy, rules, hidden, shapes[1].hidden_size).all(student.state_dict(), sources)
+    tensors = _Cutter(anatomy, rules, hidden, shapes[1].hidden_size).all(student.state_dict(), sources)
+    return tensors, hidden.tolist()
 
 
-def _check_sizes(anatomy: Anatomy, narrow: Anatomy, inner: int, teachers_inner: int) -> None:
+def inner_size(anatomy: Anatomy) -> int:
+    """The width inside the feed-forward parts, of a family with a layout."""
+    layout = LAYOUTS[anatomy.shape.family]
+    return _matrix(anatomy.blocks()[0].get_submodule(layout.narrowing)).shape[1]
+
+
+def heads_of_group(shape: StackShape) -> int:
+    """How many heads share keys and values."""
+    return shape.num_attention_heads // shape.num_key_value_heads
+
+
+def _check_sizes(anatomy: Anatomy, narrow: Anatomy) -> None:
     """Whether the student is the teacher's size or smaller in every respect."""
     teacher, student = anatomy.shape.stack(), narrow.shape.stack()
-    group = student.num_attention_heads // student.num_key_value_heads
-    teachers_group = teacher.num_attention_heads // teacher.num_key_value_heads
     for what, mine, theirs in (
         ("hidden_size", student.hidden_size, teacher.hidden_size),
         ("num_key_value_heads", student.num_key_value_heads, teacher.num_key_value_heads),
-        ("num_attention_heads for each of the key-value heads", group, teachers_group),
+        ("num_attention_heads for each of the key-value heads", heads_of_group(student), heads_of_group(teacher)),
         ("hidden_size / num_attention_heads", student.head_size, teacher.head_size),
-        ("intermediate_size", inner, teachers_inner),
+        ("intermediate_size", inner_size(narrow), inner_size(anatomy)),
     ):
         if mine > theirs:
             raise IncompatiblePair(
                 f"{MAKER}: {what} is {mine}, the teacher's {theirs}; nothing can be cut to more. Use "
                 "initialisation='random'."
             )
+    if anatomy.known_row.scores == "rotary" and student.head_size != teacher.head_size:
+        raise IncompatiblePair(
+            f"{MAKER}: heads are {student.head_size} wide, the teacher's {teacher.head_size}; in "
+            f"{anatomy.shape.family!r} positions turn pairs of their dimensions by frequencies that depend on that "
+            "width. Keep hidden_size / num_attention_heads, or use initialisation='random'."
+        )
 
 
 # --- choosing -------------------------------------------------------------------------------------
@@ -90,7 +115,9 @@ def _check_sizes(anatomy: Anatomy, narrow: Anatomy, inner: int, teachers_inner: 
 
 @dataclass(frozen=True)
 class _Kept:
-    """What is kept of one block: indices of the outputs of its projections. `scale` of the queries."""
+    """What is kept of one block: indices of the outputs of its projections. `scale` of the queries; `width` is the
+    teacher's number of queries, behind which keys begin where the projections are fused, `inside` that of its neurons,
+    behind which gates do."""
 
     queries: Tensor
     keys: Tensor
@@ -99,7 +126,7 @@ class _Kept:
     inner: Tensor
     scale: float
     width: int
-    """The teacher's number of queries, behind which keys begin where the projections are fused."""
+    inside: int
 
 
 def top(scores: Tensor, number: int) -> Tensor:
@@ -114,16 +141,22 @@ def _matrix(module: Any) -> Tensor:
 
 
 def _keep(
-    block: nn.Module, layout: Layout, measured: Measured, name: str, shapes: tuple[StackShape, StackShape], inner: int
+    block: nn.Module,
+    layout: Layout,
+    measured: Measured,
+    name: str,
+    shapes: tuple[StackShape, StackShape],
+    inner: int,
+    weighed: bool,
 ) -> _Kept:
     teacher, student = shapes
     attention: Any = block.get_submodule(layout.joined.rpartition(".")[0])
     groups, size = teacher.num_key_value_heads, teacher.head_size
     group = teacher.num_attention_heads // groups
-    added = {
-        path: measured.squares[name, path] * _matrix(block.get_submodule(path)).float().square().sum(dim=0)
-        for path in (layout.joined, layout.narrowing)
-    }
+    added = {path: measured.squares[name, path] for path in (layout.joined, layout.narrowing)}
+    if weighed:
+        for path in added:
+            added[path] = added[path] * _matrix(block.get_submodule(path)).float().square().sum(dim=0)
     values = added[layout.joined].view(groups, group, size)
     queries = measured.squares[name, "queries"].view(groups, group, size)
     keys = measured.squares[name, "keys"].view(groups, size)
@@ -136,12 +169,14 @@ def _keep(
         kept["values"].append(g * size + carried)
         kept["queries"].extend((g * group + head) * size + compared for head in heads)
         kept["joined"].extend((g * group + head) * size + carried for head in heads)
-    indices = {field: torch.cat(parts) for field, parts in kept.items()}
+    place = next(block.parameters()).device
+    indices = {field: torch.cat(parts).to(place) for field, parts in kept.items()}
     return _Kept(
         **indices,
-        inner=top(added[layout.narrowing], inner),
+        inner=top(added[layout.narrowing], inner).to(place),
         scale=(student.head_size / size) ** 0.5 if getattr(attention, "scale_attn_weights", True) else 1.0,
         width=teacher.num_attention_heads * size,
+        inside=len(added[layout.narrowing]),
     )
 
 
@@ -172,7 +207,8 @@ class _Rule:
 def _rules(layout: Layout, kept: _Kept, hidden: Tensor) -> dict[str, _Rule]:
     """What is kept of the linear layers of a block, by their paths."""
     rules = {layout.joined: _Rule(hidden, kept.joined), layout.narrowing: _Rule(hidden, kept.inner)}
-    rules |= {path: _Rule(kept.inner, hidden) for path in layout.widening}
+    inner = torch.cat([kept.inner, kept.inside + kept.inner]) if layout.fused_gate else kept.inner
+    rules |= {path: _Rule(inner, hidden) for path in layout.widening}
     if layout.queries == layout.values:
         fused = torch.cat([kept.queries, kept.width + kept.keys, 2 * kept.width + kept.values])
         rules[layout.queries] = _Rule(fused, hidden, kept.scale, len(kept.queries))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -11,9 +12,12 @@ from transformers import PreTrainedModel
 
 from hf_distill.anatomy import Anatomy
 from hf_distill.errors import IncompatiblePair
+from hf_distill.objectives.settings import check_count
+from hf_distill.students.block_importance import MEASURED, Kept
 from hf_distill.students.copying import copy_weights, finished, new, plain_copy
-from hf_distill.students.layers import choose_all, shallower, sources_of
-from hf_distill.students.prune import cut_weights
+from hf_distill.students.importance import Aggregation, Ranking
+from hf_distill.students.layers import kept_layers, shallower, sources_of
+from hf_distill.students.prune import cut_weights, heads_of_group, inner_size
 
 MAKER = "from_shape"
 INITIALISATIONS = ("random", "importance")
@@ -25,11 +29,27 @@ INTERMEDIATE = {
     "mpnet": "intermediate_size",
     "modernbert": "intermediate_size",
     "llama": "intermediate_size",
+    "mistral": "intermediate_size",
+    "qwen2": "intermediate_size",
     "qwen3": "intermediate_size",
+    "cohere": "intermediate_size",
+    "opt": "ffn_dim",
     "distilbert": "hidden_dim",
     "gpt2": "n_inner",
 }
 """Entry of the configuration with the width inside the feed-forward layers, for each family that can be resized."""
+
+
+Sizes = Mapping[str, int | None]
+
+
+@dataclass(frozen=True)
+class Cut:
+    """What a student kept of its teacher: `layers` and the scores they were chosen by (`Kept`), and the hidden
+    dimensions, counted from 0; these are None where the width was drawn at random."""
+
+    kept: Kept
+    hidden: list[int] | None = None
 
 
 def from_shape(
@@ -43,6 +63,11 @@ def from_shape(
     initialisation: Literal["random", "importance"] = "random",
     calibration: Iterable[Mapping[str, Tensor]] | None = None,
     pick: str = "spread",
+    contiguous: bool = False,
+    ranking: Literal["added", "activations"] = "added",
+    over_texts: Aggregation | None = None,
+    over_tokens: Aggregation | None = None,
+    steps: int = 1,
 ) -> PreTrainedModel:
     """A model of the teacher's class and vocabulary with other sizes; what is not given stays the teacher's.
 
@@ -50,19 +75,78 @@ def from_shape(
     6 or 12 layers, 384 wide, 12 heads, 1536 inside (Wang et al., 2020, arXiv:2002.10957).
 
     `initialisation` is `random`, as the class draws its weights (from torch's random state), or `importance`: depth is
-    cut by `pick` as in `from_layers`, width to what matters most on the batches of `calibration`, see
-    `prune.cut_weights`; with nothing cut the student then gives the teacher's output exactly.
+    cut by `pick` and `contiguous` as in `from_layers`, width to what matters most on the batches of `calibration`, see
+    `prune.cut_weights`; with nothing cut the student then gives the teacher's output exactly. `ranking` says what
+    dimensions, heads and neurons are ranked by: what they add to the output (`added`), or their activations alone,
+    aggregated over the tokens of a text by `over_tokens` (mean) and then `over_texts` (l2), as Minitron does
+    (`activations`; Muralidharan et al., 2024, arXiv:2407.14679). With several `steps` every size goes down in so many
+    equal ones, and importance is measured anew on what each has left (Minitron's iterative form, without training in
+    between).
 
-    A head is `hidden_size / num_attention_heads` wide; where the configuration has a `head_dim` of its own (Llama,
-    Qwen3) that stays the teacher's, as rotary frequencies depend on it. `num_key_value_heads`, where the family groups
-    heads, keeps the teacher's ratio. An embedding size equal to the teacher's width (ELECTRA) becomes the student's.
+    A head is `hidden_size / num_attention_heads` wide; where heads are grouped (Llama, Qwen and their kin) its width
+    stays the teacher's, as rotary frequencies depend on it. `num_key_value_heads` then keeps the teacher's ratio. An
+    embedding size equal to the teacher's width (ELECTRA, OPT) becomes the student's.
 
     The student is in float32 and in eval mode, on the teacher's device. On the meta device, sizes can be counted
     without memory.
 
     Raises: `IncompatiblePair` for a family that cannot be resized, sizes that do not fit each other or (`importance`)
-    exceed the teacher's, and a `calibration` that is missing, empty, or has no use.
+    exceed the teacher's, and a `calibration` that is missing, empty, or has no use; `DistillationError` for a ranking
+    that does not exist.
     """
+    sizes = {
+        "num_hidden_layers": num_hidden_layers,
+        "hidden_size": hidden_size,
+        "num_attention_heads": num_attention_heads,
+        "num_key_value_heads": num_key_value_heads,
+        "intermediate_size": intermediate_size,
+    }
+    return cut_shape(
+        teacher,
+        sizes,
+        initialisation=initialisation,
+        calibration=calibration,
+        pick=pick,
+        contiguous=contiguous,
+        ranking=Ranking(ranking, over_texts, over_tokens),
+        steps=steps,
+    )[0]
+
+
+def cut_shape(
+    teacher: nn.Module,
+    sizes: Sizes,
+    *,
+    initialisation: str,
+    calibration: Iterable[Mapping[str, Tensor]] | None,
+    pick: str,
+    contiguous: bool,
+    ranking: Ranking,
+    steps: int,
+) -> tuple[PreTrainedModel, Cut]:
+    """The student of `from_shape`, and what it kept."""
+    _check_initialisation(initialisation, calibration, pick, ranking, steps)
+    base = plain_copy(teacher, MAKER)
+    if calibration is None:
+        anatomy = Anatomy.of(base)
+        chosen = _layers(anatomy, sizes["num_hidden_layers"], pick, contiguous, None)
+        config = _resized(anatomy, shallower(anatomy, chosen.layers, MAKER), sizes)
+        return finished(new(type(base), config, base), base), Cut(chosen)
+    batches, stages = list(calibration), [sizes]
+    if steps > 1:
+        anatomy = Anatomy.of(base)
+        first = _layers(anatomy, sizes["num_hidden_layers"], "first", False, None)
+        stages = [*_sizes_between(anatomy, Anatomy.of(_of_size(anatomy, first, sizes)), steps), sizes]
+    student, kept, hidden = base, Kept({}, {}), list(range(Anatomy.of(base).shape.stack().hidden_size))
+    for stage in stages:
+        student, cut = _cut_once(student, stage, batches, pick, contiguous, ranking)
+        before = kept.layers.get("")
+        layers = [before[layer - 1] for layer in cut.kept.layers[""]] if before else cut.kept.layers[""]
+        kept, hidden = Kept({"": layers}, cut.kept.scores), [hidden[i] for i in cut.hidden or ()]
+    return finished(student, base), Cut(kept, hidden)
+
+
+def _check_initialisation(initialisation: str, calibration: Any, pick: str, ranking: Ranking, steps: int) -> None:
     if initialisation not in INITIALISATIONS:
         raise IncompatiblePair(
             f"{MAKER}: initialisation must be {' or '.join(INITIALISATIONS)}, not {initialisation!r}."
@@ -72,34 +156,83 @@ def from_shape(
             f"{MAKER}: initialisation {initialisation!r} {'needs' if calibration is None else 'has no use for'} "
             "calibration, batches on which importance is measured."
         )
-    base = plain_copy(teacher, MAKER)
+    check_count(MAKER, "steps", steps, 1)
+    given = {"pick": pick in MEASURED, "ranking": ranking.by != "added", "steps": steps > 1}
+    idle = [name for name, is_given in given.items() if is_given]
+    if initialisation == "random" and idle:
+        raise IncompatiblePair(
+            f"{MAKER}: {idle[0]} says what is kept of the teacher, and initialisation 'random' keeps nothing of it; "
+            "set initialisation='importance'."
+        )
+
+
+def _cut_once(
+    base: PreTrainedModel,
+    sizes: Sizes,
+    batches: list[Mapping[str, Tensor]],
+    pick: str,
+    contiguous: bool,
+    ranking: Ranking,
+) -> tuple[PreTrainedModel, Cut]:
     anatomy = Anatomy.of(base)
-    given = {
-        "hidden_size": hidden_size,
-        "num_attention_heads": num_attention_heads,
-        "num_key_value_heads": num_key_value_heads,
-        "intermediate_size": intermediate_size,
-    }
-    chosen = _layers(anatomy, num_hidden_layers, pick)
-    config = _resized(anatomy, shallower(anatomy, chosen, MAKER), given)
-    if calibration is None:
-        return finished(new(type(base), config, base), base)
-    with torch.random.fork_rng(devices=[]):
-        student = new(type(base), config, base)
-    sources = sources_of(anatomy, student, chosen, MAKER)
-    tensors = cut_weights(anatomy, student, sources, chosen[""], calibration)
+    kept = _layers(anatomy, sizes["num_hidden_layers"], pick, contiguous, batches)
+    student = _of_size(anatomy, kept, sizes)
+    sources = sources_of(anatomy, student, kept.layers, MAKER)
+    tensors, hidden = cut_weights(anatomy, student, sources, kept.layers[""], batches, ranking)
     copy_weights(student, base, sources, tensors)
-    return finished(student, base)
+    return student.to(base.device).eval(), Cut(kept, hidden)
 
 
-def _layers(anatomy: Anatomy, number: int | None, pick: str) -> dict[str, list[int]]:
+def _of_size(anatomy: Anatomy, kept: Kept, sizes: Sizes) -> PreTrainedModel:
+    """A model of these sizes with weights that mean nothing."""
+    config = _resized(anatomy, shallower(anatomy, kept.layers, MAKER), sizes)
+    with torch.random.fork_rng(devices=[]):
+        return new(type(anatomy.base), config, anatomy.base)
+
+
+def _sizes_between(teacher: Anatomy, student: Anatomy, steps: int) -> list[Sizes]:
+    """The sizes after each of the steps but the last: evenly spaced, and such that heads and width fit each other."""
+    big, small = teacher.shape.stack(), student.shape.stack()
+    grouped = hasattr(teacher.base.config, "num_key_value_heads")
+    inner = [inner_size(side) for side in (teacher, student)]
+    found: list[Sizes] = []
+    heads, groups, width = big.num_attention_heads, big.num_key_value_heads, big.hidden_size
+    for share in (step / steps for step in range(1, steps)):
+        many = _between(big.num_key_value_heads, small.num_key_value_heads, share)
+        sharing = _between(heads_of_group(big), heads_of_group(small), share)
+        fitting = [
+            size
+            for size in range(small.hidden_size, width + 1)
+            if size % (many * sharing) == 0
+            and (grouped or small.head_size <= size // (many * sharing) <= width // heads)
+        ]
+        if fitting:
+            aim = _between(big.hidden_size, small.hidden_size, share)
+            heads, groups, width = many * sharing, many, sorted((abs(size - aim), size) for size in fitting)[0][1]
+        found.append(
+            {
+                "num_hidden_layers": _between(big.num_hidden_layers, small.num_hidden_layers, share),
+                "hidden_size": width,
+                "num_attention_heads": heads,
+                "num_key_value_heads": groups if grouped else None,
+                "intermediate_size": _between(*inner, share),
+            }
+        )
+    return found
+
+
+def _between(start: int, end: int, share: float) -> int:
+    return round(start + (end - start) * share)
+
+
+def _layers(anatomy: Anatomy, number: int | None, pick: str, contiguous: bool, batches: Any) -> Kept:
     family = anatomy.shape.family
     if family not in INTERMEDIATE or len(anatomy.shape.stacks) != 1:
         raise IncompatiblePair(
             f"{MAKER}: models of family {family!r} cannot be resized; those of {', '.join(INTERMEDIATE)} can."
         )
     depth = anatomy.shape.stack().num_hidden_layers
-    return choose_all(anatomy, depth if number is None else number, pick, maker=MAKER)
+    return kept_layers(anatomy, depth if number is None else number, pick, None, contiguous, batches, MAKER)
 
 
 def _resized(anatomy: Anatomy, config: Any, given: Mapping[str, int | None]) -> Any:
@@ -113,8 +246,9 @@ def _resized(anatomy: Anatomy, config: Any, given: Mapping[str, int | None]) -> 
     if hidden % heads:
         raise IncompatiblePair(f"{MAKER}: hidden_size {hidden} must be a multiple of num_attention_heads {heads}.")
     _check_rotation(anatomy, config, hidden, heads)
-    if getattr(config, "embedding_size", None) == teacher.hidden_size:
-        config.embedding_size = hidden
+    for name in ("embedding_size", "word_embed_proj_dim"):
+        if getattr(config, name, None) == teacher.hidden_size:
+            setattr(config, name, hidden)
     config.hidden_size, config.num_attention_heads = hidden, heads
     if given["intermediate_size"] is not None:
         setattr(config, INTERMEDIATE[family], given["intermediate_size"])
@@ -126,7 +260,7 @@ def _resized(anatomy: Anatomy, config: Any, given: Mapping[str, int | None]) -> 
 
 def _check_rotation(anatomy: Anatomy, config: Any, hidden: int, heads: int) -> None:
     """Whether rotary position embeddings, which turn pairs of dimensions, find them in every head."""
-    rotated = anatomy.row is not None and anatomy.row.scores == "rotary" and not hasattr(config, "head_dim")
+    rotated = anatomy.row is not None and anatomy.row.scores == "rotary" and not hasattr(config, "num_key_value_heads")
     if rotated and hidden // heads % 2:
         raise IncompatiblePair(
             f"{MAKER}: hidden_size / num_attention_heads = {hidden} / {heads} = {hidden // heads} is odd, and rotary "
@@ -142,7 +276,7 @@ def _group_heads(anatomy: Anatomy, config: Any, given: int | None) -> None:
                 f"{MAKER}: num_key_value_heads is given, but {anatomy.shape.family!r} does not group its heads."
             )
         return
-    if hasattr(config, "head_dim"):
+    if hasattr(config, "head_dim") or config.hidden_size // heads != teacher.head_size:
         config.head_dim = teacher.head_size
     group = teacher.num_attention_heads // teacher.num_key_value_heads
     groups = heads // group if given is None else given

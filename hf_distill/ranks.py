@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 import torch
@@ -28,6 +28,16 @@ def wait_for_everyone() -> None:
     """Returns when every process has come here."""
     if place()[1] > 1:
         torch.distributed.barrier()
+
+
+def share_tensors(tensors: Iterable[torch.Tensor]) -> None:
+    """Gives tensors, in place, the values that they have in the first process."""
+    rank, processes = place()
+    for tensor in tensors if processes > 1 else ():
+        told: list[Any] = [tensor.detach().cpu() if rank == 0 else None]
+        torch.distributed.broadcast_object_list(told, src=0)
+        if rank != 0:
+            tensor.copy_(told[0])
 
 
 def agreed(find: Callable[[], Found]) -> Found:

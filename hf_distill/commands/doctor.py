@@ -20,7 +20,7 @@ from hf_distill.inspection.report import report
 from hf_distill.inspection.starting import data_for, starting_recipe
 from hf_distill.recipe import Recipe
 from hf_distill.recipe.document import Dumper
-from hf_distill.students.layers import PICKS
+from hf_distill.students.layers import ALL_PICKS
 from hf_distill.writing import write_whole
 
 DESCRIPTION = """\
@@ -58,7 +58,7 @@ def parser() -> argparse.ArgumentParser:
     models.add_argument(
         "--student_layers", type=layers_in, metavar="3", help="a student of the teacher's layers: how many, or which"
     )
-    models.add_argument("--student_pick", choices=PICKS, help="which layers a number stands for (default: spread)")
+    models.add_argument("--student_pick", choices=ALL_PICKS, help="which layers a number stands for (default: spread)")
     data = made.add_argument_group("its data, for a starting recipe; they are not read")
     data.add_argument("--task_name", help="a GLUE task")
     data.add_argument("--dataset_dir", help="a folder with the task's files")

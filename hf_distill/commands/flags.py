@@ -14,7 +14,7 @@ from transformers import HfArgumentParser, TrainingArguments
 from hf_distill.commands.help import TRAINING, USUAL, Layout, ShowHelp, program
 from hf_distill.errors import RecipeError
 from hf_distill.loading import DTYPES
-from hf_distill.students.layers import PICKS
+from hf_distill.students.layers import ALL_PICKS
 from hf_distill.suggestions import nearest
 from hf_distill.teachers.cache import codecs
 
@@ -169,7 +169,7 @@ DISTILLATION: Group = {
     "student_layers": flag(
         "Build the student from layers of the teacher: how many (3), or which, counted from 1 (1,3,5).", layers_in
     ),
-    "student_pick": flag("Which layers a number stands for.", choices=PICKS),
+    "student_pick": flag("Which layers a number stands for.", choices=ALL_PICKS),
     "temperature": flag("Temperature of the soft targets.", float),
     "alpha": flag("Weight of the soft targets, from 0 to 1; the labels weigh 1 - alpha.", float),
     "control": {

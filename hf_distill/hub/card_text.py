@@ -9,7 +9,7 @@ from hf_distill.hub.card_again import emissions, reproduction
 from hf_distill.hub.card_results import exports, fidelity, results, size
 from hf_distill.hub.card_use import intended_use, limits, teachers_of, usage
 from hf_distill.hub.markdown import block, code, escaped, table
-from hf_distill.hub.record import ModelFacts, ObjectiveFacts, Record
+from hf_distill.hub.record import CutFacts, ModelFacts, ObjectiveFacts, Record
 
 ARGUMENTS = (
     "learning_rate",
@@ -90,6 +90,7 @@ def _method(record: Record) -> str:
     if record.objectives:
         rows = [[code(o.name), code(o.objective), _weight(o.weight), _settings(o.settings)] for o in record.objectives]
         parts.append("The loss is the weighted sum of:\n\n" + table(["term", "objective", "weight", "settings"], rows))
+    parts += [_cut(stage, cut, len(record.cuts)) for stage, cut in record.cuts.items()]
     if record.teacher_cache is not None:
         kept = ", ".join(f"{code(name)} as {code(how)}" for name, how in record.teacher_cache.codecs.items())
         parts.append(
@@ -111,6 +112,18 @@ def _method(record: Record) -> str:
         "Training:\n\n" + table(["argument", "value"], [[code(k), escaped(str(v))] for k, v in shown.items()])
     )
     return "\n\n".join(parts)
+
+
+def _cut(stage: str, cut: CutFacts, number: int) -> str:
+    """What a student kept of its teacher by measured importance."""
+    layers = "; ".join(
+        f"{'' if stack == 'layers' else f'{escaped(stack)} '}layers {', '.join(map(str, kept))}"
+        for stack, kept in cut.layers.items()
+    )
+    width = f" and {len(cut.hidden)} hidden dimensions" if cut.hidden else ""
+    which = f"The student of stage {code(stage)}" if number > 1 else "The student"
+    measured = f"by importance, measured on {cut.rows:,} training rows at most"
+    return f"{which} was cut from its teacher {measured}: kept are {layers} (pick {code(cut.pick)}){width}."
 
 
 def _weight(weight: float | str) -> str:

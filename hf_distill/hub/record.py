@@ -123,6 +123,18 @@ class CacheFacts(_Strict):
     codecs: dict[Text, Text]
 
 
+class CutFacts(_Strict):
+    """What a student kept of its teacher by measured importance: `layers` of each stack, counted from 1, by `pick`,
+    and the `scores` that chose them (of each layer, or of each run of layers that could go, by its first one); the
+    `hidden` dimensions, counted from 0, where it is narrower; and how many training `rows` were read at most."""
+
+    layers: dict[Text, list[Count]]
+    pick: Text
+    scores: dict[Text, list[FiniteFloat]] = {}
+    hidden: list[Count] = []
+    rows: Count
+
+
 class ObjectiveFacts(_Strict):
     """One term of the loss: its `name` in the logs, the registered `objective`, its weight and settings.
 
@@ -227,7 +239,7 @@ class Record(_Strict):
     `recipe` is the one that was run, with the defaults filled in; None for what a trainer did without one. `origins`
     are the models and files that it names, by their keys in it (`teacher.model`). `texts` are the numbers of texts
     that the teacher wrote, of those that were kept, and of those that fell to each filter. `exports` go by their
-    files (`onnx/model.onnx`).
+    files (`onnx/model.onnx`), `cuts` by the names of the stages that start with a student cut by importance.
     """
 
     file_name: ClassVar[str] = FILE_NAME
@@ -238,6 +250,7 @@ class Record(_Strict):
     other_teachers: list[ModelFacts] = []
     teacher_cache: CacheFacts | None = None
     student: ModelFacts
+    cuts: dict[Text, CutFacts] = {}
     task: Text
     objectives: list[ObjectiveFacts] = []
     layer_maps: dict[Text, list[tuple[Count, Count]]] = {}

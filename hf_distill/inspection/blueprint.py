@@ -20,8 +20,10 @@ from hf_distill.inspection.kinds import Kind
 from hf_distill.recipe import Member, Recipe
 from hf_distill.recipe import Student as StudentSection
 from hf_distill.recipe import Teacher as TeacherSection
+from hf_distill.run.cutting import SIZES
 from hf_distill.run.models import leading, teacher_path
 from hf_distill.run.sentence_encoders import Encoders
+from hf_distill.students.block_importance import MEASURED
 
 MAKERS: dict[str, Callable[..., PreTrainedModel]] = {
     "distilbert": students.as_distilbert,
@@ -140,14 +142,21 @@ def stored_class(config: PreTrainedConfig) -> str:
 def _made(section: StudentSection, teacher: PreTrainedModel) -> PreTrainedModel:
     """The student that a section makes of its teacher."""
     if section.from_layers is not None:
-        return students.from_layers(teacher, layers=section.from_layers.layers, pick=section.from_layers.pick)
+        return students.from_layers(
+            teacher, layers=section.from_layers.layers, pick=_by_place(section.from_layers.pick)
+        )
     if section.from_shape is not None:
-        sizes = section.from_shape.model_dump(exclude={"calibration_rows", "initialisation"})
-        return students.from_shape(teacher, **sizes)
+        sizes = {name: getattr(section.from_shape, name) for name in SIZES}
+        return students.from_shape(teacher, **sizes, pick=_by_place(section.from_shape.pick))
     if section.grow_labels is not None:
         return students.grow_labels(teacher, section.grow_labels.names)
     name = next(name for name in MAKERS if getattr(section, name) is not None)
     return MAKERS[name](teacher, **getattr(section, name).model_dump())
+
+
+def _by_place(pick: str) -> str:
+    """A pick that needs no rows."""
+    return "spread" if pick in MEASURED else pick
 
 
 def configuration(path: str, role: str, revision: str | None, trust_remote_code: bool) -> PreTrainedConfig:

@@ -213,6 +213,7 @@ def _story(setup: Setup, compared: _Comparison, command: Sequence[str]) -> recor
         workload=setup.workload,
         jobs=setup.jobs.student,
         losses=setup.losses,
+        cuts=setup.cuts,
         teacher=_teacher_facts(setup),
         other_teachers=_other_teachers(setup),
         teacher_cache=_cache_facts(setup),

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 import importlib.util
-import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast, set_seed
 from transformers.utils import logging as transformers_logging
 
@@ -23,12 +20,9 @@ from hf_distill.recipe import Member, PackagedModel, Recipe
 from hf_distill.recipe import Student as StudentSection
 from hf_distill.recipe import Teacher as TeacherSection
 from hf_distill.recipe.rules.teacher import WITHOUT_MODEL
+from hf_distill.run.cutting import Cutter, Made
 from hf_distill.run.workload import Limits, Workload
-from hf_distill.students.layers import choose_all
 from hf_distill.tasks import CTC, MaskedLM, Task
-
-CALIBRATION_ROWS, CALIBRATION_BATCH = 256, 32
-"""Training rows on which the importance of a teacher's weights is measured, and how many at a time."""
 
 AUGMENTING = "augmentation's masked LM"
 """The role of the model that varies texts, in messages."""
@@ -136,6 +130,19 @@ def make_student(
     *,
     number: int = 0,
 ) -> PreTrainedModel:
+    """The student of `made_student`."""
+    return made_student(recipe, workload, teacher, tokenizer, section, number=number).student
+
+
+def made_student(
+    recipe: Recipe,
+    workload: Workload,
+    teacher: PreTrainedModel | None,
+    tokenizer: PreTrainedTokenizerBase,
+    section: StudentSection | None = None,
+    *,
+    number: int = 0,
+) -> Made:
     """The student before training, the recipe's or that of a `section`; the same weights every time, and other ones
     for another `number`, where any are drawn.
 
@@ -144,28 +151,26 @@ def make_student(
     """
     set_seed((recipe.seed + number) % 2**32)
     section = recipe.student if section is None else section
+    if teacher is not None and (section.from_layers is not None or section.from_shape is not None):
+        return Cutter(recipe, workload, teacher, tokenizer, limits).cut(section)
+    return Made(_student(recipe, workload, teacher, section), None)
+
+
+def _student(
+    recipe: Recipe, workload: Workload, teacher: PreTrainedModel | None, section: StudentSection
+) -> PreTrainedModel:
+    """A student that is named, or made without rows."""
     if section.model is not None or teacher is None:
         head = None if _keeps_head(recipe) else workload.head()
         return _loaded(str(section.model), workload.auto_class, "student", section, head)
-    if section.from_layers is not None:
-        layers, pick = section.from_layers.layers, section.from_layers.pick
-        cut = students.from_layers(teacher, layers=layers, pick=pick)
-        return _recovered(cut, section, recipe, workload, teacher, tokenizer, layers)
     if section.distilbert is not None:
         return students.as_distilbert(teacher, **section.distilbert.model_dump())
     if section.mobilebert is not None:
         return students.mobilebert(teacher, **section.mobilebert.model_dump())
     if section.ib_bert is not None:
         return students.ib_bert(teacher, **section.ib_bert.model_dump())
-    if section.grow_labels is not None:
-        return students.grow_labels(teacher, section.grow_labels.names)
-    assert section.from_shape is not None
-    settings = section.from_shape.model_dump()
-    rows = settings.pop("calibration_rows", CALIBRATION_ROWS)
-    if section.from_shape.initialisation == "importance":
-        settings["calibration"] = _calibration(recipe, workload, teacher, tokenizer, rows)
-    cut = students.from_shape(teacher, **settings)
-    return _recovered(cut, section, recipe, workload, teacher, tokenizer, section.from_shape.num_hidden_layers)
+    assert section.grow_labels is not None
+    return students.grow_labels(teacher, section.grow_labels.names)
 
 
 def _keeps_head(recipe: Recipe) -> bool:
@@ -177,41 +182,6 @@ def _keeps_head(recipe: Recipe) -> bool:
     base = None if recipe.teacher is None else recipe.teacher.adapter_off
     anew = any(stage.lora is not None and stage.lora.modules_to_save for stage in recipe.stages)
     return not first.modules_to_save or (base is not None and (base.base_has_head or not anew))
-
-
-def _recovered(
-    student: PreTrainedModel,
-    section: StudentSection,
-    recipe: Recipe,
-    workload: Workload,
-    teacher: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    layers: int | list[int] | None,
-) -> PreTrainedModel:
-    """The student, corrected on the first training rows where the recipe asks for that; it has `layers` of its
-    teacher's."""
-    if section.few_sample is None:
-        return student
-    maker = section.from_layers or section.from_shape
-    assert maker is not None
-    settings, anatomy = section.few_sample.model_dump(), Anatomy.of(teacher)
-    batches = _calibration(recipe, workload, teacher, tokenizer, settings.pop("sentences"))
-    chosen = choose_all(anatomy, layers or anatomy.shape.stack().num_hidden_layers, maker.pick)
-    students.recover(student, teacher, batches, layers=chosen.get(""), **settings)
-    return student
-
-
-def _calibration(
-    recipe: Recipe, workload: Workload, teacher: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, number: int
-) -> Iterator[dict[str, Tensor]]:
-    """The first training rows in batches, as the teacher reads them."""
-    readable = limits(recipe, teacher)
-    rows = iter(workload.read(copy.deepcopy(tokenizer), readable, ["train"])["train"])
-    collator = workload.collator(tokenizer)
-    while number > 0 and (taken := list(itertools.islice(rows, min(number, CALIBRATION_BATCH)))):
-        number -= len(taken)
-        batch = collator([{name: row[name] for name in row if name in readable.input_names} for row in taken])
-        yield {name: value for name, value in batch.items() if isinstance(value, Tensor)}
 
 
 def load_masked_lm(path: str, revision: str | None) -> PreTrainedModel:

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from hf_distill.activations import Signal
 from hf_distill.checkpoints import known_differences
 from hf_distill.distillation import Distillation
+from hf_distill.hub.record import CutFacts
 from hf_distill.objectives import Labels, Terms
 from hf_distill.recipe import Recipe, Stage, Student, TrainGroup
 from hf_distill.recipe.rules.kept import REFERENCE
@@ -73,6 +74,8 @@ class Setup:
     """All that the stages read of the teacher."""
     losses: Losses = field(default_factory=lambda: Losses([], {}))
     members: dict[str, PreTrainedModel] = field(default_factory=dict)
+    cuts: dict[str, CutFacts] = field(default_factory=dict)
+    """What was measured to cut the students that stages start with, by the stage's name."""
     augmented: Rows | None = None
     """The augmented rows, once a stage has asked for them."""
     _inputs: dict[tuple[Columns, bool, str], Inputs] = field(default_factory=dict)
@@ -243,11 +246,12 @@ def prepare(recipe: Recipe, folder: RunFolder, workload: Workload, jobs: Jobs) -
     if teacher is not None:
         workload.fit(teacher, "teacher")
     members = models.load_members(recipe, workload)
-    students = {
-        job.title: models.make_student(recipe, workload, teacher, tokenizer, job.starts)
+    made = {
+        job.title: models.made_student(recipe, workload, teacher, tokenizer, job.starts)
         for job in jobs.student
         if job.starts is not None
     }
+    students = {title: each.student for title, each in made.items()}
     for student in students.values():
         workload.fit(student, "student")
     readers = {"teacher": teacher, **{f"teacher {name!r}": member for name, member in members.items()}}
@@ -257,6 +261,11 @@ def prepare(recipe: Recipe, folder: RunFolder, workload: Workload, jobs: Jobs) -
     limits = _with_columns(models.limits(recipe, teacher, *members.values(), *students.values()), jobs)
     splits = workload.read(copy.deepcopy(tokenizer), limits)
     setup = Setup(recipe, folder, workload, jobs, tokenizer, splits, teacher, limits, members=members)
+    setup.cuts = {
+        stage.name: each.cut
+        for stage, job in zip(recipe.stages, jobs.student, strict=True)
+        if (each := made.get(job.title)) is not None and each.cut is not None
+    }
     if any(job.augmented and job.mark is None for job in jobs.student):
         setup.augmenter = Augmenter.of(recipe)
         workload.augmented(setup.augmenter.first)

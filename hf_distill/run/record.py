@@ -13,6 +13,7 @@ from hf_distill.hub.card import Card
 from hf_distill.hub.emissions import emissions_of
 from hf_distill.hub.record import (
     CacheFacts,
+    CutFacts,
     ModelFacts,
     ObjectiveFacts,
     Record,
@@ -62,6 +63,7 @@ class Story:
     workload: Workload
     jobs: Sequence[Job]
     losses: Losses
+    cuts: Mapping[str, CutFacts]
     teacher: ModelFacts | None
     other_teachers: Sequence[ModelFacts]
     teacher_cache: CacheFacts | None
@@ -88,6 +90,7 @@ def _record(story: Story, student: PreTrainedModel, folder: RunFolder) -> Record
         other_teachers=list(story.other_teachers),
         teacher_cache=story.teacher_cache,
         student=student_facts(student, folder.path),
+        cuts=dict(story.cuts),
         task=Task.of(student).name,
         objectives=list(story.losses.objectives),
         layer_maps=dict(story.losses.layer_maps),

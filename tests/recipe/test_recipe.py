@@ -337,7 +337,8 @@ def test_the_json_schema_knows_the_keys_and_forbids_others() -> None:
     assert schema["required"] == ["schema", "student", "stages"]
     assert schema["properties"]["schema"]["const"] == 1
     assert "ax" not in schema["properties"]["task"]["anyOf"][0]["enum"]
-    assert sections["FromLayers"]["properties"]["pick"]["enum"] == ["spread", "uniform", "first", "last", "distilbert"]
+    picks = ["spread", "uniform", "first", "last", "distilbert"]
+    assert sections["FromLayers"]["properties"]["pick"]["enum"] == [*picks, "importance", "loss_rise"]
     assert sections["Teacher"]["properties"]["dtype"]["anyOf"][0]["enum"] == ["float32", "bfloat16", "float16"]
     closed = {name for name, section in sections.items() if section["additionalProperties"] is False}
     assert closed == set(sections) - {"WeightedObjective"}

@@ -85,8 +85,54 @@ def test_importance_is_measured_on_the_first_training_rows(tmp_path):
 
 
 @pytest.mark.parametrize(
+    "section",
+    [
+        {"from_layers": {"layers": 2, "pick": "importance", "calibration_rows": 5}},
+        {"from_layers": {"layers": 2, "pick": "loss_rise", "contiguous": True, "calibration_rows": 5}},
+        {
+            "from_shape": {
+                "num_hidden_layers": 2, "hidden_size": 8, "initialisation": "importance", "calibration_rows": 5,
+                "pick": "importance", "ranking": "activations", "over_tokens": "l2", "steps": 2,
+            },
+        },
+    ],
+)  # fmt: skip
+def test_layers_and_widths_are_measured_on_the_first_training_rows(section, tmp_path):
+    student, teacher = made(tmp_path, section)
+    rows = tiny_runs.sst2_rows(24)[:5]
+    inputs = dict(tiny_runs.tokenizer()([row["sentence"] for row in rows], padding=True, return_tensors="pt"))
+    inputs["labels"] = torch.tensor([row["label"] for row in rows])
+    ((maker, settings),) = section.items()
+    given = {name: value for name, value in settings.items() if name != "calibration_rows"}
+    assert same(student, getattr(students, maker)(teacher, calibration=[inputs], **given))
+
+
+def test_what_was_measured_is_told(tmp_path):
+    section = {"from_layers": {"layers": 3, "pick": "importance", "calibration_rows": 5}}
+    tiny_runs.save_teacher(tmp_path / "teacher", layers=4, dropout=0.0)
+    asked = recipe(tmp_path, section)
+    workload = load_workload(asked)
+    found = models.made_student(asked, workload, models.load_teacher(asked, workload), tiny_runs.tokenizer())
+    assert found.cut is not None
+    assert (found.cut.pick, found.cut.rows, found.cut.hidden) == ("importance", 5, [])
+    scores = found.cut.scores["layers"]
+    assert found.cut.layers == {"layers": [i for i in range(1, 5) if scores[i - 1] > min(scores)]}
+    by_place = asked.override({"student": {"from_layers": {"layers": 3}}})
+    teacher = models.load_teacher(by_place, workload)
+    assert models.made_student(by_place, workload, teacher, tiny_runs.tokenizer()).cut is None
+
+
+@pytest.mark.parametrize(
     ("student", "words"),
     [
+        ({"from_layers": {"layers": 2, "calibration_rows": 3}}, "calibration_rows: goes with a pick that is measured"),
+        ({"from_layers": {"layers": 2, "contiguous": True}}, "contiguous: goes with a pick that is measured"),
+        ({"from_layers": {"layers": [1], "pick": "loss_rise"}}, "pick: is loss_rise, and layers are given one by one"),
+        ({"from_layers": {"layers": 2, "pick": "importence"}}, "did you mean 'importance'"),
+        ({"from_shape": {"pick": "importance"}}, "pick: is importance, which goes with initialisation: importance"),
+        ({"from_shape": {"ranking": "activations"}}, "ranking: goes with initialisation: importance"),
+        ({"from_shape": {"steps": 2}}, "steps: goes with initialisation: importance"),
+        ({"from_shape": {"initialisation": "importance", "over_texts": "l2"}}, "over_texts: goes with ranking: act"),
         ({}, "exactly one of model, from_layers, distilbert, from_shape"),
         ({"distilbert": {}, "from_shape": {}}, "found distilbert and from_shape"),
         ({"distilbert": {"layers": 0}}, r"student\.distilbert\.layers.*greater than or equal to 1"),

@@ -6,8 +6,14 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from hf_distill.recipe.problems import Problem
+from hf_distill.recipe.problems import Path, Problem
 from hf_distill.recipe.rules.reading import members, section_of, students
+
+MEASURED = ("importance", "loss_rise")
+"""Picks that are measured on training rows."""
+
+OF_IMPORTANCE = ("calibration_rows", "contiguous", "ranking", "steps")
+"""Settings of `from_shape` that say how importance is measured, or what for."""
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 MADE = {
@@ -35,13 +41,36 @@ def named(data: Mapping[str, Any]) -> Iterator[Problem]:
             yield Problem((*path, "trust_remote_code"), text)
 
 
+def _picked(path: Path, student: Mapping[str, Any]) -> Iterator[Problem]:
+    """Layers that are measured are a number of them."""
+    for maker in ("from_layers", "from_shape"):
+        section = section_of(student, maker)
+        if section.get("pick") in MEASURED:
+            if isinstance(section.get("layers"), list):
+                text = f"is {section['pick']}, and layers are given one by one; give their number, or leave pick out."
+                yield Problem((*path, maker, "pick"), text)
+            continue
+        keys = ("contiguous", "calibration_rows") if maker == "from_layers" else ("contiguous",)
+        for key in (key for key in keys if section.get(key)):
+            text = f"goes with a pick that is measured ({' or '.join(MEASURED)}), and there is none; leave it out."
+            yield Problem((*path, maker, key), text)
+
+
 def made(data: Mapping[str, Any]) -> Iterator[Problem]:
     """What measures or corrects a cut student goes with a cut."""
     for path, student in students(data):
         section = section_of(student, "from_shape")
-        if section.get("calibration_rows") is not None and section.get("initialisation") != "importance":
-            text = "goes with initialisation: importance, and there is none; leave it out."
-            yield Problem((*path, "from_shape", "calibration_rows"), text)
+        if section.get("initialisation") != "importance":
+            for key in (key for key in OF_IMPORTANCE if section.get(key) not in (None, False, 1, "added")):
+                text = "goes with initialisation: importance, and there is none; leave it out."
+                yield Problem((*path, "from_shape", key), text)
+            if section.get("pick") in MEASURED:
+                text = f"is {section['pick']}, which goes with initialisation: importance, and there is none."
+                yield Problem((*path, "from_shape", "pick"), text)
+        if section.get("ranking", "added") != "activations":
+            for key in (key for key in ("over_texts", "over_tokens") if section.get(key) is not None):
+                yield Problem((*path, "from_shape", key), "goes with ranking: activations, and there is none.")
+        yield from _picked(path, student)
         is_cut = section.get("initialisation") == "importance" or student.get("from_layers") is not None
         if student.get("few_sample") is not None and not is_cut:
             text = "corrects what was cut: it goes with from_layers, or from_shape with initialisation: importance."

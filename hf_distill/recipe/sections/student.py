@@ -22,6 +22,8 @@ Layers = Annotated[
     Discriminator(_layers_form, "layers", "must be a number of layers, or a list of layers counted from 1"),
 ]
 Pick = Literal["spread", "uniform", "first", "last", "distilbert"]
+Measured = Literal["spread", "uniform", "first", "last", "distilbert", "importance", "loss_rise"]
+Aggregation = Literal["mean", "l2", "var"]
 
 
 class FromLayers(Section):
@@ -29,8 +31,13 @@ class FromLayers(Section):
 
     layers: Layers
     """How many of the teacher's layers, or which, counted from 1."""
-    pick: Pick = "spread"
-    """Which layers a number stands for; a list of layers needs no pick."""
+    pick: Measured = "spread"
+    """Which layers a number stands for; a list of layers needs no pick. By importance stay those that change their
+    input most, by loss_rise those without which the loss of the labels rises most."""
+    contiguous: bool = False
+    """Leave out one run of neighbouring layers; with a pick that is measured."""
+    calibration_rows: Count | None = None
+    """How many training rows a pick is measured on, 256 without it."""
 
 
 class DistilBert(Section):
@@ -58,8 +65,18 @@ class FromShape(Section):
     """Random weights, or those of the teacher that matter most on the training rows."""
     calibration_rows: Count | None = None
     """How many rows importance is measured on, 256 without it."""
-    pick: Pick = "spread"
-    """Which of the teacher's layers are kept."""
+    pick: Measured = "spread"
+    """Which of the teacher's layers are kept; importance and loss_rise are measured, as in from_layers."""
+    contiguous: bool = False
+    """Leave out one run of neighbouring layers; with a pick that is measured."""
+    ranking: Literal["added", "activations"] = "added"
+    """Rank dimensions, heads and neurons by what they add to the output, or by their activations alone (Minitron)."""
+    over_texts: Aggregation | None = None
+    """How the activations of all texts are aggregated, l2 without it; with ranking: activations."""
+    over_tokens: Aggregation | None = None
+    """How the activations of a text's tokens are aggregated before that, mean without it."""
+    steps: Annotated[Count, Field(ge=1)] = 1
+    """In how many equal steps the sizes go down, with importance measured anew after each."""
 
 
 class Bottlenecks(Section):

@@ -35,7 +35,7 @@ from hf_distill.teachers.cache.codecs import Codec
 from hf_distill.teachers.frozen import OWN
 from hf_distill.training.callbacks import EpochOrder, Following, StepWeights
 from hf_distill.training.checkpointing import Checkpointing
-from hf_distill.training.evaluating import Evaluating
+from hf_distill.training.generating import Generating
 from hf_distill.training.loaders import Loaders
 from hf_distill.training.on_policy import OnPolicyTrainer
 from hf_distill.training.policy import OnPolicy
@@ -54,7 +54,7 @@ SMALLEST_PART = 1e-6
 TermsLike = Objective | Term | Terms | Iterable[Objective | Term]
 
 
-class DistillationTrainer(OnPolicyTrainer, Loaders, Evaluating, Watching, Checkpointing, Publishing):
+class DistillationTrainer(OnPolicyTrainer, Loaders, Generating, Watching, Checkpointing, Publishing):
     """A `transformers.Trainer` whose loss is a sum of objectives between the student and a teacher.
 
     `model` is the student. `teacher` is a loaded model, a path or Hub id, or a `Teacher`. `objectives` are weighted
@@ -67,8 +67,10 @@ class DistillationTrainer(OnPolicyTrainer, Loaders, Evaluating, Watching, Checkp
     (`pad_to_multiple_of`) comes on top. `on_policy`, an `OnPolicy`, has the student write a share of the texts that it
     trains on. `resume_despite` names what may differ between a checkpoint and the run that
     goes on from it (`data`, `teacher`, `base`, `objectives`, `arguments`, `world_size`, `stage`); else it is refused.
-    With `enable_jit_checkpoint` of the arguments SIGTERM has a checkpoint written at the end of the step, and the
-    process exits with 75 (`Preempted`). Everything else is the Trainer's: `docs/drop-in.md` has the table.
+    With `predict_with_generate` of `Seq2SeqTrainingArguments` the student generates in evaluation and prediction, as
+    with transformers' `Seq2SeqTrainer`. With `enable_jit_checkpoint` of the arguments SIGTERM has a checkpoint written
+    at the end of the step, and the process exits with 75 (`Preempted`). Everything else is the Trainer's:
+    `docs/drop-in.md` has the table.
 
     Every term's sum is divided by what it counts over the whole accumulation window and all processes, so results do
     not depend on padding, on how a batch is cut into micro-batches, or on the number of processes. `eval_loss` is the
@@ -115,6 +117,7 @@ class DistillationTrainer(OnPolicyTrainer, Loaders, Evaluating, Watching, Checkp
         checks.before_training(self)
         checks.fits_token_budget(self)
         checks.fits_grids(self)
+        self._take_generation()
         self.label_map = label_map
         self.teacher = self._as_teacher(teacher)
         self.terms = self._as_terms(objectives)

@@ -12,6 +12,7 @@ from hf_distill.commands.flags import FILES, HUB, ON_POLICY, flag, settings_in, 
 from hf_distill.commands.overrides import Changes, Script, name_of_rows, on_policy, on_rows, on_targets
 from hf_distill.commands.script import begin, distil, parser_of
 from hf_distill.data.hypotheses import CHOICES
+from hf_distill.errors import RecipeError
 from hf_distill.recipe import Recipe
 
 DESCRIPTION = """Distil a teacher into a smaller student that writes: translations, summaries and the like.
@@ -29,6 +30,16 @@ SETTINGS = {
     "target_column": flag("The column of the text to write (default: target)."),
     "source_prefix": flag("What stands before each text to read."),
     "max_target_length": flag("Tokens of a text to write at most (default: 128).", whole),
+}
+
+GENERATION = {
+    "predict_with_generate": {
+        "help": "Have student, teacher and control generate in evaluation, and score the texts by BLEU, chrF and "
+        "ROUGE; with --do_predict those of the tests are written to predict_results_test.txt.",
+        "action": "store_true",
+    },
+    "generation_num_beams": flag("Beams with which they generate (default: 1, greedy).", whole),
+    "generation_max_new_tokens": flag("Tokens of what they generate at most (default: --max_target_length).", whole),
 }
 
 WRITING = {
@@ -62,6 +73,9 @@ WRITING_KEYS = {
 }
 
 
+GENERATION_KEYS = {"generation_num_beams": "beams", "generation_max_new_tokens": "max_new_tokens"}
+
+
 def parser() -> HfArgumentParser:
     """The flags."""
     return parser_of(SCRIPT)
@@ -74,14 +88,35 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _data(own: Mapping[str, Any], recipe: Recipe) -> Changes:
-    rows, targets = on_rows(own, recipe, "translation", KEYS), on_targets(own, recipe, WRITING_KEYS)
-    return {**rows, **targets, **on_policy(own, recipe)}
+    rows = _generation(own, recipe, on_rows(own, recipe, "translation", KEYS))
+    return {**rows, **on_targets(own, recipe, WRITING_KEYS), **on_policy(own, recipe)}
+
+
+def _generation(own: Mapping[str, Any], recipe: Recipe, rows: Changes) -> Changes:
+    """What flags ask for about generating in evaluation, beside what they ask for about `rows`.
+
+    Raises: `RecipeError` for settings of what is not asked for.
+    """
+    given = {key: own[name] for name, key in GENERATION_KEYS.items() if name in own}
+    section = None if recipe.data is None else recipe.data.translation
+    before = None if section is None or section.generate is None else section.generate.model_dump()
+    asked = own.get("predict_with_generate") or before is not None
+    if not asked:
+        if given:
+            name = next(name for name in GENERATION_KEYS if name in own)
+            raise RecipeError(f"command line: --{name} goes with --predict_with_generate, and is given without.")
+        return rows
+    settings = {**(before or {}), **given}
+    if "data" in rows:
+        origin, data = rows["data"]
+        return {**rows, "data": (origin, {**data, "translation": {**data["translation"], "generate": settings}})}
+    return {**rows, "data.translation.generate": ("--predict_with_generate", settings)}
 
 
 SCRIPT = Script(
     name="translation",
     description=DESCRIPTION,
-    flags={**HUB, **FILES, **SETTINGS, **WRITING, **ON_POLICY},
+    flags={**HUB, **FILES, **SETTINGS, **GENERATION, **WRITING, **ON_POLICY},
     plain={
         "schema": 1,
         "data": {"files": {"train": "train"}, "translation": {}},

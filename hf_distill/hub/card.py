@@ -32,6 +32,11 @@ METRIC_IDS = {
     "spearmanr": "spearmanr",
     "exact_match": "exact_match",
     "perplexity": "perplexity",
+    "bleu": "sacrebleu",
+    "chrf": "chrf",
+    "rouge1": "rouge",
+    "rouge2": "rouge",
+    "rougeL": "rouge",
     "wer": "wer",
     "cer": "cer",
 }

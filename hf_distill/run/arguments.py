@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import TrainingArguments
+from transformers import Seq2SeqTrainingArguments, TrainingArguments
 
 from hf_distill.errors import RecipeError
 from hf_distill.run.tracking import check_trackers
@@ -24,7 +24,9 @@ DEFAULTS: dict[str, Any] = {
 """What a recipe need not say. Fifty logs a stage make a curve, whatever its length."""
 
 
-def training_arguments(given: Mapping[str, Any], folder: Path, seed: int, where: str) -> TrainingArguments:
+def training_arguments(
+    given: Mapping[str, Any], folder: Path, seed: int, where: str, kind: type[TrainingArguments] = TrainingArguments
+) -> TrainingArguments:
     """The arguments of a stage, which works in `folder`.
 
     Raises: `RecipeError` naming the stage for arguments that do not go together, or with this machine.
@@ -38,7 +40,7 @@ def training_arguments(given: Mapping[str, Any], folder: Path, seed: int, where:
     pinned = {"dataloader_pin_memory": torch.accelerator.is_available()}  # else torch warns at every loader
     settings = {**DEFAULTS, **pinned, "seed": seed, **given, "output_dir": str(folder)}
     try:
-        arguments = TrainingArguments(**settings)
+        arguments = kind(**settings)
     except (ValueError, ImportError) as error:
         raise RecipeError(f"{where}: {error}") from error
     check_trackers(arguments, where)
@@ -46,7 +48,7 @@ def training_arguments(given: Mapping[str, Any], folder: Path, seed: int, where:
 
 
 def evaluation_arguments(given: Mapping[str, Any], folder: Path, seed: int, where: str) -> TrainingArguments:
-    """The same, for a trainer that only predicts.
+    """The same, for a trainer that only predicts, and may generate.
 
     Raises: `RecipeError`, as `training_arguments`.
     """
@@ -57,4 +59,4 @@ def evaluation_arguments(given: Mapping[str, Any], folder: Path, seed: int, wher
         "load_best_model_at_end": False,
         "enable_jit_checkpoint": False,
     }
-    return training_arguments({**given, **idle}, folder, seed, where)
+    return training_arguments({**given, **idle}, folder, seed, where, Seq2SeqTrainingArguments)

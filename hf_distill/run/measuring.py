@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -76,6 +77,9 @@ def answer(
         output = trainer.predict(rows, metric_key_prefix=prefix)
         found = EvalPrediction(predictions=output.predictions, label_ids=output.label_ids)
         kept[split] = workload.answers(split, rows, order, found, columns)
+        if workload.generation is not None:
+            texts = generated_texts(model, tokenizer, rows, order, workload, arguments)
+            kept[split] = workload.with_texts(split, kept[split], texts)
         scores = {f"{prefix}_{name}": value for name, value in workload.score(split, kept[split]).items()}
         measured = {name: value for name, value in output.metrics.items() if "model_preparation" not in name}
         samples = {f"{prefix}_samples": workload.sizes[split]}
@@ -100,6 +104,32 @@ def only_read(model: Any) -> Iterator[None]:
 def placed(model: PreTrainedModel, device: torch.device) -> PreTrainedModel:
     """The model on a device, but for one that stays where it was laid."""
     return model if stays(model) or model.device == device else model.to(device)
+
+
+def generated_texts(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Dataset,
+    order: np.ndarray,
+    workload: Workload,
+    arguments: TrainingArguments,
+) -> list[str]:
+    """What a model generates for rows, which are a split's at `order`, in the order of the split."""
+    generating = copy.copy(arguments)
+    generating.predict_with_generate = True  # type: ignore[attr-defined]
+    with only_read(model):
+        trainer = DistillationTrainer(
+            model=model, args=generating, processing_class=tokenizer, data_collator=workload.collator(tokenizer)
+        )
+    unlabelled = rows.remove_columns([name for name in ("labels",) if name in rows.column_names])
+    tokens = trainer.predict(unlabelled, **(workload.generation or {})).predictions
+    trainer.distillation.close()
+    padding = tokenizer.pad_token_id
+    found = tokenizer.batch_decode(np.where(tokens < 0, padding, tokens), skip_special_tokens=True)
+    texts = [""] * len(found)
+    for place, text in zip(order, found, strict=True):
+        texts[place] = text.strip()
+    return texts
 
 
 def by_length(dataset: Dataset) -> tuple[Dataset, np.ndarray]:

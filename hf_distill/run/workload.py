@@ -196,6 +196,16 @@ class Workload(ABC):
     def score(self, split: str, answers: Any) -> dict[str, float]:
         """The metrics of a split's answers; none where it is not labelled."""
 
+    @property
+    def generation(self) -> Mapping[str, Any] | None:
+        """What `generate` is called with, where models are also judged by texts that they generate; None where they
+        are not."""
+        return None
+
+    def with_texts(self, split: str, answers: Any, texts: Sequence[str]) -> Any:
+        """The answers with what the model generated for each row of a split."""
+        raise NotImplementedError(f"{type(self).__name__} has texts generated, and must say what becomes of them.")
+
     def agreement(self, split: str, ours: Any, teachers: Any) -> float | None:
         """The share of rows on which two models answer the same."""
         return None

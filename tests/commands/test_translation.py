@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,58 @@ def test_flags_on_top_of_a_recipe() -> None:
     assert recipe["stages"][0]["targets"] == "nearest"
     with pytest.raises(RecipeError, match=r"--num_hypotheses.*are 9, and there are 5 beams"):
         asked("--recipe", "review/seq_kd", "--num_hypotheses", "9")
+
+
+def test_flags_of_what_is_generated_in_evaluation() -> None:
+    assert asked(*PLAIN)["data"]["translation"].get("generate") is None
+    generate = asked(*PLAIN, "--predict_with_generate", "--generation_num_beams", "4")["data"]["translation"][
+        "generate"
+    ]
+    assert generate["beams"] == 4
+    flags = ("--predict_with_generate", "--generation_max_new_tokens", "9")
+    generate = asked("--recipe", "review/seq_kd", *flags)["data"]["translation"]["generate"]
+    assert (generate["beams"], generate["max_new_tokens"]) == (1, 9)
+    with pytest.raises(RecipeError, match="--generation_num_beams goes with --predict_with_generate"):
+        asked(*PLAIN, "--generation_num_beams", "4")
+
+
+@pytest.mark.slow
+def test_student_teacher_and_control_generate_and_are_scored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    writers.write_pairs(tmp_path, {})
+    (tmp_path / "test.jsonl").write_bytes((tmp_path / "validation.jsonl").read_bytes())
+    writers.writer().save_pretrained(tmp_path / "teacher")
+    writers.tokenizer().save_pretrained(tmp_path / "teacher")
+    words = [f"--{split}_file={tmp_path / split}.jsonl" for split in ("train", "validation", "test")]
+    words += ["--teacher_name_or_path", str(tmp_path / "teacher"), "--student_layers", "1", "--max_new_tokens", "8"]
+    words += [
+        "--output_dir",
+        str(tmp_path / "out"),
+        "--use_cpu",
+        "--max_steps",
+        "2",
+        "--report_to",
+        "none",
+        "--control",
+    ]
+    words += ["--predict_with_generate", "--generation_num_beams", "2", "--generation_max_new_tokens", "7"]
+    words += ["--do_train", "--do_eval", "--do_predict", "--disable_tqdm", "true"]
+    assert translation.main(words) == 0
+    out = tmp_path / "out"
+    results = json.loads((out / "all_results.json").read_text())
+    for role in ("", "teacher_", "control_"):
+        for name in ("bleu", "chrf", "rouge1", "rouge2", "rougeL", "perplexity"):
+            assert {f"{role}eval_{name}", f"{role}test_{name}"} <= results.keys()
+            assert results[f"{role}eval_{name}"] >= 0
+    lines = (out / "predict_results_test.txt").read_text().splitlines()
+    assert len(lines) == 6
+    assert any(lines)
+    assert "bleu" in capsys.readouterr().out
+    assert "bleu" in (out / "README.md").read_text()
+    assert json.loads((out / "distillation.json").read_text())["teacher_metrics"]["test_chrf"] == pytest.approx(
+        results["teacher_test_chrf"]
+    )
 
 
 @pytest.mark.slow

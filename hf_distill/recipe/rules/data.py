@@ -9,7 +9,8 @@ from hf_distill.recipe.problems import Problem
 from hf_distill.recipe.rules.reading import items, mappings, section_of
 
 KINDS = (
-    "text_columns", "question_answering", "token_classification", "translation", "chat", "speech", "embeddings", "text",
+    "text_columns", "question_answering", "token_classification", "translation", "chat", "speech", "embeddings",
+    "text",
 )  # fmt: skip
 """The keys of `data` that say what the rows are."""
 OF_TEXTS = ("package", "where", "label_column", "label_names", "deduplicate", "exemplars")

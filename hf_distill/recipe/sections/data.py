@@ -43,6 +43,15 @@ class TokenClassification(Section):
     """Train on every word piece of a token, not only on its first."""
 
 
+class Generate(Section):
+    """Texts that student, teacher and control generate in evaluation, to be scored by BLEU, chrF and ROUGE; {} takes
+    the most likely word each time."""
+
+    beams: Count = 1
+    max_new_tokens: Count | None = None
+    """Tokens of a text at most, those of a target without it."""
+
+
 class Translation(Section):
     """The rows are pairs of texts: one is read, the other is written, by models with an encoder and a decoder."""
 
@@ -52,6 +61,8 @@ class Translation(Section):
     """What stands before each source, as in "translate English to German: "."""
     max_target_length: Count = 128
     """Tokens of a target at most."""
+    generate: Generate | None = None
+    """Have the models generate, and score what they write; without it nothing is generated in evaluation."""
 
 
 class Chat(Section):

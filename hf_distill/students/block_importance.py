@@ -100,28 +100,28 @@ def _by_states(
     signals = [Signal("hidden", layer, stack) for stack, depth in depths.items() for layer in range(depth + 1)]
     capture = Capture(anatomy, signals, "teacher")
     sums: dict[str, Tensor] = {}
-    tokens: dict[str, Tensor] = {}
+    tokens = dict.fromkeys(lengths, 0)
     with closing(capture):
         for batch in batches:
             shown = capture(batch)[1]
             for stack, length in lengths.items():
-                found, mask = _likeness(shown, stack, depths[stack], length)
+                found, number = _likeness(shown, stack, depths[stack], length)
                 sums[stack] = sums.get(stack, 0) + found
-                tokens[stack] = tokens.get(stack, 0) + mask.sum()
-    for number in tokens.values():
-        if not number:
-            raise IncompatiblePair(f"{maker}: calibration has no batch with text; attention_mask is 0 everywhere.")
+                tokens[stack] += number
+    if not all(tokens.values()):
+        raise IncompatiblePair(f"{maker}: calibration has no batch with text; attention_mask is 0 everywhere.")
     return {stack: (1 - sums[stack] / tokens[stack]).tolist() for stack in lengths}
 
 
-def _likeness(shown: Activations, stack: str, depth: int, length: int) -> tuple[Tensor, Tensor]:
-    """Of each state and the one `length` layers on the sum of cosines over the real tokens, and which these are."""
+def _likeness(shown: Activations, stack: str, depth: int, length: int) -> tuple[Tensor, int]:
+    """Of each state and the one `length` layers on the sum of cosines over the real tokens, and how many these are."""
     states, mask = shown.stack(stack), shown.stack(stack).mask
     assert mask is not None
     hidden = [states.hidden[layer].float() for layer in range(depth + 1)]
     pairs = zip(hidden[: depth + 1 - length], hidden[length:], strict=True)
-    cosines = [torch.cosine_similarity(before, after, dim=-1) * mask for before, after in pairs]
-    return torch.stack([value.sum().double().cpu() for value in cosines]), mask
+    real = mask.bool()
+    cosines = [torch.cosine_similarity(before[real], after[real], dim=-1) for before, after in pairs]
+    return torch.stack([value.cpu().double().sum() for value in cosines]), int(real.sum())
 
 
 # --- by what the loss does without them -----------------------------------------------------------

@@ -65,7 +65,7 @@ class Cutter:
         assert asked is not None
         batches = self._calibration(asked.calibration_rows or ROWS, asked.pick) if asked.pick in MEASURED else None
         student, kept = cut_layers(
-            self.teacher, asked.layers, asked.pick, contiguous=asked.contiguous, calibration=batches
+            self.teacher, asked.layers, asked.pick, contiguous=bool(asked.contiguous), calibration=batches
         )
         return student, Cut(kept)
 
@@ -79,9 +79,9 @@ class Cutter:
             initialisation=asked.initialisation,
             calibration=self._calibration(asked.calibration_rows or ROWS, asked.pick) if measures else None,
             pick=asked.pick,
-            contiguous=asked.contiguous,
-            ranking=Ranking(asked.ranking, asked.over_texts, asked.over_tokens),
-            steps=asked.steps,
+            contiguous=bool(asked.contiguous),
+            ranking=Ranking(asked.ranking or "added", asked.over_texts, asked.over_tokens),
+            steps=asked.steps or 1,
         )
 
     def _recover(self, student: PreTrainedModel, section: StudentSection, layers: dict[str, list[int]] | None) -> None:

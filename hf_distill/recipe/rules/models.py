@@ -61,13 +61,13 @@ def made(data: Mapping[str, Any]) -> Iterator[Problem]:
     for path, student in students(data):
         section = section_of(student, "from_shape")
         if section.get("initialisation") != "importance":
-            for key in (key for key in OF_IMPORTANCE if section.get(key) not in (None, False, 1, "added")):
+            for key in (key for key in OF_IMPORTANCE if section.get(key)):
                 text = "goes with initialisation: importance, and there is none; leave it out."
                 yield Problem((*path, "from_shape", key), text)
             if section.get("pick") in MEASURED:
                 text = f"is {section['pick']}, which goes with initialisation: importance, and there is none."
                 yield Problem((*path, "from_shape", "pick"), text)
-        if section.get("ranking", "added") != "activations":
+        if section.get("ranking") != "activations":
             for key in (key for key in ("over_texts", "over_tokens") if section.get(key) is not None):
                 yield Problem((*path, "from_shape", key), "goes with ranking: activations, and there is none.")
         yield from _picked(path, student)

@@ -34,7 +34,7 @@ class FromLayers(Section):
     pick: Measured = "spread"
     """Which layers a number stands for; a list of layers needs no pick. By importance stay those that change their
     input most, by loss_rise those without which the loss of the labels rises most."""
-    contiguous: bool = False
+    contiguous: bool | None = None
     """Leave out one run of neighbouring layers; with a pick that is measured."""
     calibration_rows: Count | None = None
     """How many training rows a pick is measured on, 256 without it."""
@@ -67,16 +67,17 @@ class FromShape(Section):
     """How many rows importance is measured on, 256 without it."""
     pick: Measured = "spread"
     """Which of the teacher's layers are kept; importance and loss_rise are measured, as in from_layers."""
-    contiguous: bool = False
+    contiguous: bool | None = None
     """Leave out one run of neighbouring layers; with a pick that is measured."""
-    ranking: Literal["added", "activations"] = "added"
-    """Rank dimensions, heads and neurons by what they add to the output, or by their activations alone (Minitron)."""
+    ranking: Literal["added", "activations"] | None = None
+    """Rank dimensions, heads and neurons by what they add to the output (added, also without it), or by their
+    activations alone (Minitron)."""
     over_texts: Aggregation | None = None
     """How the activations of all texts are aggregated, l2 without it; with ranking: activations."""
     over_tokens: Aggregation | None = None
     """How the activations of a text's tokens are aggregated before that, mean without it."""
-    steps: Annotated[Count, Field(ge=1)] = 1
-    """In how many equal steps the sizes go down, with importance measured anew after each."""
+    steps: Count | None = None
+    """In how many equal steps the sizes go down, with importance measured anew after each; one without it."""
 
 
 class Bottlenecks(Section):

@@ -28,7 +28,7 @@ SAMPLE = 50
 class Written(Words):
     """Predicted words, and the texts that the model generated, in the order of the rows."""
 
-    texts: Sequence[str]
+    texts: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ class Translation(WordAnswers, LabelledRows):
         return {"num_beams": asked.beams, "max_new_tokens": asked.max_new_tokens or self.settings.max_target_length}
 
     def with_texts(self, split: str, answers: Words, texts: Sequence[str]) -> Written:
-        return Written(answers.found, answers.wanted, answers.losses, texts)
+        return Written(**vars(answers), texts=texts)
 
     def score(self, split: str, answers: Words) -> dict[str, float]:
         """Of generated texts how near they are to the whole targets, of which nothing is cut."""

@@ -116,7 +116,7 @@ def generated_texts(
 ) -> list[str]:
     """What a model generates for rows, which are a split's at `order`, in the order of the split."""
     generating = copy.copy(arguments)
-    generating.predict_with_generate = True  # type: ignore[attr-defined]
+    generating.predict_with_generate = True
     with only_read(model):
         trainer = DistillationTrainer(
             model=model, args=generating, processing_class=tokenizer, data_collator=workload.collator(tokenizer)

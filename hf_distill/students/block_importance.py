@@ -162,7 +162,7 @@ def _by_loss(
 
 def _parts(batch: dict[str, Tensor]) -> Iterator[dict[str, Tensor]]:
     """A few texts at a time, as the logits of a vocabulary are large."""
-    for values in zip(*(value.split(TEXTS) for value in batch.values()), strict=True):
+    for values in zip(*(torch.split(value, TEXTS) for value in batch.values()), strict=True):
         yield dict(zip(batch, values, strict=True))
 
 

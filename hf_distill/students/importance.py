@@ -219,9 +219,12 @@ class _Aggregated:
     def _score(self, key: tuple[str, str]) -> Tensor:
         absolute, total, squares = self.sums[key]
         number = self.texts[key]
-        if self.over_texts == "l2":
-            return squares.sqrt()
-        return absolute / number if self.over_texts == "mean" else squares / number - (total / number).square()
+        found: Tensor = {
+            "l2": squares.sqrt(),
+            "mean": absolute / number,
+            "var": squares / number - (total / number).square(),
+        }[self.over_texts]
+        return found
 
 
 def _aggregated(values: Tensor, mask: Tensor, how: Aggregation) -> Tensor:

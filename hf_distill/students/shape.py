@@ -215,7 +215,7 @@ def _sizes_between(teacher: Anatomy, student: Anatomy, steps: int) -> list[Sizes
                 "hidden_size": width,
                 "num_attention_heads": heads,
                 "num_key_value_heads": groups if grouped else None,
-                "intermediate_size": _between(*inner, share),
+                "intermediate_size": _between(inner[0], inner[1], share),
             }
         )
     return found

@@ -37,7 +37,7 @@ class WordAnswers(Workload):
     their mean loss (`perplexity`), over all predicted positions, and of causal models the mean of KL(teacher || model)
     (`kl`, in nats a token)."""
 
-    metrics = ("accuracy", "perplexity")
+    metrics: tuple[str, ...] = ("accuracy", "perplexity")
 
     @staticmethod
     def targets(labels: Any) -> Any:

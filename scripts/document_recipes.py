@@ -28,7 +28,7 @@ ROOMS = {
     "qa": ("Questions", "Answers that are spans of a text."),
     "embeddings": ("Sentence encoders", "Vectors of sentences, which sentence-transformers loads."),
     "ner": ("Tagged tokens", "Names in English web texts."),
-    "language_models": ("Language models", "Students of causal models, on conversations, on raw text and on texts of their own."),
+    "language_models": ("Language models", "Causal models, on conversations, raw text and texts of their own."),
     "pretraining": ("Pre-training", "General students from raw text."),
     "tasks": ("Tasks, as published", "Stages on a task of GLUE; --task_name gives another."),
     "review": ("Methods of the literature", "One recipe each, so that they can be compared on one task."),

@@ -17,8 +17,7 @@ from hf_distill.run import cache_teacher
 from hf_distill.suggestions import did_you_mean
 
 SCRIPTS: dict[str, Script] = {
-    script.name: script
-    for script in (glue.SCRIPT, qa.SCRIPT, ner.SCRIPT, mlm.SCRIPT, lm.SCRIPT, translation.SCRIPT)
+    script.name: script for script in (glue.SCRIPT, qa.SCRIPT, ner.SCRIPT, mlm.SCRIPT, lm.SCRIPT, translation.SCRIPT)
 }
 
 DESCRIPTION = """Writes what the objectives read of the teacher for the training rows into --cache_teacher FOLDER,

@@ -95,7 +95,7 @@ def notes_of(workload: Workload, answers: Mapping[Role, Answers]) -> tuple[str, 
         lead = workload.lead(split, answers["student"].kept[split], answers["control"].kept[split])
         kind = "from the same start, on the labels alone" if workload.control_trains else "at its start, not trained"
         notes.append(f"Control: the same student, {kind}. {lead}".strip())
-    kept = {role: each.kept[split] for role, each in answers.items()}
+    kept: dict[str, Any] = {role: each.kept[split] for role, each in answers.items()}
     return (*notes, *workload.remarks(split, kept))
 
 

@@ -127,8 +127,10 @@ class OnPolicyTrainer(BoundTrainer):
 
 def _some_rows(trainer: OnPolicyTrainer) -> Mapping[str, Tensor] | None:
     """Some rows from the first to the last in a batch; None for a stream."""
-    rows, collator = next(iter(compared_rows(trainer)), (None, None))
-    if rows is None or not hasattr(rows, "__len__") or not hasattr(rows, "__getitem__") or not len(rows):
+    if trainer.train_dataset is None:
+        return None
+    rows, collator = compared_rows(trainer)[0]
+    if not hasattr(rows, "__len__") or not hasattr(rows, "__getitem__") or not len(rows):
         return None
     last = len(rows) - 1
     picked = sorted({i * last // (_LOOKED_AT - 1) for i in range(_LOOKED_AT)})

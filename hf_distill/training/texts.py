@@ -117,8 +117,8 @@ def continued(window: Sequence[Batch], prompts: Prompts, written: Written, paddi
     text = torch.cat([torch.zeros_like(prompts.mask), written.mask & prompts.counted.unsqueeze(1)], 1)
     order = mask.int().argsort(dim=1, stable=True, descending=True)
     ids, mask, text = (each.gather(1, order) for each in (ids, mask, text))
-    parts = zip(window, *(each.split(prompts.sizes) for each in (ids, mask, text)), strict=True)
-    longest = [int(each) for each in torch.stack([part.sum(1).max() for part in mask.split(prompts.sizes)]).tolist()]
+    parts = zip(window, *(_parts(each, prompts.sizes) for each in (ids, mask, text)), strict=True)
+    longest = [int(each) for each in torch.stack([part.sum(1).max() for part in _parts(mask, prompts.sizes)]).tolist()]
     batches = []
     for (batch, row_ids, real, labeled), length in zip(parts, longest, strict=True):
         real, row_ids = real[:, :length], row_ids[:, :length]
@@ -134,10 +134,15 @@ def continued(window: Sequence[Batch], prompts: Prompts, written: Written, paddi
 def answered(window: Sequence[Batch], prompts: Prompts, written: Written) -> list[dict[str, Tensor]]:
     """The batches of an encoder-decoder: what the encoder reads as it was, with labels of what was written."""
     labels = written.ids.masked_fill(~(written.mask & prompts.counted.unsqueeze(1)), IGNORED)
-    parts = labels.split(prompts.sizes)
-    longest = [int(n) for n in torch.stack([m.sum(1).max() for m in written.mask.split(prompts.sizes)]).tolist()]
+    parts = _parts(labels, prompts.sizes)
+    longest = [int(n) for n in torch.stack([m.sum(1).max() for m in _parts(written.mask, prompts.sizes)]).tolist()]
     kept = [{name: value for name, value in batch.items() if name not in _OF_TEXTS} for batch in window]
     return [{**batch, "labels": part[:, :length]} for batch, part, length in zip(kept, parts, longest, strict=True)]
+
+
+def _parts(rows: Tensor, sizes: Sequence[int]) -> tuple[Tensor, ...]:
+    """The rows of each micro-batch."""
+    return torch.split(rows, list(sizes))
 
 
 def _by_row(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:

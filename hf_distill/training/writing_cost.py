@@ -46,7 +46,8 @@ class Cost:
             yield
             self._seconds += time.perf_counter() - start
             return
-        marks = [torch.cuda.Event(enable_timing=True) for _ in range(2)]
+        event: Any = torch.cuda.Event
+        marks = [event(enable_timing=True) for _ in range(2)]
         marks[0].record()
         yield
         marks[1].record()

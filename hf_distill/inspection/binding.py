@@ -157,8 +157,12 @@ def _own_tokenizer(recipe: Recipe) -> PreTrainedTokenizerBase | None:
     section = leading(recipe) if reads_its_own(recipe) else None
     if section is None:
         return None
-    place = {"revision": section.revision, "trust_remote_code": section.trust_remote_code}
-    return load_tokenizer(teacher_path(section), role="teacher", **place)
+    return load_tokenizer(
+        teacher_path(section),
+        role="teacher",
+        revision=section.revision,
+        trust_remote_code=section.trust_remote_code,
+    )
 
 
 def refusal(objective: Objective, pair: Pair, member: str = "", place: torch.device | str = "meta") -> str:

@@ -7,7 +7,7 @@ student's, and the float32 laws of a block of spans.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -52,7 +52,9 @@ class Sums(NamedTuple):
     parts: Tensor
 
 
-def span_sums(student: Side, teacher: Side, loss: SpanLoss, weights: Tensor, factors: Tensor, counted: Tensor) -> Sums:
+def span_sums(
+    student: Side, teacher: Side, loss: SpanLoss, weights: Tensor, factors: Sequence[float], counted: Tensor
+) -> Sums:
     """sum_part f_part sum_span w_span loss_part(span), with `weights` and `counted` `[batch, spans]`, in at least
     float32.
 
@@ -91,7 +93,7 @@ class _SpanSums(torch.autograd.Function):
     def forward(ctx: Any, work: _Work, with_gradient: bool, logits: Tensor) -> tuple[Tensor, Tensor]:
         parts, ctx.gradient = work.run(with_gradient and ctx.needs_input_grad[2])
         ctx.mark_non_differentiable(parts)
-        return (parts * work.factors).sum(), parts
+        return work.total(parts), parts
 
     @staticmethod
     @once_differentiable
@@ -103,20 +105,23 @@ class _Work:
     """One pass over all spans."""
 
     def __init__(
-        self, student: Side, teacher: Side, loss: SpanLoss, weights: Tensor, factors: Tensor, counted: Tensor
+        self, student: Side, teacher: Side, loss: SpanLoss, weights: Tensor, factors: Sequence[float], counted: Tensor
     ) -> None:
         self.loss, self.factors, self.counted = loss, factors, counted.flatten()
-        self.dtype = at_least_float32(student.logits[:0]).dtype
-        self.weights = weights.flatten().to(self.dtype)
+        self.weights = weights.flatten()
         self.ours, self.theirs = _Laws(student, counted), _Laws(teacher, counted)
         words = max(student.logits.shape[-1], teacher.logits.shape[-1])
         self.block = Sizes.of(COPIES * words, student.logits.device).block
+
+    def total(self, parts: Tensor) -> Tensor:
+        """The weighted total of the parts."""
+        return torch.stack([part * factor for part, factor in zip(parts, self.factors, strict=True)]).sum()
 
     def run(self, with_gradient: bool) -> tuple[Tensor, Tensor | None]:
         """The sum of each part, and the gradient of the weighted total in the student's logits."""
         ours, theirs = self.ours, self.theirs
         scales, gradient = (ours.scales(self.block), theirs.scales(self.block)), None
-        parts = torch.zeros_like(self.factors)
+        parts = self.weights.new_zeros(len(self.factors))
         if with_gradient:
             gradient = torch.zeros_like(ours.side.logits)
         to_scales = torch.zeros_like(scales[0])
@@ -130,7 +135,7 @@ class _Work:
                 values = self.loss(ours.law(rows, scale), law)
                 kept_values = torch.where(kept.unsqueeze(1), values * self.weights[some].unsqueeze(1), 0.0)
                 sums = kept_values.sum(0)
-                total = (sums * self.factors).sum()
+                total = self.total(sums)
             parts += sums.detach()
             if gradient is not None:
                 to_rows, to_scale = torch.autograd.grad(total, [rows, scale], materialize_grads=True)

@@ -63,7 +63,6 @@ class SpanWise(Objective):
                 "Take soft_targets; or have the teacher read by its own: teachers.Frozen(model, tokenizer=…), in a "
                 "recipe `teacher: {tokenizer: own}`."
             )
-
         if pair.task.name != "causal_lm":
             raise IncompatiblePair(
                 f"objective {self.name!r} compares what causal language models predict to come next, and the student "
@@ -123,9 +122,9 @@ class SpanWise(Objective):
             raise DistillationError(f"objective {self.name!r} got no teacher logits.")
         ours, theirs = self.spans(batch)
         counted = both_sided(ours, theirs)
-        weights = counted.new_ones((), dtype=torch.long).expand_as(counted)
+        weights = torch.ones_like(counted, dtype=at_least_float32(student.logits[:0]).dtype)
         if self.reduction == "example_mean":
-            weights = 1.0 / counted.sum(1, keepdim=True).clamp(min=1).to(torch.float64).expand_as(counted)
+            weights = weights / counted.sum(1, keepdim=True).clamp(min=1)
         sides = [
             Side(self._rows(shown), self._of_rows(batch[labels]), spans, temperature, self.merge == "chain_rule")
             for shown, labels, spans, temperature in (
@@ -134,9 +133,7 @@ class SpanWise(Objective):
             )
         ]
         self._check_rows(sides)
-        dtype = at_least_float32(student.logits[:0]).dtype
-        factors = student.logits.new_tensor(self.factors(), dtype=dtype)
-        total, parts = span_sums(sides[0], sides[1], self.values, weights, factors, counted)
+        total, parts = span_sums(sides[0], sides[1], self.values, weights, self.factors(), counted)
         for name, part in zip(self.parts, parts.unbind(), strict=True) if len(self.parts) > 1 else ():
             self.note(name, part)
         self.note("unaligned", (self.counted(batch)[0] & ~in_spans(ours, counted)).sum())

@@ -79,9 +79,6 @@ class Workload(ABC):
     reduce: Callable[[Any, Any], Tensor] | None = None
     """Outputs and labels of a batch to a tensor `[rows, ...]`: the Trainer's `preprocess_logits_for_metrics`."""
 
-    teachers_tokenizer: PreTrainedTokenizerBase | None = None
-    """What the teacher reads by, where that is not the student's."""
-
     # ---- the data ----
 
     @property
@@ -158,6 +155,11 @@ class Workload(ABC):
     def saved_with(self, tokenizer: PreTrainedTokenizerBase) -> Any:
         """What is saved beside a student, so that it can be read for: the tokenizer, or a processor with more."""
         return tokenizer
+
+    @property
+    def teachers_tokenizer(self) -> PreTrainedTokenizerBase | None:
+        """What the teacher reads by, where that is not the student's."""
+        return None
 
     def as_read_by(self, role: str, rows: Any) -> Any:
         """The rows in the columns that a model of that role is evaluated on."""

@@ -87,7 +87,7 @@ class Pretraining(Workload):
         named = [*_numbered("train", self.train), *_numbered("validation", self.validation)]
         told = json.dumps([self.text.model_dump(exclude={"cache_dir"}), self._sources], sort_keys=True, default=str)
         only = getattr(self.train[0], "source", self.train[0])
-        hub: dict[str, str | None] = {}
+        hub: dict[str, Any] = {}
         if len(self.train) == 1 and isinstance(only, HubText):
             hub = {"id": only.id, "config": only.config, "revision": only.commit()}
         return DataFacts(

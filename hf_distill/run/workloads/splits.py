@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from datasets import Dataset, DatasetDict
 
@@ -114,7 +115,7 @@ def fingerprint(splits: Mapping[str, Dataset]) -> str:
 
 
 def data_facts(
-    recipe: Recipe, name: str, splits: Mapping[str, Dataset], sources: Mapping[str, str], hub: Mapping[str, str | None]
+    recipe: Recipe, name: str, splits: Mapping[str, Dataset], sources: Mapping[str, str], hub: Mapping[str, Any]
 ) -> DataFacts:
     """What the record tells of rows; `hub` has the id and what else names a data set of the Hub, or nothing."""
     names = _file_names(recipe, sources)

@@ -80,11 +80,11 @@ class WordAnswers(Workload):
         told = ", ".join(f"{role} {value:.4f}" for role, value in known)
         return [f"KL(teacher || model), nats a token: {told}."] if known else []
 
-    def agreement(self, split: str, ours: Words, teachers: Words) -> float:
+    def agreement(self, split: str, ours: Words, teachers: Words) -> float | None:
         """The share of predicted positions at which both prefer the same token."""
         return float((ours.found == teachers.found).mean())
 
-    def asked(self, split: str) -> Asked:
+    def asked(self, split: str) -> Asked | None:
         return Asked("predicted words", "texts")
 
     def answered(self, split: str, answers: Words) -> Answered:

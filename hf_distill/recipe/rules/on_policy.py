@@ -9,7 +9,7 @@ from hf_distill.recipe.problems import Path, Problem
 from hf_distill.recipe.rules.reading import comparing, mappings, section_of
 from hf_distill.recipe.rules.teacher import OF_STUDENTS
 
-SILENT = ("text_columns", "question_answering", "token_classification", "speech")
+SILENT = ("text_columns", "question_answering", "token_classification", "speech", "embeddings")
 """The keys of `data` whose models write no texts behind prompts."""
 
 
@@ -43,8 +43,8 @@ def _teacher(data: Mapping[str, Any], here: Path, stage: Mapping[str, Any]) -> I
         yield Problem(here, "teaches the student nothing by itself; add a term that compares it with a teacher.")
     if stage.get("teacher") is not None:
         return
-    if teacher.get("cache") is not None:
-        text = "does not go with teacher.cache, which knows the texts of the data alone; leave one of them out."
+    for key in (key for key in ("cache", "cached") if teacher.get(key) is not None):
+        text = f"does not go with teacher.{key}, which knows the texts of the data alone; leave one of them out."
         yield Problem(here, text)
     share = section_of(stage, "on_policy").get("teacher_share", 0)
     kind = next((key for key in ("ensemble", *OF_STUDENTS) if teacher.get(key) is not None), None)

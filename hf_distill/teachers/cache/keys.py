@@ -20,7 +20,7 @@ KEY_BYTES = 16
 KEY = np.dtype(f"S{KEY_BYTES}")
 """Keys in an array. Arrays of bytes take zeros at the end for padding; all keys have the same length, so none is."""
 
-MASK, POSITIONS, DOCUMENTS = "attention_mask", "position_ids", "document_ids"
+MASK, POSITIONS = "attention_mask", "position_ids"
 
 TARGET_IDS, TARGET_MASK = "decoder_input_ids", "decoder_attention_mask"
 """What a decoder beside an encoder reads, where it is not made of the labels."""

@@ -12,9 +12,8 @@ import torch
 from numpy.typing import NDArray
 
 from hf_distill.errors import CacheMismatch, DataError
-from hf_distill.tasks import IGNORED
+from hf_distill.tasks import DOCUMENTS, IGNORED
 from hf_distill.teachers.cache.keys import (
-    DOCUMENTS,
     MASK,
     POSITIONS,
     SEGMENTS,

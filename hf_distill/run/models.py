@@ -279,7 +279,7 @@ def _loaded(
     """With `head`, a head for the task is made where the checkpoint has none, or one for other labels. One that is
     `held` in a way of its own has its dtype from the start."""
     _check_place(path, role)
-    dtype = {} if held is None else {"dtype": DTYPES[section.dtype or HELD_IN], "held": held}
+    own: dict[str, Any] = {} if held is None else {"dtype": DTYPES[section.dtype or HELD_IN], "held": held}
     with _quiet():
         return load_model(
             path,
@@ -288,7 +288,7 @@ def _loaded(
             revision=section.revision,
             trust_remote_code=section.trust_remote_code,
             fresh_head=head is not None,
-            **dtype,
+            **own,
             **({} if head is None else {"ignore_mismatched_sizes": True, **head}),
         )
 

@@ -90,7 +90,7 @@ IN_GOOD = [
         "  dtype: float32",
         3,
         "teacher",
-        ["exactly one of model, package, ensemble, moving_average, peers, adapter_off and cached", "found none of them"],
+        ["one of model, package, ensemble, moving_average, peers, adapter_off and cached", "found none of them"],
     ),
     ("  model: some/teacher", "  - model: x", 3, "teacher", ["must be a mapping", "a list of 1"]),
     (

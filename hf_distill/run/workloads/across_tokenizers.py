@@ -64,9 +64,9 @@ class AlignedWords(NextWords):
     def counted(self) -> dict[str, float]:
         return {f"alignment_{name}": float(value) for name, value in self.counts["train"].to_dict().items()}
 
-    def remarks(self, split: str, answers: Mapping[str, Any]) -> Sequence[str]:
+    def remarks(self, split: str, answers: Mapping[str, Any]) -> list[str]:
         units = "Teacher and student are each scored in the tokens of their own, so that their figures do not compare."
-        return (*(f"Aligned, {split}: {counts}." for split, counts in self.counts.items()), units)
+        return [*(f"Aligned, {name}: {counts}." for name, counts in self.counts.items()), units]
 
     def agreement(self, split: str, ours: Any, teachers: Any) -> None:
         return None

@@ -118,7 +118,7 @@ def test_another_vocabulary_that_was_not_asked_for_is_refused_with_the_setting(t
 
 def test_rows_without_the_teachers_tokens_are_refused() -> None:
     plain = ROWS.select_columns(["input_ids", "labels"])
-    with pytest.raises(DataError, match=r"no teacher_input_ids, only .* on-policy"):
+    with pytest.raises(DataError, match=r"reads the column 'teacher_\w+', and the batch has only .*on-policy"):
         trainer(ULD(), rows=plain).train()
 
 

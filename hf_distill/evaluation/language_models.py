@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -43,14 +44,18 @@ def samples(
 
 @torch.no_grad()
 def _written(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> str:
-    """The continuation of one prompt; alone in its batch, so that nothing is padded."""
+    """The continuation of one prompt; alone in its batch, so that nothing is padded. It ends where the model's
+    positions do."""
     ids = torch.tensor([list(prompt.ids)], device=model.device)
+    room = _positions(model) - ids.shape[1]
+    if room <= 0:
+        return ""
     training = model.training
     model.eval()
     found = model.generate(
         input_ids=ids,
         attention_mask=torch.ones_like(ids),
-        max_new_tokens=NEW_TOKENS,
+        max_new_tokens=min(NEW_TOKENS, room),
         do_sample=False,
         num_beams=1,
         temperature=None,
@@ -63,6 +68,12 @@ def _written(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt:
     )
     model.train(training)
     return str(tokenizer.decode(found[0, ids.shape[1] :], skip_special_tokens=True))
+
+
+def _positions(model: PreTrainedModel) -> int:
+    """How many tokens a text of the model may have."""
+    told = getattr(model.config, "max_position_embeddings", None)
+    return told if isinstance(told, int) and told > 0 else sys.maxsize
 
 
 def _ends(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int] | None:

@@ -282,4 +282,4 @@ def test_mistakes_are_told_in_one_line(
 
 def test_usage(capsys: pytest.CaptureFixture[str]) -> None:
     assert command.main(["--help"]) == 0
-    assert "cache (glue | qa | ner | mlm | translation | served) [flags]" in capsys.readouterr().out
+    assert "cache (glue | qa | ner | mlm | lm | translation | served) [flags]" in capsys.readouterr().out

@@ -80,17 +80,24 @@ class Wider(AlignedPadding):
         }
 
 
+def doubled(made: DistillationTrainer) -> DistillationTrainer:
+    """In float64: where two sorted probabilities are equal up to rounding, rounding chooses the sign of a gradient."""
+    for part in (made.model, made.teacher.model):
+        part.double()
+    return made
+
+
 @pytest.mark.parametrize("objectives", [1.5 * ULD() + Labels(), GOLD(match="text") + Labels()], ids=["uld", "gold"])
 def test_padding_and_accumulation_change_nothing(objectives: Any) -> None:
-    whole = trainer(objectives, max_steps=2, per_device_train_batch_size=4)
+    whole = doubled(trainer(objectives, max_steps=2, per_device_train_batch_size=4))
     whole.train()
     for settings in (
         {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 4},
         {"collator": Wider(OURS, THEIRS), "per_device_train_batch_size": 4},
     ):
-        other = trainer(objectives, max_steps=2, **settings)
+        other = doubled(trainer(objectives, max_steps=2, **settings))
         other.train()
-        assert distance(whole.model, other.model) < 1e-6, settings
+        assert distance(whole.model, other.model) < 1e-9, settings
 
 
 def test_objectives_that_compare_token_by_token_are_refused_by_name() -> None:

@@ -1,4 +1,4 @@
-"""Relations over the batches of two processes are those of one process with the whole batch."""
+"""Relations over the batches of several processes are those of one process with the whole batch."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from tests.distributed.train_relations import names, state, trained
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("wider", [False, True])
-def test_two_ranks_that_gather_equal_one_process(tmp_path: Path, wider: bool) -> None:
+@pytest.mark.parametrize(("processes", "wider"), [(2, False), (2, True), (4, False)])
+def test_ranks_that_gather_equal_one_process(tmp_path: Path, processes: int, wider: bool) -> None:
     """Also where the teacher is wider than the student; mhgd alone takes no such one."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
     script = [str(Path(__file__).parent / "train_relations.py"), str(tmp_path), *(["wider"] if wider else [])]
     done = subprocess.run([*command, *script], env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     whole = trained(gather=False, wider=wider, per_device_train_batch_size=8)
     expected = state(whole)
-    for rank in (0, 1):
+    for rank in range(processes):
         found = load_file(tmp_path / f"{rank}.safetensors")
         assert found.keys() == expected.keys()
         for name, tensor in expected.items():

@@ -1,7 +1,8 @@
-"""Run by torchrun: trains relations over the batches of both ranks together, and saves each rank's weights."""
+"""Run by torchrun: trains relations over the batches of all ranks together, and saves each rank's weights."""
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -67,9 +68,10 @@ def state(trainer: DistillationTrainer) -> dict[str, torch.Tensor]:
 
 def main() -> None:
     folder, wider = Path(sys.argv[1]), sys.argv[2:] == ["wider"]
-    trainer = trained(gather=True, wider=wider, per_device_train_batch_size=4)
-    if trainer.accelerator.num_processes != 2:
-        raise SystemExit("not two processes")
+    processes = int(os.environ["WORLD_SIZE"])
+    trainer = trained(gather=True, wider=wider, per_device_train_batch_size=8 // processes)
+    if trainer.accelerator.num_processes != processes:
+        raise SystemExit(f"not {processes} processes")
     if trainer.model_wrapped.broadcast_buffers:
         raise SystemExit("the memory of all rows is sent at every step")
     save_file(state(trainer), folder / f"{trainer.args.process_index}.safetensors")

@@ -38,10 +38,10 @@ class HeldOut:
             return {**most, "dataset_dir": str(self.folder)}
         data: dict[str, Any] = {
             "files": {"train": str(self.folder / "train.jsonl"), "validation": str(self.folder / "validation.jsonl")},
-            "text_columns": list(self.workload.text.text_columns),
+            "text_columns": list(self.workload.data.text_columns),
             "label_column": TextClassification.label_column,
         }
-        names = self.workload.text.label_names
+        names = self.workload.data.label_names
         return {**most, "data": {**data, **({"label_names": list(names)} if names else {})}}
 
 
@@ -73,7 +73,7 @@ def on_held_out(recipe: Recipe, held_out: HeldOut, rows: int) -> Recipe:
 
 def _label_names(workload: TextClassification) -> Mapping[int, str] | None:
     """Files of one's own have the labels by name, those of a task by number."""
-    names = workload.text.label_names
+    names = workload.data.label_names
     return dict(enumerate(names)) if names and workload.task is None else None
 
 

@@ -87,7 +87,7 @@ def test_perfect_scores_in_any_order_of_windows_are_perfect_answers(loaded: Ques
     found = EvalPrediction(predictions=(start, end), label_ids=None)
     answers = loaded.answers("validation", rows, order, found, ())
     assert loaded.score("validation", answers) == {"exact_match": 100.0, "f1": 100.0}
-    golden = [row["text"][0] for row in loaded.questions.splits["validation"]["answers"]]
+    golden = [row["text"][0] for row in loaded.data.splits["validation"]["answers"]]
     assert [answer.text for answer in answers] == golden
 
 
@@ -96,7 +96,7 @@ def answered(*texts: str) -> list[Answer]:
 
 
 def test_the_interval_and_the_lead_go_over_questions(loaded: QuestionAnswering) -> None:
-    golden = [row["text"][0] for row in loaded.questions.splits["validation"]["answers"]]
+    golden = [row["text"][0] for row in loaded.data.splits["validation"]["answers"]]
     right, wrong = answered(*golden), answered(*["nothing"] * 9)
     half = [*right[:4], *wrong[4:]]
     assert loaded.interval("validation", right) == (100.0, 100.0)
@@ -120,7 +120,7 @@ def test_predictions_go_by_id(loaded: QuestionAnswering) -> None:
 
 def test_own_files_are_split_by_context(folder: Path) -> None:
     data = {"files": {"train": str(folder / "train.jsonl")}, "split": {"validation": 0.25}}
-    splits = workload(recipe(data)).questions.splits
+    splits = workload(recipe(data)).data.splits
     assert not set(splits["train"]["context"]) & set(splits["validation"]["context"])
     with pytest.raises(DataError, match="no validation split; give a validation file"):
         workload(recipe({"files": data["files"]}))
@@ -140,7 +140,7 @@ def test_a_data_set_of_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     made = recipe({"hub": {"id": "me/questions", "config": "plain", "revision": "v1"}})
     found = workload(made)
     assert asked == [("me/questions", "plain", {"revision": "v1"})]
-    assert found.questions.splits["train"]["answers"][0] == splits["train"][0]["answers"]
+    assert found.data.splits["train"]["answers"][0] == splits["train"][0]["answers"]
     facts = found.facts(made)
     assert (facts.name, facts.id, facts.config, facts.revision) == ("me/questions", "me/questions", "plain", "v1")
     assert facts.sizes == {"train": 8, "validation": 4}

@@ -7,10 +7,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from datasets import DatasetDict
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from hf_distill.data.chat import ASSISTANT, CONTENT, LINE, MESSAGES, ROLE, Conversations, conversations, messages_of
+from hf_distill.data.chat import ASSISTANT, CONTENT, LINE, ROLE, Conversations, conversations, messages_of
 from hf_distill.data.chat_template import ChatTemplate
 from hf_distill.data.chat_tokens import tokenize_conversations
 from hf_distill.data.documents import POSITIONS, PaddedRows, packed
@@ -40,7 +39,6 @@ class Chat(WordAnswers, LabelledRows):
     """
 
     auto_class = CausalLM.auto_class
-    label_column = MESSAGES
     metrics = ("perplexity", "accuracy")
     in_words = True
 
@@ -52,23 +50,7 @@ class Chat(WordAnswers, LabelledRows):
     left_out: dict[str, int] = field(default_factory=dict)
     """How many conversations of a split have nothing to learn among their first tokens, once it was read."""
 
-    # ---- the data ----
-
-    @property
-    def sources(self) -> Mapping[str, str]:
-        return self.data.sources
-
-    @property
-    def splits(self) -> DatasetDict:
-        return self.data.splits
-
-    @property
-    def test_splits(self) -> tuple[str, ...]:
-        return ()
-
-    @property
-    def evaluated_splits(self) -> tuple[str, ...]:
-        return tuple(name for name in ("validation", "test") if name in self.splits)
+    # ---- judging ----
 
     @staticmethod
     def targets(labels: Any) -> Any:

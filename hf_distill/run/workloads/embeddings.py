@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
-from datasets import Dataset, DatasetDict
+from datasets import Dataset
 from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_distill.data.sentences import (
@@ -60,22 +60,6 @@ class SentenceVectors(LabelledRows):
     metrics: tuple[str, ...] = OF_SCORES
 
     # ---- the data ----
-
-    @property
-    def sources(self) -> Mapping[str, str]:
-        return self.data.sources
-
-    @property
-    def splits(self) -> DatasetDict:
-        return self.data.splits
-
-    @property
-    def test_splits(self) -> tuple[str, ...]:
-        return ()
-
-    @property
-    def evaluated_splits(self) -> tuple[str, ...]:
-        return tuple(name for name in ("validation", "test") if name in self.splits)
 
     def pairs(self, split: str) -> Pairs:
         """The pairs of an evaluated split."""

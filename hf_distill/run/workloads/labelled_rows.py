@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import copy
-from abc import abstractmethod
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 from datasets import DatasetDict
 from transformers import PreTrainedTokenizerBase
@@ -23,37 +22,61 @@ def padding_on_the_right(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokeni
     return found
 
 
-class LabelledRows(Workload):
-    """Splits `train`, `validation…` and `test…`, whose rows have the column `label_column`, but for tests whose labels
-    are not known."""
-
-    label_column: ClassVar[str]
+class Checked(Protocol):
+    """Rows that were read from files or the Hub and checked; `sources` maps each split to the SHA-256 of what it was
+    read from."""
 
     @property
-    @abstractmethod
+    def splits(self) -> DatasetDict: ...
+
+    @property
+    def sources(self) -> Mapping[str, str]: ...
+
+
+class LabelledRows(Workload):
+    """Splits `train`, `validation…` and `test…`, whose rows have the column `label_column`, but for tests whose labels
+    are not known; with None there are none of these. `data` are the rows that are used."""
+
+    label_column: ClassVar[str | None] = None
+    data: Checked
+
+    @property
     def splits(self) -> DatasetDict:
-        """The rows that are used."""
+        return self.data.splits
+
+    @property
+    def sources(self) -> Mapping[str, str]:
+        return self.data.sources
 
     @property
     def sizes(self) -> Mapping[str, int]:
         return {name: len(split) for name, split in self.splits.items()}
 
     @property
-    def test_splits(self) -> tuple[str, ...]:
+    def tests(self) -> tuple[str, ...]:
+        """The splits that are tests, with labels or without."""
         return tuple(name for name in self.splits if name.startswith("test"))
 
     @property
     def evaluated_splits(self) -> tuple[str, ...]:
         """Validation, and tests with labels."""
         validation = [name for name in self.splits if name.startswith("validation")]
-        return (*validation, *(name for name in self.test_splits if self.is_labelled(name)))
+        return (*validation, *(name for name in self.tests if self.is_labelled(name)))
 
     def is_labelled(self, split: str) -> bool:
         """Whether the rows of a split have labels."""
-        return self.label_column in self.splits[split].column_names
+        return self.label_column is None or self.label_column in self.splits[split].column_names
 
     def facts(self, recipe: Recipe) -> DataFacts:
         return data_facts(recipe, self.name, self.splits, self.sources, self._hub_facts(recipe))
 
     def _hub_facts(self, recipe: Recipe) -> dict[str, str | None]:
         return hub_facts(recipe)
+
+
+class PredictedRows(LabelledRows):
+    """Labelled rows whose tests are predicted, as files that others can score."""
+
+    @property
+    def test_splits(self) -> tuple[str, ...]:
+        return self.tests

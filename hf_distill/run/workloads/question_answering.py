@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from datasets import Dataset, DatasetDict
+from datasets import Dataset
 from transformers import DataCollatorWithPadding, EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_distill.data.question_answering import ANSWERS, COLUMNS, Questions, questions_of, split_by_context
@@ -23,7 +23,7 @@ from hf_distill.recipe import Data, Recipe
 from hf_distill.recipe.sections.data import QuestionAnswering as Settings
 from hf_distill.run.labels import Columns
 from hf_distill.run.workload import Collator, Interval, Limits
-from hf_distill.run.workloads.labelled_rows import LabelledRows, padding_on_the_right
+from hf_distill.run.workloads.labelled_rows import PredictedRows, padding_on_the_right
 from hf_distill.run.workloads.splits import at_most, data_name, need_test, tables_of, with_cuts
 from hf_distill.tasks import QuestionAnswering as Task
 
@@ -36,7 +36,7 @@ UNITS = ("total", "thresh")
 
 
 @dataclass(frozen=True)
-class QuestionAnswering(LabelledRows):
+class QuestionAnswering(PredictedRows):
     """The rows that models read are windows, several of a long context. The answers of a split are one `Answer` a
     question, in the order of the questions.
     """
@@ -45,19 +45,9 @@ class QuestionAnswering(LabelledRows):
     label_column = ANSWERS
 
     name: str
-    questions: Questions
+    data: Questions
     settings: Settings
     metrics: tuple[str, ...]
-
-    # ---- the data ----
-
-    @property
-    def sources(self) -> Mapping[str, str]:
-        return self.questions.sources
-
-    @property
-    def splits(self) -> DatasetDict:
-        return self.questions.splits
 
     # ---- the models ----
 

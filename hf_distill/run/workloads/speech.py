@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from datasets import Dataset, DatasetDict
+from datasets import Dataset
 from torch import Tensor
 from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase, Wav2Vec2Processor
 
@@ -56,7 +56,6 @@ class Speech(LabelledRows):
     """
 
     auto_class = CTC.auto_class
-    label_column = SAID
     metrics = ("wer", "cer")
     hears = True
 
@@ -66,22 +65,6 @@ class Speech(LabelledRows):
     revisions: Mapping[str, str | None]
 
     # ---- the data ----
-
-    @property
-    def sources(self) -> Mapping[str, str]:
-        return self.data.sources
-
-    @property
-    def splits(self) -> DatasetDict:
-        return self.data.splits
-
-    @property
-    def test_splits(self) -> tuple[str, ...]:
-        return ()
-
-    @property
-    def evaluated_splits(self) -> tuple[str, ...]:
-        return tuple(name for name in ("validation", "test") if name in self.splits)
 
     def facts(self, recipe: Recipe) -> DataFacts:
         """With the sums of the sound files in place of their paths."""

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from datasets import Dataset, DatasetDict, concatenate_datasets
@@ -25,7 +25,7 @@ from hf_distill.evaluation.parting import Answered, Asked
 from hf_distill.recipe import Data, Recipe
 from hf_distill.run.labels import Columns, align_labels, in_task_order, label_settings
 from hf_distill.run.workload import Collator, Interval, Limits, Workload
-from hf_distill.run.workloads.labelled_rows import LabelledRows
+from hf_distill.run.workloads.labelled_rows import PredictedRows
 from hf_distill.run.workloads.splits import at_most, need_test, with_cuts
 from hf_distill.tasks import IGNORED, SingleLabel
 
@@ -41,28 +41,20 @@ DIAGNOSTICS = "ax"
 
 
 @dataclass(frozen=True)
-class TextClassification(LabelledRows):
+class TextClassification(PredictedRows):
     """`name` is that of the GLUE task, the file or the package. The answers of a split are logits `[rows, classes]`,
     in the order of the rows and of the task's classes.
     """
 
     auto_class = SingleLabel.auto_class
-    label_column = "label"
+    label_column: ClassVar[str] = "label"
 
     name: str
-    text: TextData
+    data: TextData
     metrics: tuple[str, ...]
     task: GlueTask | None = None
 
     # ---- the data ----
-
-    @property
-    def sources(self) -> Mapping[str, str]:
-        return self.text.sources
-
-    @property
-    def splits(self) -> DatasetDict:
-        return self.text.splits
 
     def _hub_facts(self, recipe: Recipe) -> dict[str, str | None]:
         on_hub = self.task is not None and recipe.dataset_dir is None
@@ -71,12 +63,12 @@ class TextClassification(LabelledRows):
     # ---- the models ----
 
     def samples(self) -> Iterator[str]:
-        for column in self.text.text_columns:
+        for column in self.data.text_columns:
             yield from self.splits["train"][:SAMPLE][column]
 
     @property
     def _names(self) -> tuple[str, ...]:
-        return () if self.text.is_regression else self.text.label_names
+        return () if self.data.is_regression else self.data.label_names
 
     def head(self) -> dict[str, Any]:
         return label_settings(self._names)
@@ -95,7 +87,7 @@ class TextClassification(LabelledRows):
             name: tokenize(
                 self.splits[name],
                 tokenizer,
-                self.text.text_columns,
+                self.data.text_columns,
                 max_length=longest,
                 position_limits=limits.positions,
                 input_names=limits.input_names,
@@ -108,8 +100,8 @@ class TextClassification(LabelledRows):
         return collator
 
     def augmented(self, make: Callable[[Dataset, Sequence[str]], Dataset]) -> TextClassification:
-        rows = make(self.splits["train"], self.text.text_columns)
-        return replace(self, text=replace(self.text, splits=DatasetDict({**self.splits, "train": rows})))
+        rows = make(self.splits["train"], self.data.text_columns)
+        return replace(self, data=replace(self.data, splits=DatasetDict({**self.splits, "train": rows})))
 
     # ---- judging ----
 
@@ -124,12 +116,12 @@ class TextClassification(LabelledRows):
     def score(self, split: str, answers: np.ndarray) -> dict[str, float]:
         if not self.is_labelled(split):
             return {}
-        compute = compute_metrics_for(None if self.task is None else self.task.name, self.text.is_regression)
+        compute = compute_metrics_for(None if self.task is None else self.task.name, self.data.is_regression)
         return compute(EvalPrediction(predictions=answers, label_ids=self._labels(split)))
 
     def _labels(self, split: str) -> np.ndarray:
         labels = self.splits[split]["label"][:]
-        return np.asarray(labels, dtype=np.float32 if self.text.is_regression else np.int64)
+        return np.asarray(labels, dtype=np.float32 if self.data.is_regression else np.int64)
 
     def agreement(self, split: str, ours: np.ndarray, teachers: np.ndarray) -> float:
         return fidelity.agreement(ours, teachers)
@@ -137,12 +129,12 @@ class TextClassification(LabelledRows):
     def accuracy_among(self, split: str, answers: np.ndarray, classes: Sequence[int]) -> float | None:
         labels, chosen = self._labels(split), np.asarray(classes)
         rows = np.isin(labels, chosen)
-        if self.text.is_regression or not rows.any():
+        if self.data.is_regression or not rows.any():
             return None
         return float((chosen[answers[rows][:, chosen].argmax(axis=1)] == labels[rows]).mean())
 
     def calibration_error(self, split: str, answers: np.ndarray) -> float | None:
-        if self.text.is_regression:
+        if self.data.is_regression:
             return None
         return fidelity.expected_calibration_error(answers, self._labels(split))
 
@@ -169,32 +161,32 @@ class TextClassification(LabelledRows):
         """Which rows were answered right, or predictions and labels where the metric is another."""
         if self.metrics[0] == "accuracy":
             return Evidence("mean", self._correct(split, answers)[:, None].astype(np.float64))
-        predicted = answers[:, 0] if self.text.is_regression else answers.argmax(axis=1)
+        predicted = answers[:, 0] if self.data.is_regression else answers.argmax(axis=1)
         return Evidence(self.metrics[0], np.stack([predicted, self._labels(split)], axis=1).astype(np.float64))
 
     def asked(self, split: str) -> Asked | None:
         if not self.is_labelled(split):
             return None
-        rows, columns, truth = self.splits[split], self.text.text_columns, self._labels(split)
+        rows, columns, truth = self.splits[split], self.data.text_columns, self._labels(split)
 
         def text(row: int) -> str:
             return " | ".join(str(rows[row][column]) for column in columns)
 
-        if self.text.is_regression:
+        if self.data.is_regression:
             return Asked("rows", "scores", truth, text=text, truth_in_words=lambda row: f"{truth[row]:.3f}")
-        names = self.text.label_names
+        names = self.data.label_names
         return Asked("rows", "classes", truth, names, text, lambda row: names[truth[row]])
 
     def answered(self, split: str, answers: np.ndarray) -> Answered:
-        if self.text.is_regression:
+        if self.data.is_regression:
             return Answered(answers[:, 0], in_words=lambda row: f"{answers[row, 0]:.3f}")
-        names, said = self.text.label_names, answers.argmax(axis=1)
+        names, said = self.data.label_names, answers.argmax(axis=1)
         right, sure = self._correct(split, answers), fidelity.confidence(answers)
         return Answered(said, right, sure, lambda row: names[said[row]])
 
     def texts(self) -> list[str] | list[tuple[str, str]]:
         """The texts of the reported split, or its pairs of texts."""
-        columns = [list(self.splits[self.reported_split][column]) for column in self.text.text_columns]
+        columns = [list(self.splits[self.reported_split][column]) for column in self.data.text_columns]
         return columns[0] if len(columns) == 1 else list(zip(*columns, strict=True))
 
     # ---- predictions ----
@@ -202,7 +194,7 @@ class TextClassification(LabelledRows):
     def predictions(self, split: str, answers: np.ndarray) -> tuple[str, str]:
         """A row's number and its label, separated by a tab, under a line that says so. Labels are names, or scores to
         three digits where there are none."""
-        names = self.text.label_names
+        names = self.data.label_names
         if names:
             labels = [names[column] for column in answers.argmax(axis=1)]
         else:
@@ -232,7 +224,7 @@ def load(recipe: Recipe, *, train: bool, predict: bool) -> TextClassification:
         task = glue.task(str(recipe.task))
         needed = [*(["train"] if train else []), *task.validation_splits, *(task.test_splits if predict else ())]
         found = TextClassification(task.name, task.load(recipe.dataset_dir, needed=needed), task.metrics, task)
-    return replace(found, text=replace(found.text, splits=at_most(found.text.splits, recipe)))
+    return replace(found, data=replace(found.data, splits=at_most(found.data.splits, recipe)))
 
 
 def load_diagnostics(recipe: Recipe, dataset_dir: str | Path | None) -> TextClassification:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
-from datasets import Dataset, DatasetDict
+from datasets import Dataset
 from transformers import (
     DataCollatorForTokenClassification,
     EvalPrediction,
@@ -25,7 +25,7 @@ from hf_distill.recipe import Data, Recipe
 from hf_distill.recipe.sections.data import TokenClassification as Settings
 from hf_distill.run.labels import Columns, align_labels, ids_in, in_task_order, label_settings
 from hf_distill.run.workload import Collator, Interval, Limits
-from hf_distill.run.workloads.labelled_rows import LabelledRows, padding_on_the_right
+from hf_distill.run.workloads.labelled_rows import PredictedRows, padding_on_the_right
 from hf_distill.run.workloads.splits import at_most, data_name, need_test, tables_of, with_cuts
 from hf_distill.tasks import IGNORED
 from hf_distill.tasks import TokenClassification as Task
@@ -49,7 +49,7 @@ class Tagged(NamedTuple):
 
 
 @dataclass(frozen=True)
-class TokenClassification(LabelledRows):
+class TokenClassification(PredictedRows):
     """A token is answered by its first word piece; one that was cut off counts as `O`."""
 
     auto_class = Task.auto_class
@@ -59,16 +59,6 @@ class TokenClassification(LabelledRows):
     data: TaggedTokens
     settings: Settings
     metrics: tuple[str, ...] = METRICS
-
-    # ---- the data ----
-
-    @property
-    def sources(self) -> Mapping[str, str]:
-        return self.data.sources
-
-    @property
-    def splits(self) -> DatasetDict:
-        return self.data.splits
 
     # ---- the models ----
 

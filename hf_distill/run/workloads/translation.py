@@ -16,7 +16,7 @@ from hf_distill.objectives.hypotheses import PLACE, SCORES
 from hf_distill.recipe import Data, Recipe
 from hf_distill.recipe.sections.data import Translation as Settings
 from hf_distill.run.workload import Collator, Limits
-from hf_distill.run.workloads.labelled_rows import LabelledRows, padding_on_the_right
+from hf_distill.run.workloads.labelled_rows import PredictedRows, padding_on_the_right
 from hf_distill.run.workloads.splits import at_most, data_name, need_test, tables_of, with_cuts
 from hf_distill.run.workloads.words import WordAnswers, Words
 from hf_distill.tasks import Seq2SeqLM
@@ -32,13 +32,12 @@ class Written(Words):
 
 
 @dataclass(frozen=True)
-class Translation(WordAnswers, LabelledRows):
+class Translation(WordAnswers, PredictedRows):
     """A model is judged by the words of the targets, each predicted behind the right ones before it, and where the
     settings say so by the texts that it generates as well. Every split has targets.
     """
 
     auto_class = Seq2SeqLM.auto_class
-    label_column = TARGET
 
     name: str
     data: PairedTexts
@@ -48,20 +47,8 @@ class Translation(WordAnswers, LabelledRows):
     # ---- the data ----
 
     @property
-    def sources(self) -> Mapping[str, str]:
-        return self.data.sources
-
-    @property
-    def splits(self) -> DatasetDict:
-        return self.data.splits
-
-    @property
     def test_splits(self) -> tuple[str, ...]:
-        return tuple(name for name in ("test",) if name in self.splits and self.settings.generate is not None)
-
-    @property
-    def evaluated_splits(self) -> tuple[str, ...]:
-        return tuple(name for name in ("validation", "test") if name in self.splits)
+        return () if self.settings.generate is None else self.tests
 
     def texts_read(self) -> list[str]:
         return [self.settings.prefix + text for text in self.splits["train"][SOURCE][:]]

@@ -14,6 +14,7 @@ from hf_distill.hub.record import write_whole
 from hf_distill.ranks import is_main_process, wait_for_everyone
 from hf_distill.recipe import Recipe
 from hf_distill.run import models, results
+from hf_distill.run.abilities import Predicting
 from hf_distill.run.arguments import evaluation_arguments
 from hf_distill.run.folder import RunFolder
 from hf_distill.run.measuring import Answers, answer, latency_of, summarize
@@ -24,7 +25,10 @@ from hf_distill.run.workloads.text_classification import load_diagnostics
 
 
 def predict_tests(recipe: Recipe, folder: RunFolder, workload: Workload) -> list[Path]:
-    """Predicts the test splits with the student in the folder, and what goes with them (for MNLI the AX set)."""
+    """Predicts the test splits with the student in the folder, and what goes with them (for MNLI the AX set); none of
+    data that have no tests to predict."""
+    if not isinstance(workload, Predicting):
+        return []
     student = _Student(recipe, folder, workload.auto_class)
     predicted = [workload, *workload.companions(recipe)]
     return [path for each in predicted for path in student.predict(each)]
@@ -116,7 +120,7 @@ class _Student:
         notes = results.notes_of(workload, {"student": answers})
         return RunResult(self.folder.path, workload.reported_split, workload.metrics[0], (summary,), metrics, notes)
 
-    def predict(self, workload: Workload) -> list[Path]:
+    def predict(self, workload: Predicting) -> list[Path]:
         """One file a test split; the paths."""
         found = self.answers(workload, workload.test_splits)
         written = []

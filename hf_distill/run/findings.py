@@ -15,6 +15,7 @@ from hf_distill.evaluation import looking, parting
 from hf_distill.evaluation.findings import Findings
 from hf_distill.evaluation.looking import Pairs, Texts
 from hf_distill.layer_map import LayerMap
+from hf_distill.run.abilities import Showing
 from hf_distill.run.measuring import Answers, Role
 from hf_distill.run.workload import Workload
 
@@ -27,7 +28,9 @@ def of_answers(workload: Workload, answers: Mapping[Role, Answers]) -> Findings:
     """Where the models' answers to the reported split part, and how sure they are; empty for a task of which nothing
     is shown."""
     split = workload.reported_split
-    asked = workload.asked(split) if answers else None
+    if not answers or not isinstance(workload, Showing):
+        return Findings()
+    asked = workload.asked(split)
     if asked is None:
         return Findings()
     return parting.found(asked, {role: workload.answered(split, given.kept[split]) for role, given in answers.items()})

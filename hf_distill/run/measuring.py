@@ -17,6 +17,7 @@ from hf_distill.evaluation.latency import Latency, measure_latency
 from hf_distill.evaluation.summary import RunSummary
 from hf_distill.loading import stays
 from hf_distill.ranks import is_main_process, wait_for_everyone
+from hf_distill.run.abilities import Generating
 from hf_distill.run.labels import Columns
 from hf_distill.run.workload import Workload
 from hf_distill.trainer import DistillationTrainer
@@ -77,7 +78,7 @@ def answer(
         output = trainer.predict(rows, metric_key_prefix=prefix)
         found = EvalPrediction(predictions=output.predictions, label_ids=output.label_ids)
         kept[split] = workload.answers(split, rows, order, found, columns)
-        if workload.generation is not None:
+        if isinstance(workload, Generating) and workload.generation is not None:
             texts = generated_texts(model, tokenizer, rows, order, workload, arguments)
             kept[split] = workload.with_texts(split, kept[split], texts)
         scores = {f"{prefix}_{name}": value for name, value in workload.score(split, kept[split]).items()}
@@ -111,7 +112,7 @@ def generated_texts(
     tokenizer: PreTrainedTokenizerBase,
     rows: Dataset,
     order: np.ndarray,
-    workload: Workload,
+    workload: Generating,
     arguments: TrainingArguments,
 ) -> list[str]:
     """What a model generates for rows, which are a split's at `order`, in the order of the split."""

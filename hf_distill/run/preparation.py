@@ -17,6 +17,7 @@ from hf_distill.recipe import Recipe, Stage, Student, TrainGroup
 from hf_distill.recipe.rules.kept import REFERENCE
 from hf_distill.recipe.rules.stages import PREVIOUS
 from hf_distill.run import models
+from hf_distill.run.abilities import Augmentable, Retargetable
 from hf_distill.run.augmenting import Augmenter
 from hf_distill.run.caching import check_cache
 from hf_distill.run.chains import advise_chains, advise_exemplars, unfinished_teacher
@@ -138,13 +139,11 @@ class Setup:
 
     def _written_rows(self, targets: str) -> Rows:
         """The training rows with targets that the teacher writes."""
-        place = self.jobs.student[0].arguments().device
-        if self.workload.hears:
+        given, place = self.workload, self.jobs.student[0].arguments().device
+        if not isinstance(given, Retargetable):
             return learned_sounds(self, targets, place)
-        read = self.workload.texts_read()
-        workload = self.workload.retargeted(
-            lambda rows, column: learned_targets(self, rows, read, column, targets, place)
-        )
+        read = given.texts_read()
+        workload = given.retargeted(lambda rows, column: learned_targets(self, rows, read, column, targets, place))
         rows: Rows = workload.read(copy.deepcopy(self.tokenizer), self.limits, ["train"])["train"]
         return rows
 
@@ -152,6 +151,7 @@ class Setup:
         """The training rows with the variants that `augmenter` makes of them, in the data's order of classes."""
         augmenter, place = self.augmenter, self.jobs.student[0].arguments().device
         assert augmenter is not None
+        assert isinstance(self.workload, Augmentable)
         workload = self.workload.augmented(
             lambda rows, text_columns: augmenter.stored(rows, text_columns, self.folder.stages, place)
         )
@@ -266,7 +266,7 @@ def prepare(recipe: Recipe, folder: RunFolder, workload: Workload, jobs: Jobs) -
         for stage, job in zip(recipe.stages, jobs.student, strict=True)
         if (each := made.get(job.title)) is not None and each.cut is not None
     }
-    if any(job.augmented and job.mark is None for job in jobs.student):
+    if isinstance(workload, Augmentable) and any(job.augmented and job.mark is None for job in jobs.student):
         setup.augmenter = Augmenter.of(recipe)
         workload.augmented(setup.augmenter.first)
     setup.losses = _check_jobs(setup, students)

@@ -14,7 +14,6 @@ from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBas
 
 from hf_distill.evaluation.evidence import Evidence
 from hf_distill.evaluation.language_models import Prompt
-from hf_distill.evaluation.parting import Answered, Asked
 from hf_distill.hub.record import DataFacts
 from hf_distill.recipe import Recipe
 from hf_distill.run.labels import Columns, in_model_order
@@ -57,7 +56,8 @@ class Workload(ABC):
     they are kept (a vocabulary's logits would not fit). `answers` makes of all outputs what is kept of a split, in the
     order and in the classes of the data, and `score` the metrics of these, by plain names; the loss of the task is
     measured by the trainer. What `answers` returns, only the workload itself looks into. The rest has defaults for
-    what is not defined: no agreement, no calibration, no interval, nothing to predict, no texts to time.
+    what is not defined: no agreement, no calibration, no interval, no texts to time. What some workloads alone can do
+    is in `hf_distill.run.abilities`.
 
     `name` is the data's, in the table, the card and the names of prediction files. `metrics` are those of the report,
     the first of which is the one reported; `score` must have them for every evaluated split. `sources` maps splits to
@@ -71,8 +71,6 @@ class Workload(ABC):
     """Whether models have nothing to answer with, so that only the value of a training's objectives tells of it."""
     control_trains: ClassVar[bool] = True
     """Whether the control is trained, on the labels alone; else it is the student at its start."""
-    hears: ClassVar[bool] = False
-    """Whether the rows are sounds, of which a teacher's targets are what it hears."""
     in_words: ClassVar[bool] = False
     """Whether models are evaluated by the words that they prefer, whose logits never exist in full
     (`Distillation.answer_in_words`); `reduce` is not asked then, and how far a model is from its teacher is known."""
@@ -93,11 +91,6 @@ class Workload(ABC):
     @abstractmethod
     def evaluated_splits(self) -> tuple[str, ...]:
         """Splits that are scored, the one that training looks at first: `validation…`, and `test…` with labels."""
-
-    @property
-    def test_splits(self) -> tuple[str, ...]:
-        """Splits that are predicted; of some the labels are secret."""
-        return ()
 
     @property
     def reported_split(self) -> str:
@@ -173,20 +166,6 @@ class Workload(ABC):
         """The rows with class ids as a model counts them."""
         return in_model_order(rows, columns)
 
-    def augmented(self, make: Callable[[Dataset, Sequence[str]], Dataset]) -> Workload:
-        """The same data with other training rows: what `make` makes of them and of the names of their columns of
-        text. Recipes ask for this of labelled texts alone."""
-        raise NotImplementedError(f"{type(self).__name__} has no rows to augment.")
-
-    def texts_read(self) -> Sequence[str]:
-        """What a model reads of each training row, of those that `retargeted` has others to learn for."""
-        raise NotImplementedError(f"{type(self).__name__} has no texts to learn.")
-
-    def retargeted(self, make: Callable[[Dataset, str], Dataset]) -> Workload:
-        """The same data with other texts to learn: the training rows that `make` makes of these, and of the name of
-        their column of targets. Recipes ask for this of translations alone."""
-        raise NotImplementedError(f"{type(self).__name__} has no texts to learn.")
-
     # ---- judging ----
 
     @abstractmethod
@@ -197,16 +176,6 @@ class Workload(ABC):
     @abstractmethod
     def score(self, split: str, answers: Any) -> dict[str, float]:
         """The metrics of a split's answers; none where it is not labelled."""
-
-    @property
-    def generation(self) -> Mapping[str, Any] | None:
-        """What `generate` is called with, where models are also judged by texts that they generate; None where they
-        are not."""
-        return None
-
-    def with_texts(self, split: str, answers: Any, texts: Sequence[str]) -> Any:
-        """The answers with what the model generated for each row of a split."""
-        raise NotImplementedError(f"{type(self).__name__} has texts generated, and must say what becomes of them.")
 
     def agreement(self, split: str, ours: Any, teachers: Any) -> float | None:
         """The share of rows on which two models answer the same."""
@@ -233,14 +202,6 @@ class Workload(ABC):
         """What the reported metric is made of, row by row."""
         return None
 
-    def asked(self, split: str) -> Asked | None:
-        """What the models were asked, as the report shows it; None where there is nothing to show."""
-        return None
-
-    def answered(self, split: str, answers: Any) -> Answered:
-        """What a model answered to that."""
-        raise NotImplementedError(f"{type(self).__name__} asks something, and must say what was answered.")
-
     def remarks(self, split: str, answers: Mapping[str, Any]) -> Sequence[str]:
         """Sentences below the table on the answers to a split, by `teacher`, `student` and `control`."""
         return ()
@@ -252,13 +213,3 @@ class Workload(ABC):
     def texts(self) -> Sequence[str] | Sequence[tuple[str, str]]:
         """Texts, or pairs of them, on which the time of a sentence is measured, and layers are compared."""
         return []
-
-    # ---- predictions ----
-
-    def predictions(self, split: str, answers: Any) -> tuple[str, str]:
-        """The name of the file of predictions of a test split, and its text."""
-        raise NotImplementedError(f"{type(self).__name__} has test splits, and must say how they are written.")
-
-    def companions(self, recipe: Recipe) -> Iterable[Workload]:
-        """Further data that are predicted with the tests, by the same student."""
-        return ()

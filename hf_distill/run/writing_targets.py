@@ -11,6 +11,7 @@ from datasets import Dataset
 from torch import device
 
 from hf_distill.recipe import Recipe
+from hf_distill.run.abilities import Retargetable
 from hf_distill.run.generating import heard, sorted_out, texts_folder
 from hf_distill.run.preparation import Setup
 from hf_distill.run.writing import write_down
@@ -39,18 +40,18 @@ def generate_targets(
 
 def _write(setup: Setup, place: Path) -> None:
     here = setup.jobs.student[0].arguments().device
-    if setup.workload.hears:
-        heard(setup, here)
+    if isinstance(setup.workload, Retargetable):
+        _sort_out(setup, setup.workload, here)
     else:
-        _sort_out(setup, here)
+        heard(setup, here)
 
 
-def _sort_out(setup: Setup, place: device) -> None:
+def _sort_out(setup: Setup, workload: Retargetable, place: device) -> None:
     """Has the texts written, and counts those that the filters keep."""
-    texts = setup.workload.texts_read()
+    texts = workload.texts_read()
 
     def counted(rows: Dataset, target_column: str) -> Dataset:
         sorted_out(setup, texts, rows[target_column][:], place)
         return rows
 
-    setup.workload.retargeted(counted)
+    workload.retargeted(counted)

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from hf_distill.hub.record import DataFacts
 from hf_distill.recipe import Recipe
-from hf_distill.run.workload import Workload
+from hf_distill.run.abilities import Predicting, Showing
 from hf_distill.run.workloads.splits import data_facts, hub_facts
 
 
@@ -33,7 +33,7 @@ class Checked(Protocol):
     def sources(self) -> Mapping[str, str]: ...
 
 
-class LabelledRows(Workload):
+class LabelledRows(Showing):
     """Splits `train`, `validation…` and `test…`, whose rows have the column `label_column`, but for tests whose labels
     are not known; with None there are none of these. `data` are the rows that are used."""
 
@@ -74,8 +74,8 @@ class LabelledRows(Workload):
         return hub_facts(recipe)
 
 
-class PredictedRows(LabelledRows):
-    """Labelled rows whose tests are predicted, as files that others can score."""
+class PredictedRows(LabelledRows, Predicting):
+    """Labelled rows whose tests are predicted."""
 
     @property
     def test_splits(self) -> tuple[str, ...]:

@@ -57,7 +57,6 @@ class Speech(LabelledRows):
 
     auto_class = CTC.auto_class
     metrics = ("wer", "cer")
-    hears = True
 
     name: str
     data: SpokenTexts

@@ -23,8 +23,9 @@ from hf_distill.evaluation.evidence import Evidence
 from hf_distill.evaluation.metrics import compute_metrics_for
 from hf_distill.evaluation.parting import Answered, Asked
 from hf_distill.recipe import Data, Recipe
+from hf_distill.run.abilities import Augmentable, Predicting
 from hf_distill.run.labels import Columns, align_labels, in_task_order, label_settings
-from hf_distill.run.workload import Collator, Interval, Limits, Workload
+from hf_distill.run.workload import Collator, Interval, Limits
 from hf_distill.run.workloads.labelled_rows import PredictedRows
 from hf_distill.run.workloads.splits import at_most, need_test, with_cuts
 from hf_distill.tasks import IGNORED, SingleLabel
@@ -41,7 +42,7 @@ DIAGNOSTICS = "ax"
 
 
 @dataclass(frozen=True)
-class TextClassification(PredictedRows):
+class TextClassification(PredictedRows, Augmentable):
     """`name` is that of the GLUE task, the file or the package. The answers of a split are logits `[rows, classes]`,
     in the order of the rows and of the task's classes.
     """
@@ -203,7 +204,7 @@ class TextClassification(PredictedRows):
         name = FILE_NAMES.get(split, self.name if self.task is not None else split)
         return f"predict_results_{name}.txt", "\n".join(lines) + "\n"
 
-    def companions(self, recipe: Recipe) -> Iterable[Workload]:
+    def companions(self, recipe: Recipe) -> Iterable[Predicting]:
         """AX, for MNLI, where it is at hand."""
         if self.name != "mnli":
             return ()

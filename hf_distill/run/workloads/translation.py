@@ -15,6 +15,7 @@ from hf_distill.evaluation.written_texts import METRICS, check_installed, text_m
 from hf_distill.objectives.hypotheses import PLACE, SCORES
 from hf_distill.recipe import Data, Recipe
 from hf_distill.recipe.sections.data import Translation as Settings
+from hf_distill.run.abilities import Generating, Retargetable
 from hf_distill.run.workload import Collator, Limits
 from hf_distill.run.workloads.labelled_rows import PredictedRows, padding_on_the_right
 from hf_distill.run.workloads.splits import at_most, data_name, need_test, tables_of, with_cuts
@@ -32,7 +33,7 @@ class Written(Words):
 
 
 @dataclass(frozen=True)
-class Translation(WordAnswers, PredictedRows):
+class Translation(WordAnswers, PredictedRows, Generating, Retargetable):
     """A model is judged by the words of the targets, each predicted behind the right ones before it, and where the
     settings say so by the texts that it generates as well. Every split has targets.
     """

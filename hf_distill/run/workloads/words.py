@@ -16,7 +16,7 @@ from transformers import EvalPrediction
 from hf_distill.errors import DataError, NonFiniteLoss
 from hf_distill.evaluation.parting import Answered, Asked
 from hf_distill.losses import at_least_float32
-from hf_distill.run.workload import Workload
+from hf_distill.run.abilities import Showing
 from hf_distill.tasks import IGNORED
 
 
@@ -32,7 +32,7 @@ class Words:
     divergences: np.ndarray | None = None
 
 
-class WordAnswers(Workload):
+class WordAnswers(Showing):
     """Words that a model predicts. Reported are the share of them that is found (`accuracy`) and the exponential of
     their mean loss (`perplexity`), over all predicted positions, and of causal models the mean of KL(teacher || model)
     (`kl`, in nats a token)."""

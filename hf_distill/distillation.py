@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import weakref
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple, Self
 
@@ -13,26 +13,25 @@ import torch
 from torch import Tensor, nn
 from transformers.utils import ModelOutput
 
-from hf_distill.activations import MAIN, Activations, Needs, Signal
+from hf_distill.activations import MAIN, Activations, Needs
 from hf_distill.anatomy import Anatomy
 from hf_distill.capture import Capture
 from hf_distill.depth import Run, shallow
 from hf_distill.errors import DistillationError
+from hf_distill.evaluator import Evaluation, Evaluator
 from hf_distill.objectives.base import Loss, Objective
 from hf_distill.objectives.columns import Columns
 from hf_distill.objectives.label_columns import check_columns
 from hf_distill.objectives.pair import Pair
-from hf_distill.objectives.response.labels import Labels
 from hf_distill.objectives.terms import Terms
 from hf_distill.objectives.weighing import Weighing
 from hf_distill.parameter_groups import ParameterGroup
 from hf_distill.passes import Feeds, Passes
 from hf_distill.reach import unreached
 from hf_distill.students.quantized import LEARNED, beneath
-from hf_distill.tasks import Batch
+from hf_distill.tasks import Batch, device_type
 from hf_distill.teachers.alongside import Alongside
 from hf_distill.vocabulary import Step, Vocabulary
-from hf_distill.word_answers import WordReader, word_answers
 
 logger = logging.getLogger(__name__)
 
@@ -54,25 +53,6 @@ class Losses(NamedTuple):
     total: Tensor
     values: Tensor
     outputs: ModelOutput | None = None
-
-
-class Evaluation(NamedTuple):
-    """The student's whole output and, where there are labels, the task's loss summed and counted by example."""
-
-    outputs: ModelOutput
-    sums: Tensor | None
-    counts: Tensor | None
-
-
-@dataclass
-class Answering:
-    """How a language model is evaluated: by its logits, or `in_words`, as `word_answers` gives them, and then beside a
-    `teacher` if there is one."""
-
-    in_words: bool = False
-    in_part: bool = True
-    teacher: WordReader | None = None
-    student: WordReader | None = None
 
 
 class Distillation(nn.Module):
@@ -108,13 +88,9 @@ class Distillation(nn.Module):
             term.objective.bind(pair.of_member(term.member))
         check_columns(terms)
         self.objectives.to(next(student.parameters()).device)
-        # In a tuple: it learns nothing and is no part of the module. A model without a head has none.
-        self._task_loss = (Labels(label_smoothing=0.0),) if pair.task.label_names else ()
-        for loss in self._task_loss:
-            loss.bind(pair)
+        self._evaluator = Evaluator(pair)
         self.pair, self._in_part, self._teacher_head = pair, in_part, teacher_head
         self._resting: tuple[nn.Module, ...] = ()
-        self._answering = Answering()
         self._look()
 
     def _look(self) -> None:
@@ -137,8 +113,6 @@ class Distillation(nn.Module):
         self._capture = Capture(anatomy, read, role=role, run=run, above=above)
         self._passes = Passes(anatomy, signals, role="student", in_part=self._in_part)
         self._runs_main = bool(read) or not self._passes
-        evaluated = [signal for loss in self._task_loss for signal in loss.needs().student]
-        evaluated += [Signal(field) for field in self.pair.task.shown_fields]
         needs = self.needs()
         drawn = any(signal.source != MAIN for signal in needs.student | needs.teacher)
         self.weights.always_taught = drawn or bool(feeding)
@@ -146,9 +120,7 @@ class Distillation(nn.Module):
         steady = steady and not self._passes  # a graph would begin again behind them
         steady = steady and not self.peers and not feeding
         self._traceable = steady and all(objective.traceable for objective in self.terms())
-        self._evaluation_capture = Capture(anatomy, evaluated, role="evaluation")
-        if self._answering.in_words:
-            self._answering.student = WordReader(anatomy, in_part=self._answering.in_part)
+        self._evaluator.look(anatomy)
         self.list_members()
 
     @property
@@ -172,8 +144,7 @@ class Distillation(nn.Module):
             for objective in self.terms():
                 _bind_again(objective, pair)
             self.objectives.to(next(self.student.parameters()).device)
-            for loss in self._task_loss:
-                loss.bind(pair)
+            self._evaluator.bind(pair)
             self.pair = pair
         self._look()
 
@@ -246,8 +217,8 @@ class Distillation(nn.Module):
     @property
     def blanks(self) -> dict[str, int]:
         """The columns of symbols that the terms and the evaluation align with frames, each with its blank."""
-        reading = [*self._task_loss, *self.terms()]
-        return {name: blank for objective in reading for name, blank in objective.blanks.items()}
+        of_terms = {name: blank for objective in self.terms() for name, blank in objective.blanks.items()}
+        return {**self._evaluator.blanks, **of_terms}
 
     def parameter_groups(self) -> list[ParameterGroup]:
         """The parameters that train at rates of their own: of objectives, and of learned weights."""
@@ -310,18 +281,14 @@ class Distillation(nn.Module):
         (`word_answers`), a vocabulary's logits never in full; with a teacher also how far it is from that one's.
         `in_part=False` for an engine that must see all of the student in every pass.
         """
-        reader = None if teacher is None else WordReader(Anatomy.of(teacher.eval()))
-        self._answering = Answering(True, in_part, reader, WordReader(Anatomy.of(self.student), in_part=in_part))
+        self._evaluator.answer_in_words(Anatomy.of(self.student), teacher, in_part=in_part)
 
     def close(self) -> None:
         """Take the hooks off the student."""
-        for reader in (self._answering.student, self._answering.teacher):
-            if reader is not None:
-                reader.close()
         self._capture.close()
         self._feeds.close()
         self._passes.close()
-        self._evaluation_capture.close()
+        self._evaluator.close()
 
     def forward(
         self,
@@ -338,7 +305,7 @@ class Distillation(nn.Module):
             own: ModelOutput = self.student(**columns)
             return own
         if counts is None:
-            return self._evaluate(batch)
+            return self._evaluator(batch)
         teacher = self._alongside.show(batch, teacher)
         step = None if self._vocabulary is None else self._vocabulary.step(batch, taught=teacher is not None)
         found, activations = self._show(batch, teacher)
@@ -376,7 +343,7 @@ class Distillation(nn.Module):
         if self._vocabulary is not None and step is not None:
             divisors = dict(zip(self.objectives, counts.divisors, strict=True))
             total, sums = self._vocabulary(student, teacher, step, divisors, self.weights.factors())
-        device = activations_device(batch)
+        device = device_type(batch)
         if torch.is_autocast_enabled(device):
             with torch.autocast(device, enabled=False):
                 return self._losses(student, teacher, batch, counts, total, sums)
@@ -422,26 +389,6 @@ class Distillation(nn.Module):
         """The names under which the values of `Losses` are logged."""
         return self._columns.names
 
-    def _evaluate(self, batch: Batch) -> Evaluation:
-        answering = self._answering
-        if answering.student is not None and "labels" in batch:
-            found = word_answers(answering.student, self.pair.task, batch, answering.teacher)
-            mask = self.pair.task.label_mask(batch)
-            outputs = ModelOutput(logits=found)
-            return Evaluation(outputs, torch.where(mask, found[..., 1], 0.0).sum(1), mask.sum(1))
-        outputs, activations = self._evaluation_capture(batch)
-        task = self.pair.task
-        if task.shown_fields:
-            outputs = ModelOutput({field: getattr(activations, field) for field in task.shown_fields})
-        if not self._task_loss or any(name not in batch for name in task.label_names):
-            return Evaluation(outputs, None, None)
-        with torch.autocast(activations_device(batch), enabled=False):
-            values = self._task_loss[0].values(activations, None, batch)
-        mask = task.label_mask(batch)
-        examples = task.num_examples(batch)
-        kept = torch.where(mask, values, values.new_zeros(()))
-        return Evaluation(outputs, kept.reshape(examples, -1).sum(1), mask.reshape(examples, -1).sum(1))
-
 
 def _plus(total: Tensor | None, part: Tensor) -> Tensor:
     return part if total is None else total + part
@@ -477,8 +424,3 @@ def _bind_again(objective: Objective, pair: Pair) -> None:
 def _outside_graph(function: Callable[..., Any], *given: Any) -> Any:
     """Calls a function that forms gradients itself; `torch.compile` would break in the middle of it."""
     return function(*given)
-
-
-def activations_device(batch: Batch) -> str:
-    """The type of device that the batch is on."""
-    return next(value for value in batch.values() if isinstance(value, Tensor)).device.type

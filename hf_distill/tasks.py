@@ -463,6 +463,11 @@ def real_tokens(batch: Batch) -> Tensor:
     )
 
 
+def device_type(batch: Batch) -> str:
+    """The type of device that a batch is on."""
+    return next(value for value in batch.values() if isinstance(value, Tensor)).device.type
+
+
 def _on_text(positions: Tensor, real: Tensor) -> Tensor:
     """Which positions `[batch]` lie on a real token of `[batch, length]`."""
     length = real.shape[1]

@@ -49,6 +49,7 @@ FLOORS = (
     "data",
     "vocabulary",
     "word_answers",
+    "evaluator",
     "distillation",
     "monitor",
     "checks",

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from transformers.trainer_pt_utils import nested_detach
 from transformers.utils import ModelOutput
 
-from hf_distill.distillation import Counts, Evaluation, Losses
+from hf_distill.distillation import Counts, Losses
+from hf_distill.evaluator import Evaluation
 from hf_distill.losses import at_least_float32
 from hf_distill.objectives.response.loss_function import called
 from hf_distill.training.repeated import HOLLOW, Repeated, emptied

@@ -21,7 +21,7 @@ from hf_distill.errors import IncompatiblePair
 from hf_distill.hub.sentence_transformers import FILES, write_modules
 from hf_distill.sentence_modules import read_modules
 from hf_distill.sentences import DENSE, POOLINGS, SentenceEmbedding, SentenceVectors, give
-from hf_distill.tasks import Task
+from hf_distill.tasks import task_of
 from hf_distill.teachers import Frozen
 from tests import tiny_runs
 
@@ -65,9 +65,9 @@ def test_a_model_says_itself_that_it_is_a_sentence_encoder(tmp_path: Path) -> No
     """Its configuration goes with it, and a model without one is an encoder."""
     tiny_runs.save_base(tmp_path)
     model = tiny_runs.BertModel.from_pretrained(tmp_path)
-    assert Task.of(model).name == "encoder"
+    assert task_of(model).name == "encoder"
     give(model, SentenceEmbedding("cls", True))
-    assert Task.of(model).name == "embeddings"
+    assert task_of(model).name == "embeddings"
     model.save_pretrained(tmp_path)
     again = tiny_runs.BertModel.from_pretrained(tmp_path)
     assert SentenceEmbedding.of(again.config) == SentenceEmbedding("cls", True)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from hf_distill.activations import Activations
 from hf_distill.errors import DataError, IncompatiblePair
-from hf_distill.tasks import IGNORED, TASKS, Task, real_tokens
+from hf_distill.tasks import IGNORED, TASKS, real_tokens, task_of
 
 MASK = torch.tensor([[1, 1, 1, 0], [1, 1, 0, 0]])
 LEFT = MASK.flip(1)
@@ -212,13 +212,13 @@ def model(class_name: str, num_labels: int = 3, problem_type: str | None = None)
     ],
 )
 def test_the_task_of_a_model(class_name: str, settings: dict[str, Any], task: str) -> None:
-    assert Task.of(model(class_name, **settings)).name == task
+    assert task_of(model(class_name, **settings)).name == task
 
 
 def test_the_task_below_an_adapter() -> None:
     wrapper = nn.Module()
     wrapper.get_base_model = lambda: model("XForMaskedLM")  # type: ignore[assignment]
-    assert Task.of(wrapper).name == "masked_lm"
+    assert task_of(wrapper).name == "masked_lm"
 
 
 @pytest.mark.parametrize("name", ["BertModel", "DistilBertModel", "GPT2Model", "ModernBertModel"])
@@ -227,7 +227,7 @@ def test_a_model_without_a_head_is_an_encoder(name: str) -> None:
     configuration = getattr(transformers, name).config_class(**settings)
     with torch.device("meta"):
         base = getattr(transformers, name)(configuration)
-    task = Task.of(base)
+    task = task_of(base)
     assert (task.name, task.label_names, task.logit_fields) == ("encoder", (), ())
     with pytest.raises(DataError, match="a model without a head has no labels"):
         task.label_mask(batch())
@@ -238,4 +238,4 @@ def test_a_model_without_a_head_is_an_encoder(name: str) -> None:
 )
 def test_a_head_without_a_task_is_refused(class_name: str) -> None:
     with pytest.raises(IncompatiblePair, match=f"no task is known for {class_name}; .* ForSequenceClassification"):
-        Task.of(model(class_name))
+        task_of(model(class_name))

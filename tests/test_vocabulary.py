@@ -35,7 +35,7 @@ from hf_distill.objectives import (
 )
 from hf_distill.objectives.response.soft_targets import KINDS
 from hf_distill.objectives.terms import Terms
-from hf_distill.tasks import Task
+from hf_distill.tasks import task_of
 from hf_distill.teachers import Frozen
 from tests import tiny, tiny_models
 from tests.test_invariance import trained
@@ -89,7 +89,7 @@ def outcome(
     student = copy.deepcopy(student).train(mode)  # some families have dropout
     terms = Terms.of(copy.deepcopy(terms))
     frozen = None if teacher is None else Frozen(copy.deepcopy(teacher))
-    anatomy, task = Anatomy.of(student), Task.of(student)
+    anatomy, task = Anatomy.of(student), task_of(student)
     teacher_anatomy = None if frozen is None else frozen.anatomy
     pair = Pair.of(anatomy, teacher_anatomy, task, label_smoothing=label_smoothing, tokenizer_size=tokenizer_size)
     head = None if frozen is None or logits_alone else frozen.head
@@ -407,7 +407,7 @@ class TeachersWords(HiddenCosine):
 
 def bound(task: str, terms: Any, **settings: Any) -> vocabulary.Vocabulary | None:
     student, teacher = tiny.model(task, seed=1), tiny.model(task, seed=2)
-    pair = Pair.of(Anatomy.of(student), Anatomy.of(teacher), Task.of(student))
+    pair = Pair.of(Anatomy.of(student), Anatomy.of(teacher), task_of(student))
     return Distillation(student, Terms.of(terms), pair, **settings)._vocabulary
 
 
@@ -439,7 +439,7 @@ def test_the_log_says_what_is_taken_in_chunks(caplog: pytest.LogCaptureFixture) 
 @pytest.mark.usefixtures("small_is_large")
 def test_the_log_says_what_is_taken_whole_and_how_large_it_is(caplog: pytest.LogCaptureFixture) -> None:
     student, known = tiny_models.tiny("opt", word_embed_proj_dim=16), tiny_models.tiny("llama")
-    task = Task.of(student)
+    task = task_of(student)
     for pair in ((student, known), (known, student)):
         first, second = map(Anatomy.of, pair)
         head = Frozen(pair[1]).head

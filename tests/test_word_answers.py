@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from hf_distill import chunks
 from hf_distill.anatomy import Anatomy
-from hf_distill.tasks import IGNORED, Task
+from hf_distill.tasks import IGNORED, task_of
 from hf_distill.word_answers import WordReader, word_answers
 from tests import tiny
 
@@ -20,7 +20,7 @@ def test_the_answers_are_those_of_whole_logits(task: str, in_part: bool, monkeyp
     """Seven rows a chunk, so that there are several."""
     monkeypatch.setattr(chunks.Sizes, "of", classmethod(lambda cls, *_given: cls(7, 7)))
     student, teacher = (tiny.model(task, seed=seed).double().eval() for seed in (0, 1))
-    kind, rows = Task.of(student), tiny.rows(task, 5)
+    kind, rows = task_of(student), tiny.rows(task, 5)
     batch, padded = tiny.Pad()(rows), tiny.Pad(extra=9)(rows)
     ours, theirs = (WordReader(Anatomy.of(model), in_part=in_part) for model in (student, teacher))
     assert ours.in_chunks is in_part

@@ -19,7 +19,7 @@ from hf_distill.anatomy import Anatomy
 from hf_distill.data.files import choices, describe
 from hf_distill.data.word_vectors import WordVectors
 from hf_distill.errors import DataError, IncompatiblePair
-from hf_distill.tasks import Task
+from hf_distill.tasks import task_of
 
 SAMPLES = {"cola": 30, "mnli": 10, "mrpc": 30, "qnli": 20, "qqp": 10, "rte": 30, "sst2": 20, "stsb": 30}
 """Draws for each text of a GLUE task in the authors' code. The paper has 20 for all; WNLI is in neither."""
@@ -256,7 +256,7 @@ def _check(
 
 
 def _check_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    task = Task.of(model).name
+    task = task_of(model).name
     if task != "masked_lm":
         raise IncompatiblePair(
             f"augmentation: {type(model).__name__} has no masked-LM head, it solves {task}; give a checkpoint that "

@@ -24,7 +24,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from hf_distill.anatomy import Anatomy
 from hf_distill.errors import BrokenCheckpoint, DataError, DistillationError
 from hf_distill.hub.comparing import Batches, Difference, answers, compare
-from hf_distill.tasks import Task
+from hf_distill.tasks import Task, task_of
 
 OPSET = 20
 """The version of the operators; the first in which GELU is one."""
@@ -104,7 +104,7 @@ def write_graph(
 ) -> tuple[Path, Difference]:
     """As `write_onnx`, compared on rows that are tokenised already, with labels or without; also how it compares."""
     require_onnx()
-    task, place = Task.of(model), Path(folder)
+    task, place = task_of(model), Path(folder)
     what = f"{type(model).__name__} ({model.config.model_type})"
     _check(model, task, what)
     original = copy.deepcopy(model).to(device="cpu", dtype=torch.float32).eval()

@@ -25,7 +25,7 @@ from hf_distill.run.adapters import adapted
 from hf_distill.run.chains import ensemble_of, written_teacher
 from hf_distill.run.freezing import at_rest, freeze
 from hf_distill.run.models import leading, reads_its_own, teacher_path
-from hf_distill.tasks import Task
+from hf_distill.tasks import task_of
 from hf_distill.teachers import AdapterOff, Frozen, MovingAverage, Peers, Teacher
 
 
@@ -114,7 +114,7 @@ def _prepare(found: BoundStage, blueprint: Blueprint, made: Made, size: int | No
     if stage.lora is not None:
         found.student = adapted(found.student, stage.lora, title)
     found.teacher = teacher_of(stage, blueprint, made)
-    student, task = Anatomy.of(found.student), Task.of(found.student)
+    student, task = Anatomy.of(found.student), task_of(found.student)
     smoothing = float(stage.arguments.get("label_smoothing_factor") or 0.0)
     if found.teacher is None:
         found.pair = Pair.of(student, None, task, label_smoothing=smoothing)

@@ -21,7 +21,7 @@ from hf_distill.recipe import Recipe
 from hf_distill.run.folder import RunFolder
 from hf_distill.run.preparation import plan
 from hf_distill.run.stages import Inputs, Job, rehearse_stage
-from hf_distill.tasks import Task
+from hf_distill.tasks import task_of
 from hf_distill.teachers import Teacher
 
 TIMED = 2
@@ -109,7 +109,7 @@ class Trial:
         number = batch * self.accumulated * steps
         student = Anatomy.of(self.student)
         words = student.shape.vocab_size if self.tokenizer is None else len(self.tokenizer)
-        rows = made_up_rows(student, Task.of(self.student), number, self.length, words)
+        rows = made_up_rows(student, task_of(self.student), number, self.length, words)
         if self.teacher is not None and self.teacher.tokenizer is not None:
             rows = read_twice(rows, len(self.teacher.tokenizer))
         rows = with_texts_beside(rows, {column for term in terms for column in term.objective.columns})

@@ -16,7 +16,7 @@ from hf_distill.anatomy import Anatomy, Shape
 from hf_distill.errors import IncompatiblePair
 from hf_distill.member_logits import OF_LAWS, Combining
 from hf_distill.objectives.across import Across
-from hf_distill.tasks import IGNORED, Task
+from hf_distill.tasks import IGNORED, Task, task_of
 
 logger = logging.getLogger(__name__)
 
@@ -226,7 +226,7 @@ def _index(columns: tuple[int, ...], device: torch.device) -> Tensor:
 
 
 def _check_problem(student: Anatomy, teacher: Anatomy, task: Task) -> None:
-    theirs = Task.of(teacher.base)
+    theirs = task_of(teacher.base)
     if theirs.name != task.name:
         raise IncompatiblePair(
             f"the student ({type(student.base).__name__}) solves {task.name}, the teacher "

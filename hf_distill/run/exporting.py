@@ -26,7 +26,7 @@ from hf_distill.run.models import limits, plain_tokenizer
 from hf_distill.run.publishing import finished_record
 from hf_distill.run.workload import Workload
 from hf_distill.run.workloads import load_workload
-from hf_distill.tasks import TASKS, Task
+from hf_distill.tasks import TASKS, task_of
 
 ROWS = 2000
 """At most so many rows of the run's data are read."""
@@ -97,7 +97,7 @@ def _tell(place: Path, found: dict[str, Export]) -> None:
 
 
 def _seen(recipe: Recipe | None, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> _Seen:
-    if recipe is None or Task.of(model).vocabulary_sized:
+    if recipe is None or task_of(model).vocabulary_sized:
         told = f"{len(SENTENCES)} sentences of English"
         return _Seen(batches_of(model, tokenizer, SENTENCES), SENTENCES, told, tokenizer.model_max_length)
     workload = load_workload(recipe, train=False)
@@ -114,7 +114,7 @@ def _rows(
     columns = workload.fit(model, "student")
     rows = workload.read(copy.deepcopy(tokenizer), limits(recipe, model), [split])[split]
     rows = workload.in_model_order(rows.select(range(min(len(rows), ROWS))), columns)
-    names = (Anatomy.of(model).accepts - {*Task.of(model).label_names}) | {"labels"}
+    names = (Anatomy.of(model).accepts - {*task_of(model).label_names}) | {"labels"}
     collate = workload.collator(tokenizer)
     items = [{name: value for name, value in row.items() if name in names} for row in rows]
     return [dict(collate(items[first : first + BATCH])) for first in range(0, len(items), BATCH)]

@@ -22,7 +22,7 @@ from hf_distill.recipe import Teacher as TeacherSection
 from hf_distill.recipe.rules.teacher import WITHOUT_MODEL
 from hf_distill.run.cutting import Cutter, Made
 from hf_distill.run.workload import Limits, Workload
-from hf_distill.tasks import CTC, MaskedLM, Task
+from hf_distill.tasks import CTC, MaskedLM, task_of
 
 AUGMENTING = "augmentation's masked LM"
 """The role of the model that varies texts, in messages."""
@@ -246,7 +246,7 @@ def limits(recipe: Recipe, *models: PreTrainedModel | None) -> Limits:
     """What the models of a run can read."""
     anatomies = [Anatomy.of(model) for model in models if model is not None]
     names = frozenset[str]().union(*(anatomy.accepts for anatomy in anatomies))
-    tasks = [Task.of(model) for model in models if model is not None]
+    tasks = [task_of(model) for model in models if model is not None]
     shortest = max([1, *(task.shortest for task in tasks if isinstance(task, CTC))])
     return Limits(recipe.max_length, [anatomy.shape.max_length for anatomy in anatomies], names, shortest)
 

@@ -31,7 +31,7 @@ from hf_distill.run.measuring import Role
 from hf_distill.run.origins import origins_of
 from hf_distill.run.stages import Job
 from hf_distill.run.workload import Workload
-from hf_distill.tasks import Task
+from hf_distill.tasks import task_of
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def _record(story: Story, student: PreTrainedModel, folder: RunFolder) -> Record
         teacher_cache=story.teacher_cache,
         student=student_facts(student, folder.path),
         cuts=dict(story.cuts),
-        task=Task.of(student).name,
+        task=task_of(student).name,
         objectives=list(story.losses.objectives),
         layer_maps=dict(story.losses.layer_maps),
         recipe=story.recipe.to_dict(),

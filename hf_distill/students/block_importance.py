@@ -16,7 +16,7 @@ from hf_distill.capture import Capture
 from hf_distill.errors import IncompatiblePair
 from hf_distill.students.importance import checked, evaluating
 from hf_distill.students.loss_rises import loss_of_labels
-from hf_distill.tasks import Task
+from hf_distill.tasks import task_of
 
 MEASURED = ("importance", "loss_rise")
 """Picks that are measured on batches."""
@@ -131,7 +131,7 @@ def _by_loss(
     anatomy: Anatomy, lengths: Mapping[str, int], batches: list[dict[str, Tensor]], maker: str
 ) -> dict[str, list[float]]:
     """The rise of the mean loss without each block, or without each run of blocks."""
-    task = Task.of(anatomy.base)
+    task = task_of(anatomy.base)
     for stack in lengths:
         blocks = anatomy.blocks(stack)
         if len(set(blocks)) < len(blocks):

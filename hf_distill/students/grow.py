@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from hf_distill.errors import IncompatiblePair
 from hf_distill.students.copying import finished, new, plain_copy
-from hf_distill.tasks import Task
+from hf_distill.tasks import task_of
 
 GROWS = ("single_label", "multi_label", "token_classification")
 """The tasks whose labels are columns of the head."""
@@ -41,7 +41,7 @@ def grow_labels(student: nn.Module, names: Sequence[str]) -> PreTrainedModel:
 
 
 def _old_names(base: PreTrainedModel) -> list[str]:
-    task, config = Task.of(base), base.config
+    task, config = task_of(base), base.config
     if task.name not in GROWS or config.num_labels < 2:
         found = "one label" if task.name in GROWS else f"no labels: it solves {task.name}"
         raise IncompatiblePair(

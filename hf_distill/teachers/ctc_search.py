@@ -15,7 +15,7 @@ from hf_distill.activations import Activations
 from hf_distill.errors import DataError, DistillationError, IncompatiblePair
 from hf_distill.losses import ctc_loss
 from hf_distill.objectives.hypotheses import SCORES, TEXTS
-from hf_distill.tasks import CTC, IGNORED, Task
+from hf_distill.tasks import CTC, IGNORED, task_of
 
 Prefix = tuple[int, ...]
 
@@ -45,7 +45,7 @@ def ctc_hypotheses(
     Raises: `IncompatiblePair` for a model without a CTC head; `DistillationError` for more hypotheses than beams;
     `DataError` for a sound that is too short for a frame.
     """
-    task = Task.of(model)
+    task = task_of(model)
     if not isinstance(task, CTC):
         raise IncompatiblePair(
             f"the teacher is a {type(model).__name__}, whose task is {task.name}; sounds are heard by AutoModelForCTC."

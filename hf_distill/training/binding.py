@@ -21,7 +21,7 @@ from hf_distill.objectives.row_wise import RowWise
 from hf_distill.objectives.terms import Terms
 from hf_distill.sentence_modules import load_encoder
 from hf_distill.sentences import is_sentence_model
-from hf_distill.tasks import Task
+from hf_distill.tasks import task_of
 from hf_distill.teachers import Frozen, Teacher
 from hf_distill.training.policy import OnPolicy
 
@@ -56,7 +56,7 @@ class BoundTrainer(Trainer):  # type: ignore[misc]
             checks.same_tokenizer(self.processing_class, os.fspath(teacher))
             if is_sentence_model(self.model.config):
                 return Frozen(load_encoder(os.fspath(teacher)))
-            return Frozen.from_pretrained(os.fspath(teacher), Task.of(self.model).auto_class)
+            return Frozen.from_pretrained(os.fspath(teacher), task_of(self.model).auto_class)
         if teacher is None or isinstance(teacher, Teacher):
             return teacher
         checks.apart(self.model, teacher)  # before it is frozen
@@ -132,7 +132,7 @@ class BoundTrainer(Trainer):  # type: ignore[misc]
 
     def _pair(self) -> Pair:
         tokenizer_size = len(self.processing_class) if hasattr(self.processing_class, "__len__") else None
-        student, task = Anatomy.of(self.model), Task.of(self.model)
+        student, task = Anatomy.of(self.model), task_of(self.model)
         settings: dict[str, Any] = {
             "tokenizer_size": tokenizer_size,
             "label_map": self.label_map,

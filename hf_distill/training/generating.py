@@ -13,7 +13,7 @@ from transformers import GenerationConfig, Seq2SeqTrainer
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
 from hf_distill.errors import DistillationError, IncompatiblePair
-from hf_distill.tasks import Task
+from hf_distill.tasks import task_of
 from hf_distill.teachers.generation import WRITING
 from hf_distill.training.evaluating import Evaluating
 
@@ -48,7 +48,7 @@ class Generating(Evaluating):
                 raise DistillationError(f"generation_config: {str(error).strip()}") from error
         if not self._generates:
             return
-        task = Task.of(self.model).name
+        task = task_of(self.model).name
         if task not in WRITING:
             raise IncompatiblePair(
                 f"predict_with_generate is set, and the student is a {type(self.model).__name__}, whose task is "

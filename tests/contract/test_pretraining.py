@@ -18,7 +18,7 @@ from hf_distill.distillation import Distillation
 from hf_distill.errors import DataError, DistillationError, IncompatiblePair
 from hf_distill.objectives import NextSentence, Objective, Pair, PretrainingDistillation, Terms
 from hf_distill.taps.signals import tap_of
-from hf_distill.tasks import IGNORED, TASKS, Task
+from hf_distill.tasks import IGNORED, TASKS, task_of
 from tests.shapes import shape
 from tests.tiny_models import batch as model_batch
 from tests.tiny_models import tiny
@@ -127,7 +127,7 @@ def test_the_loss_of_a_pretraining_model_is_words_plus_sentences(family: str) ->
     inputs["labels"] = torch.where(inputs["attention_mask"].bool(), inputs["input_ids"], IGNORED)
     inputs["next_sentence_label"] = torch.arange(len(inputs["input_ids"])) % 2
     anatomy = Anatomy.of(model)
-    assert Task.of(model) is TASK
+    assert task_of(model) is TASK
     parts: list[Objective] = [PretrainingDistillation(alpha=1.0), NextSentence()]
     total = 0.0
     for objective in parts:
@@ -157,6 +157,6 @@ def test_a_model_without_both_heads_has_no_next_sentence_logits(head: str) -> No
 
 def test_a_detector_of_replaced_words_predicts_none() -> None:
     with pytest.raises(IncompatiblePair, match="no task is known for ElectraForPreTraining"):
-        Task.of(pretraining_model("electra"))
+        task_of(pretraining_model("electra"))
     with pytest.raises(IncompatiblePair, match="has no next-sentence head"):
         tap_of(Anatomy.of(pretraining_model("electra")), next(iter(bound(NextSentence()).needs().student)))

@@ -14,7 +14,7 @@ from hf_distill.anatomy import Anatomy
 from hf_distill.distillation import Counts, Distillation
 from hf_distill.objectives.pair import Pair
 from hf_distill.objectives.terms import Terms
-from hf_distill.tasks import Task
+from hf_distill.tasks import task_of
 from hf_distill.teachers import Frozen
 
 BATCH, LENGTH, WIDTH, CLASSES = 4, 16, 24, 2
@@ -61,7 +61,7 @@ def projections(number: int) -> int:
 
 
 def bound(student: PreTrainedModel, teacher: PreTrainedModel, terms: Terms) -> tuple[Distillation, Frozen]:
-    pair = Pair.of(Anatomy.of(student), Anatomy.of(teacher), Task.of(student))
+    pair = Pair.of(Anatomy.of(student), Anatomy.of(teacher), task_of(student))
     frozen, distillation = Frozen(teacher), Distillation(student.train(), terms, pair)
     frozen.bind(distillation.needs().teacher)
     return distillation, frozen

@@ -15,7 +15,7 @@ from hf_distill.inspection.memory import forget_peak, free_bytes, peak_bytes
 from hf_distill.inspection.rows import made_up_rows
 from hf_distill.recipe import Recipe
 from hf_distill.run.stages import StageTrainer
-from hf_distill.tasks import IGNORED, Task
+from hf_distill.tasks import IGNORED, task_of
 from tests import tiny_runs
 from tests.tiny_models import CLASSIFIER, SPANS, TOKENS, tiny
 
@@ -112,7 +112,7 @@ def test_a_straight_line_never_falls() -> None:
 ])  # fmt: skip
 def test_made_up_rows_are_rows_of_the_task(family: str, head: str) -> None:
     model = tiny(family, head, layers=1)
-    task = Task.of(model)
+    task = task_of(model)
     rows = made_up_rows(Anatomy.of(model), task, 5, 9, 90).with_format("torch")
     batch = {name: rows[name][:] for name in rows.column_names}
     assert batch["input_ids"].shape == (5, 9)
@@ -129,7 +129,7 @@ def test_made_up_rows_are_rows_of_the_task(family: str, head: str) -> None:
 
 def test_a_regression_has_scores() -> None:
     model = tiny("bert", CLASSIFIER, layers=1, num_labels=1, problem_type="regression")
-    rows = made_up_rows(Anatomy.of(model), Task.of(model), 4, 6, 96).with_format("torch")
+    rows = made_up_rows(Anatomy.of(model), task_of(model), 4, 6, 96).with_format("torch")
     assert rows["labels"][:].shape == (4, 1)
     assert rows["labels"][:].is_floating_point()
 

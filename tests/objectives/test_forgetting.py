@@ -15,7 +15,7 @@ from hf_distill.anatomy import Anatomy
 from hf_distill.errors import IncompatiblePair
 from hf_distill.objectives import Objective, Pair
 from hf_distill.objectives.response import learning_without_forgetting
-from hf_distill.tasks import IGNORED, TASKS, Task
+from hf_distill.tasks import IGNORED, TASKS, task_of
 from hf_distill.teachers import Ensemble, Frozen
 from tests import tiny
 from tests.shapes import shape
@@ -182,11 +182,11 @@ def test_new_classes_where_there_are_none(teacher: tuple[int, ...] | None) -> No
 def test_a_student_with_further_labels_pairs_with_the_model_before() -> None:
     teacher = classifier(OLD)
     student = students.grow_labels(teacher, NEW)
-    found = Pair.of(Anatomy.of(student), Anatomy.of(teacher), Task.of(student))
+    found = Pair.of(Anatomy.of(student), Anatomy.of(teacher), task_of(student))
     assert (found.teacher_columns, found.lacking) == ((0, 1, -1, -1, -1), NEW)
     assert found.among_shared().lacking == ()
     renamed = classifier(("gloomy", "glad"))
-    mapped = Pair.of(Anatomy.of(student), Anatomy.of(renamed), Task.of(student), label_map={"sad": "gloomy"})
+    mapped = Pair.of(Anatomy.of(student), Anatomy.of(renamed), task_of(student), label_map={"sad": "gloomy"})
     assert mapped.teacher_columns == (0, 1, -1, -1, -1)
 
 
@@ -195,9 +195,9 @@ def test_labels_without_names_are_to_be_renamed() -> None:
     teacher = classifier(("LABEL_0", "LABEL_1"))
     student = students.grow_labels(teacher, ["LABEL_2"])
     with pytest.raises(IncompatiblePair, match=r"These are no names: rename them in id2label and label2id of both"):
-        Pair.of(Anatomy.of(student), Anatomy.of(teacher), Task.of(student))
+        Pair.of(Anatomy.of(student), Anatomy.of(teacher), task_of(student))
     named = students.grow_labels(teacher, ["odd"])
-    assert Pair.of(Anatomy.of(named), Anatomy.of(teacher), Task.of(named)).lacking == ("odd",)
+    assert Pair.of(Anatomy.of(named), Anatomy.of(teacher), task_of(named)).lacking == ("odd",)
 
 
 @pytest.mark.parametrize(
@@ -206,7 +206,7 @@ def test_labels_without_names_are_to_be_renamed() -> None:
 def test_labels_that_are_not_all_there_are_refused(ours: tuple[str, ...], theirs: tuple[str, ...]) -> None:
     student, teacher = classifier(ours), classifier(theirs)
     with pytest.raises(IncompatiblePair, match=f"has {len(ours)} labels, the teacher {len(theirs)}; they must agree"):
-        Pair.of(Anatomy.of(student), Anatomy.of(teacher), Task.of(student))
+        Pair.of(Anatomy.of(student), Anatomy.of(teacher), task_of(student))
 
 
 def test_other_terms_over_answers_refuse_a_teacher_that_lacks_labels() -> None:

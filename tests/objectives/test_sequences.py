@@ -21,7 +21,7 @@ from hf_distill.objectives.response.ctc_nbest_kd import CTCNBestKD
 from hf_distill.objectives.response.labels import Labels
 from hf_distill.objectives.response.nbest_kd import NBestKD
 from hf_distill.objectives.response.soft_targets import SoftTargets
-from hf_distill.tasks import CTC, TASKS, Task
+from hf_distill.tasks import CTC, TASKS, task_of
 from tests import sounds, tiny, writers
 from tests.shapes import shape
 
@@ -203,7 +203,7 @@ def test_a_step_of_less_than_a_source_weighs_as_much_as_others() -> None:
 
 def test_the_loss_of_labels_is_the_models_own() -> None:
     model = sounds.hearing().eval()
-    task = Task.of(model)
+    task = task_of(model)
     assert isinstance(task, CTC)
     assert (task.name, task.blank, Anatomy.of(model).shape.num_logits) == ("ctc", 0, 8)
     batch = sounds.collate([{name: row[name] for name in ("input_values", "labels")} for row in sounds.rows()])

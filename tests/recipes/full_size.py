@@ -29,7 +29,7 @@ from hf_distill.objectives.across import Across
 from hf_distill.recipe import Member, Recipe, Stage, Student, Teacher, shipped
 from hf_distill.recipe.rules.stages import PREVIOUS
 from hf_distill.run import models
-from hf_distill.tasks import TASKS, Task
+from hf_distill.tasks import TASKS, task_of
 
 LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
 ROBERTA = {
@@ -185,7 +185,7 @@ def stages_of(name: str) -> Iterator[tuple[Stage, PreTrainedModel, Pair]]:
 def _pair(recipe: Recipe, student: PreTrainedModel, finished: PreTrainedModel | None) -> Pair:
     def with_teacher(teacher: PreTrainedModel | None) -> Pair:
         across = Across(MATCHED, MATCHED) if models.reads_its_own(recipe) else None
-        return Pair.of(ours, None if teacher is None else Anatomy.of(teacher), Task.of(student), across=across)
+        return Pair.of(ours, None if teacher is None else Anatomy.of(teacher), task_of(student), across=across)
 
     ours, section = Anatomy.of(student), recipe.teacher
     if finished is not None or section is None:

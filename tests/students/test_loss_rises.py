@@ -11,7 +11,7 @@ from hf_distill.anatomy import Anatomy
 from hf_distill.errors import DataError, IncompatiblePair
 from hf_distill.objectives.base import Rises
 from hf_distill.students.loss_rises import loss_rises
-from hf_distill.tasks import Task
+from hf_distill.tasks import task_of
 from tests import tiny
 
 
@@ -28,7 +28,7 @@ def last_states(model: torch.nn.Module, batch: dict[str, Tensor]) -> Tensor:
 
 def test_ablation_sets_a_feature_to_zero() -> None:
     model = tiny.model("single_label", dropout=0.1).eval()
-    anatomy, task = Anatomy.of(model), Task.of(model)
+    anatomy, task = Anatomy.of(model), task_of(model)
     model.train()
     found = loss_rises(model, task, Rises((1, 2), "", "ablation", 2), batches())
     assert model.training
@@ -51,7 +51,7 @@ def test_ablation_sets_a_feature_to_zero() -> None:
 
 def test_the_gradient_estimates_it() -> None:
     model = tiny.model("single_label").eval()
-    anatomy, task = Anatomy.of(model), Task.of(model)
+    anatomy, task = Anatomy.of(model), task_of(model)
     found = loss_rises(model, task, Rises((2,), "", "gradient", 2), batches())
     total, tokens = torch.zeros(32), 0
     for batch in batches():
@@ -67,7 +67,7 @@ def test_the_gradient_estimates_it() -> None:
 
 def test_refuses_what_cannot_be_measured() -> None:
     model = tiny.model("single_label")
-    task = Task.of(model)
+    task = task_of(model)
     with pytest.raises(IncompatiblePair, match="no batch to weigh the features on"):
         loss_rises(model, task, Rises((1,), "", "gradient", 2), [])
     unlabelled = [{name: tensor for name, tensor in batch.items() if name != "labels"} for batch in batches()]

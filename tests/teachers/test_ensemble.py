@@ -29,7 +29,7 @@ from hf_distill.errors import DataError, DistillationError, IncompatiblePair
 from hf_distill.hub.trained import record_of
 from hf_distill.member_logits import Combining, MemberLogits, Tally
 from hf_distill.objectives import DKD, Pair, Terms
-from hf_distill.tasks import TASKS, Task
+from hf_distill.tasks import TASKS, task_of
 from hf_distill.teachers import Cached, Ensemble, Frozen, MovingAverage, Peers
 from hf_distill.teachers.cache import codecs
 from tests import tiny
@@ -321,7 +321,7 @@ def test_a_large_vocabulary_is_compared_in_chunks(how: dict[str, Any], monkeypat
         models = {"a": tiny.model("causal_lm", seed=3).double(), "b": tiny.model("causal_lm", seed=5).double()}
         student, teacher = tiny.model("causal_lm", seed=4).double().train(), Ensemble(models, **how)
         terms = Terms.of(SoftTargets(temperature=2.0) + Labels() + SoftTargets(temperature=1.0).on("b"))
-        pair = teacher.pair(Anatomy.of(student), Task.of(student))
+        pair = teacher.pair(Anatomy.of(student), task_of(student))
         distillation = Distillation(student, terms, pair, in_part=in_part)
         assert (distillation._vocabulary is not None) == in_part
         teacher.bind(distillation.reads().teacher)

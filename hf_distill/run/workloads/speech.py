@@ -28,7 +28,7 @@ from hf_distill.run.labels import Columns
 from hf_distill.run.workload import Collator, Interval, Limits
 from hf_distill.run.workloads.labelled_rows import LabelledRows
 from hf_distill.run.workloads.splits import at_most, data_facts, data_name, tables_of, with_cuts
-from hf_distill.tasks import CTC, IGNORED, Task
+from hf_distill.tasks import CTC, IGNORED, task_of
 
 SAMPLE = 50
 BROKEN = -1
@@ -77,7 +77,7 @@ class Speech(LabelledRows):
 
     def check_reading(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, role: str) -> None:
         """The blank, the number of symbols, and, of models that come with one, the feature extractor."""
-        task = Task.of(model)
+        task = task_of(model)
         if not isinstance(task, CTC) or task.blank != tokenizer.pad_token_id:
             blank = getattr(task, "blank", "none")
             raise IncompatiblePair(

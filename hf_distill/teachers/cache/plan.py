@@ -11,7 +11,7 @@ from hf_distill.errors import CacheMismatch, DistillationError, IncompatiblePair
 from hf_distill.objectives.base import Objective
 from hf_distill.objectives.pair import Pair
 from hf_distill.objectives.row_wise import RowWise
-from hf_distill.tasks import Seq2SeqLM, Task
+from hf_distill.tasks import Seq2SeqLM, task_of
 from hf_distill.teachers.cache import codecs
 from hf_distill.teachers.cache.codecs import Codec, TopK
 from hf_distill.teachers.cache.keys import TARGET_IDS
@@ -57,7 +57,7 @@ def stored_signals(anatomy: Anatomy, signals: Iterable[Signal], codec: Codec | N
 def _check_targets(anatomy: Anatomy) -> None:
     """What a decoder beside an encoder shows depends on a text of its own, which a row must have."""
     has_decoder = len(anatomy.shape.stacks) > 1 or TARGET_IDS in anatomy.accepts
-    if has_decoder and Task.of(anatomy.base).name != Seq2SeqLM.name:
+    if has_decoder and task_of(anatomy.base).name != Seq2SeqLM.name:
         raise IncompatiblePair(
             f"the teacher, a {type(anatomy.base).__name__}, has a decoder beside its encoder, and its rows have no "
             "target text by which a teacher's cache could find them. Train with the teacher itself."
@@ -69,7 +69,7 @@ def by_head(anatomy: Anatomy, codec: Codec | None) -> bool:
     logits lose, and nothing in float32. Those of a vocabulary are; many labels are none, and a head that picks or
     averages tokens cannot be asked for them later."""
     wide = anatomy.shape.num_logits > LARGE and anatomy.knows_head and not isinstance(codec, TopK)
-    return wide and Task.of(anatomy.base).vocabulary_sized
+    return wide and task_of(anatomy.base).vocabulary_sized
 
 
 def check_read(signals: Iterable[Signal]) -> None:

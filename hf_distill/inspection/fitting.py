@@ -24,7 +24,8 @@ from hf_distill.run.models import leading, reads_its_own, teacher_path
 TRAINED_HEADS = ("ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering", "ForCTC")
 """Heads of one task each. Others belong to pre-training, or write."""
 
-HEAD = re.compile(r"(For\w+|LMHeadModel)$")
+ENDING = re.compile(r"(For\w+|LMHeadModel)$")
+"""What the name of a model's class says of its head."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ def _check_task(blueprint: Blueprint, model: PreTrainedModel, role: str) -> None
 
 
 def _ending(name: str) -> str:
-    found = HEAD.search(name)
+    found = ENDING.search(name)
     return "" if found is None else found.group(1)
 
 

@@ -7,21 +7,46 @@ from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 from torch import nn
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_distill.anatomy import Anatomy
 from hf_distill.errors import DataError, IncompatiblePair
 from hf_distill.evaluation import looking, parting
-from hf_distill.evaluation.findings import Findings
+from hf_distill.evaluation.findings import Findings, Sample
+from hf_distill.evaluation.language_models import samples
 from hf_distill.evaluation.looking import Pairs, Texts
 from hf_distill.layer_map import LayerMap
 from hf_distill.run.abilities import Showing
 from hf_distill.run.measuring import Answers, Role
+from hf_distill.run.preparation import Setup
 from hf_distill.run.workload import Workload
 
 logger = logging.getLogger(__name__)
 
 Found = TypeVar("Found")
+
+
+def of_run(setup: Setup, answers: Mapping[Role, Answers], student: PreTrainedModel) -> Findings:
+    """What the report shows beside the table."""
+    found = of_answers(setup.workload, answers).model_copy(update={"samples": _samples(setup, student)})
+    if setup.teacher is None or setup.workload.teachers_tokenizer is not None:
+        return found  # layers are compared, and attention is drawn, token by token
+    seen = of_models(
+        student,
+        setup.teacher,
+        setup.tokenizer,
+        setup.workload.texts(),
+        setup.recipe.max_length,
+        setup.losses.layer_maps,
+    )
+    return found.model_copy(update={"likeness": seen.likeness, "attention": seen.attention})
+
+
+def _samples(setup: Setup, student: PreTrainedModel) -> list[Sample]:
+    """What teacher and student write to the same prompts, where they write."""
+    prompts = setup.workload.prompts(setup.tokenizer, setup.limits)
+    models: dict[Role, PreTrainedModel] = {} if setup.teacher is None else {"teacher": setup.teacher}
+    return samples({**models, "student": student}, setup.tokenizer, prompts) if prompts else []
 
 
 def of_answers(workload: Workload, answers: Mapping[Role, Answers]) -> Findings:

@@ -54,8 +54,8 @@ class Conversations:
 def conversations(tables: Mapping[str, Table], columns: Columns) -> Conversations:
     """Checks the rows of the splits.
 
-    A message is a mapping with a role and its content, both text; further keys are the template's to read, and those
-    without a value are left out. A prompt is text, which is the user's, or a list of messages, and so is a completion,
+    A message is a mapping with a role and its content, both text; further keys, of values that JSON knows, are the
+    template's to read, and those without a value are left out. A prompt is text, which is the user's, or a list of messages, and so is a completion,
     the assistant's.
 
     Errors: DataError, with file, line and column, for a cell of another kind, and for a conversation in which the
@@ -129,12 +129,18 @@ def _message(given: Any, place: str) -> Message:
         value = message.get(key)
         if not isinstance(value, str) or (key == ROLE and not value):
             raise DataError(f"{place}: its {key} is {describe(value)}, expected text.")
-        _check_unicode(value, f"{place}, {key}")
+    for key, value in message.items():
+        _check_writable(key, value, place)
     return message
 
 
-def _check_unicode(text: str, place: str) -> None:
+def _check_writable(key: str, value: Any, place: str) -> None:
+    """Refuses what JSON does not know, or UTF-8 cannot hold: a template may write any key."""
     try:
-        text.encode()
+        json.dumps({key: value}, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
-        raise DataError(f"{place}: {error}; replace that character.") from error
+        raise DataError(f"{place}, {key}: {error}; replace that character.") from error
+    except (TypeError, ValueError, RecursionError) as error:
+        raise DataError(
+            f"{place}: its {key} is {describe(value)}, which JSON does not know; leave it out, or make text of it."
+        ) from error

@@ -189,7 +189,7 @@ class Records:
         if isinstance(prompt, list):
             return self._ids(prompt, place)
         if isinstance(prompt, str):
-            return self._ids(self.tokenizer(prompt)["input_ids"], place)
+            return self._ids(self._tokens(prompt, place), place)
         if messages is not None:
             return self._ids(self._rendered(messages, place), place)
         return None
@@ -204,7 +204,15 @@ class Records:
             text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         except Exception as error:  # a template raises what it likes
             raise DataError(f"{place}: the chat template does not take the messages: {error}") from error
-        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return self._tokens(text, place, add_special_tokens=False)
+
+    def _tokens(self, text: str, place: str, **settings: bool) -> Any:
+        """The tokens of a text, which JSON can give characters that UTF-8 cannot hold."""
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise DataError(f"{place}: {error}; replace that character.") from error
+        return self.tokenizer(text, **settings)["input_ids"]
 
     def _prompted(self, laws: Any, prompt: list[int], place: str) -> list[Law | None]:
         """The laws of a prompt, each of which names the token that stands there."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+from datasets import Dataset
 
 from hf_distill.data.chat import Columns, Conversations, conversations, messages_of
 from hf_distill.data.chat_template import ChatTemplate
@@ -113,11 +115,21 @@ def test_prompts_and_completions_are_conversations_as_well(tmp_path: Path) -> No
         ([{"from": "human", "value": "x"}], r"has the keys 'from' and 'value'; call them 'role' and 'content'"),
         (chats.said(1)[:1], r"no message is the assistant's \(the roles are user\), so there is nothing to learn"),
         ([{"role": "assistant", "content": "\ud800"}], r"message 1, content: .*surrogates not allowed"),
+        ([{"role": "user", "content": "a", "name": ["\ud800"]}, *chats.said(1)], r"message 1, name: .*surrogates"),
     ],
 )
 def test_cells_that_are_no_conversation_are_refused_with_their_line(tmp_path: Path, cell: Any, text: str) -> None:
     with pytest.raises(DataError, match=text):
         loaded(tmp_path, [{"messages": chats.said(1)}, {"messages": cell}])
+
+
+@pytest.mark.parametrize("when", [datetime(2024, 5, 6, tzinfo=UTC), b"x"])
+def test_what_json_does_not_know_is_refused_with_its_row(tmp_path: Path, when: Any) -> None:
+    """A column of a parquet file may hold times and bytes."""
+    path = tmp_path / "chats.parquet"
+    Dataset.from_list([{"messages": [{**message, "when": when} for message in chats.said(1)]}]).to_parquet(path)
+    with pytest.raises(DataError, match=r"chats\.parquet, row 1, .*message 1: its when is .*\((datetime|bytes)\)"):
+        conversations({"train": read(path, ["messages"])}, Columns())
 
 
 def test_labels_are_the_assistants_tokens_and_what_is_cut_is_told(

@@ -165,6 +165,11 @@ WRONG: dict[str, tuple[Any, str]] = {
     "a model of another kind": (lambda line: line.update(model=[]), "model is "),
     "ids of another kind": (lambda line: line.update(prompt=["1"]), "has the token id '1'"),
     "messages that are none": (lambda line: line.update(prompt=None, messages=5), "the chat template does not take"),
+    "half a character": (lambda line: line.update(prompt="a\ud800"), "surrogates not allowed"),
+    "a message with half a character": (
+        lambda line: line.update(prompt=None, messages=[{"role": "user", "content": "a\ud800"}]),
+        "surrogates not allowed",
+    ),
 }
 
 

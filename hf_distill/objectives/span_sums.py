@@ -87,18 +87,20 @@ def _bins(spans: Tensor, slots: int) -> Tensor:
 
 
 class _SpanSums(torch.autograd.Function):
-    """The sums; kept for the backward pass is the gradient itself."""
+    """The sums; kept for the backward pass is the gradient itself, as if the largest weight were 1: so that of
+    half-precision logits stays away from 0."""
 
     @staticmethod
     def forward(ctx: Any, work: _Work, with_gradient: bool, logits: Tensor) -> tuple[Tensor, Tensor]:
         parts, ctx.gradient = work.run(with_gradient and ctx.needs_input_grad[2])
+        ctx.largest = work.largest
         ctx.mark_non_differentiable(parts)
         return work.total(parts), parts
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor, _: Tensor) -> tuple[None, None, Tensor]:
-        return None, None, ctx.gradient * upstream.to(ctx.gradient.dtype)
+        return None, None, ctx.gradient * (upstream * ctx.largest).to(ctx.gradient.dtype)
 
 
 class _Work:
@@ -109,6 +111,8 @@ class _Work:
     ) -> None:
         self.loss, self.factors, self.counted = loss, factors, counted.flatten()
         self.weights = weights.flatten()
+        largest = functional.pad(torch.where(self.counted, self.weights, 0.0), (0, 1)).amax()
+        self.largest = torch.where(largest > 0, largest, 1.0)
         self.ours, self.theirs = _Laws(student, counted), _Laws(teacher, counted)
         words = max(student.logits.shape[-1], teacher.logits.shape[-1])
         self.block = Sizes.of(COPIES * words, student.logits.device).block
@@ -118,7 +122,7 @@ class _Work:
         return torch.stack([part * factor for part, factor in zip(parts, self.factors, strict=True)]).sum()
 
     def run(self, with_gradient: bool) -> tuple[Tensor, Tensor | None]:
-        """The sum of each part, and the gradient of the weighted total in the student's logits."""
+        """The sum of each part, and the gradient of the weighted total over `largest` in the student's logits."""
         ours, theirs = self.ours, self.theirs
         scales, gradient = (ours.scales(self.block), theirs.scales(self.block)), None
         parts = self.weights.new_zeros(len(self.factors))
@@ -135,7 +139,7 @@ class _Work:
                 values = self.loss(ours.law(rows, scale), law)
                 kept_values = torch.where(kept.unsqueeze(1), values * self.weights[some].unsqueeze(1), 0.0)
                 sums = kept_values.sum(0)
-                total = self.total(sums)
+                total = self.total(sums) / self.largest
             parts += sums.detach()
             if gradient is not None:
                 to_rows, to_scale = torch.autograd.grad(total, [rows, scale], materialize_grads=True)

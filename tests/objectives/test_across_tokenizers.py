@@ -20,6 +20,7 @@ from hf_distill.chunks import Sizes
 from hf_distill.errors import DataError, DistillationError, IncompatiblePair
 from hf_distill.objectives import Objective, Pair
 from hf_distill.objectives.across import Across
+from hf_distill.objectives.span_sums import Side, span_sums
 from hf_distill.tasks import TASKS
 from tests.shapes import shape
 from tests.tokenizers_of_kinds import tokenizer
@@ -115,6 +116,23 @@ def test_blocks_of_any_size_give_the_same(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(Sizes, "of", classmethod(lambda cls, *_: cls(1, 1)))
     found = evaluated(bound("gold", {}), torch.float64)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+
+
+def test_the_gradient_of_half_precision_logits_keeps_its_digits() -> None:
+    """A long example, whose mean makes each number of the gradient smaller than float16 has digits for; the engine's
+    loss scale comes behind it."""
+    generator = torch.Generator().manual_seed(0)
+    ours, theirs = (torch.randn(1, 500, 4000, generator=generator).half() for _ in range(2))
+    places = torch.arange(500).unsqueeze(0)
+    weights, counted = torch.full((1, 500), 1 / 500), torch.ones(1, 500, dtype=torch.bool)
+    found = []
+    for dtype in (torch.float16, torch.float64):
+        leaf = ours.to(dtype).requires_grad_()
+        sides = [Side(logits, places, places, 1.0, True) for logits in (leaf, theirs.to(dtype))]
+        total, _ = span_sums(*sides, lambda q, p: losses.forward_kl(q, p).unsqueeze(-1), weights, (1.0,), counted)
+        (gradient,) = torch.autograd.grad(total * 2.0**15, leaf)
+        found.append(gradient.double())
+    assert (found[0] - found[1]).norm() < 1e-3 * found[1].norm()
 
 
 @pytest.mark.parametrize("beta", [0.2, 0.5])

@@ -37,6 +37,12 @@ def fits_on_policy(trainer: BoundTrainer, settings: OnPolicy) -> None:
             f"on_policy: teacher_share is {settings.teacher_share:g}, and the teacher, {_kind(trainer.teacher)}, "
             "does not write; one model that stays as it is does. Set teacher_share to 0."
         )
+    if trainer.distillation.pair.across is not None:
+        raise IncompatiblePair(
+            "on_policy has texts written while the student trains, and the teacher reads by a tokenizer of its own: "
+            "texts are aligned between the two before training. Leave on_policy out, or take a teacher of the "
+            "student's tokenizer."
+        )
     named = list(zip(trainer.distillation.objectives, trainer.distillation.terms(), strict=True))
     if not any(objective.needs_teacher for _, objective in named):
         raise DistillationError(

@@ -20,6 +20,8 @@ from hf_distill import (
     SoftTargets,
     teachers,
 )
+from hf_distill.data.aligned_rows import AlignedPadding
+from hf_distill.objectives import ULD
 from tests import tiny
 from tests.on_policy.test_training import trainer_of
 from tests.on_policy.worlds import rows, small
@@ -53,6 +55,21 @@ def test_a_teacher_that_does_not_write() -> None:
     with pytest.raises(IncompatiblePair, match=r"teacher_share is 0\.25, and the teacher, a Ensemble, does not write"):
         trainer_of(teacher=several, on_policy=policy)
     trainer_of(teacher=several, on_policy=OFF)
+
+
+def test_a_teacher_of_another_tokenizer() -> None:
+    from tests.test_across_tokenizers import OURS, ROWS, THEIRS, model
+
+    with pytest.raises(IncompatiblePair, match="texts are aligned between the two before training"):
+        trainer_of(
+            model=model(OURS, 1),
+            teacher=teachers.Frozen(model(THEIRS, 2, positions=96), tokenizer=THEIRS),
+            objectives=ULD(),
+            train_dataset=ROWS,
+            data_collator=AlignedPadding(OURS, THEIRS),
+            processing_class=OURS,
+            on_policy=OnPolicy(max_new_tokens=4, prompt_tokens=3),
+        )
 
 
 def test_terms_that_know_nothing_of_new_texts() -> None:

@@ -3,7 +3,7 @@ message."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain, islice
 from typing import Any, NamedTuple
 
@@ -40,7 +40,8 @@ class Side:
         if not tokenizer.chat_template:
             raise DataError(
                 f"the {role}'s tokenizer has no chat template, which messages are written in; set "
-                "tokenizer.chat_template, or make texts of the messages and align these (align_texts)."
+                "tokenizer.chat_template (in a recipe data.chat.template, for the student), or make texts of the "
+                "messages and align these (align_texts)."
             )
         self.tokenizer, self.role, self.max_length = tokenizer, role, max_length
         self.reader = Reader(tokenizer, role)
@@ -49,14 +50,14 @@ class Side:
             *(n for n, t in tokenizer.added_tokens_decoder.items() if t.special),
         }
 
-    def render(self, messages: Messages, number: int) -> Rendered:
+    def render(self, messages: Messages, place: str) -> Rendered:
         """A conversation as text. Where each message stands follows from one with marks in place of what is said.
 
         Raises: `DataError` for a template that fails, or writes messages otherwise than as they are.
         """
         marks = [f"\ue000{i}\ue001" for i in range(len(messages))]
-        whole = self._written(messages, number)
-        marked = self._written([{**m, "content": mark} for m, mark in zip(messages, marks, strict=True)], number)
+        whole = self._written(messages, place)
+        marked = self._written([{**m, "content": mark} for m, mark in zip(messages, marks, strict=True)], place)
         for change in (str, str.strip):
             contents = tuple(change(str(message["content"])) for message in messages)
             text, starts = "", []
@@ -71,17 +72,15 @@ class Side:
             if len(starts) == len(messages) and text + rest == whole:
                 return Rendered(whole, tuple(starts), contents)
         raise DataError(
-            f"conversation {number}: the {self.role}'s chat template leaves messages out or changes what they say, so "
+            f"{place}: the {self.role}'s chat template leaves messages out or changes what they say, so "
             f"that they cannot be placed in {whole[:_SHOWN]!r}; give a template that writes each as it is."
         )
 
-    def _written(self, messages: Messages, number: int) -> str:
+    def _written(self, messages: Messages, place: str) -> str:
         try:
             return str(self.tokenizer.apply_chat_template(list(messages), tokenize=False))
         except Exception as error:  # a template is a program, and raises what it likes
-            raise DataError(
-                f"conversation {number}: the {self.role}'s chat template does not take it: {error}"
-            ) from error
+            raise DataError(f"{place}: the {self.role}'s chat template does not take it: {error}") from error
 
 
 def align_messages(
@@ -91,13 +90,15 @@ def align_messages(
     max_length: int,
     *,
     teacher_max_length: int | None = None,
+    place: Callable[[int], str] = "conversation {}".format,
 ) -> Aligned:
     """Rows as those of `align_texts`, of conversations: lists of `{"role": …, "content": …}`.
 
     Each model reads a conversation in its own chat template. What the assistant says counts, and is aligned by the
     characters of each message; so does the special token that ends its turn, which is aligned by its role where both
     templates have one. A conversation that is too long for either model is cut behind the last span that both have
-    room for; one of which nothing is left is left out. Both are counted and logged.
+    room for; one of which nothing is left is left out. Both are counted and logged. `place` says where a conversation
+    stands, of its number from 1 on, for messages.
 
     Raises: `DataError` for a tokenizer without a chat template, a conversation that a template does not take or
     changes, one without a message of the assistant, and where no row is left; `IncompatiblePair` for a slow tokenizer.
@@ -105,15 +106,15 @@ def align_messages(
     ours = Side(student_tokenizer, "student", max_length)
     theirs = Side(teacher_tokenizer, "teacher", teacher_max_length or max_length)
     counts = AlignmentCounts()
-    numbered = enumerate(conversations, start=1)
-    parts = iter(lambda: list(islice(numbered, AT_ONCE)), [])
+    placed = ((place(number), messages) for number, messages in enumerate(conversations, start=1))
+    parts = iter(lambda: list(islice(placed, AT_ONCE)), [])
     return gathered((_rows(part, ours, theirs, counts) for part in parts), counts)
 
 
-def _rows(part: Sequence[tuple[int, Messages]], ours: Side, theirs: Side, counts: AlignmentCounts) -> Iterator[Row]:
-    for number, messages in part:
-        _check(messages, number)
-    rendered = [[side.render(messages, number) for number, messages in part] for side in (ours, theirs)]
+def _rows(part: Sequence[tuple[str, Messages]], ours: Side, theirs: Side, counts: AlignmentCounts) -> Iterator[Row]:
+    for place, messages in part:
+        _check(messages, place)
+    rendered = [[side.render(messages, place) for place, messages in part] for side in (ours, theirs)]
     read = [side.reader([each.text for each in found]) for side, found in zip((ours, theirs), rendered, strict=True)]
     for (_, messages), *sides in zip(part, *rendered, *read, strict=True):
         counts.texts += 1
@@ -124,17 +125,14 @@ def _rows(part: Sequence[tuple[int, Messages]], ours: Side, theirs: Side, counts
             yield row
 
 
-def _check(messages: Messages, number: int) -> None:
+def _check(messages: Messages, place: str) -> None:
     for message in messages:
         if not isinstance(message, Mapping) or not isinstance(message.get("content"), str) or "role" not in message:
             raise DataError(
-                f"conversation {number}: a message is {str(message)[:_SHOWN]!r}; it must have a role and a content, "
-                "both text."
+                f"{place}: a message is {str(message)[:_SHOWN]!r}; it must have a role and a content, both text."
             )
     if not any(message["role"] == LEARNED and message["content"].strip() for message in messages):
-        raise DataError(
-            f"conversation {number}: the assistant says nothing, so there is nothing to learn; leave it out."
-        )
+        raise DataError(f"{place}: the assistant says nothing, so there is nothing to learn; leave it out.")
 
 
 class _Row:

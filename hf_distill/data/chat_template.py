@@ -86,6 +86,11 @@ class ChatTemplate:
             )
         )
 
+    def beginning(self, messages: Conversation, place: str) -> list[int]:
+        """The ids of a conversation that the assistant is to go on with. Errors: DataError, as `read`."""
+        text = self.text(messages, place, prompt=True)
+        return list(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+
     def _answer(self, messages: Conversation, number: int, whole: str, place: str) -> Span:
         """Where message `number`, the assistant's, stands in what is written for all of them."""
         here = f"{place}: message {number + 1}"

@@ -19,19 +19,29 @@ SHOWN = 1200
 
 
 class Prompt(NamedTuple):
-    """A prompt as token ids, as a reader sees it, and what the data have in answer to it."""
+    """A prompt as token ids, as a reader sees it, and what the data have in answer to it; `teachers_ids` are those
+    of a teacher that reads by a tokenizer of its own."""
 
     ids: Sequence[int]
     text: str
     wanted: str
+    teachers_ids: Sequence[int] = ()
 
 
 def samples(
-    models: Mapping[Role, PreTrainedModel], tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt]
+    models: Mapping[Role, PreTrainedModel],
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Prompt],
+    teachers_tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> list[Sample]:
     """What each causal model writes to each prompt: always the likeliest token, so that it is the same every time, and
-    at most `NEW_TOKENS` of them."""
-    written = {role: [_written(model, tokenizer, prompt) for prompt in prompts] for role, model in models.items()}
+    at most `NEW_TOKENS` of them. With `teachers_tokenizer` the teacher reads and writes by that."""
+    written: dict[Role, list[str]] = {}
+    for role, model in models.items():
+        if role == "teacher" and teachers_tokenizer is not None:
+            written[role] = [_written(model, teachers_tokenizer, prompt.teachers_ids) for prompt in prompts]
+        else:
+            written[role] = [_written(model, tokenizer, prompt.ids) for prompt in prompts]
     return [
         Sample(
             prompt=_shown(prompt.text),
@@ -43,10 +53,10 @@ def samples(
 
 
 @torch.no_grad()
-def _written(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> str:
+def _written(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt: Sequence[int]) -> str:
     """The continuation of one prompt; alone in its batch, so that nothing is padded. It ends where the model's
-    positions do."""
-    ids = torch.tensor([list(prompt.ids)], device=model.device)
+    positions do. Penalties that the model's own generation config may have are left out."""
+    ids = torch.tensor([list(prompt)], device=model.device)
     room = _positions(model) - ids.shape[1]
     if room <= 0:
         return ""
@@ -61,6 +71,8 @@ def _written(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt:
         temperature=None,
         top_p=None,
         top_k=None,
+        repetition_penalty=1.0,
+        no_repeat_ngram_size=0,
         use_cache=True,
         return_dict_in_generate=False,
         pad_token_id=tokenizer.pad_token_id,

@@ -44,9 +44,9 @@ def of_run(setup: Setup, answers: Mapping[Role, Answers], student: PreTrainedMod
 
 def _samples(setup: Setup, student: PreTrainedModel) -> list[Sample]:
     """What teacher and student write to the same prompts, where they write."""
-    prompts = setup.workload.prompts(setup.tokenizer, setup.limits)
+    prompts, own = setup.workload.prompts(setup.tokenizer, setup.limits), setup.workload.teachers_tokenizer
     models: dict[Role, PreTrainedModel] = {} if setup.teacher is None else {"teacher": setup.teacher}
-    return samples({**models, "student": student}, setup.tokenizer, prompts) if prompts else []
+    return samples({**models, "student": student}, setup.tokenizer, prompts, own) if prompts else []
 
 
 def of_answers(workload: Workload, answers: Mapping[Role, Answers]) -> Findings:

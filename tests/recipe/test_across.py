@@ -15,6 +15,7 @@ TEXT: dict[str, Any] = {
     "task": "causal_lm",
     "packing": "none",
 }
+CHAT: dict[str, Any] = {"files": {"train": "a.jsonl"}, "split": {"validation": 0.1}, "chat": {}}
 TEACHER = {"model": "x", "tokenizer": "own"}
 BASE: dict[str, Any] = {
     "schema": 1,
@@ -25,8 +26,9 @@ BASE: dict[str, Any] = {
 }
 
 
-def test_it_is_taken_as_it_is_written() -> None:
-    made = Recipe.from_dict(BASE)
+@pytest.mark.parametrize("data", [BASE["data"], CHAT], ids=["text", "chat"])
+def test_it_is_taken_as_it_is_written(data: dict[str, Any]) -> None:
+    made = Recipe.from_dict({**BASE, "data": data})
     assert made.teacher is not None
     assert made.teacher.tokenizer == "own"
     assert Recipe.from_yaml(made.to_yaml()) == made
@@ -47,6 +49,11 @@ def test_it_is_taken_as_it_is_written() -> None:
         ({"data": None, "task": "sst2"}, r"teacher\.tokenizer.*task: causal_lm"),
         ({"data": {"text": {**TEXT, "packing": "full"}}}, r"data\.text\.packing.*must be none"),
         ({"data": {"text": {**TEXT, "validation": None}}}, r"data\.text\.validation.*is missing"),
+        ({"data": {**CHAT, "chat": {"packing": True}}}, r"data\.chat\.packing.*aligned one by one"),
+        (
+            {"stages": [{**BASE["stages"][0], "on_policy": {"prompt_tokens": 4}}]},
+            r"stages\[0\]\.on_policy.*not aligned",
+        ),
         ({"data": {"text": {**TEXT, "streaming": True}}}, r"data\.text\.streaming.*aligned before training"),
         ({"data": {"text": {**TEXT, "train": [{"files": ["a"], "weight": 2.0}]}}}, "may have no weights"),
         ({"stages": [{"name": "a", "objectives": [{"gold": {"matched_weight": 1.0}}]}]}, "unmatched_weight is not"),

@@ -113,7 +113,9 @@ def test_what_is_written_is_what_the_model_finds_likeliest(home: Path) -> None:
     assert prompt.text == "Add 100 and 0, café"
     assert tokenizer.decode(prompt.ids).endswith(f"{chats.START}assistant\n")
     model = chats.model(seed=3)
-    model.generation_config = GenerationConfig(do_sample=True, temperature=0.3, eos_token_id=2)
+    model.generation_config = GenerationConfig(
+        do_sample=True, temperature=0.3, repetition_penalty=5.0, no_repeat_ngram_size=2, eos_token_id=2
+    )
     ids = list(prompt.ids)
     for _ in range(NEW_TOKENS):
         with torch.no_grad():

@@ -10,6 +10,8 @@ import pytest
 
 from hf_distill import Recipe, run
 from hf_distill.errors import IncompatiblePair
+from hf_distill.evaluation.findings import Findings
+from tests.run import test_across_tokenizers as conversations
 from tests.test_across_tokenizers import OURS, THEIRS, model
 from tests.tokenizers_of_kinds import CORPUS
 
@@ -51,6 +53,24 @@ def test_a_run_leaves_what_was_aligned(name: str, tmp_path: Path) -> None:
     card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
     assert f"{counts['teacher_unaligned']} of the teacher's {counts['teacher_tokens']} tokens" in card
     alone = run(recipe(tmp_path, name), tmp_path / "out", train=False)
+    assert alone.run("student").metrics == result.run("student").metrics
+
+
+@pytest.mark.parametrize("objective", ["uld", "gold"])
+def test_a_run_on_conversations_learns_what_the_assistant_says(objective: str, tmp_path: Path) -> None:
+    result = run(conversations.recipe(conversations.home(tmp_path), objective), tmp_path / "out")
+    assert all(each.metrics["perplexity"] > 1.0 and each.agreement is None for each in result.runs)
+    record = json.loads((tmp_path / "out" / "distillation.json").read_text(encoding="utf-8"))
+    counts = record["data"]["alignment"]["train"]
+    assert (counts["texts"], counts["rows"], counts["texts_left_out"]) == (9, 9, 0)
+    assert 0 < counts["student_unaligned"] < counts["student_tokens"] / 2
+    log = json.loads((tmp_path / "out" / "train_results.json").read_text(encoding="utf-8"))
+    assert log["alignment_spans"] == counts["spans"]
+    told = Findings.read(tmp_path / "out" / "report" / "data.json")
+    assert told is not None
+    assert [{*sample.written} for sample in told.samples] == [{"teacher", "student"}] * 2
+    assert any("Aligned, train: 9 texts" in note for note in result.notes)
+    alone = run(conversations.recipe(tmp_path, objective), tmp_path / "out", train=False)
     assert alone.run("student").metrics == result.run("student").metrics
 
 

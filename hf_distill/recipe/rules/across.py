@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from hf_distill import objectives
-from hf_distill.recipe.problems import Problem
+from hf_distill.recipe.problems import Path, Problem
 from hf_distill.recipe.rules.models import MADE
 from hf_distill.recipe.rules.reading import comparing, items, mappings, section_of, students
 
@@ -15,7 +15,8 @@ WITHOUT = ("ensemble", "moving_average", "peers", "adapter_off", "fine_tune", "c
 
 
 def across(data: Mapping[str, Any]) -> Iterator[Problem]:
-    """Across tokenizers next words are compared, in rows that hold whole documents in the tokens of both."""
+    """Across tokenizers next words are compared, in rows that hold whole documents, or conversations, in the tokens of
+    both."""
     teacher = section_of(data, "teacher")
     is_own = teacher.get("tokenizer") is not None
     yield from _terms(data, is_own)
@@ -28,7 +29,8 @@ def across(data: Mapping[str, Any]) -> Iterator[Problem]:
         for name in (name for name in MADE if student.get(name) is not None):
             text = "takes the teacher's vocabulary, and this student has another (teacher.tokenizer: own); give model."
             yield Problem((*path, name), text)
-    yield from _text(data)
+    yield from _written(data)
+    yield from _rows(section_of(data, "data"))
 
 
 def _terms(data: Mapping[str, Any], is_own: bool) -> Iterator[Problem]:
@@ -45,13 +47,29 @@ def _terms(data: Mapping[str, Any], is_own: bool) -> Iterator[Problem]:
                 yield Problem(here, text)
 
 
-def _text(data: Mapping[str, Any]) -> Iterator[Problem]:
-    rows = section_of(data, "data")
-    text, here = section_of(rows, "text"), ("data", "text")
-    if not text or text.get("task", "masked_lm") != "causal_lm":
-        text_of = "reads by its own tokenizer: next words alone can be compared; give data.text with task: causal_lm."
-        yield Problem(("teacher", "tokenizer"), text_of)
-        return
+def _written(data: Mapping[str, Any]) -> Iterator[Problem]:
+    for i, stage in mappings(data.get("stages")):
+        if stage.get("on_policy") is not None and stage.get("teacher") is None:
+            text = (
+                "has texts written that are not aligned between two tokenizers (teacher.tokenizer: own); leave it out."
+            )
+            yield Problem(("stages", i, "on_policy"), text)
+
+
+def _rows(rows: Mapping[str, Any]) -> Iterator[Problem]:
+    text = section_of(rows, "text")
+    if rows.get("chat") is not None:
+        if section_of(rows, "chat").get("packing") is True:
+            found = "puts several conversations into a row, and they are aligned one by one (teacher.tokenizer: own)."
+            yield Problem(("data", "chat", "packing"), f"{found} Leave it out.")
+    elif text and text.get("task", "masked_lm") == "causal_lm":
+        yield from _text(text, ("data", "text"))
+    else:
+        only = "next words alone can be compared; give data.chat, or data.text with task: causal_lm."
+        yield Problem(("teacher", "tokenizer"), f"reads by its own tokenizer: {only}")
+
+
+def _text(text: Mapping[str, Any], here: Path) -> Iterator[Problem]:
     if text.get("packing", "full") != "none":
         found = "must be none: documents are aligned one by one in the tokens of both models (teacher.tokenizer: own)."
         yield Problem((*here, "packing"), found)

@@ -35,6 +35,8 @@ def load_workload(recipe: Recipe, *, train: bool = True, predict: bool = False) 
         return token_classification.load(data, data.token_classification, recipe, predict=predict)
     if data is not None and data.translation is not None:
         return translation.load(data, data.translation, recipe, predict=predict)
+    if data is not None and data.chat is not None and models.reads_its_own(recipe):
+        return across_tokenizers.load_chat(data, data.chat, recipe, predict=predict)
     if data is not None and data.chat is not None:
         return chat.load(data, data.chat, recipe, predict=predict)
     if data is not None and data.speech is not None:

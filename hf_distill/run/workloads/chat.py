@@ -86,7 +86,7 @@ class Chat(WordAnswers, LabelledRows):
     def prompts(self, tokenizer: PreTrainedTokenizerBase, limits: Limits) -> list[Prompt]:
         """The first validation conversations up to the assistant's first answer, those that leave room for one."""
         found: list[Prompt] = []
-        split, template = self.evaluated_splits[0], ChatTemplate(tokenizer)
+        split, templates = self.evaluated_splits[0], [ChatTemplate(each) for each in self.readers(tokenizer)]
         for row in self.splits[split]:
             messages, place = messages_of(row), self.data.place(split, row[LINE])
             answer = next(i for i, message in enumerate(messages) if message[ROLE] == ASSISTANT)
@@ -94,12 +94,16 @@ class Chat(WordAnswers, LabelledRows):
                 break
             if answer == 0:
                 continue
-            text = template.text(messages[:answer], place, prompt=True)
-            ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-            if len(ids) + NEW_TOKENS <= min(_known(tokenizer, limits)):
+            read = [template.beginning(messages[:answer], place) for template in templates]
+            known = [min(known_lengths(template.tokenizer, limits)) for template in templates]
+            if all(len(ids) + NEW_TOKENS <= most for ids, most in zip(read, known, strict=True)):
                 said = " ".join(message.get(CONTENT, "") for message in messages[:answer])
-                found.append(Prompt(ids, said, messages[answer].get(CONTENT, "")))
+                found.append(Prompt(read[0], said, messages[answer].get(CONTENT, ""), *read[1:]))
         return found
+
+    def readers(self, tokenizer: PreTrainedTokenizerBase) -> Sequence[PreTrainedTokenizerBase]:
+        """What models read a conversation by: the student's tokenizer, and a teacher's where that is another."""
+        return (tokenizer,)
 
     # ---- reading ----
 
@@ -112,7 +116,7 @@ class Chat(WordAnswers, LabelledRows):
         self, tokenizer: PreTrainedTokenizerBase, limits: Limits, splits: Sequence[str] | None = None
     ) -> dict[str, Any]:
         """See `hf_distill.data.chat_tokens.tokenize_conversations`, and `hf_distill.data.documents.packed`."""
-        _check_length(tokenizer, limits)
+        check_length(tokenizer, limits)
         if self.settings.packing and POSITIONS not in limits.input_names:
             raise IncompatiblePair(
                 "the models take no position_ids, by which the conversations of packed rows are kept apart "
@@ -141,14 +145,14 @@ def load(data: Data, settings: Settings, recipe: Recipe, *, predict: bool) -> Ch
     return Chat(name, replace(found, splits=at_most(splits, recipe)), settings, _template(settings))
 
 
-def _known(tokenizer: PreTrainedTokenizerBase, limits: Limits) -> list[int]:
+def known_lengths(tokenizer: PreTrainedTokenizerBase, limits: Limits) -> list[int]:
     """The most tokens that the tokenizer and each model take."""
     return [limit for limit in (tokenizer.model_max_length, *limits.positions) if limit is not None]
 
 
-def _check_length(tokenizer: PreTrainedTokenizerBase, limits: Limits) -> None:
-    """Refuses a context that is longer than what tokenizer or models take."""
-    longest = min(_known(tokenizer, limits))
+def check_length(tokenizer: PreTrainedTokenizerBase, limits: Limits) -> None:
+    """Refuses a context that is longer than what tokenizer or models take. Errors: DataError."""
+    longest = min(known_lengths(tokenizer, limits))
     if limits.max_length > longest:
         raise DataError(
             f"max_length is {limits.max_length}, and of the tokenizer and the models one takes {longest} tokens at "

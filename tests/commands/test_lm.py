@@ -59,6 +59,20 @@ def test_losses_and_adapters_by_flags() -> None:
         asked("--recipe", "language_models/jsd", "--beta", "7")
 
 
+def test_the_student_writes_a_share_of_the_texts() -> None:
+    further = '{"temperature": 0.9, "max_new_tokens": 64, "teacher_share": 0.1}'
+    flags = ("--student_share", "0.25", "--on_policy", further)
+    written = asked("--train_file", "a.jsonl", *MODELS, *flags)["stages"][0]["on_policy"]
+    wanted = {"student_share": 0.25, "temperature": 0.9, "max_new_tokens": 64, "teacher_share": 0.1}
+    assert {name: written[name] for name in wanted} == wanted
+    text = ("--train_file", "a.txt", *MODELS, "--student_share", "0.5")
+    with pytest.raises(RecipeError, match="plain text marks no prompts"):
+        asked(*text)
+    assert asked(*text, "--on_policy", '{"prompt_tokens": 9}')["stages"][0]["on_policy"]["prompt_tokens"] == 9
+    with pytest.raises(RecipeError, match=r"--student_share.*less than or equal to 1; given 1\.5"):
+        asked("--train_file", "a.jsonl", *MODELS, "--student_share", "1.5")
+
+
 def test_recipes_of_raw_text_for_causal_models_are_for_both_scripts() -> None:
     for script in (lm.SCRIPT, mlm.SCRIPT):
         assert asked("--recipe", "pretraining/distilgpt2", script=script)["data"]["text"]["task"] == "causal_lm"

@@ -55,8 +55,8 @@ def conversations(tables: Mapping[str, Table], columns: Columns) -> Conversation
     """Checks the rows of the splits.
 
     A message is a mapping with a role and its content, both text; further keys, of values that JSON knows, are the
-    template's to read, and those without a value are left out. A prompt is text, which is the user's, or a list of messages, and so is a completion,
-    the assistant's.
+    template's to read, and those without a value are left out. A prompt is text, which is the user's, or a list of
+    messages, and so is a completion, the assistant's.
 
     Errors: DataError, with file, line and column, for a cell of another kind, and for a conversation in which the
     assistant says nothing.

@@ -509,3 +509,27 @@ def test_files_that_went_in_are_told_by_what_they_were() -> None:
     assert "looked for in `--data_dir`" in card
     from_hub = str(Card.from_record(make_record(recipe={"task": "sst2"})))
     assert "looked for in" not in from_hub, "the sums of the Hub's rows are no files'"
+
+
+WRITTEN = {"student_share": 0.5, "teacher_share": 0.25, "temperature": 0.9, "top_k": 20, "max_new_tokens": 64}
+
+
+@pytest.mark.parametrize("place", ["recipe", "trainer"])
+def test_a_card_says_who_wrote_the_texts(place: str) -> None:
+    stages = {"recipe": {"stages": [{"name": "distil", "on_policy": WRITTEN}]}}
+    record = make_record(**(stages if place == "recipe" else {"training_arguments": {"on_policy": WRITTEN}}))
+    text = str(Card.from_record(record))
+    assert "in the share 0.5 of the steps the texts were written by the student itself" in text
+    assert "in the share 0.25 by the teacher; in the others they are those of the data" in text
+    assert "drawn at temperature 0.9, of the 20 likeliest tokens, with 64 new tokens at most" in text
+    assert "On-policy" not in str(Card.from_record(make_record()))
+
+
+def test_stages_and_the_likeliest_token_are_told_apart_and_oddities_shown() -> None:
+    odd = {"student_share": "<b>", "temperature": 0}
+    stages = [{"name": "first"}, {"name": "second", "on_policy": {}}, {"name": "third", "on_policy": odd}, 7]
+    text = str(Card.from_record(make_record(recipe={"stages": stages})))
+    assert "in stage `first`" not in text
+    assert "in stage `second` (GKD): in the share 0.5 of the steps" in text
+    assert "in the share &lt;b&gt; of the steps" in text
+    assert "the likeliest token each time, with 128 new tokens" in text

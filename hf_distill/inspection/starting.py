@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import PurePath
 from typing import Any
 
 from hf_distill.errors import IncompatiblePair
@@ -30,11 +31,13 @@ OBJECTIVES: dict[str, list[dict[str, Any]]] = {
     "encoder": [{"minilm_v2": {}}],
     "embeddings": [{"embedding_mse": {}}],
     "ctc": [{"labels": {}}],
+    "causal_lm": [{"soft_targets": {"temperature": 1.0}, "weight": 0.9}, {"labels": {}, "weight": 0.1}],
 }
 """Terms to start with; those that do not fit the pair are left out. Other tasks have both halves."""
 
 ARGUMENTS = {"num_train_epochs": 3, "learning_rate": 5.0e-5, "warmup_steps": 0.1, "per_device_train_batch_size": 32}
 TRAIN = "train.jsonl"
+LONGEST_CHAT = 1024
 
 
 def task_of(teacher: str) -> str:
@@ -49,13 +52,17 @@ def task_of(teacher: str) -> str:
 
 def data_for(teacher: str, files: Mapping[str, str], columns: Mapping[str, Any]) -> dict[str, Any]:
     """The section `data` of a recipe for a teacher's task; `files` are by split, train.jsonl where none is named.
-    `columns` are keys that go with texts and labels, in place of the usual ones.
+    `columns` are keys that go with texts and labels, in place of the usual ones. Files of a causal
+    model hold conversations, unless they are .txt or a column of texts is named.
     """
     task = task_of(teacher)
     given = dict(files) or {"train": TRAIN}
     rows = {"files": given, **({} if "validation" in given else {"split": {"validation": 0.1}})}
+    if task == "causal_lm" and files and not _is_text(given["train"], columns):
+        return {**rows, "chat": {}}
     if task in ("masked_lm", "causal_lm", "encoder"):
-        kept = {split: [{"files": [path]}] for split, path in given.items() if split != "test"}
+        named = {"column": columns["text_columns"][0]} if "text_columns" in columns else {}
+        kept = {split: [{"files": [path], **named}] for split, path in given.items() if split != "test"}
         return {"text": {"task": task, **kept}}
     if task == "embeddings":
         pairs = {"pair_columns": ["sentence1", "sentence2"], "score_column": "label"}
@@ -66,6 +73,17 @@ def data_for(teacher: str, files: Mapping[str, str], columns: Mapping[str, Any])
         names = _label_names(teacher).get("label_names")
         return {**rows, "token_classification": {"tags_column": "tags", **({"tag_names": names} if names else {})}}
     return {**rows, SECTIONS[task]: {}}
+
+
+def _is_text(file: str, columns: Mapping[str, Any]) -> bool:
+    """Whether rows are raw text and not conversations, as `distill_lm` takes them."""
+    return "text_columns" in columns or PurePath(file.removesuffix(".gz")).suffix == ".txt"
+
+
+def _longest_chat(teacher: str) -> int:
+    """Tokens of a conversation, as `distill_lm` has it, or as many as the teacher reads."""
+    known = getattr(configuration(teacher, "teacher", None, False), "max_position_embeddings", None)
+    return min(LONGEST_CHAT, known) if isinstance(known, int) and known > 0 else LONGEST_CHAT
 
 
 def _label_names(teacher: str) -> dict[str, list[str]]:
@@ -85,6 +103,8 @@ def starting_recipe(
     terms = OBJECTIVES.get(task_of(teacher), HALVES)
     stage = {"name": "distil", "objectives": terms, "arguments": arguments}
     made = {"schema": 1, **data, "teacher": {"model": teacher}, "student": dict(student), "stages": [stage]}
+    if "chat" in data.get("data", {}):
+        made["max_length"] = _longest_chat(teacher)
     found = next(bound_stages(Blueprint(Recipe.from_dict(made, SOURCE))))
     refused = [problem for _, problem in found.terms]
     fitting = [entry for entry, problem in zip(terms, refused, strict=True) if not problem]

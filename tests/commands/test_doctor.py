@@ -17,7 +17,7 @@ from hf_distill.errors import DataError
 from hf_distill.inspection import diagnosis
 from hf_distill.inspection.cost import Expected, StepCost
 from hf_distill.recipe import Recipe
-from tests import tiny_runs
+from tests import chats, tiny_runs
 
 OTHER_WORDS = (*tiny_runs.WORDS[:-1], "x", "y")
 
@@ -130,6 +130,29 @@ def test_a_recipe_to_start_from(models: Path, tmp_path: Path, capsys: pytest.Cap
     assert [entry.objective for entry in recipe.stages[0].objectives] == ["soft_targets", "labels"]
     status, out = run(capsys, *flags, "--no_cost", "--write", file)
     assert (status, "is there already" in out) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("flags", "kind"),
+    [(("--train_file", "a.jsonl"), "chat"), (("--train_file", "a.txt"), "text"),
+     (("--train_file", "a.jsonl.gz", "--text_columns", "body"), "text")],
+)  # fmt: skip
+def test_a_causal_teacher_starts_on_conversations_or_on_text(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: tuple[str, ...], kind: str
+) -> None:
+    chats.save(tmp_path / "teacher")
+    file = tmp_path / "start.yaml"
+    given = ("--teacher", tmp_path / "teacher", "--student_layers", "1", *flags, "--no_cost", "--write", file)
+    assert run(capsys, *given)[0] == 0
+    recipe = Recipe.load(file)
+    assert recipe.data is not None
+    assert (recipe.data.chat is not None, recipe.data.text is not None) == (kind == "chat", kind == "text")
+    if recipe.data.text is not None:
+        assert recipe.data.text.train[0].column == ("body" if "--text_columns" in flags else "text")
+    else:
+        assert recipe.max_length == 256  # what the teacher reads
+        assert recipe.data.split is not None
+    assert [entry.weight for entry in recipe.stages[0].objectives] == [0.9, 0.1]
 
 
 def test_a_recipe_with_other_models(models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

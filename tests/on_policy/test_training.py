@@ -76,9 +76,13 @@ def by_hand(
     return torch.cat(values).mean()
 
 
-@pytest.mark.parametrize(("task", "beta"), [("causal_lm", 0.5), ("causal_lm", 0.1), ("seq2seq_lm", 0.5)])
-def test_value_and_gradient_are_those_of_a_loop(task: str, beta: float) -> None:
-    """The students texts, then the generalised JSD over them, over a window of two micro-batches; one step of SGD."""
+@pytest.mark.parametrize("beta", [0.5, 0.1])
+def test_value_and_gradient_are_those_of_a_loop(beta: float) -> None:
+    """The student's texts, then the generalised JSD over them, over a window of two micro-batches; one step of SGD."""
+    value_and_gradient_are_those_of_a_loop("causal_lm", beta)
+
+
+def value_and_gradient_are_those_of_a_loop(task: str, beta: float) -> None:
     trainer = trainer_of(
         task,
         objectives=SoftTargets(kind="jsd", beta=beta, temperature=1.0),
@@ -100,8 +104,11 @@ def test_value_and_gradient_are_those_of_a_loop(task: str, beta: float) -> None:
     assert tiny.distance(trainer.model, student) > 1e-5
 
 
-@pytest.mark.parametrize("task", ["causal_lm", "seq2seq_lm"])
-def test_how_rows_are_put_into_batches_changes_nothing(task: str) -> None:
+def test_how_rows_are_put_into_batches_changes_nothing() -> None:
+    batches_change_nothing("causal_lm")
+
+
+def batches_change_nothing(task: str) -> None:
     both = {"max_steps": 2}
     whole = trained(task, arguments={**both, "per_device_train_batch_size": 8})
     cut = trained(
@@ -163,30 +170,6 @@ def test_a_process_without_a_batch_writes_nothing() -> None:
     trainer = trainer_of()
     batches, _ = trainer.get_batch_samples(iter([]), 2, trainer.args.device)
     assert batches == []
-
-
-@pytest.mark.parametrize("accumulation", [1, 2])
-def test_a_run_that_is_gone_on_with_ends_bit_for_bit(tmp_path: Path, accumulation: int) -> None:
-    """Within an epoch and behind one; the student has dropout."""
-
-    def made(folder: str) -> DistillationTrainer:
-        return trainer_of(
-            model=small("causal_lm", dropout=0.3),
-            on_policy=OnPolicy(student_share=0.6, teacher_share=0.2, max_new_tokens=LENGTH),
-            train_dataset=rows("causal_lm", 12),
-            arguments={
-                "output_dir": str(tmp_path / folder), "max_steps": 7, "save_strategy": "steps", "save_steps": 2,
-                "gradient_accumulation_steps": accumulation, "train_sampling_strategy": "random",
-                "optim": "adamw_torch",
-            },
-        )  # fmt: skip
-
-    whole = made("whole")
-    whole.train()
-    for step in (2, 4):
-        again = made(f"again-{step}")
-        again.train(resume_from_checkpoint=str(tmp_path / "whole" / f"checkpoint-{step}"))
-        assert gaps(whole, again) == [0.0]
 
 
 def test_another_policy_is_another_run(tmp_path: Path) -> None:

@@ -75,7 +75,7 @@ class SentenceModules(NamedTuple):
 def read_modules(name_or_path: str, role: str, revision: str | None = None) -> SentenceModules | None:
     """The modules of a folder or Hub id; None where there is no modules.json, and no word of it in config.json.
 
-    `role` names the model in errors. The dense layers are in float32, and frozen.
+    `role` names the model in errors. The dense layers are in float32, and frozen: a student has them `fixed`.
 
     Raises: `IncompatiblePair` for modules, or an order of them, that are not known here, and for damaged files.
     """
@@ -170,12 +170,17 @@ def _kinds(source: _Source, told: Any) -> list[tuple[str, str]]:
     found: list[tuple[str, str]] = []
     for each in told if isinstance(told, list) else []:
         kind, path = (each.get(key) for key in ("type", "path")) if isinstance(each, dict) else (None, None)
-        if not isinstance(kind, str) or not isinstance(path, str) or Path(path).name != path or "\\" in path:
+        if not isinstance(kind, str) or not isinstance(path, str) or not _is_name(path):
             raise source.error(f"{MODULES} has the entry {str(each)[:100]}; it needs a type, and a folder as its path")
         found.append((kind.rpartition(".")[2], path))
     if not found:
         raise source.error(f"{MODULES} holds no list of modules")
     return found
+
+
+def _is_name(path: str) -> bool:
+    """Whether a path is that of a folder right here, or empty."""
+    return Path(path).name == path and path != ".." and "\\" not in path
 
 
 def _pooling(source: _Source, folder: str) -> str:
@@ -196,7 +201,8 @@ def _dense(source: _Source, folder: str) -> list[nn.Module]:
     name = f"{folder}/config.json"
     settings = source.settings(name)
     wide, narrow = (_size(source, name, settings, key) for key in ("in_features", "out_features"))
-    if settings.get("use_residual") or settings.get("module_input_name", "sentence_embedding") != "sentence_embedding":
+    names = [settings.get(key) for key in ("module_input_name", "module_output_name")]
+    if settings.get("use_residual") or any(each not in (None, "sentence_embedding") for each in names):
         raise source.error(f"{name} asks for a dense layer of another kind, with a residual or of token vectors")
     activation = ACTIVATIONS.get(str(settings.get("activation_function", "Tanh")).rpartition(".")[2])
     if activation is None:
@@ -204,13 +210,16 @@ def _dense(source: _Source, folder: str) -> list[nn.Module]:
             f"{name} has the activation function {str(settings['activation_function'])[:80]!r}; known are "
             f"{', '.join(ACTIVATIONS)}"
         )
-    linear = nn.Linear(wide, narrow, bias=bool(settings.get("bias", True)), dtype=torch.float32)
+    with torch.device("meta"):  # the weights of the file take the places; none of that size is made before
+        linear = nn.Linear(wide, narrow, bias=bool(settings.get("bias", True)))
     path = source.file(f"{folder}/model.safetensors")
     if path is None:
         raise source.error(f"{folder} has no model.safetensors; pickled weights are not read: save the model again")
     try:
         weights = safetensors.torch.load_file(path)
-        linear.load_state_dict({key.removeprefix("linear."): each.float() for key, each in weights.items()})
+        linear.load_state_dict(
+            {key.removeprefix("linear."): each.float() for key, each in weights.items()}, assign=True
+        )
     except (OSError, RuntimeError, safetensors.SafetensorError) as error:
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise source.error(f"the weights of {folder} do not fit its config.json ({first})") from error

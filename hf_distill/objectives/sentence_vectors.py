@@ -18,6 +18,16 @@ VECTOR = Signal("sentence")
 VECTORS = Needs.of([VECTOR], [VECTOR])
 """The vector of each text, of both models."""
 
+MULTILINGUAL = """@inproceedings{reimers2020making,
+  title = {Making Monolingual Sentence Embeddings Multilingual using Knowledge Distillation},
+  author = {Reimers, Nils and Gurevych, Iryna},
+  booktitle = {EMNLP},
+  year = {2020},
+  eprint = {2004.09813},
+  archivePrefix = {arXiv}
+}"""
+"""What the mean squared error of sentence vectors is cited by."""
+
 
 def check_vectors(objective: str, pair: Pair) -> None:
     """Raises: `IncompatiblePair` for models that give no sentence vectors."""
@@ -52,7 +62,7 @@ class SentencePairs(Objective):
     - `none`: other widths are refused.
     """
 
-    def __init__(self, *, projection: str, pca_texts: int) -> None:
+    def __init__(self, *, projection: str = "pca", pca_texts: int = 20_000) -> None:
         super().__init__()
         check_choice(self.name, "projection", projection, ("pca", "learned", "none"))
         check_count(self.name, "pca_texts", pca_texts, 2)

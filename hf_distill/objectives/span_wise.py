@@ -28,6 +28,15 @@ TEACHER_MASK = "teacher_attention_mask"
 MERGES = ("chain_rule", "observed")
 REDUCTIONS = ("example_mean", "span_mean")
 
+UNIVERSAL = """@misc{boizard2024towards,
+  title = {Towards Cross-Tokenizer Distillation: the Universal Logit Distillation Loss for {LLM}s},
+  author = {Boizard, Nicolas and El Haddad, Kevin and Hudelot, Céline and Colombo, Pierre},
+  year = {2024},
+  eprint = {2402.12030},
+  archivePrefix = {arXiv}
+}"""
+"""What universal logit distillation is cited by."""
+
 
 class SpanWise(Objective):
     """An objective that is a sum over spans of text: it writes `values(...)` and inherits the rest.

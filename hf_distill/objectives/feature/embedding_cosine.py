@@ -35,9 +35,6 @@ class EmbeddingCosine(SentencePairs):
   archivePrefix = {arXiv}
 }"""
 
-    def __init__(self, *, projection: str = "pca", pca_texts: int = 20_000) -> None:
-        super().__init__(projection=projection, pca_texts=pca_texts)
-
     def forward(self, student: Activations, teacher: Activations | None, batch: Batch) -> Tensor:
         ours, theirs = self.matched(student, teacher)
         return (1.0 - (unit(ours) * unit(theirs)).sum(-1)).sum()

@@ -7,7 +7,7 @@ from torch import Tensor
 from hf_distill.activations import Activations
 from hf_distill.losses import mean_squared_difference
 from hf_distill.objectives.registry import register
-from hf_distill.objectives.sentence_vectors import SentencePairs
+from hf_distill.objectives.sentence_vectors import MULTILINGUAL, SentencePairs
 from hf_distill.tasks import Batch
 
 
@@ -26,17 +26,7 @@ class EmbeddingMSE(SentencePairs):
     fit; `DataError` for fewer texts than a projection has dimensions.
     """
 
-    citation = """@inproceedings{reimers2020making,
-  title = {Making Monolingual Sentence Embeddings Multilingual using Knowledge Distillation},
-  author = {Reimers, Nils and Gurevych, Iryna},
-  booktitle = {EMNLP},
-  year = {2020},
-  eprint = {2004.09813},
-  archivePrefix = {arXiv}
-}"""
-
-    def __init__(self, *, projection: str = "pca", pca_texts: int = 20_000) -> None:
-        super().__init__(projection=projection, pca_texts=pca_texts)
+    citation = MULTILINGUAL
 
     def forward(self, student: Activations, teacher: Activations | None, batch: Batch) -> Tensor:
         return mean_squared_difference(*self.matched(student, teacher)).sum()

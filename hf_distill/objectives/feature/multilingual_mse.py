@@ -7,7 +7,7 @@ from torch import Tensor
 from hf_distill.activations import Activations, Needs
 from hf_distill.losses import mean_squared_difference
 from hf_distill.objectives.registry import register
-from hf_distill.objectives.sentence_vectors import VECTOR, VECTORS, SentencePairs
+from hf_distill.objectives.sentence_vectors import MULTILINGUAL, VECTOR, VECTORS, SentencePairs
 from hf_distill.passes import Beside
 from hf_distill.tasks import Batch
 
@@ -31,17 +31,7 @@ class MultilingualMSE(SentencePairs):
     Errors: as `embedding_mse`; `DataError` for a batch without translations.
     """
 
-    citation = """@inproceedings{reimers2020making,
-  title = {Making Monolingual Sentence Embeddings Multilingual using Knowledge Distillation},
-  author = {Reimers, Nils and Gurevych, Iryna},
-  booktitle = {EMNLP},
-  year = {2020},
-  eprint = {2004.09813},
-  archivePrefix = {arXiv}
-}"""
-
-    def __init__(self, *, projection: str = "pca", pca_texts: int = 20_000) -> None:
-        super().__init__(projection=projection, pca_texts=pca_texts)
+    citation = MULTILINGUAL
 
     @property
     def columns(self) -> frozenset[str]:

@@ -13,7 +13,7 @@ from hf_distill.objectives.pair import Pair
 from hf_distill.objectives.registry import register
 from hf_distill.objectives.settings import check_choice, check_number
 from hf_distill.objectives.span_sums import LOG_SMALLEST
-from hf_distill.objectives.span_wise import SpanWise
+from hf_distill.objectives.span_wise import UNIVERSAL, SpanWise
 
 MATCHES = ("exact", "text")
 
@@ -47,13 +47,7 @@ class GOLD(SpanWise):
     """
 
     parts = ("matched", "unmatched")
-    citation = """@misc{boizard2024towards,
-  title = {Towards Cross-Tokenizer Distillation: the Universal Logit Distillation Loss for {LLM}s},
-  author = {Boizard, Nicolas and El Haddad, Kevin and Hudelot, Céline and Colombo, Pierre},
-  year = {2024},
-  eprint = {2402.12030},
-  archivePrefix = {arXiv}
-}"""
+    citation = UNIVERSAL
 
     def __init__(
         self,

@@ -8,7 +8,7 @@ from torch import Tensor
 from hf_distill.losses import sorted_distance
 from hf_distill.objectives.registry import register
 from hf_distill.objectives.settings import check_choice
-from hf_distill.objectives.span_wise import SpanWise
+from hf_distill.objectives.span_wise import UNIVERSAL, SpanWise
 from hf_distill.tasks import Batch
 
 PAIRS = ("tokens", "spans")
@@ -37,13 +37,7 @@ class ULD(SpanWise):
     """
 
     parts = ("distance",)
-    citation = """@misc{boizard2024towards,
-  title = {Towards Cross-Tokenizer Distillation: the Universal Logit Distillation Loss for {LLM}s},
-  author = {Boizard, Nicolas and El Haddad, Kevin and Hudelot, Céline and Colombo, Pierre},
-  year = {2024},
-  eprint = {2402.12030},
-  archivePrefix = {arXiv}
-}"""
+    citation = UNIVERSAL
 
     def __init__(
         self,

@@ -98,6 +98,20 @@ def test_margins_of_a_teacher_and_of_a_column(similarity: str) -> None:
         objective(student, None, {"input_ids": BATCH["input_ids"]})
 
 
+@pytest.mark.parametrize(
+    ("settings", "normalize", "remarked"),
+    [({"similarity": "cosine"}, False, 1), ({}, True, 1), ({}, False, 0)],
+)
+def test_margins_that_cosines_cannot_reach_are_remarked_on(
+    settings: dict[str, Any], normalize: bool, remarked: int
+) -> None:
+    objective = bound("margin_mse", pair(normalize=normalize), margins="column", **settings)
+    objective(shown(U, positive=V, negative=W), None, BATCH | {"margin": torch.tensor([2.0, -2.0, 0.0, 1.0])})
+    assert objective.remarks() == []
+    objective(shown(U, positive=V, negative=W), None, BATCH)
+    assert len(objective.remarks()) == remarked
+
+
 def test_rows_of_the_similarity_matrix_of_two_sentence_encoders() -> None:
     """KL between the laws of each text's similarities to the others, at a temperature; widths may differ."""
     teacher = drawn(4, 6)

@@ -21,6 +21,14 @@ TEXTS = (MAIN, POSITIVE, NEGATIVE)
 MARGIN = "margin"
 """The column with the teacher's margins."""
 
+WIDEST = 2.0
+"""The largest difference of two cosines."""
+
+FAR = (
+    "{}: the teacher has margins beyond 2, and the student's, of two cosines, never are; scale the teacher's, or take "
+    "similarity='dot' with a student that does not normalise its vectors."
+)
+
 
 @register("margin_mse")
 class MarginMSE(Objective):
@@ -31,7 +39,8 @@ class MarginMSE(Objective):
     the vectors, as in the paper, or their `cosine`. With `margins="teacher"` the teacher is a sentence encoder, too,
     and t the same similarity of its vectors; with `column` the difference t(q, p) - t(q, n) is the batch's column
     `margin`, as a cross-encoder gave it, and no teacher is read. A cross-encoder's scores are of any size, and those
-    of unit vectors at most 1: take `dot` with a student that does not normalise, or scale the margins.
+    of unit vectors at most 1: take `dot` with a student that does not normalise, or scale the margins; margins that
+    cosines cannot reach are remarked on.
 
     The passages are texts beside each row: columns `positive_input_ids`, `negative_input_ids` and so on. Each is read
     in a pass of its own.
@@ -57,6 +66,7 @@ class MarginMSE(Objective):
         check_choice(self.name, "similarity", similarity, ("dot", "cosine"))
         self.margins, self.similarity = margins, similarity
         self.needs_teacher = margins == "teacher"
+        self._of_cosines = similarity == "cosine"
 
     @property
     def columns(self) -> frozenset[str]:
@@ -70,6 +80,8 @@ class MarginMSE(Objective):
     def bind(self, pair: Pair) -> None:
         super().bind(pair)
         check_vectors(self.name, pair)
+        scaled = pair.student.sentence is not None and pair.student.sentence.normalize
+        self._of_cosines = scaled or self.similarity == "cosine"
 
     def needs(self) -> Needs:
         signals = [VECTOR._replace(source=source) for source in TEXTS]
@@ -81,6 +93,8 @@ class MarginMSE(Objective):
     def forward(self, student: Activations, teacher: Activations | None, batch: Batch) -> Tensor:
         ours = self._margin(student)
         theirs = self._given(batch) if teacher is None or not self.needs_teacher else self._margin(teacher).detach()
+        if self._of_cosines:
+            self.remark((theirs.abs() > WIDEST).any(), FAR.format(self.name))
         return (ours - theirs.to(ours.dtype)).square().sum()
 
     def _margin(self, shown: Activations) -> Tensor:

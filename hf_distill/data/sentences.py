@@ -131,8 +131,11 @@ def tokenize_texts(
         return found
 
     made = rows.map(encode, batched=True, remove_columns=list(texts), desc=desc)
-    if len(made) and min(made["length"][:]) == 0:
-        raise DataError(f"{desc}: row {made['length'][:].index(0) + 1} has no token that the tokenizer knows.")
+    for name in texts:
+        column = "input_ids" if name == TEXT else f"{name}_input_ids"
+        empty = next((row for row, ids in enumerate(made[column], start=1) if not len(ids)), None)
+        if empty is not None:
+            raise DataError(f"{desc}: {name} of row {empty} has no token that the tokenizer knows.")
     return made
 
 

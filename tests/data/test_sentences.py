@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from tokenizers import normalizers, processors
 
 from hf_distill.data import files
 from hf_distill.data.sentences import Padded, Pairs, checked, distinct, tokenize_texts
@@ -80,3 +81,12 @@ def test_texts_beside_a_row_are_padded_to_their_own_longest() -> None:
     assert batch["positive_attention_mask"].tolist() == longer["attention_mask"]
     assert batch["margin"].dtype == torch.float32
     assert batch["margin"].tolist() == [0.5, -1.0]
+
+
+def test_a_text_beside_a_row_without_a_token_is_refused() -> None:
+    tokenizer = tiny_runs.tokenizer()
+    tokenizer.backend_tokenizer.post_processor = processors.Sequence([])
+    tokenizer.backend_tokenizer.normalizer = normalizers.Strip()
+    texts = {"text": ["good", "bad"], "positive": ["a", " "]}
+    with pytest.raises(DataError, match=r"tokenising: positive of row 2 has no token that the tokenizer knows"):
+        tokenize_texts(texts, tokenizer, max_length=6, numbers={}, desc="tokenising")

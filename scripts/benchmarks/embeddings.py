@@ -22,6 +22,7 @@ from typing import Any
 
 from hf_distill.data.files import read
 from hf_distill.run import RunResult, run
+from hf_distill.writing import write_whole
 
 WEIGHTS = {"embedding_mse": 100.0}
 """Of an objective that is small beside 1; it changes nothing but the sizes in the log."""
@@ -37,13 +38,12 @@ def texts_of(source: str) -> Iterator[str]:
 
 
 def write_texts(given: argparse.Namespace) -> Path:
-    """The training texts, if they are not there yet."""
+    """The training texts, the same for all trials: those of other texts than before are refused by their runs."""
     path = Path(given.output, "train.jsonl")
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        judged = {*texts_of(f"{given.pairs}:{given.pair_columns}")}
-        texts = dict.fromkeys(text for source in given.texts for text in texts_of(source) if text not in judged)
-        path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    judged = {*texts_of(f"{given.pairs}:{given.pair_columns}")}
+    texts = dict.fromkeys(text for source in given.texts for text in texts_of(source) if text not in judged)
+    write_whole(path, "".join(json.dumps({"text": text}) + "\n" for text in texts).encode())
     return path
 
 

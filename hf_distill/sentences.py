@@ -1,28 +1,32 @@
 """One vector a text, as a model for sentences gives it: how it is pooled, projected and normalised.
 
 What sentence-transformers keeps in modules behind the transformer is kept here in the model's own configuration, as
-`config.sentence_embedding`, so that it is saved, copied and resumed with the model; the dense layers of a teacher,
-which have weights, are a submodule of it (`DENSE`).
+`config.sentence_embedding`, so that it is saved, copied and resumed with the model; dense layers, which have weights,
+are a submodule of it (`DENSE`): a teacher's own, or those of its teacher that a student keeps as they are (`fixed`).
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from hf_distill.errors import IncompatiblePair
 from hf_distill.losses import at_least_float32, unit
 from hf_distill.pooling import MEAN_BY_ROOT, pooled
 
+logger = logging.getLogger(__name__)
+
 KEY = "sentence_embedding"
 """The attribute of a model's configuration."""
 
 DENSE = "sentence_dense"
-"""The submodule of a model with its dense layers, `nn.Sequential`, where it has any. It is not saved with it."""
+"""The submodule of a model with its dense layers, `nn.Sequential`, where it has any."""
 
 POOLINGS = {
     "cls": "first_token",
@@ -83,16 +87,69 @@ class SentenceEmbedding:
 
 def give(model: Any, embedding: SentenceEmbedding, dense: nn.Sequential | None = None) -> None:
     """Makes a model without a head one that gives sentence vectors: objectives and evaluations read them of it, and
-    it is saved as one. `dense` are layers behind the pooling, of a teacher alone.
+    it is saved as one. `dense` are layers behind the pooling; those of a student must be `fixed`.
+
+    Raises: `IncompatiblePair` for dense layers that do not fit the model's states, or each other.
     """
-    config = model.config
-    layers = list(dense) if dense is not None else []
-    linear = [layer for layer in layers if isinstance(layer, nn.Linear)]
-    width = linear[-1].out_features if linear else None
-    setattr(config, KEY, replace(embedding, width=width).to_dict())
+    width = getattr(model.config, "hidden_size", None)
+    for layer in linear_layers(dense):
+        if width not in (None, layer.in_features):
+            raise IncompatiblePair(
+                f"{type(model).__name__}: a dense layer behind its pooling reads vectors {layer.in_features} wide, "
+                f"and those before it are {width}; they are of another model."
+            )
+        width = int(layer.out_features)
+    width = None if dense is None else width
+    setattr(model.config, KEY, replace(embedding, width=width).to_dict())
     model._modules.pop(DENSE, None)
     if dense is not None:
-        model.add_module(DENSE, dense)
+        model.add_module(DENSE, dense.to(model.device))
+
+
+class FixedLinear(nn.Module):
+    """A linear layer as it is for good: no parameter, so that nothing trains or shards it, and not in a state dict,
+    so that it is not among a student's weights; it is written beside them."""
+
+    weight: Tensor
+    bias: Tensor | None
+
+    def __init__(self, linear: Any) -> None:
+        super().__init__()
+        self.out_features, self.in_features = linear.weight.shape
+        self.register_buffer("weight", linear.weight.detach().clone(), persistent=False)
+        bias = None if linear.bias is None else linear.bias.detach().clone()
+        self.register_buffer("bias", bias, persistent=False)
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        return functional.linear(vectors, self.weight, self.bias)
+
+
+def linear_layers(dense: nn.Sequential | None) -> list[Any]:
+    """The linear ones of dense layers, in order."""
+    return [layer for layer in dense or () if isinstance(layer, nn.Linear | FixedLinear)]
+
+
+def fixed(dense: nn.Sequential) -> nn.Sequential:
+    """A copy of dense layers that a student can keep: it learns states that they make into vectors, not them."""
+    linear = linear_layers(dense)
+    return nn.Sequential(*(FixedLinear(each) if each in linear else type(each)() for each in dense))
+
+
+def keep_dense(student: Any, teacher: Any) -> None:
+    """Puts the teacher's dense layers, where it has any, behind a student's pooling; those that do not fit the width
+    of its states are left out, which is said in the log."""
+    dense, embedding = teacher._modules.get(DENSE), SentenceEmbedding.of(teacher.config)
+    if dense is None or embedding is None:
+        return
+    wanted, width = linear_layers(dense)[0].in_features, student.config.hidden_size
+    if wanted != width:
+        logger.warning(
+            "the teacher's dense layers read vectors %d wide, the student's are %d: it goes without them, and its "
+            "vectors are the pooled states",
+            wanted,
+            width,
+        )
+    give(student, embedding, fixed(dense) if wanted == width else None)
 
 
 def is_sentence_model(config: Any) -> bool:
@@ -125,8 +182,8 @@ class SentenceVectors:
             vectors = pooled(at_least_float32(states), mask, POOLINGS[self.embedding.pooling])
             dense = self._base.__dict__["_modules"].get(DENSE)
             if dense is not None:
-                weight = next(dense.parameters())
-                vectors = at_least_float32(dense(vectors.to(weight.dtype)))
+                held_in = linear_layers(dense)[0].weight.dtype
+                vectors = at_least_float32(dense(vectors.to(held_in)))
             return unit(vectors) if self.embedding.normalize else vectors
 
 

@@ -14,12 +14,14 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from hf_distill import students
 from hf_distill.activations import Signal
 from hf_distill.anatomy import Anatomy
 from hf_distill.capture import Capture
 from hf_distill.errors import IncompatiblePair
+from hf_distill.hub.folder import is_published
 from hf_distill.hub.sentence_transformers import FILES, write_modules
-from hf_distill.sentence_modules import read_modules
+from hf_distill.sentence_modules import load_encoder, read_modules
 from hf_distill.sentences import DENSE, POOLINGS, SentenceEmbedding, SentenceVectors, give
 from hf_distill.tasks import task_of
 from hf_distill.teachers import Frozen
@@ -181,6 +183,52 @@ def test_dense_layers_of_a_teacher_stand_behind_its_pooling(tmp_path: Path) -> N
         SentenceVectors(model)
 
 
+def dense_teacher(folder: Path) -> Any:
+    """An encoder of two layers with a dense layer from 16 to 6 features."""
+    tiny_runs.save_base(with_dense(folder))
+    return load_encoder(str(folder))
+
+
+def test_a_student_keeps_the_dense_layers_of_its_teacher(tmp_path: Path) -> None:
+    """They are written beside its weights, not trained, and its vectors are what they make of its states."""
+    teacher = dense_teacher(tmp_path / "teacher")
+    student = students.from_layers(teacher, layers=1)
+    assert Anatomy.of(student).shape.sentence_width == 6
+    assert not any(DENSE in name for name in student.state_dict())
+    assert not any(DENSE in name for name, _ in student.named_parameters())
+    ids = torch.tensor([[2, 6, 7, 3]])
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    with torch.no_grad():
+        mean = student(**batch).last_hidden_state.mean(1)
+        found = Capture(Anatomy.of(student), [Signal("sentence")], role="model")(batch)[1].sentence
+    draw = torch.Generator().manual_seed(4)
+    weight, bias = torch.randn(6, 16, generator=draw), torch.randn(6, generator=draw)
+    expected = torch.tanh(mean @ weight.T + bias)
+    torch.testing.assert_close(found, expected / expected.norm(dim=-1, keepdim=True))
+    folder = tmp_path / "student"
+    student.save_pretrained(folder)
+    write_modules(folder, student.config, getattr(student, DENSE))
+    again = load_encoder(str(folder))
+    torch.testing.assert_close(
+        Capture(Anatomy.of(again), [Signal("sentence")], role="model")(batch)[1].sentence.detach(), found
+    )
+    files = [f"2_Dense/{name}" for name in ("config.json", "model.safetensors")]
+    assert all(is_published(name) for name in files)
+
+
+def test_dense_layers_that_do_not_fit_are_left_out_or_refused(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    teacher = dense_teacher(tmp_path)
+    with caplog.at_level("WARNING"):
+        narrow = students.from_shape(teacher, hidden_size=8, num_attention_heads=2)
+    assert "dense layers read vectors 16 wide, the student's are 8: it goes without them" in caplog.text
+    assert SentenceEmbedding.of(narrow.config) == SentenceEmbedding("mean", True)
+    assert Anatomy.of(narrow).shape.sentence_width == 8
+    with pytest.raises(IncompatiblePair, match=r"reads vectors 16 wide, and those before it are 8; they are of"):
+        give(narrow, SentenceEmbedding("mean", True), getattr(teacher, DENSE))
+
+
 def damage(folder: Path, name: str, content: str) -> None:
     (folder / name).write_text(content, encoding="utf-8")
 
@@ -189,6 +237,12 @@ HOSTILE: dict[str, tuple[Callable[[Path], object], str]] = {
     "a path out of it": (
         lambda f: write(f, *PLAIN, **{"modules.json": [{"type": "x.Transformer", "path": "../other"}]}),
         r"modules.json has the entry .*\.\./other",
+    ),
+    "the folder above": (
+        lambda f: write(f, *PLAIN, **{"modules.json": [
+            {"type": "x.Transformer", "path": ""}, {"type": "x.Pooling", "path": ".."},
+        ]}),
+        r"modules.json has the entry .*'\.\.'",
     ),
     "no list": (lambda f: write(f, *PLAIN, **{"modules.json": {"a": 1}}), r"modules.json holds no list of modules"),
     "no JSON": (lambda f: write(f, *PLAIN, **{"modules.json": "[[["}), r"modules.json cannot be read"),
@@ -216,6 +270,10 @@ HOSTILE: dict[str, tuple[Callable[[Path], object], str]] = {
         r"its transformer lies in the folder '0_BERT'",
     ),
     "a residual": (lambda f: with_dense(f, use_residual=True), r"a dense layer of another kind"),
+    "another output": (
+        lambda f: with_dense(f, module_output_name="dense_embedding"),
+        r"asks for a dense layer of another kind",
+    ),
     "an activation": (lambda f: with_dense(f, activation_function="os.system"), r"activation function 'os.system'"),
     "sizes": (lambda f: with_dense(f, out_features=10**9), r"has 1000000000 as out_features"),
     "other weights": (lambda f: with_dense(f, out_features=7), r"the weights of 2_Dense do not fit its config.json"),
@@ -232,6 +290,16 @@ def test_files_from_elsewhere_are_checked(tmp_path: Path, name: str) -> None:
     make(tmp_path)
     with pytest.raises(IncompatiblePair, match=rf"the teacher .* as a sentence encoder: .*{message}"):
         read_modules(str(tmp_path), "teacher")
+
+
+def test_dense_layers_are_no_larger_than_their_file_and_draw_nothing(tmp_path: Path) -> None:
+    """A configuration may ask for any size; what is not in the file is never made, and no random number is drawn."""
+    folder = with_dense(tmp_path / "large", in_features=2**16, out_features=2**16)
+    drawn = torch.random.get_rng_state()
+    with pytest.raises(IncompatiblePair, match=r"the weights of 2_Dense do not fit its config.json"):
+        read_modules(str(folder), "teacher")
+    assert read_modules(str(with_dense(tmp_path / "small")), "teacher") is not None
+    assert torch.equal(torch.random.get_rng_state(), drawn)
 
 
 def test_a_link_that_leaves_the_folder_is_not_followed(tmp_path: Path) -> None:

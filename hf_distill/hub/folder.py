@@ -35,10 +35,12 @@ OF_SENTENCES = (
     "sentence_bert_config.json",
     "config_sentence_transformers.json",
     "1_Pooling/config.json",
+    "?_Dense/config.json",
+    "?_Dense/model.safetensors",
 )
 """What sentence-transformers reads beside a sentence encoder."""
 
-FOLDERS = ("onnx", "1_Pooling")
+FOLDERS = ("onnx", "1_Pooling", "?_Dense")
 """Folders of which files are published."""
 
 EXPORTS = (*GRAPHS, "onnx/*.json")

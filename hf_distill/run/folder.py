@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from hf_distill.errors import DistillationError
-from hf_distill.hub.folder import OBJECTIVE_STATE, PUBLISHED, is_published
+from hf_distill.hub.folder import FOLDERS, OBJECTIVE_STATE, PUBLISHED, is_published
 from hf_distill.hub.record import write_whole
-from hf_distill.hub.sentence_transformers import POOLING
 from hf_distill.locks import claimed
 from hf_distill.ranks import is_main_process
 from hf_distill.recipe import Recipe
@@ -127,7 +126,8 @@ class RunFolder:
         """
         copied = [name for name in PUBLISHED if name not in ("README.md", "distillation.json")]
         others = (OBJECTIVE_STATE, TRAINER_STATE)
-        for path in sorted([*stage.iterdir(), *(stage / POOLING).glob("*")]):
+        inside = [path for name in FOLDERS for path in stage.glob(f"{name}/*")]
+        for path in sorted([*stage.iterdir(), *inside]):
             name = path.relative_to(stage).as_posix()
             if path.is_file() and (is_published(name, tuple(copied)) or name in others):
                 (self.path / name).parent.mkdir(exist_ok=True)

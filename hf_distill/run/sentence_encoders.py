@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,9 +13,7 @@ from hf_distill.recipe import Member, Recipe, Teacher
 from hf_distill.recipe.sections.data import Embeddings as Settings
 from hf_distill.run.models import leading, teacher_path
 from hf_distill.sentence_modules import read_modules
-from hf_distill.sentences import DENSE, NO_POOLING, SentenceEmbedding, give
-
-logger = logging.getLogger(__name__)
+from hf_distill.sentences import DENSE, NO_POOLING, SentenceEmbedding, fixed, give
 
 
 @dataclass(frozen=True)
@@ -36,28 +33,26 @@ class Encoders:
         return cls(settings.pooling, settings.normalize, leading(recipe), recipe.max_length)
 
     def fit(self, model: PreTrainedModel, role: str) -> None:
-        """Puts it into the model's configuration, with the dense layers of a teacher; what a student of an earlier
-        run, or one that was cut from its teacher, has of it already stays.
+        """Puts it into the model's configuration, with its dense layers; what a student of an earlier run, or one that
+        was cut from its teacher, has of it already stays.
 
         Raises: `IncompatiblePair` for a model of which no pooling is known, and for modules that are not known here.
         """
         teaches = role.startswith("teacher")
-        found = SentenceEmbedding.of(model.config)
-        if teaches and found is not None and (found.width is None or DENSE in model._modules):
+        found, dense = SentenceEmbedding.of(model.config), model._modules.get(DENSE)
+        whole = found is not None and (found.width is None or dense is not None)
+        if teaches and whole:
             return
-        dense = None
-        if found is None or (teaches and found.width is not None):
+        if not whole:
             name, revision = model.name_or_path, getattr(model.config, "_commit_hash", None)
             modules = read_modules(name, role, revision) if name else None
             found, dense = (None, None) if modules is None else modules
         if teaches:
             give(model, self._stated(found, model), dense)
             return
-        if dense is not None:
-            logger.warning("the student's dense layers are left out: its vectors are the pooled states")
         chosen = self._for_student(found, model)
         longest = min(self.max_length, Anatomy.of(model).shape.max_length or self.max_length)
-        give(model, replace(chosen, max_length=longest))
+        give(model, replace(chosen, max_length=longest), None if dense is None else fixed(dense))
 
     def _stated(self, found: SentenceEmbedding | None, model: PreTrainedModel) -> SentenceEmbedding:
         """What a model's files say, or else the recipe."""

@@ -14,6 +14,7 @@ from hf_distill import checkpoints, checks
 from hf_distill.errors import BrokenCheckpoint
 from hf_distill.hub.packed import renew_packed
 from hf_distill.hub.sentence_transformers import write_modules
+from hf_distill.sentences import DENSE
 from hf_distill.training.identity import run_of
 from hf_distill.training.sharding import Sharding
 
@@ -114,7 +115,7 @@ class Checkpointing(Sharding):
             checkpoints.write_objectives(folder, self.distillation.learned, gathered=gathered)
             checkpoints.write_teacher(folder, self.teacher)
             renew_packed(self.model, folder)
-            write_modules(folder, self.model.config)
+            write_modules(folder, self.model.config, getattr(self.model, DENSE, None))
             checkpoints.let_others_read(folder)
 
     # ---- going on ----

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from scipy import stats
 
 from hf_distill.activations import Signal
@@ -95,6 +96,38 @@ def test_the_other_library_gives_the_same_vectors(tmp_path: Path, pooling: str) 
     for folder in (tmp_path / "teacher", out):
         theirs = SentenceTransformer(str(folder), device="cpu").encode(texts, batch_size=7)
         np.testing.assert_allclose(ours(folder, texts), theirs, atol=1e-6)
+
+
+def test_a_student_keeps_dense_layers_from_the_first_stage_to_the_other_library(home: Path, tmp_path: Path) -> None:
+    """Two stages, and a teacher whose vectors another library's dense layer makes: nothing of it changes, and the
+    student's vectors in that library are those that were compared with the teacher's."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.base.modules import Dense
+
+    tiny_sentences.write_pairs(tmp_path)
+    whole = SentenceTransformer(str(tiny_sentences.save_encoder(tmp_path / "plain", dropout=0.0)), device="cpu")
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        whole.insert(2, Dense(16, 6))
+    whole.save(str(tmp_path / "teacher"))
+    tiny_runs.tokenizer().save_pretrained(tmp_path / "teacher")
+    recipe = tiny_sentences.recipe(tmp_path, control=False)
+    recipe["stages"] = [recipe["stages"][0] | {"name": name} for name in ("first", "second")]
+    out = tmp_path / "out"
+    result = run(recipe, out)
+    dense = [load_file(folder / "2_Dense" / "model.safetensors") for folder in (tmp_path / "teacher", out)]
+    assert dense[0].keys() == dense[1].keys() == {"linear.weight", "linear.bias"}
+    assert all(torch.equal(dense[0][name], dense[1][name]) for name in dense[0])
+    assert {"2_Dense/config.json", "2_Dense/model.safetensors"} <= select(out).keys()
+    assert not any("dense" in name and "sentence" in name for name in load_file(out / "model.safetensors"))
+    pairs = [json.loads(line) for line in (tmp_path / "validation.jsonl").read_text().splitlines()]
+    student = SentenceTransformer(str(out), device="cpu")
+    one, two = (student.encode([pair[name] for pair in pairs]) for name in ("one", "two"))
+    assert one.shape[1] == 6
+    found = stats.spearmanr((one * two).sum(1), [pair["gold"] for pair in pairs])[0]
+    assert result.run("student").metrics["spearmanr"] == pytest.approx(found, abs=1e-6)
+    again = run(recipe, out, train=False)
+    assert again.metrics["eval_spearmanr"] == pytest.approx(found, abs=1e-6)
 
 
 def ours(folder: Path, texts: list[str]) -> np.ndarray:

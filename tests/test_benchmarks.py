@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -22,6 +24,41 @@ def bench() -> Iterator[SimpleNamespace]:
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(SCRIPTS))
         yield SimpleNamespace(**{name: importlib.import_module(f"peers.{name}") for name in names})
+
+
+@pytest.fixture(scope="module")
+def encoders() -> Iterator[Any]:
+    """The benchmark of sentence encoders."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(SCRIPTS))
+        yield importlib.import_module("embeddings")
+
+
+def test_sentences_to_learn_from_are_written_whole_and_without_those_that_are_judged(
+    encoders: Any, tmp_path: Path
+) -> None:
+    """What an earlier call left there, broken off or of other files, does not stay."""
+    for name, rows in {"texts": ["one", "two", "one"], "pairs": ["two", "three"]}.items():
+        lines = [json.dumps({"a": row, "b": f" {row} "}) + "\n" for row in rows]
+        (tmp_path / f"{name}.jsonl").write_text("".join([*lines, json.dumps({"a": "more", "b": "one"}) + "\n"]))
+    (tmp_path / "train.jsonl").write_text('{"text": "o')
+    given = SimpleNamespace(
+        output=tmp_path, texts=[f"{tmp_path / 'texts.jsonl'}:a,b"], pairs=tmp_path / "pairs.jsonl", pair_columns="a"
+    )
+    path = encoders.write_texts(given)
+    assert [json.loads(line) for line in path.read_text().splitlines()] == [{"text": "one"}]
+
+
+def test_trials_that_are_read_again_have_their_metrics_in_the_same_order(encoders: Any) -> None:
+    def result(*metrics: str) -> Any:
+        run = SimpleNamespace(metrics=dict.fromkeys(metrics, 0.5))
+        return SimpleNamespace(metric="spearmanr", run=lambda _role: run)
+
+    heads = [
+        encoders.table(encoders.summarised({("embedding_mse", 3): [result(*order)]})).splitlines()[0]
+        for order in (("spearmanr", "pearson"), ("pearson", "spearmanr"))
+    ]
+    assert heads == ["| model | student's layers | seeds | spearmanr | pearson |"] * 2
 
 
 class Finished(Exception):

@@ -85,11 +85,12 @@ def summarised(found: dict[tuple[str, int], list[RunResult]]) -> list[dict[str, 
     rows = []
     for (objective, layers), results in found.items():
         roles = ("teacher", "control", "student") if not any(row["layers"] == layers for row in rows) else ("student",)
+        first = results[0].metric
         for role in roles:
             name = objective if role == "student" else role
             values = {
                 metric: [result.run(role).metrics[metric] for result in results]  # type: ignore[arg-type]
-                for metric in results[0].run("student").metrics
+                for metric in sorted(results[0].run("student").metrics, key=lambda each: (each != first, each))
             }
             rows.append({"model": name, "layers": layers, "seeds": len(results), "metrics": values})
     return rows

@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 
 from transformers import PreTrainedTokenizerBase
 
+from hf_distill.objectives.byte_letters import BYTES
+
 Text = TypeVar("Text", bound=Hashable)
 
 _NUMBERED = "token_id:"
@@ -62,8 +64,8 @@ class Words:
 
     def _bytes(self, token: int) -> bytes:
         name: Any = self.tokenizer.convert_ids_to_tokens(token)
-        if self._is_of_bytes and token not in self._added and all(letter in _LETTERS for letter in name):
-            return bytes(_LETTERS[letter] for letter in name)
+        if self._is_of_bytes and token not in self._added and all(letter in BYTES for letter in name):
+            return bytes(BYTES[letter] for letter in name)
         if len(name) == 6 and name.startswith("<0x") and name.endswith(">"):  # a byte that no other token has
             return bytes.fromhex(name[3:5])
         return self._texts[token].encode("utf-8", "surrogatepass")
@@ -76,17 +78,6 @@ class Words:
     def _is_of_bytes(self) -> bool:
         backend = getattr(self.tokenizer, "backend_tokenizer", None)
         return backend is not None and "ByteLevel" in json.dumps(json.loads(backend.to_str()).get("decoder"))
-
-
-def _letters() -> dict[str, int]:
-    """The bytes behind the letters of byte-level vocabularies (GPT-2): printable ones stand for themselves, the others
-    for letters from 256 on, in their order."""
-    printable = {*range(33, 127), *range(161, 173), *range(174, 256)}
-    others = [byte for byte in range(256) if byte not in printable]
-    return {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(others)}
-
-
-_LETTERS = _letters()
 
 
 def _only(texts: Iterable[Text]) -> dict[Text, int | None]:

@@ -9,6 +9,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from hf_distill.errors import IncompatiblePair
+from hf_distill.objectives.byte_letters import BYTES
 
 Matched = tuple[tuple[int, int], ...]
 """Ids of the student and of the teacher, in the order of the student's."""
@@ -91,24 +92,15 @@ def _reader(tokenizer: PreTrainedTokenizerBase) -> Any:
         inner = backend["model"]["continuing_subword_prefix"]
         return lambda entry: entry.removeprefix(inner) if entry.startswith(inner) else f" {entry}"
     if '"ByteLevel"' in json.dumps([backend.get("pre_tokenizer"), backend.get("decoder")]):
-        letters = _byte_letters()
-        return lambda entry: _of_bytes(entry, letters)
+        return _of_bytes
     return lambda entry: entry.replace(WORD_BEGINS, " ")
 
 
-def _of_bytes(entry: str, letters: dict[str, int]) -> str:
+def _of_bytes(entry: str) -> str:
     """The text of an entry of byte-level BPE; as it is written where its bytes are a part of a character."""
-    if any(letter not in letters for letter in entry):
+    if any(letter not in BYTES for letter in entry):
         return entry
     try:
-        return bytes(letters[letter] for letter in entry).decode()
+        return bytes(BYTES[letter] for letter in entry).decode()
     except UnicodeDecodeError:
         return entry
-
-
-def _byte_letters() -> dict[str, int]:
-    """The byte that each letter of byte-level BPE stands for: printable ones for themselves, the others, in their
-    order, for the letters from U+0100 on."""
-    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
-    others = [byte for byte in range(256) if byte not in printable]
-    return {chr(byte): byte for byte in printable} | {chr(0x100 + i): byte for i, byte in enumerate(others)}

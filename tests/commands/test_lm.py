@@ -98,3 +98,17 @@ def test_a_student_from_flags_alone(tmp_path: Path, capsys: pytest.CaptureFixtur
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     assert model.config.num_hidden_layers == 1
     assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
+
+
+@pytest.mark.slow
+def test_a_student_that_writes_from_flags_alone(tmp_path: Path) -> None:
+    chats.save(tmp_path / "teacher")
+    chats.write(tmp_path)
+    words = ["--train_file", str(tmp_path / "train.jsonl"), "--validation_file", str(tmp_path / "validation.jsonl")]
+    words += ["--teacher_name_or_path", str(tmp_path / "teacher"), "--student_layers", "1", "--max_seq_length", "128"]
+    words += ["--student_share", "1", "--on_policy", '{"max_new_tokens": 5}', "--max_steps", "2", "--use_cpu"]
+    words += ["--report_to", "none", "--disable_tqdm", "true", "--output_dir", str(tmp_path / "out")]
+    assert lm.main(words) == 0
+    card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert "in the share 1 of the steps the texts were written by the student itself" in card
+    assert "with 5 new tokens at most" in card

@@ -37,11 +37,9 @@ def with_template(tokens: Any, template: str | None) -> Any:
 
 
 def talk(number: int) -> list[dict[str, str]]:
-    """A conversation whose answer is a text of the corpus."""
-    return [
-        {"role": "user", "content": "another text"},
-        {"role": "assistant", "content": CORPUS[number % len(CORPUS)]},
-    ]
+    """A conversation whose answer is a text of the corpus; one ends in a line that the student has no token for."""
+    answer = CORPUS[number % len(CORPUS)] + ("\n" if number == 7 else "")
+    return [{"role": "user", "content": "another text"}, {"role": "assistant", "content": answer}]
 
 
 def home(folder: Path) -> Path:

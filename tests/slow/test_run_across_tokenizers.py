@@ -63,7 +63,7 @@ def test_a_run_on_conversations_learns_what_the_assistant_says(objective: str, t
     record = json.loads((tmp_path / "out" / "distillation.json").read_text(encoding="utf-8"))
     counts = record["data"]["alignment"]["train"]
     assert (counts["texts"], counts["rows"], counts["texts_left_out"]) == (9, 9, 0)
-    assert 0 < counts["student_unaligned"] < counts["student_tokens"] / 2
+    assert 0 < counts["teacher_unaligned"] < counts["teacher_tokens"] / 2
     log = json.loads((tmp_path / "out" / "train_results.json").read_text(encoding="utf-8"))
     assert log["alignment_spans"] == counts["spans"]
     told = Findings.read(tmp_path / "out" / "report" / "data.json")

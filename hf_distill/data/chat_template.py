@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
+from transformers.utils.chat_template_utils import render_jinja_template
 
 from hf_distill.data.chat import ASSISTANT, ROLE, Conversation
 from hf_distill.errors import DataError
@@ -57,22 +58,29 @@ class ChatTemplate:
         Errors: DataError that names `place`: for what the template refuses, and for answers that cannot be found in
         what it writes.
         """
-        return self._by_marks(messages, place) if self.is_marked else self._by_prefixes(messages, place)
+        text, spans = self._by_marks(messages, place) if self.is_marked else self._by_prefixes(messages, place)
+        encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        return list(encoded["input_ids"]), _overlapping(encoded["offset_mapping"], spans)
 
-    def _by_marks(self, messages: Conversation, place: str) -> tuple[list[int], list[bool]]:
-        found = self._asked(
+    def _by_marks(self, messages: Conversation, place: str) -> tuple[str, Sequence[Span]]:
+        """What is written, and where the marks stand in it. The tokenizer's own mask of these is not asked for: that of
+        transformers 5.19 loses answers that begin or end with a character which no token stands for."""
+        texts, spans = self._asked(
             place,
-            lambda: self.tokenizer.apply_chat_template(messages, return_dict=True, return_assistant_tokens_mask=True),
+            lambda: render_jinja_template(
+                conversations=[messages],
+                chat_template=self.source,
+                return_assistant_tokens_mask=True,
+                **self.tokenizer.special_tokens_map,
+            ),
         )
-        return list(found["input_ids"]), [bool(each) for each in found["assistant_masks"]]
+        return texts[0], spans[0]
 
-    def _by_prefixes(self, messages: Conversation, place: str) -> tuple[list[int], list[bool]]:
+    def _by_prefixes(self, messages: Conversation, place: str) -> tuple[str, Sequence[Span]]:
         whole = self.text(messages, place)
-        spans = [
+        return whole, [
             self._answer(messages, i, whole, place) for i, message in enumerate(messages) if message[ROLE] == ASSISTANT
         ]
-        encoded = self.tokenizer(whole, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-        return list(encoded["input_ids"]), _overlapping(encoded["offset_mapping"], spans)
 
     def text(self, messages: Conversation, place: str, *, prompt: bool = False) -> str:
         """What the template writes, with `prompt` also the beginning of an answer.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from hf_distill.data.chat_tokens import tokenize_conversations
 from hf_distill.data.files import read
 from hf_distill.errors import DataError
 from hf_distill.tasks import IGNORED
-from tests import chats, tiny_runs
+from tests import chats, tiny_runs, tokenizers_of_kinds
 
 PLACE = "chats.jsonl, line 1"
 
@@ -48,6 +49,19 @@ def test_marks_and_prefixes_find_the_same_tokens(turns: int, first: list[dict[st
     answers = [f"{message['content']}{chats.END}" for message in messages if message["role"] == "assistant"]
     assert words(chats.PLAIN, messages) == words(chats.MARKED, messages) == answers
     assert len(answers) == turns
+
+
+def test_marks_around_white_space_that_no_token_stands_for() -> None:
+    """WordPiece has none for blanks: the answers begin and end there, and what the user says between them does not
+    count."""
+    tokens = copy.deepcopy(tokenizers_of_kinds.tokenizer("wordpiece"))
+    tokens.chat_template = (
+        "{% for m in messages %}{{ m['role'] }} : {% if m['role'] == 'assistant' %}{% generation %}{{ m['content'] }}"
+        "{% endgeneration %}{% else %}{{ m['content'] }}{% endif %} {% endfor %}"
+    )
+    turn = [{"role": "user", "content": "and the fox"}, {"role": "assistant", "content": "  the lazy dog\n"}]
+    ids, said = ChatTemplate(tokens).read([*turn, *turn], PLACE)
+    assert tokens.decode([token for token, mine in zip(ids, said, strict=True) if mine]) == "the lazy dog the lazy dog"
 
 
 def test_an_answer_that_ends_in_white_space_without_an_end_is_kept_whole() -> None:

@@ -14,8 +14,9 @@ from hf_distill.objectives.byte_letters import BYTES
 Matched = tuple[tuple[int, int], ...]
 """Ids of the student and of the teacher, in the order of the student's."""
 
-ROLES = ("bos_token", "eos_token", "pad_token", "unk_token", "mask_token")
-"""Special tokens that stand for the same in both vocabularies, whatever they are called."""
+ROLES = ("eos_token", "bos_token", "pad_token", "unk_token", "mask_token")
+"""Special tokens that stand for the same in both vocabularies, whatever they are called. A token of several roles has
+the first of them."""
 
 WORD_BEGINS = "▁"
 """How SentencePiece writes the space before a word."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 from dataclasses import replace
@@ -163,6 +164,17 @@ def test_entries_match_by_how_they_are_written_or_by_their_text() -> None:
     assert {(a, b) for a, b in exact if a != b} <= roles
     for found in (across.exact, across.text):
         assert len({a for a, _ in found}) == len({b for _, b in found}) == len(found)
+
+
+@pytest.mark.parametrize("shared", ["student", "teacher"])
+def test_a_token_that_begins_and_ends_texts_is_the_others_end(shared: str) -> None:
+    """GPT-2's <|endoftext|> is both, and what models learn to write is an end."""
+    one, other = copy.deepcopy(tokenizer("bpe")), tokenizer("unigram")
+    one.bos_token = one.eos_token
+    ours, theirs = (one, other) if shared == "student" else (other, one)
+    for found in (Across.of(ours, theirs).exact, Across.of(ours, theirs).text):
+        assert (ours.eos_token_id, theirs.eos_token_id) in found
+        assert {ours.bos_token_id, ours.eos_token_id} & {a for a, _ in found} == {ours.eos_token_id}
 
 
 def test_what_does_not_fit_is_refused() -> None:

@@ -63,8 +63,8 @@ class ChatTemplate:
         return list(encoded["input_ids"]), _overlapping(encoded["offset_mapping"], spans)
 
     def _by_marks(self, messages: Conversation, place: str) -> tuple[str, Sequence[Span]]:
-        """What is written, and where the marks stand in it. The tokenizer's own mask of these is not asked for: that of
-        transformers 5.19 loses answers that begin or end with a character which no token stands for."""
+        """What is written, and where the marks stand in it. The tokenizer's own mask of these is not asked for:
+        that of transformers 5.19 loses answers that begin or end with a character which no token stands for."""
         texts, spans = self._asked(
             place,
             lambda: render_jinja_template(

@@ -140,13 +140,13 @@ def _some_rows(trainer: OnPolicyTrainer) -> Mapping[str, Tensor] | None:
 
 
 def _ends(trainer: OnPolicyTrainer, settings: OnPolicy) -> tuple[int, ...]:
-    """The tokens that end a text: those of the student's generation config, or else of its tokenizer, and those that
-    are asked for."""
+    """The tokens that end a text: those of the student's generation config, that of its tokenizer, which the Trainer
+    adds to them when training begins, and those that are asked for."""
+    tokenizer = getattr(trainer.processing_class, "tokenizer", trainer.processing_class)
     own = special_token(trainer.model, "eos_token_id")
-    if own is None:
-        own = getattr(trainer.processing_class, "eos_token_id", None)
-    found = own if isinstance(own, list | tuple) else [] if own is None else [own]
-    return tuple(dict.fromkeys([*map(int, found), *checks.tokens_of(trainer.processing_class, settings.end_tokens)]))
+    found = [*(own if isinstance(own, list | tuple) else [own]), getattr(tokenizer, "eos_token_id", None)]
+    told = [int(token) for token in found if token is not None]
+    return tuple(dict.fromkeys([*told, *checks.tokens_of(trainer.processing_class, settings.end_tokens)]))
 
 
 def _padding(trainer: OnPolicyTrainer) -> int | None:

@@ -28,8 +28,9 @@ class OnPolicy:
     the end of the text or for `max_new_tokens`, and what was written is compared token by token, the prompt is not.
 
     `temperature` 1, `top_k` 0 (all) and `top_p` 1 sample from the student as it is, as in the paper; at `temperature`
-    0 it writes what is most probable. `end_tokens` are texts of tokens that end a text, beside those of the model.
-    `rows_at_once` is how many rows of the accumulation window write together, all of them unless it is given.
+    0 it writes what is most probable. `end_tokens` are texts of tokens that end a text, beside those of the model and
+    of its tokenizer. `rows_at_once` is how many rows of the accumulation window write together, all of them unless it
+    is given.
 
     Raises: `DistillationError` for shares outside [0, 1] or above 1 together, and other settings out of range.
     """

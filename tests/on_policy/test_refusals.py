@@ -142,6 +142,9 @@ def test_tokens_that_end_texts_are_named() -> None:
         processing_class=tokenizer(), on_policy=OnPolicy(max_new_tokens=6, end_tokens=("[SEP]", "film"))
     )
     own = tokenizer().get_vocab()
+    told = tokenizer()
+    told.eos_token = "[SEP]"  # the end of a turn, where the model knows that of a text alone
+    assert trainer_of(processing_class=told)._sampling.ends == (2, own["[SEP]"])
     assert found._sampling.ends == (2, own["[SEP]"], own["film"])
     with pytest.raises(DistillationError, match="end_tokens has '<end>', which is no token of the tokenizer"):
         trainer_of(processing_class=tokenizer(), on_policy=OnPolicy(max_new_tokens=6, end_tokens=("<end>",)))

@@ -62,6 +62,10 @@ def test_it_is_taken_as_it_is_written_and_reaches_the_trainer(tmp_path: Any) -> 
             {"data": {"text": {**TEXT["text"], "task": "masked_lm"}}},
             "text for the task masked_lm, whose models do not",
         ),
+        (
+            {"data": {**BASE["data"], "translation": None, "chat": {"packing": True}}},
+            r"on_policy: has a text written for each row, and data\.chat\.packing puts several",
+        ),
         ({"data": None, "task": "sst2"}, "the data are a GLUE task, whose models do not"),
         ({"data": {"files": {"train": "a"}, "token_classification": {}}}, "the data are token_classification"),
     ],

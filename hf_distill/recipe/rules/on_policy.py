@@ -30,6 +30,9 @@ def _prompts(data: Mapping[str, Any], here: Path, section: Mapping[str, Any]) ->
     if silent is not None or kind in ("masked_lm", "encoder"):
         found = silent or f"text for the task {kind}"
         yield Problem(here, f"has the student write, and the data are {found}, whose models do not; leave it out.")
+    elif section_of(rows, "chat").get("packing") is True:
+        found = "has a text written for each row, and data.chat.packing puts several into one; leave packing out."
+        yield Problem(here, found)
     elif kind is not None and section.get("prompt_tokens") is None:
         yield Problem((*here, "prompt_tokens"), "is missing: plain text marks no prompts, and each row needs one.")
     elif rows.get("translation") is not None and section.get("prompt_tokens") is not None:

@@ -32,7 +32,7 @@ class OnPolicyTexts(Section):
     prompt_tokens: Count | None = None
     """The first so many tokens of each row are its prompt; for plain text, which marks none."""
     end_tokens: Annotated[list[Text], Field(min_length=1), AfterValidator(distinct)] | None = None
-    """Tokens that end a text, beside those of the student's generation config."""
+    """Tokens that end a text, beside those of the student's generation config and its tokenizer."""
     rows_at_once: Count | None = None
     """Rows that write together, where memory is short; all of an accumulation window without it."""
 

@@ -12,7 +12,13 @@ from hf_distill.hub.folder import VOCABULARIES
 from hf_distill.hub.record import WEIGHT_FILES, Origin, is_hub_id, sha256_of, sha256_of_files
 from hf_distill.recipe import Recipe
 
-MODEL_FILES = (*WEIGHT_FILES, *VOCABULARIES, "tokenizer_config.json", "preprocessor_config.json")
+MODEL_FILES = (
+    *WEIGHT_FILES,
+    *VOCABULARIES,
+    "tokenizer_config.json",
+    "chat_template.jinja",
+    "preprocessor_config.json",
+)
 """What a model in a folder is known by: its weights, and how it reads."""
 
 SCRATCH = ("teacher.cache.folder", "teacher.generate.folder", "data.text.cache_dir")
@@ -55,6 +61,7 @@ def _model_keys(recipe: Mapping[str, Any]) -> Iterator[str]:
 def _file_keys(recipe: Mapping[str, Any]) -> Iterator[str]:
     yield from (f"data.files.{split}" for split in ("train", "validation", "test"))
     yield "data.exemplars"
+    yield "data.chat.template"
     for split in ("train", "validation"):
         for i, source in enumerate(value_at(recipe, f"data.text.{split}") or []):
             yield from (f"data.text.{split}.{i}.files.{j}" for j in range(len(source.get("files") or [])))

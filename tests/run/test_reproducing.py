@@ -19,9 +19,9 @@ from hf_distill.evaluation.latency import Latency
 from hf_distill.hub.record import Origin, Record
 from hf_distill.recipe import Recipe
 from hf_distill.run import measuring, results, run
-from hf_distill.run.origins import places
+from hf_distill.run.origins import origins_of, places
 from hf_distill.run.reproducing import recipe_again
-from tests import tiny_runs
+from tests import chats, tiny_runs
 from tests.hub.conftest import make_record
 
 QUICK = {"per_device_train_batch_size": 8, "max_steps": 2, "use_cpu": True, "disable_tqdm": True}
@@ -283,6 +283,17 @@ def test_every_name_of_a_recipe_is_found() -> None:
         ("data.text.validation.0.files.0", "file", "c.txt"),
         ("data.text.masking.counts", "file", "counts.json"),
     ]
+
+
+def test_a_chat_template_is_known_by_its_sum(tmp_path: Path) -> None:
+    """Both the one of a recipe's own, and that of a model, which lies beside its tokenizer."""
+    chats.save(chats.write(tmp_path) / "teacher")
+    (tmp_path / "own.jinja").write_text(chats.MARKED, encoding="utf-8")
+    recipe = Recipe.from_dict(chats.recipe(tmp_path, chat={"template": str(tmp_path / "own.jinja")}))
+    found = origins_of(recipe)
+    assert found["data.chat.template"].files == {"own.jinja": sha256(tmp_path / "own.jinja")}
+    lying = tmp_path / "teacher" / "chat_template.jinja"
+    assert found["teacher.model"].files["chat_template.jinja"] == sha256(lying)
 
 
 @pytest.mark.parametrize(

@@ -82,7 +82,7 @@ def recipe_of(given: argparse.Namespace, train: Path, objective: str, layers: in
 
 def summarised(found: dict[tuple[str, int], list[RunResult]]) -> list[dict[str, Any]]:
     """A row a model: what it is, its layers, and each metric over the seeds."""
-    rows = []
+    rows: list[dict[str, Any]] = []
     for (objective, layers), results in found.items():
         roles = ("teacher", "control", "student") if not any(row["layers"] == layers for row in rows) else ("student",)
         first = results[0].metric

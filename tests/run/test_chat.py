@@ -149,6 +149,9 @@ def test_a_template_of_ones_own_takes_the_place_of_the_tokenizers(home: Path, tm
     again = AutoTokenizer.from_pretrained(tmp_path / "bare", **settings)
     assert again.chat_template == chats.MARKED
     assert len(found.read(again, LIMITS, ["validation"])["validation"]) == 5
+    path.write_text(chats.PLAIN, encoding="utf-8")
+    again = workload(home, chat={"template": str(path)})
+    assert {name for name in found.sources if found.sources[name] != again.sources[name]} == {"chat template"}
     path.write_bytes(b"\xff")
     with pytest.raises(DataError, match=r"own\.jinja: the chat template \(data\.chat\.template\) cannot be read"):
         workload(home, chat={"template": str(path)})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -141,8 +142,10 @@ def load(data: Data, settings: Settings, recipe: Recipe, *, predict: bool) -> Ch
         raise DataError(f"{name}: answers are not written by a run but for samples; leave --do_predict out.")
     columns = settings.columns
     found = conversations(tables_of(data, columns.names, labels=()), columns)
-    splits = with_cuts(dict(found.splits), data)
-    return Chat(name, replace(found, splits=at_most(splits, recipe)), settings, _template(settings))
+    splits, template = with_cuts(dict(found.splits), data), _template(settings)
+    own = {} if template is None else {"chat template": hashlib.sha256(template.encode()).hexdigest()}
+    found = replace(found, splits=at_most(splits, recipe), sources={**found.sources, **own})
+    return Chat(name, found, settings, template)
 
 
 def known_lengths(tokenizer: PreTrainedTokenizerBase, limits: Limits) -> list[int]:

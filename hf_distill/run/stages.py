@@ -242,6 +242,8 @@ def rehearse_stage(
         trainer.rehearses = True
         trainer.train()
     trainer.distillation.close()
+    if job.lora is not None:
+        trainer.model.unload()  # so that the next rehearsal puts its adapters on the plain model
 
 
 def _trainer(

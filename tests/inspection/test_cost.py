@@ -62,6 +62,25 @@ def test_steps_are_made_as_the_stage_says(recipe: Recipe, monkeypatch: pytest.Mo
     assert sorted(tmp_path.rglob("*")) == before, "nothing is left"
 
 
+def test_each_batch_is_measured_with_adapters_on_the_plain_student(
+    recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained: list[int] = []
+    compute = StageTrainer.compute_loss
+
+    def watched(self: Any, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        student = self.model
+        trained.append(sum(p.numel() for p in student.parameters() if p.requires_grad))
+        assert len([name for name, _ in student.named_modules() if name.endswith("query.base_layer")]) == 1
+        return compute(self, model, inputs, *args, **kwargs)
+
+    monkeypatch.setattr(StageTrainer, "compute_loss", watched)
+    ((_, found),) = expected_costs(recipe.override({"stages.1.arguments.per_device_train_batch_size": 8}), ["two"])
+    assert (found.batch, found.measured) == (8, 8)
+    assert len(trained) == 12, "three steps of two batches, of 4 rows and of 8"
+    assert len(set(trained)) == 1
+
+
 @pytest.mark.parametrize(("ours", "theirs"), [(40, 23), (23, 40)])
 def test_tables_of_embeddings_may_be_longer_than_the_tokenizer(
     recipe: Recipe, tmp_path: Path, ours: int, theirs: int

@@ -9,6 +9,11 @@ LONGEST = 60
 """Letters of an unknown word that are looked at; it may come from anywhere."""
 
 
+def closest(word: object, known: Iterable[str], most: int = 5) -> list[str]:
+    """The known words that are near to an unknown one, the nearest first."""
+    return difflib.get_close_matches(str(word)[:LONGEST], list(known), n=most, cutoff=0.5)
+
+
 def nearest(word: object, known: Iterable[str]) -> str | None:
     """The one of the known words that is nearest to an unknown one, None where none is near."""
     close = difflib.get_close_matches(str(word)[:LONGEST], list(known), n=1)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from hf_distill.errors import RecipeError
 from hf_distill.recipe import document
-from hf_distill.recipe.problems import nearest
+from hf_distill.suggestions import closest
 
 SUFFIXES = (".yaml", ".yml")
 NOT_RECIPES = ("accelerate",)
@@ -46,9 +46,10 @@ def read(path_or_name: str | os.PathLike[str]) -> document.Document:
     if isinstance(path_or_name, str) and not path_or_name.endswith(SUFFIXES):
         names = shipped()
         if path_or_name not in names:
+            near = ", ".join(map(repr, closest(path_or_name, names)))
             raise RecipeError(
-                f"unknown recipe {path_or_name!r}{nearest(path_or_name, names) or ';'} shipped are "
-                f"{', '.join(names) or 'none'}; the path of a recipe of your own ends in .yaml or .yml."
+                f"unknown recipe {path_or_name!r}; {f'near to it are {near}; ' if near else ''}`hf-distill explain` "
+                f"lists all {len(names)}, and the path of a recipe of your own ends in .yaml or .yml."
             )
         return _read_file(names[path_or_name], path_or_name)
     path = Path(path_or_name)

@@ -97,3 +97,18 @@ def test_without_a_configuration_the_formula_stands_alone(tmp_path: Path, capsys
 def test_what_cannot_be_read_is_one_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert hf_distill(["explain", str(tmp_path / "none.yaml")]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_without_a_recipe_the_shipped_ones_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 0
+    listed = capsys.readouterr().out.splitlines()
+    assert listed == sorted(listed)
+    assert {"quickstart", "glue/sst2"} <= set(listed)
+
+
+def test_an_unknown_recipe_names_a_few_that_are_near(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["glue/sst"]) == 2
+    said = capsys.readouterr().err
+    assert "'glue/sst2'" in said
+    assert "hf-distill explain` lists all" in said
+    assert len(said) < 400

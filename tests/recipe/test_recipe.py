@@ -303,7 +303,8 @@ def test_shipped_recipes_have_names(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert recipe == Recipe.from_yaml(GLUE)
     assert recipe.source == "glue/sst2"
     with pytest.raises(
-        RecipeError, match=r"unknown recipe 'quikstart'; did you mean 'quickstart'\? shipped are glue/mrpc, glue/s"
+        RecipeError,
+        match=r"unknown recipe 'quikstart'; near to it are 'quickstart'; `hf-distill explain` lists",
     ):
         Recipe.load("quikstart")
     with pytest.raises(RecipeError, match=r"unknown recipe '\.\./recipes/quickstart'.*path .* ends in \.yaml"):

@@ -13,7 +13,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from hf_distill.commands.comparing import Trial
-from hf_distill.evaluation.compare import FAILED, REFUSED, SCORED, Log, Run
+from hf_distill.evaluation.compare import FAILED, REFUSED, SCORED, Log, Run, run_of
 from hf_distill.run.folder import read_json, write_json
 from hf_distill.run.trial import ASKED, LOCK, TAKEN, TOLD
 
@@ -83,7 +83,7 @@ def _made(trial: Trial, folder: Path) -> Run | None:
     if told is None:
         said = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
         return Run(**facts, outcome=FAILED, message=f"{said[-1] if said else 'no message'} (status {status}; {log})")
-    return Run(**facts, **told)
+    return run_of({**told, **facts}, str(folder / TOLD), "remove the folder, and the trial is run again")
 
 
 def _empty(folder: Path) -> None:

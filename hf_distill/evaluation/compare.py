@@ -11,10 +11,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from filelock import FileLock
+from pydantic import Field, TypeAdapter, ValidationError
 
 from hf_distill.errors import DataError
 from hf_distill.evaluation import figures
@@ -22,7 +23,7 @@ from hf_distill.evaluation.evidence import Evidence
 from hf_distill.evaluation.fidelity import Interval
 from hf_distill.evaluation.metrics import less_is_better
 from hf_distill.evaluation.report import write_whole
-from hf_distill.evaluation.summary import ABSENT, escaped, one_line
+from hf_distill.evaluation.summary import ABSENT, Count, escaped, one_line
 
 logger = logging.getLogger(__name__)
 
@@ -46,9 +47,9 @@ class Run:
     value: float = math.nan
     kind: str = ""
     rows: Sequence[Sequence[float]] = ()
-    steps: int = 0
-    cpu_seconds: float | None = None
-    peak_bytes: int | None = None
+    steps: Count = 0
+    cpu_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    peak_bytes: Count | None = None
 
     @property
     def evidence(self) -> Evidence:
@@ -59,6 +60,21 @@ class Run:
     def key(self) -> tuple[str, int, str]:
         """What tells it from others: name, seed and recipe."""
         return self.name, self.seed, self.recipe
+
+
+def run_of(given: Any, place: str, remedy: str) -> Run:
+    """The run that values from a file stand for.
+
+    Raises: `DataError` that names the place, where they are none.
+    """
+    try:
+        return TypeAdapter(Run).validate_python(vars(Run(**given)))
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        reason = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+    except TypeError as error:
+        reason = str(error)
+    raise DataError(f"{place}: no run of a comparison ({reason}); {remedy}.")
 
 
 class Log:
@@ -92,11 +108,12 @@ class Log:
 
     def _run(self, line: str, number: int) -> Run:
         try:
-            run = Run(**json.loads(line))
-        except (TypeError, ValueError) as error:
+            given = json.loads(line)
+        except (ValueError, RecursionError) as error:
             raise DataError(
                 f"{self.path}, line {number}: no run of a comparison ({error}); remove the line."
             ) from error
+        run = run_of(given, f"{self.path}, line {number}", "remove the line")
         if run.outcome not in OUTCOMES:
             raise DataError(
                 f"{self.path}, line {number}: outcome is {run.outcome!r}; it may be {', '.join(OUTCOMES)}."

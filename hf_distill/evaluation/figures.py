@@ -4,6 +4,7 @@ which is optional."""
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -119,7 +120,11 @@ def _training_time(run: RunSummary) -> tuple[float, float, float] | None:
 def _trade_off(runs: Sequence[RunSummary], metric: str, price: Price) -> bytes | None:
     values(runs, metric)
     priced = [(run, price.of(run)) for run in runs]
-    shown = [(run, found) for run, found in priced if found is not None]
+    shown = [
+        (run, found)
+        for run, found in priced
+        if found is not None and all(map(math.isfinite, (run.metrics[metric], *found)))
+    ]
     if not shown:
         return None
     make_figure, settings = figure_maker()
@@ -234,7 +239,9 @@ def _series(history: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float,
 
 def _number(entry: Mapping[str, Any], key: str) -> float:
     value = entry.get(key)
-    return float(value) if isinstance(value, int | float) else math.nan
+    if not isinstance(value, int | float) or abs(value) > sys.float_info.max:
+        return math.nan
+    return float(value)
 
 
 # ---- drawing ----

@@ -5,12 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
 
 from hf_distill.errors import DistillationError
 from hf_distill.evaluation.latency import BATCH, Latency
 
 ABSENT = "-"
+Count = Annotated[int, Field(ge=0, lt=2**63)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,8 +29,8 @@ class RunSummary:
     name: str
     role: Literal["teacher", "student", "control"]
     metrics: dict[str, float]
-    parameters: int
-    size_bytes: int
+    parameters: Count
+    size_bytes: Count
     interval: tuple[float, float] | None = None
     agreement: float | None = None
     calibration_error: float | None = None

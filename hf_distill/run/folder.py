@@ -22,6 +22,7 @@ MARK = "stage.json"
 
 TRAINER_STATE = "trainer_state.json"
 ALL_RESULTS = "all_results.json"
+MOST_BYTES = 2**28
 _SHOWN = 12
 
 
@@ -154,13 +155,15 @@ def _brief(value: Any) -> str:
 def read_json(path: Path) -> dict[str, Any] | None:
     """The object in a file of ours, None where there is none.
 
-    Raises: `DistillationError` if the file is damaged.
+    Raises: `DistillationError` if the file is damaged, or too large.
     """
     if not path.exists():
         return None
     try:
+        if path.stat().st_size > MOST_BYTES:
+            raise DistillationError(f"{path} has more than {MOST_BYTES:,} bytes; no run writes as much into one file.")
         found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DistillationError(
             f"{path} cannot be read: {error}. Choose another output_dir, or remove this one."
         ) from error

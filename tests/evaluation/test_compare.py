@@ -219,3 +219,22 @@ def test_there_is_no_picture_without_matplotlib(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     written = write(tmp_path, compared(runs(), **NAMES), "accuracy", **NAMES)
     assert [path.suffix for path in written] == [".md", ".json"]
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ('{"name": "a", "seed": 0, "recipe": "r", "outcome": "scored", "value": "much"}', "value: "),
+        ('{"name": "a", "seed": 0, "recipe": "r", "outcome": "scored", "steps": -1}', "steps: "),
+        ('{"name": "a", "seed": 0, "recipe": "r", "outcome": "scored", "cpu_seconds": 1e999}', "cpu_seconds: "),
+        ('{"name": "a", "seed": 0, "recipe": "r", "outcome": "scored", "rows": [["x"]]}', r"rows\.0\.0: "),
+        ('{"name": "a", "seed": 0, "recipe": "r", "outcome": "scored", "more": 1}', "'more'"),
+        ("[" * 100_000, "recursion"),
+        ("[]", "mapping"),
+    ],
+)
+def test_numbers_that_no_run_has_are_refused(tmp_path: Path, line: str, found: str) -> None:
+    log = Log(tmp_path / "runs.jsonl")
+    log.path.write_text(line + "\n")
+    with pytest.raises(DataError, match=rf"line 1: no run of a comparison \(.*{found}.*remove the line"):
+        log.read()

@@ -9,7 +9,8 @@ import pytest
 
 from hf_distill.errors import DistillationError
 from hf_distill.recipe import Recipe
-from hf_distill.run.folder import RunFolder
+from hf_distill.run import folder
+from hf_distill.run.folder import RunFolder, read_json
 from hf_distill.run.results import RunResult
 
 RECIPE = Recipe.from_dict(
@@ -52,3 +53,13 @@ def test_a_run_of_an_earlier_version_that_lacked_a_key_is_gone_on_with(tmp_path:
     folder.check(RECIPE, {})
     with pytest.raises(DistillationError, match=r"another recipe: max_length"):
         folder.check(RECIPE.model_copy(update={"max_length": 16}), {})
+
+
+def test_files_that_are_too_large_or_too_deep_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "x.json"
+    path.write_text('{"a": ' + "[" * 100_000 + "]" * 100_000 + "}")
+    with pytest.raises(DistillationError, match=r"x\.json cannot be read: .*recursion"):
+        read_json(path)
+    monkeypatch.setattr(folder, "MOST_BYTES", 10)
+    with pytest.raises(DistillationError, match=r"x\.json has more than 10 bytes"):
+        read_json(path)

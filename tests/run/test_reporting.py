@@ -109,3 +109,28 @@ def test_results_that_are_none_of_ours_are_refused(tmp_path: Path, changes: dict
 def test_results_are_read_as_they_were_kept(tmp_path: Path) -> None:
     result = RunResult(tmp_path, "test", "f1", tuple(reports.three()), {"eval_f1": 0.5}, ("a", "b"))
     assert RunResult.from_dict(tmp_path, json.loads(json.dumps(result.to_dict()))) == result
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("parameters", 10**400), ("size_bytes", 10**400), ("parameters", -1), ("parameters", "many")]
+)
+def test_counts_that_no_model_has_are_refused(tmp_path: Path, name: str, value: Any) -> None:
+    runs = RunResult(tmp_path, runs=tuple(reports.three())).to_dict()["runs"]
+    runs[1][name] = value
+    left_by(tmp_path / "run", runs=runs)
+    with pytest.raises(DistillationError, match=rf"results.json holds no results .*runs\.1\.{name}: .*; remove it"):
+        draw_report(tmp_path / "run")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 10**400])
+def test_numbers_that_cannot_be_drawn_are_left_out_of_the_pictures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: Any
+) -> None:
+    monkeypatch.undo()  # with the pictures, for which labels are laid out
+    runs = RunResult(tmp_path, runs=tuple(reports.three())).to_dict()["runs"]
+    runs[1]["history"].append({"loss": value, "train_runtime": value, "step": 50})
+    if isinstance(value, float):
+        runs[1]["metrics"]["accuracy"] = value
+        runs[2]["latency"]["high"] = value
+    left_by(tmp_path / "run", runs=runs)
+    assert (tmp_path / "run" / "report" / "accuracy_latency.png") in draw_report(tmp_path / "run")

@@ -33,7 +33,7 @@ from hf_distill.search.held_out import hold_out
 from hf_distill.search.points import Point
 from hf_distill.search.shapes import shapes_of
 from hf_distill.search.survey import Candidate, survey
-from hf_distill.search.trials import PILOT_ROWS, Course, Runner, first_rows_of, halve, trials_of
+from hf_distill.search.trials import PILOT_ROWS, Course, Runner, first_rows_of, halve, told_of_untried, trials_of
 
 logger = logging.getLogger(__name__)
 
@@ -109,6 +109,7 @@ class _Search:
     ) -> None:
         self.recipes, self.workload, self.budget, self.folder = recipes, workload, budget, folder
         self.shared, self.settings = shared, settings
+        self.remarks: list[str] = []
         device = torch.device(settings.device)
         self.forms, self.left_out = forms_here(device, settings.runtimes)
         teacher = models.load_teacher(shared, workload).to(device).eval()
@@ -158,7 +159,12 @@ class _Search:
         left = max(0.0, self.settings.time_budget - pilot.seconds)
         rows = first_rows_of(len(trials), held_out.rows, left, pilot.seconds / pilot.rows)
         logger.info("%d trials, from %d rows on, in %.0f s", len(trials), rows, left)
-        return halve(trials, rows, left, runner.judged)
+        courses = halve(trials, rows, left, runner.judged)
+        untried = told_of_untried(courses, self.settings.time_budget)
+        if untried:
+            logger.warning("%s", untried)
+            self.remarks.append(untried)
+        return courses
 
     def _found(self, winner: Course, compared: Compared, place: Path) -> Found:
         over = self.budget.overrun(compared.student.cost.amounts())
@@ -167,6 +173,7 @@ class _Search:
             f"Student: {trial.candidate.name}, by {trial.recipe_name} with learning rates times {trial.scale:g}. "
             f"Measured again, it {verb} the budget of {told(self.budget.limits())}: {over:.2f} of it.",
             f"Use it from {place}.",
+            *self.remarks,
             *(f"Left out: {name}: {why}" for name, why in {**self.left_out, **self.bench.refused}.items()),
         ]
         metric = self.workload.metrics[0]

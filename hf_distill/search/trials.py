@@ -8,9 +8,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from hf_distill.errors import DistillationError, IncompatiblePair, NonFiniteLoss, RecipeError
+from pydantic import Field, TypeAdapter, ValidationError
+
+from hf_distill.errors import DataError, DistillationError, IncompatiblePair, NonFiniteLoss, RecipeError
 from hf_distill.recipe import Recipe
 from hf_distill.run import run
 from hf_distill.run.answering import evidence_of
@@ -25,6 +27,7 @@ REDUCTION = 3
 
 RUNGS = 3
 FEWEST_ROWS = 64
+MOST_ROWS = 2**40
 PILOT_ROWS = 512
 """Rows that are trained on to see how long a row takes."""
 
@@ -51,11 +54,26 @@ class Trial:
 class Judged:
     """What came of a run: the metric on the rows held out, the seconds it took; or why it was refused."""
 
-    rows: int
-    value: float | None
-    seconds: float
+    rows: Annotated[int, Field(ge=1, le=MOST_ROWS)]
+    value: Annotated[float, Field(allow_inf_nan=False)] | None
+    seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     folder: str
     message: str = ""
+
+
+def _judged(known: Mapping[str, Any], path: Path) -> Judged:
+    """What stands in a file. Raises: `DataError` where that is no result of a run."""
+    try:
+        return TypeAdapter(Judged).validate_python(vars(Judged(**known)))
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        reason = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+    except TypeError as error:
+        reason = str(error)
+    raise DataError(
+        f"{path} holds no result of a trial ({reason}); remove it and the folder of its name, and the trial is run "
+        "again."
+    )
 
 
 @dataclass
@@ -96,6 +114,18 @@ def trials_of(candidates: Sequence[Candidate], recipes: Mapping[str, Recipe], sc
     ]
 
 
+def told_of_untried(courses: Sequence[Course], seconds: float) -> str:
+    """Which recipes there was no time to begin, of all that were to be tried; empty where there was for each."""
+    begun = {course.trial.recipe_name for course in courses if course.runs}
+    untried = [name for name in dict.fromkeys(course.trial.recipe_name for course in courses) if name not in begun]
+    if not untried:
+        return ""
+    return (
+        f"The time budget of {seconds:.0f} s was over after {len(begun)} of {len(begun) + len(untried)} recipes: "
+        f"{', '.join(untried)} not tried. Give more (--time_budget), or fewer recipes (--recipes)."
+    )
+
+
 class Runner:
     """Trials as runs below `folder`; what came of each run is put down beside it, and not run again."""
 
@@ -108,11 +138,12 @@ class Runner:
         place = self.folder / trial.name / f"{rows}-rows"
         told = place.with_suffix(".json")
         known = read_json(told)
-        if known is None:
-            known = asdict(self._run(trial, rows, place))
-            place.parent.mkdir(parents=True, exist_ok=True)
-            write_json(told, known)
-        return Judged(**known)
+        if known is not None:
+            return _judged(known, told)
+        found = self._run(trial, rows, place)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        write_json(told, asdict(found))
+        return found
 
     def _run(self, trial: Trial, rows: int, place: Path) -> Judged:
         stages = range(len(trial.recipe.stages))
@@ -123,6 +154,8 @@ class Runner:
             recipe = on_held_out(trial.recipe, self.held_out, rows).override(quiet)
             run(recipe, place, evaluate=False)
             value = evidence_of(recipe, place)[1].value()
+            if not math.isfinite(value):
+                value, message = None, f"the metric on the rows held out is {value}"
         except (IncompatiblePair, NonFiniteLoss, RecipeError) as error:
             message = str(error)
         seconds = time.perf_counter() - started

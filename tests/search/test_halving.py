@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import random
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from hf_distill.errors import DataError
 from hf_distill.recipe import Recipe
+from hf_distill.search import trials as module
 from hf_distill.search.forms import PLAIN
 from hf_distill.search.shapes import Shape, Width
 from hf_distill.search.survey import Candidate
-from hf_distill.search.trials import Judged, Trial, first_rows_of, halve, trials_of
+from hf_distill.search.trials import Judged, Runner, Trial, first_rows_of, halve, told_of_untried, trials_of
 from tests.search.test_budget import cost
 
 WHOLE = Shape(2, Width(32, 4, 48, whole=True), 10, 20)
@@ -130,3 +135,42 @@ def test_trials_are_every_recipe_with_every_rate_in_order_of_hope() -> None:
     shape = found[5].recipe.student.from_shape
     assert shape is not None
     assert (shape.num_hidden_layers, shape.hidden_size, shape.initialisation) == (1, 16, "importance")
+
+
+def test_recipes_that_there_was_no_time_for_are_told() -> None:
+    courses = halve(trials(3), 20, 1.0, MadeUp())
+    assert told_of_untried(courses, 90.0) == (
+        "The time budget of 90 s was over after 1 of 3 recipes: r1, r2 not tried. "
+        "Give more (--time_budget), or fewer recipes (--recipes)."
+    )
+    assert told_of_untried(halve(trials(3), 20, 1e9, MadeUp()), 90.0) == ""
+
+
+def runner(folder: Path) -> Runner:
+    return Runner(None, folder)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "changed", [{"value": float("nan")}, {"seconds": -1}, {"rows": 0}, {"rows": 10**30}, {"value": "x"}, {"more": 1}]
+)
+def test_a_result_that_no_trial_had_is_refused(tmp_path: Path, changed: dict[str, Any]) -> None:
+    trial = trials(1)[0]
+    path = tmp_path / trial.name / "64-rows.json"
+    path.parent.mkdir()
+    told = {"rows": 64, "value": 0.5, "seconds": 1.5, "folder": "x", "message": ""}
+    path.write_text(json.dumps(told))
+    assert runner(tmp_path).judged(trial, 64) == Judged(64, 0.5, 1.5, "x")
+    path.write_text(json.dumps(told | changed))
+    (name,) = changed
+    with pytest.raises(DataError, match=rf"64-rows\.json holds no result of a trial .*{name}.*remove it"):
+        runner(tmp_path).judged(trial, 64)
+
+
+def test_a_trial_whose_metric_is_none_counts_for_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nothing = SimpleNamespace(value=lambda: float("nan"))  # as a correlation with answers that are all the same
+    monkeypatch.setattr(module, "on_held_out", lambda recipe, held_out, rows: recipe)
+    monkeypatch.setattr(module, "run", lambda recipe, place, evaluate: None)
+    monkeypatch.setattr(module, "evidence_of", lambda recipe, place: ("accuracy", nothing))
+    found = runner(tmp_path).judged(trials(1)[0], 64)
+    assert (found.value, found.message) == (None, "the metric on the rows held out is nan")
+    assert runner(tmp_path).judged(trials(1)[0], 64) == found

@@ -63,7 +63,7 @@ def quickstart() -> TextClassification:
 
 def test_the_quick_start_has_three_disjoint_balanced_splits() -> None:
     """The file is sorted by class, and four of its rows are two sentences twice."""
-    splits = quickstart().text.splits
+    splits = quickstart().data.splits
     assert {name: len(rows) for name, rows in splits.items()} == {"train": 3300, "validation": 426, "test": 1706}
     texts = {name: set(rows["text"]) for name, rows in splits.items()}
     assert not texts["train"] & texts["test"]
@@ -73,7 +73,7 @@ def test_the_quick_start_has_three_disjoint_balanced_splits() -> None:
         counts = Counter(splits[name]["label"])
         assert abs(counts[0] - counts[1]) <= 1
     assert abs(sum(splits["train"]["label"]) - 1650) < 100
-    again = quickstart().text.splits
+    again = quickstart().data.splits
     assert again["test"]["text"] == splits["test"]["text"]
 
 

@@ -48,7 +48,7 @@ def read(path_or_name: str | os.PathLike[str]) -> document.Document:
         if path_or_name not in names:
             near = ", ".join(map(repr, closest(path_or_name, names)))
             raise RecipeError(
-                f"unknown recipe {path_or_name!r}; {f'near to it are {near}; ' if near else ''}`hf-distill explain` "
+                f"unknown recipe {path_or_name!r}; {f'did you mean {near}? ' if near else ''}`hf-distill explain` "
                 f"lists all {len(names)}, and the path of a recipe of your own ends in .yaml or .yml."
             )
         return _read_file(names[path_or_name], path_or_name)

@@ -304,7 +304,7 @@ def test_shipped_recipes_have_names(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert recipe.source == "glue/sst2"
     with pytest.raises(
         RecipeError,
-        match=r"unknown recipe 'quikstart'; near to it are 'quickstart'; `hf-distill explain` lists",
+        match=r"unknown recipe 'quikstart'; did you mean 'quickstart'\? `hf-distill explain` lists",
     ):
         Recipe.load("quikstart")
     with pytest.raises(RecipeError, match=r"unknown recipe '\.\./recipes/quickstart'.*path .* ends in \.yaml"):

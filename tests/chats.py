@@ -9,7 +9,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
-from tests import tiny_runs
+from tests import tiny_runs, writers
 
 PAD, START, END = "<pad>", "<|im_start|>", "<|im_end|>"
 PLAIN = (
@@ -55,6 +55,13 @@ def model(layers: int = 2, hidden: int = 16, seed: int = 0, **settings: Any) -> 
         pad_token_id=0, **settings,
     )  # fmt: skip
     return LlamaForCausalLM(config).eval()
+
+
+def writer(layers: int = 2, seed: int = 0) -> PreTrainedModel:
+    """A model that ends what it writes, soon."""
+    made = model(layers=layers, seed=seed)
+    made.generation_config.update(min_new_tokens=3, suppress_tokens=[0, 1])
+    return writers.ending_soon(made, {"input_ids": torch.arange(4, 68).reshape(8, 8)}, 3.0)
 
 
 def save(folder: Path, template: str | None = PLAIN, **settings: Any) -> Path:

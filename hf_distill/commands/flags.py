@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 from transformers import HfArgumentParser, TrainingArguments
 
 from hf_distill.commands.help import TRAINING, USUAL, Layout, ShowHelp, program
+from hf_distill.data.hypotheses import CHOICES
 from hf_distill.errors import RecipeError
 from hf_distill.loading import DTYPES
 from hf_distill.students.layers import ALL_PICKS
@@ -223,6 +224,31 @@ ON_POLICY: Group = {
     ),
 }
 """Texts that are written while a student trains, for the scripts of models that write."""
+
+WRITING: Group = {
+    "generated_folder": flag("Where what the teacher writes is kept (default: in the folder of the run)."),
+    "num_beams": flag("Beams of the teacher's search (default: 5).", whole),
+    "num_hypotheses": flag("The best ones that are kept of each row (default: 1).", whole),
+    "max_new_tokens": flag("Tokens of what it writes at most (default: 128).", whole),
+    "generated_filters": flag(
+        'Which of its texts are learned, in JSON: \'{"max_repetition": 0.3, "distinct": true}\'.', settings_in
+    ),
+    "targets": {
+        "help": "What stages learn: the texts of the data, or of what the teacher writes the best one, the nearest to "
+        "that of the data, or all.",
+        "choices": ["reference", *CHOICES],
+    },
+}
+"""Texts that the teacher writes before the training, for the scripts of models that write."""
+
+WRITING_KEYS = {
+    "generated_folder": "folder",
+    "num_beams": "beams",
+    "num_hypotheses": "hypotheses",
+    "max_new_tokens": "max_new_tokens",
+    "generated_filters": "filters",
+}
+"""Where these stand below `teacher.generate`."""
 
 ROWS: Group = {
     "max_train_samples": flag("Use so many training rows at most.", whole),

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from transformers import HfArgumentParser
 
-from hf_distill.commands import reports_errors, speech, translation
+from hf_distill.commands import lm, reports_errors, speech, translation
 from hf_distill.commands.overrides import Script, recipe_of
 from hf_distill.commands.script import begin, output_dir, parser_of
 from hf_distill.errors import RecipeError
@@ -22,13 +22,14 @@ from hf_distill.suggestions import did_you_mean
 
 DESCRIPTION = """Have the teacher write, by beam search, for every training row, into --generated_folder FOLDER.
 
-The flags are those of `hf-distill translation`, or, behind the word speech, those of `hf-distill speech`, whose
-teacher hears. That command, run with the same ones, learns from the folder. Broken off, it goes on where it was.
+The flags are those of `hf-distill translation`, or, behind the word lm, those of `hf-distill lm`, whose teacher
+answers conversations, or, behind the word speech, those of `hf-distill speech`, whose teacher hears. That command,
+run with the same ones, learns from the folder. Broken off, it goes on where it was.
 
   hf-distill generate-targets --train_file pairs.jsonl --teacher_name_or_path TEACHER \\
       --student_layers 3 --generated_folder texts"""
 
-SCRIPTS: dict[str, Script] = {script.name: script for script in (translation.SCRIPT, speech.SCRIPT)}
+SCRIPTS: dict[str, Script] = {script.name: script for script in (translation.SCRIPT, lm.SCRIPT, speech.SCRIPT)}
 
 
 def parsers() -> dict[str, HfArgumentParser]:
@@ -72,4 +73,5 @@ def _script(words: list[str]) -> tuple[Script, list[str]]:
     parser.add_argument("--recipe", nargs="?")
     named = parser.parse_known_args(words)[0].recipe
     data = None if named is None else Recipe.load(named).data
-    return (speech if data is not None and data.speech is not None else translation).SCRIPT, words
+    kinds = {speech: data is not None and data.speech is not None, lm: data is not None and data.chat is not None}
+    return next((kind for kind, is_it in kinds.items() if is_it), translation).SCRIPT, words

@@ -9,12 +9,13 @@ from typing import Any
 from transformers import HfArgumentParser
 
 from hf_distill.commands import mlm, reports_errors
-from hf_distill.commands.flags import FILES, HUB, ON_POLICY, flag, whole
-from hf_distill.commands.overrides import Changes, Script, name_of_rows, on_policy, on_rows
+from hf_distill.commands.flags import FILES, HUB, ON_POLICY, WRITING, WRITING_KEYS, flag, whole
+from hf_distill.commands.overrides import Changes, Script, name_of_rows, on_policy, on_rows, on_targets
 from hf_distill.commands.script import begin, distil, parser_of
 from hf_distill.errors import RecipeError
 from hf_distill.objectives.response.soft_targets import KINDS
 from hf_distill.recipe import Recipe
+from hf_distill.recipe.rules.kept import REFERENCE
 from hf_distill.tasks import CausalLM
 
 DESCRIPTION = """Distil a language model into a smaller one, on conversations or on raw text.
@@ -22,7 +23,8 @@ DESCRIPTION = """Distil a language model into a smaller one, on conversations or
 Rows are conversations (a column of messages, or prompts and completions), read through the tokenizer's chat
 template; what the assistant says is learned. Of raw text, a .txt file or a column (--text_column), it is every word;
 packing, streams and several sources of raw text are for recipes (data.text). Flags alone stand for forward KL at
-temperature 1, 0.9, and labels, 0.1. With --student_share the student writes a share of the texts itself (GKD).
+temperature 1, 0.9, and labels, 0.1. With --student_share the student writes a share of the texts itself (GKD); with
+--targets best it learns the answers that the teacher writes, once, to the conversations before their last answer.
 
   hf-distill lm --train_file chats.jsonl --teacher_name_or_path TEACHER --teacher_dtype bfloat16 \\
       --student_layers 12 --max_seq_length 1024 --output_dir students/chat
@@ -79,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _data(own: Mapping[str, Any], recipe: Recipe) -> Changes:
     rows = _text(own, recipe) if _is_text(own, recipe) else on_rows(own, recipe, "chat", KEYS)
-    return {**rows, **_losses(own, recipe), **on_policy(own, recipe)}
+    return {**rows, **_losses(own, recipe), **_targets(own, recipe), **on_policy(own, recipe)}
 
 
 def _is_text(own: Mapping[str, Any], recipe: Recipe) -> bool:
@@ -107,6 +109,14 @@ def _text(own: Mapping[str, Any], recipe: Recipe) -> Changes:
     return changes
 
 
+def _targets(own: Mapping[str, Any], recipe: Recipe) -> Changes:
+    """What the flags say of texts that the teacher writes; to learn them is to have it write."""
+    changes = on_targets(own, recipe, WRITING_KEYS)
+    has = recipe.teacher is not None and recipe.teacher.generate is not None
+    needs = own.get("targets", REFERENCE) != REFERENCE and not has
+    return {**({"teacher.generate": ("--targets", {})} if needs else {}), **changes}
+
+
 def _losses(own: Mapping[str, Any], recipe: Recipe) -> Changes:
     """What the flags say of the soft targets of every stage, and of its adapters.
 
@@ -131,7 +141,7 @@ def _losses(own: Mapping[str, Any], recipe: Recipe) -> Changes:
 SCRIPT = Script(
     name="lm",
     description=DESCRIPTION,
-    flags={**HUB, **FILES, **SETTINGS, **LOSSES, **ON_POLICY},
+    flags={**HUB, **FILES, **SETTINGS, **LOSSES, **WRITING, **ON_POLICY},
     plain={
         "schema": 1,
         "data": {"files": {"train": "train"}, "chat": {}},

@@ -8,10 +8,9 @@ from typing import Any
 from transformers import HfArgumentParser
 
 from hf_distill.commands import reports_errors
-from hf_distill.commands.flags import FILES, HUB, ON_POLICY, flag, settings_in, whole
+from hf_distill.commands.flags import FILES, HUB, ON_POLICY, WRITING, WRITING_KEYS, flag, whole
 from hf_distill.commands.overrides import Changes, Script, name_of_rows, on_policy, on_rows, on_targets
 from hf_distill.commands.script import begin, distil, parser_of
-from hf_distill.data.hypotheses import CHOICES
 from hf_distill.errors import RecipeError
 from hf_distill.recipe import Recipe
 
@@ -42,36 +41,12 @@ GENERATION = {
     "generation_max_new_tokens": flag("Tokens of what they generate at most (default: --max_target_length).", whole),
 }
 
-WRITING = {
-    "generated_folder": flag("Where what the teacher writes is kept (default: in the folder of the run)."),
-    "num_beams": flag("Beams of the teacher's search (default: 5).", whole),
-    "num_hypotheses": flag("The best ones that are kept of each row (default: 1).", whole),
-    "max_new_tokens": flag("Tokens of what it writes at most (default: 128).", whole),
-    "generated_filters": flag(
-        'Which of its texts are learned, in JSON: \'{"max_repetition": 0.3, "distinct": true}\'.', settings_in
-    ),
-    "targets": {
-        "help": "What stages learn: the texts of the data, or of what the teacher writes the best one, the nearest to "
-        "that of the data, or all.",
-        "choices": ["reference", *CHOICES],
-    },
-}
-
 KEYS = {
     "source_column": "source_column",
     "target_column": "target_column",
     "source_prefix": "prefix",
     "max_target_length": "max_target_length",
 }
-
-WRITING_KEYS = {
-    "generated_folder": "folder",
-    "num_beams": "beams",
-    "num_hypotheses": "hypotheses",
-    "max_new_tokens": "max_new_tokens",
-    "generated_filters": "filters",
-}
-
 
 GENERATION_KEYS = {"generation_num_beams": "beams", "generation_max_new_tokens": "max_new_tokens"}
 

@@ -91,10 +91,12 @@ def align_messages(
     *,
     teacher_max_length: int | None = None,
     place: Callable[[int], str] = "conversation {}".format,
+    last: bool = False,
 ) -> Aligned:
     """Rows as those of `align_texts`, of conversations: lists of `{"role": …, "content": …}`.
 
-    Each model reads a conversation in its own chat template. What the assistant says counts, and is aligned by the
+    Each model reads a conversation in its own chat template. What the assistant says counts, with `last` in the last
+    message alone, and is aligned by the
     characters of each message; so does the special token that ends its turn, which is aligned by its role where both
     templates have one. A conversation that is too long for either model is cut behind the last span that both have
     room for; one of which nothing is left is left out. Both are counted and logged. `place` says where a conversation
@@ -108,17 +110,19 @@ def align_messages(
     counts = AlignmentCounts()
     placed = ((place(number), messages) for number, messages in enumerate(conversations, start=1))
     parts = iter(lambda: list(islice(placed, AT_ONCE)), [])
-    return gathered((_rows(part, ours, theirs, counts) for part in parts), counts)
+    return gathered((_rows(part, ours, theirs, counts, last) for part in parts), counts)
 
 
-def _rows(part: Sequence[tuple[str, Messages]], ours: Side, theirs: Side, counts: AlignmentCounts) -> Iterator[Row]:
+def _rows(
+    part: Sequence[tuple[str, Messages]], ours: Side, theirs: Side, counts: AlignmentCounts, last: bool
+) -> Iterator[Row]:
     for place, messages in part:
         _check(messages, place)
     rendered = [[side.render(messages, place) for place, messages in part] for side in (ours, theirs)]
     read = [side.reader([each.text for each in found]) for side, found in zip((ours, theirs), rendered, strict=True)]
     for (_, messages), *sides in zip(part, *rendered, *read, strict=True):
         counts.texts += 1
-        row = _Row(ours, theirs, messages, sides).made(counts)
+        row = _Row(ours, theirs, messages, sides, len(messages) - 1 if last else 0).made(counts)
         counts.texts_left_out += row is None
         if row is not None:
             count_row(row, counts)
@@ -136,16 +140,16 @@ def _check(messages: Messages, place: str) -> None:
 
 
 class _Row:
-    """A conversation on both sides, and the spans of what the assistant says."""
+    """A conversation on both sides, and the spans of what the assistant says from message `first` on."""
 
-    def __init__(self, ours: Side, theirs: Side, messages: Messages, sides: Sequence[Any]) -> None:
+    def __init__(self, ours: Side, theirs: Side, messages: Messages, sides: Sequence[Any], first: int) -> None:
         self.sides = (ours, theirs)
         written: tuple[Rendered, Rendered] = (sides[0], sides[1])
         self.tokens: tuple[Tokens, Tokens] = (sides[2], sides[3])
         segments = []
         for i, message in enumerate(messages):
             lengths = {len(each.contents[i]) for each in written}
-            if message["role"] == LEARNED and 0 not in lengths:
+            if i >= first and message["role"] == LEARNED and 0 not in lengths:
                 segments.append(_segment(written, i))
         self.turns = spans_of(*self.tokens, segments)
 

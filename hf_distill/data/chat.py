@@ -14,6 +14,9 @@ from hf_distill.errors import DataError
 
 MESSAGES, LINE = "messages", "line"
 """The columns of a split: the messages of a conversation as JSON, and the number of its line or row."""
+ANSWER = "answer"
+"""The column of a split whose messages stop before an answer of the assistant's: what it says, which alone is
+learned."""
 ROLE, CONTENT = "role", "content"
 SYSTEM, USER, ASSISTANT = "system", "user", "assistant"
 
@@ -71,9 +74,29 @@ def conversations(tables: Mapping[str, Table], columns: Columns) -> Conversation
 
 
 def messages_of(row: Mapping[str, Any]) -> Conversation:
-    """The messages of a row."""
+    """The messages of a row, with its answer where that stands in a column of its own."""
     found: Conversation = json.loads(row[MESSAGES])
-    return found
+    return [*found, {ROLE: ASSISTANT, CONTENT: row[ANSWER]}] if ANSWER in row else found
+
+
+def before_answers(data: Conversations, split: str) -> Dataset:
+    """The rows of a split, cut before the assistant's last answer, with what it says in the column `ANSWER`. Answers
+    before it stay as they are, and what comes behind it, and its further keys, go.
+
+    Errors: DataError for a conversation that begins with that answer.
+    """
+    messages, answers = [], []
+    for row in data.splits[split]:
+        found = messages_of(row)
+        last = max(i for i, message in enumerate(found) if message[ROLE] == ASSISTANT)
+        if last == 0:
+            raise DataError(
+                f"{data.place(split, row[LINE])}: begins with the assistant's only answer, and a teacher writes an "
+                "answer to what stands before it; put a message there, or leave the row out."
+            )
+        messages.append(json.dumps(found[:last]))
+        answers.append(found[last].get(CONTENT, ""))
+    return Dataset.from_dict({MESSAGES: messages, LINE: data.splits[split][LINE][:], ANSWER: answers})
 
 
 def _one(table: Table, row: int, columns: Columns) -> Conversation:

@@ -52,19 +52,25 @@ class ChatTemplate:
         """The SHA-256 of the template."""
         return hashlib.sha256(self.source.encode()).hexdigest()
 
-    def read(self, messages: Conversation, place: str) -> tuple[list[int], list[bool]]:
-        """The ids of a conversation, and which are the assistant's.
+    def read(self, messages: Conversation, place: str, *, last: bool = False) -> tuple[list[int], list[bool]]:
+        """The ids of a conversation, and which are the assistant's; with `last` those of the last message alone, which
+        must be an answer.
 
         Errors: DataError that names `place`: for what the template refuses, and for answers that cannot be found in
         what it writes.
         """
-        text, spans = self._by_marks(messages, place) if self.is_marked else self._by_prefixes(messages, place)
+        text, spans = (self._by_marks if self.is_marked else self._by_prefixes)(messages, place, last)
         encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
         return list(encoded["input_ids"]), _overlapping(encoded["offset_mapping"], spans)
 
-    def _by_marks(self, messages: Conversation, place: str) -> tuple[str, Sequence[Span]]:
-        """What is written, and where the marks stand in it. The tokenizer's own mask of these is not asked for:
-        that of transformers 5.19 loses answers that begin or end with a character which no token stands for."""
+    def _by_marks(self, messages: Conversation, place: str, last: bool) -> tuple[str, Sequence[Span]]:
+        """What is written, and where the marks stand in it; with `last` those that the messages before have not. The
+        tokenizer's own mask of these is not asked for: that of transformers 5.19 loses answers that begin or end with
+        a character which no token stands for."""
+        text, spans = self._marked(messages, place)
+        return text, spans[len(self._marked(messages[:-1], place)[1]) if last else 0 :]
+
+    def _marked(self, messages: Conversation, place: str) -> tuple[str, Sequence[Span]]:
         texts, spans = self._asked(
             place,
             lambda: render_jinja_template(
@@ -76,11 +82,10 @@ class ChatTemplate:
         )
         return texts[0], spans[0]
 
-    def _by_prefixes(self, messages: Conversation, place: str) -> tuple[str, Sequence[Span]]:
+    def _by_prefixes(self, messages: Conversation, place: str, last: bool) -> tuple[str, Sequence[Span]]:
         whole = self.text(messages, place)
-        return whole, [
-            self._answer(messages, i, whole, place) for i, message in enumerate(messages) if message[ROLE] == ASSISTANT
-        ]
+        answers = [i for i, message in enumerate(messages) if message[ROLE] == ASSISTANT]
+        return whole, [self._answer(messages, i, whole, place) for i in (answers[-1:] if last else answers)]
 
     def text(self, messages: Conversation, place: str, *, prompt: bool = False) -> str:
         """What the template writes, with `prompt` also the beginning of an answer.

@@ -8,9 +8,10 @@ from typing import Any
 
 from datasets import Dataset
 
-from hf_distill.data.chat import LINE, Conversations, messages_of
+from hf_distill.data.chat import ANSWER, LINE, Conversations, messages_of
 from hf_distill.data.chat_template import ChatTemplate
 from hf_distill.errors import DataError
+from hf_distill.objectives.hypotheses import PLACE, SCORES
 from hf_distill.tasks import IGNORED
 
 logger = logging.getLogger(__name__)
@@ -19,7 +20,8 @@ _CUT, _LOST = "is_cut", "is_lost"
 
 
 def tokenize_conversations(data: Conversations, split: str, template: ChatTemplate, max_length: int) -> Dataset:
-    """`input_ids`, `attention_mask`, `labels` (the ids of the assistant, -100 elsewhere) and `length` of a split.
+    """`input_ids`, `attention_mask`, `labels` (the ids of the assistant, -100 elsewhere) and `length` of a split. Of
+    rows with the column `ANSWER` that answer alone is learned; the columns of `nbest_kd` stay.
 
     Conversations are cut behind `max_length` tokens. Those of which no answer is left then are left out; how many, and
     how many are cut, is said in the log.
@@ -28,9 +30,12 @@ def tokenize_conversations(data: Conversations, split: str, template: ChatTempla
     left.
     """
 
+    rows = data.splits[split]
+    last = ANSWER in rows.column_names
+
     def read(row: dict[str, Any]) -> dict[str, Any]:
         place = data.place(split, row[LINE])
-        ids, said = template.read(messages_of(row), place)
+        ids, said = template.read(messages_of(row), place, last=last)
         if not any(said[1:]):
             raise DataError(
                 f"{place}: no token that the chat template of {template.name!r} writes is the assistant's, so there "
@@ -44,8 +49,8 @@ def tokenize_conversations(data: Conversations, split: str, template: ChatTempla
         row = {"input_ids": ids, "attention_mask": [1] * len(ids), "labels": kept, "length": len(ids)}
         return {**row, _CUT: len(labels) > max_length, _LOST: lost}
 
-    rows = data.splits[split]
-    made = rows.map(read, remove_columns=rows.column_names, desc="tokenizing")
+    dropped = [name for name in rows.column_names if name not in (PLACE, SCORES)]
+    made = rows.map(read, remove_columns=dropped, desc="tokenizing")
     return _told(made, split, max_length)
 
 

@@ -11,6 +11,7 @@ import torch
 from datasets import Dataset
 from torch import Tensor
 
+from hf_distill.objectives.hypotheses import PLACE, SCORES
 from hf_distill.tasks import DOCUMENTS, IGNORED
 
 POSITIONS = "position_ids"
@@ -67,14 +68,14 @@ class PaddedRows:
     `pad_token`.
 
     Where the rows have `position_ids`, `document_ids` `[batch, length]` says which document of its row each token is
-    of, from 1; 0 is padding.
+    of, from 1; 0 is padding. The columns of `nbest_kd` are put together as they are.
     """
 
     def __init__(self, pad_token: int) -> None:
         self.fill = {**_FILL, "input_ids": pad_token}
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
-        """A batch of int64 tensors `[rows, length]`."""
+        """A batch of int64 tensors `[rows, length]`, but for the columns of `nbest_kd`."""
         longest = max(len(row["input_ids"]) for row in rows)
         batch = {name: np.full((len(rows), longest), fill) for name, fill in self.fill.items() if name in rows[0]}
         batch["attention_mask"] = np.zeros((len(rows), longest), dtype=np.int64)
@@ -85,4 +86,6 @@ class PaddedRows:
         if POSITIONS in batch:
             real = batch["attention_mask"]
             batch[DOCUMENTS] = (((batch[POSITIONS] == 0) & (real == 1)).cumsum(1) * real).astype(np.int64)
-        return {name: torch.from_numpy(values.astype(np.int64)) for name, values in batch.items()}
+        found = {name: torch.from_numpy(values.astype(np.int64)) for name, values in batch.items()}
+        beside = {name: torch.tensor([row[name] for row in rows]) for name in (PLACE, SCORES) if name in rows[0]}
+        return {**found, **beside}

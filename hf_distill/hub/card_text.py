@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from hf_distill.hub.card_again import emissions, reproduction
 from hf_distill.hub.card_on_policy import on_policy
 from hf_distill.hub.card_results import exports, fidelity, results, size
+from hf_distill.hub.card_targets import targets
 from hf_distill.hub.card_use import intended_use, limits, teachers_of, usage
 from hf_distill.hub.markdown import block, code, escaped, table
 from hf_distill.hub.record import CutFacts, ModelFacts, ObjectiveFacts, Record
@@ -98,7 +99,7 @@ def _method(record: Record) -> str:
             "The teacher was run once over the training rows, and its targets were read from a cache of "
             f"{kept} (fingerprint {code(record.teacher_cache.fingerprint)})."
         )
-    parts += on_policy(record)
+    parts += targets(record) + on_policy(record)
     if record.layer_maps:
         maps = [
             f"- {code(term)}: " + ", ".join(f"{s} ← {t}" for s, t in pairs)

@@ -5,9 +5,10 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from datasets import Dataset
+from transformers import PreTrainedTokenizerBase
 
 from hf_distill.evaluation.parting import Answered, Asked
 from hf_distill.recipe import Recipe
@@ -23,13 +24,25 @@ class Augmentable(Workload):
         text."""
 
 
+class Sources(NamedTuple):
+    """What a teacher that writes reads of each training row, and by which tokenizer; `rendered` where a chat template
+    wrote the texts."""
+
+    texts: Sequence[str]
+    tokenizer: PreTrainedTokenizerBase
+    rendered: bool = False
+
+
 class Retargetable(Workload):
     """Texts made of texts, for which recipes may ask that the teacher write others to learn. What a teacher hears in
     sounds is added to the rows that were read, and needs no ability."""
 
     @abstractmethod
-    def texts_read(self) -> Sequence[str]:
-        """What a model reads of each training row."""
+    def sources_of(self, recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> Sources:
+        """What the recipe's teacher reads of each training row; `tokenizer` is the student's.
+
+        Raises: `DataError` for a row that nothing can be written for.
+        """
 
     @abstractmethod
     def retargeted(self, make: Callable[[Dataset, str], Dataset]) -> Workload:

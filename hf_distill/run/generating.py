@@ -11,15 +11,18 @@ from datasets import Dataset
 from torch import device
 from transformers import PreTrainedModel
 
+from hf_distill.anatomy import Anatomy
 from hf_distill.data.corpus_filters import Filters, filtered
 from hf_distill.data.hypotheses import with_heard, with_hypotheses
 from hf_distill.data.speech import sounds_as_arrays
 from hf_distill.errors import DataError, DistillationError
+from hf_distill.loading import stays
 from hf_distill.ranks import is_main_process
 from hf_distill.recipe import Recipe
 from hf_distill.recipe.sections.teacher import Writing
+from hf_distill.run.abilities import Retargetable, Sources
 from hf_distill.run.folder import RunFolder, read_json, write_json
-from hf_distill.teachers.generated import REASONS, Generated
+from hf_distill.teachers.generated import REASONS, UNANSWERED, Generated
 from hf_distill.teachers.generation import Hypothesis, Search
 from hf_distill.teachers.heard import SoundSearch, digest_of_sounds, heard_of, sound_column
 
@@ -44,20 +47,51 @@ def texts_folder(recipe: Recipe, folder: RunFolder) -> Path | None:
     return folder.stages / FOLDER if named is None else Path(named).expanduser()
 
 
-def generated(setup: Setup, sources: Sequence[str], place: device) -> Generated:
-    """What the recipe's teacher writes for `sources`; what is not there yet is written, with the teacher on `place`.
+def generated(setup: Setup, sources: Sources, place: device) -> Generated:
+    """What the recipe's teacher writes for `sources`; what is not there yet is written, with the teacher on `place`,
+    or where it was laid over devices.
 
     Raises: `DistillationError` for a recipe whose teacher writes nothing; `CacheMismatch` for a folder with other
     texts.
     """
     teacher, folder, section = _writer(setup)
-    settings = section.model_dump(exclude={"folder", "batch_size", "filters"})
-    search = Search(**settings, max_source_length=setup.limits.longest(setup.tokenizer))
-    before = teacher.device
-    teacher.to(place)
-    found = Generated.of(folder, teacher, setup.tokenizer, sources, search, batch_size=section.batch_size)
-    teacher.to(before)
+    search = search_of(setup, sources, section, teacher)
+    before, moves = teacher.device, not stays(teacher)
+    if moves:
+        teacher.to(place)
+    found = Generated.of(folder, teacher, sources.tokenizer, sources.texts, search, batch_size=section.batch_size)
+    if moves:
+        teacher.to(before)
     return found
+
+
+def search_of(setup: Setup, sources: Sources, section: Writing, teacher: PreTrainedModel) -> Search:
+    """How the teacher writes. Of prompts with an answer behind them both must have room in it.
+
+    Raises: `DataError` where no prompt has.
+    """
+    settings = section.model_dump(exclude={"folder", "batch_size", "filters"})
+    longest = setup.limits.longest(sources.tokenizer)
+    if sources.rendered:
+        reads = Anatomy.of(teacher).shape.max_length
+        longest = longest if reads is None else min(longest, reads - section.max_new_tokens)
+        if longest < 1:
+            raise DataError(
+                f"teacher.generate: max_new_tokens is {section.max_new_tokens}, and the teacher takes {reads} tokens, "
+                "prompt and answer together; lower it (--max_new_tokens)."
+            )
+    return Search(**settings, max_source_length=longest, rendered=sources.rendered)
+
+
+def check_writing(setup: Setup, workload: Retargetable) -> Sources:
+    """What the teacher is going to read, once that is known to be as it should.
+
+    Raises: `DataError`, as `Retargetable.sources_of` and `search_of`.
+    """
+    sources = workload.sources_of(setup.recipe, setup.tokenizer)
+    teacher, _, section = _writer(setup)
+    search_of(setup, sources, section, teacher)
+    return sources
 
 
 def _writer(setup: Setup) -> tuple[PreTrainedModel, Path, Writing]:
@@ -96,7 +130,7 @@ def learned_sounds(setup: Setup, choice: str, place: device) -> Dataset:
 
 
 def learned_targets(
-    setup: Setup, rows: Dataset, sources: Sequence[str], target_column: str, choice: str, place: device
+    setup: Setup, rows: Dataset, sources: Sources, target_column: str, choice: str, place: device
 ) -> Dataset:
     """The rows with what the teacher wrote as targets, chosen as `with_hypotheses` does among the texts that the
     recipe's filters keep. Rows of which nothing is left are left out, which is said in the log.
@@ -109,7 +143,7 @@ def learned_targets(
         first = next(i for i, row in enumerate(hypotheses) if not row)
         told = f"of {len(rows) - len(kept)} of {len(rows)} rows, the first of which is row {first + 1}"
         fell = ", ".join(f"{number} {what}" for what, number in counts.items() if number and what not in ALL)
-        text = f"the teacher wrote no text that is kept {told} ({sources[first][:60]!r}; dropped: {fell})"
+        text = f"the teacher wrote no text that is kept {told} ({sources.texts[first][:60]!r}; dropped: {fell})"
         if not kept:
             raise DataError(
                 f"{text}; let it write longer texts (teacher.generate.max_new_tokens), or ask less of them "
@@ -120,21 +154,23 @@ def learned_targets(
 
 
 def sorted_out(
-    setup: Setup, sources: Sequence[str], references: Sequence[str], place: device
+    setup: Setup, sources: Sources, references: Sequence[str], place: device
 ) -> tuple[list[list[Hypothesis]], dict[str, int]]:
     """What of the teacher's texts the recipe's filters keep for each source, and how many there are: `written`,
-    `kept`, and what fell to what, which is left in the folder of the run for its record.
+    `kept`, and what fell to what, which is left in the folder of the run for its record; and how many sources nothing
+    was written for, where there are some.
 
     Raises: as `generated`.
     """
-    found, left_out = generated(setup, sources, place).sorted_out(sources)
+    found, left_out = generated(setup, sources, place).sorted_out(sources.texts)
     section = _writer(setup)[2]
     dropped = {reason: left_out[reason] for reason in REASONS}
     written = sum(map(len, found)) + sum(dropped.values())
     if section.filters is not None:
         found, more = filtered(found, references, Filters(**section.filters.model_dump()))
         dropped |= more
-    counts = {"written": written, "kept": sum(map(len, found)), **dropped}
+    unanswered = {UNANSWERED: left_out[UNANSWERED]} if UNANSWERED in left_out else {}
+    counts = {"written": written, "kept": sum(map(len, found)), **dropped, **unanswered}
     logger.info("the teacher's texts: %s", told_of(counts))
     if is_main_process():
         write_json(setup.folder.stages / COUNTS, counts)

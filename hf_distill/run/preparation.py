@@ -17,12 +17,12 @@ from hf_distill.recipe import Recipe, Stage, Student, TrainGroup
 from hf_distill.recipe.rules.kept import REFERENCE
 from hf_distill.recipe.rules.stages import PREVIOUS
 from hf_distill.run import models
-from hf_distill.run.abilities import Augmentable, Retargetable
+from hf_distill.run.abilities import Augmentable, Retargetable, Sources
 from hf_distill.run.augmenting import Augmenter
 from hf_distill.run.caching import check_cache
 from hf_distill.run.chains import advise_chains, advise_exemplars, unfinished_teacher
 from hf_distill.run.folder import RunFolder
-from hf_distill.run.generating import learned_sounds, learned_targets
+from hf_distill.run.generating import check_writing, learned_sounds, learned_targets
 from hf_distill.run.labels import Columns
 from hf_distill.run.measuring import by_length, metrics_of
 from hf_distill.run.record import Losses
@@ -79,6 +79,8 @@ class Setup:
     """What was measured to cut the students that stages start with, by the stage's name."""
     augmented: Rows | None = None
     """The augmented rows, once a stage has asked for them."""
+    sources: Sources | None = None
+    """What the teacher reads to write, where a stage that is left to train learns what it writes."""
     _inputs: dict[tuple[Columns, bool, str], Inputs] = field(default_factory=dict)
 
     def release_teacher(self) -> None:
@@ -142,7 +144,8 @@ class Setup:
         given, place = self.workload, self.jobs.student[0].arguments().device
         if not isinstance(given, Retargetable):
             return learned_sounds(self, targets, place)
-        read = given.texts_read()
+        self.sources = check_writing(self, given) if self.sources is None else self.sources
+        read = self.sources
         workload = given.retargeted(lambda rows, column: learned_targets(self, rows, read, column, targets, place))
         rows: Rows = workload.read(copy.deepcopy(self.tokenizer), self.limits, ["train"])["train"]
         return rows
@@ -269,6 +272,8 @@ def prepare(recipe: Recipe, folder: RunFolder, workload: Workload, jobs: Jobs) -
     if isinstance(workload, Augmentable) and any(job.augmented and job.mark is None for job in jobs.student):
         setup.augmenter = Augmenter.of(recipe)
         workload.augmented(setup.augmenter.first)
+    if isinstance(workload, Retargetable) and any(j.targets != REFERENCE and j.mark is None for j in jobs.student):
+        setup.sources = check_writing(setup, workload)
     setup.losses = _check_jobs(setup, students)
     return setup
 

@@ -48,10 +48,10 @@ def _write(setup: Setup, place: Path) -> None:
 
 def _sort_out(setup: Setup, workload: Retargetable, place: device) -> None:
     """Has the texts written, and counts those that the filters keep."""
-    texts = workload.texts_read()
+    sources = workload.sources_of(setup.recipe, setup.tokenizer)
 
     def counted(rows: Dataset, target_column: str) -> Dataset:
-        sorted_out(setup, texts, rows[target_column][:], place)
+        sorted_out(setup, sources, rows[target_column][:], place)
         return rows
 
     workload.retargeted(counted)

@@ -39,6 +39,8 @@ FACTS = "generated.json"
 PART = 512
 """Rows of a part."""
 REASONS = ("empty", "too long", "duplicate")
+UNANSWERED = "without room for an answer"
+"""Of sources for which nothing is written."""
 
 WriteFrom = Callable[[int], Iterator[list[Hypothesis]]]
 """Gives the hypotheses of each row from a number on."""
@@ -149,11 +151,16 @@ class Generated:
         return self.sorted_out(sources)[0]
 
     def sorted_out(self, sources: Sequence[str]) -> tuple[list[list[Hypothesis]], Counter[str]]:
-        """What `hypotheses` gives, and how many others were left out for which of `REASONS`."""
+        """What `hypotheses` gives, and how many others were left out for which of `REASONS`; and, as `UNANSWERED`, for
+        how many sources nothing was written, where there are some."""
         rows = self.rows(digest_of_texts(sources))
         left_out: Counter[str] = Counter()
         found = [_kept(row, left_out) for row in rows]
+        unanswered = sum(not row for row in rows)
         told = ", ".join(f"{left_out[reason]} {reason}" for reason in REASONS)
+        if unanswered:
+            left_out[UNANSWERED] = unanswered
+            told += f", {unanswered} sources {UNANSWERED}"
         logger.info("%s: %d sources, %d texts; left out: %s", self.path, len(found), sum(map(len, found)), told)
         return found, left_out
 
@@ -178,7 +185,8 @@ def fingerprint(
     config: Any = model.generation_config
     told = {} if config is None else config.to_diff_dict()
     asked = {name: value for name, value in told.items() if name != "transformers_version" and name[0] != "_"}
-    settings = {name: "none" if value is None else value for name, value in search.model_dump().items()}
+    told_of = search.model_dump(exclude=set() if search.rendered else {"rendered"})
+    settings = {name: "none" if value is None else value for name, value in told_of.items()}
     return {
         "teacher": teacher_digest(model),
         "tokenizer": tokenizer_digest(tokenizer),

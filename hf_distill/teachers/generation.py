@@ -35,6 +35,10 @@ class Hypothesis(NamedTuple):
 class Search(BaseModel):
     """How a teacher writes: so many `beams`, of which the best `hypotheses` are kept, of `max_new_tokens` at most.
     Beams are ranked by log P / length^`length_penalty`. `max_source_length` is what sources are cut to, in tokens.
+
+    Sources that are `rendered` are the beginnings of answers that a chat template wrote. They get no special tokens
+    but those that stand in them, the tokenizer's end of a text is one of the answer's, too, and none is cut, as that
+    would take the beginning away: nothing is written for those that are longer than `max_source_length`.
     """
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
@@ -44,6 +48,7 @@ class Search(BaseModel):
     max_new_tokens: int = Field(default=128, ge=1)
     length_penalty: float = Field(default=1.0, allow_inf_nan=False)
     max_source_length: int | None = Field(default=None, ge=1)
+    rendered: bool = False
 
 
 def check_writes(model: PreTrainedModel, search: Search) -> None:
@@ -70,8 +75,8 @@ def write(
     search: Search,
     batch_size: int = 16,
 ) -> Iterator[list[Hypothesis]]:
-    """The hypotheses for each source, the best first as the search ranks them. The model runs where it is, in eval
-    mode; what its generation config says of forbidden and forced tokens is kept.
+    """The hypotheses for each source, the best first as the search ranks them; none where nothing is written for it.
+    The model runs where it is, in eval mode; what its generation config says of forbidden and forced tokens is kept.
 
     A score is read of a second pass over the finished text, so that it is the probability of the model alone: without
     length penalty, and without what the search forbade.
@@ -82,9 +87,21 @@ def write(
     reader.padding_side = "left" if _reads_prompt(model) else "right"  # a decoder goes on where the prompt ends
     try:
         for start in range(0, len(sources), batch_size):
-            yield from _written(model, reader, list(sources[start : start + batch_size]), search)
+            texts = list(sources[start : start + batch_size])
+            has_room = _has_room(reader, texts, search)
+            asked = [text for text, fits in zip(texts, has_room, strict=True) if fits]
+            found = iter(_written(model, reader, asked, search) if asked else [])
+            yield from (next(found) if fits else [] for fits in has_room)
     finally:
         model.train(training)
+
+
+def _has_room(tokenizer: PreTrainedTokenizerBase, texts: list[str], search: Search) -> list[bool]:
+    """For which sources something is written."""
+    longest = search.max_source_length
+    if not search.rendered or longest is None:
+        return [True] * len(texts)
+    return [len(ids) <= longest for ids in tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]]
 
 
 def _written(
@@ -92,11 +109,12 @@ def _written(
 ) -> list[list[Hypothesis]]:
     """The hypotheses for a batch of sources."""
     inputs = _read(tokenizer, texts, search, model.device)
-    sequences, number = _beams(model, inputs, search), search.hypotheses
+    ends = _ends(model, tokenizer if search.rendered else None)
+    sequences, number = _beams(model, inputs, search, sorted(ends)), search.hypotheses
     before, score = (inputs["input_ids"].shape[1], _continued) if _reads_prompt(model) else (1, _decoded)
     forced: Any = model.generation_config.forced_eos_token_id
     last = None if forced is None else search.max_new_tokens - 1
-    written = [_until_end(row, _ends(model), last) for row in sequences[:, before:].tolist()]
+    written = [_until_end(row, ends, last) for row in sequences[:, before:].tolist()]
     # One of each source at a time, as the logits of a vocabulary are large.
     parts = [score(model, inputs, sequences[n::number], written[n::number]) for n in range(number)]
     found = [
@@ -113,12 +131,19 @@ def _reads_prompt(model: PreTrainedModel) -> bool:
 def _read(
     tokenizer: PreTrainedTokenizerBase, texts: list[str], search: Search, device: torch.device
 ) -> dict[str, Tensor]:
-    longest = search.max_source_length
-    read = tokenizer(texts, padding=True, truncation=longest is not None, max_length=longest, return_tensors="pt")
+    longest = None if search.rendered else search.max_source_length
+    read = tokenizer(
+        texts,
+        padding=True,
+        truncation=longest is not None,
+        max_length=longest,
+        add_special_tokens=not search.rendered,
+        return_tensors="pt",
+    )
     return {name: read[name].to(device) for name in ("input_ids", "attention_mask")}
 
 
-def _beams(model: PreTrainedModel, inputs: dict[str, Tensor], search: Search) -> Tensor:
+def _beams(model: PreTrainedModel, inputs: dict[str, Tensor], search: Search, ends: list[int]) -> Tensor:
     found: Tensor = model.generate(
         **inputs,
         num_beams=search.beams,
@@ -128,14 +153,16 @@ def _beams(model: PreTrainedModel, inputs: dict[str, Tensor], search: Search) ->
         use_cache=True,
         return_dict_in_generate=False,
         **({"length_penalty": search.length_penalty} if search.beams > 1 else {}),
+        **({"eos_token_id": ends} if search.rendered and ends else {}),
     )
     return found
 
 
-def _ends(model: PreTrainedModel) -> frozenset[int]:
-    """The tokens that end a text."""
+def _ends(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None = None) -> frozenset[int]:
+    """The tokens that end a text: the model's and, where it is given, the tokenizer's."""
     ends: Any = model.generation_config.eos_token_id
-    return frozenset(ends if isinstance(ends, list) else [] if ends is None else [ends])
+    own = {*(ends if isinstance(ends, list) else [ends]), None if tokenizer is None else tokenizer.eos_token_id}
+    return frozenset(own - {None})
 
 
 def _until_end(ids: list[int], ends: frozenset[int], forced: int | None) -> tuple[list[int], bool]:
@@ -162,9 +189,13 @@ def _continued(
     lengths = torch.tensor([len(ids) for ids, _ in written], device=sequences.device)
     places = torch.arange(sequences.shape[1] - prompt, device=sequences.device)
     mask = torch.cat([inputs["attention_mask"], (places < lengths.unsqueeze(1)).long()], 1)
-    told = {"position_ids": (mask.cumsum(1) - 1).clamp(min=0)} if "position_ids" in _arguments(model) else {}
+    told: dict[str, Any] = {}
+    if "position_ids" in _arguments(model):
+        told["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0)
+    asked = sequences.shape[1] - prompt + 1  # of a long prompt no other logits are made
+    told |= {"logits_to_keep": asked} if "logits_to_keep" in _arguments(model) else {}
     logits = model(input_ids=sequences, attention_mask=mask, use_cache=False, **told).logits
-    return _summed(logits[:, prompt - 1 : -1], sequences[:, prompt:], lengths)
+    return _summed(logits[:, -asked:-1], sequences[:, prompt:], lengths)
 
 
 def _arguments(model: PreTrainedModel) -> Mapping[str, inspect.Parameter]:

@@ -34,7 +34,7 @@ def test_words_are_those_of_the_parser() -> None:
 def test_names_stand_behind_commands() -> None:
     (parser,) = words.parsers_of(listing).values()
     assert words._words(parser, ()).others == tuple(objectives.names())
-    assert set(words.parsers_of(generate)) == {"", "translation", "speech"}
+    assert set(words.parsers_of(generate)) == {"", "translation", "lm", "speech"}
 
 
 def test_a_table_says_each_list_of_words_once() -> None:

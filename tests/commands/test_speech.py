@@ -45,6 +45,8 @@ def test_flags_on_top_of_a_recipe() -> None:
         (["--recipe", "review/ctc_nbest_kd"], "speech"),
         (["--max_steps", "1", "--recipe=review/ctc_nbest_kd"], "speech"),
         (["speech", *PLAIN], "speech"),
+        (["--recipe", "language_models/seq_kd"], "chat"),
+        (["lm", *PLAIN, "--targets", "best"], "chat"),
     ],
 )
 def test_targets_are_generated_for_the_kind_of_data_that_there_is(

@@ -18,6 +18,8 @@ BASE: dict[str, Any] = {
 }
 LABELS: dict[str, Any] = {"name": "a", "objectives": [{"labels": {}}]}
 NEAREST = {**LABELS, "targets": "nearest"}
+CHATS: dict[str, Any] = {"files": {"train": "a.jsonl", "validation": "b.jsonl"}, "chat": {}}
+OWN = {"model": "x", "tokenizer": "own", "generate": {}}
 SOUNDS: dict[str, Any] = {"files": {"train": "a.jsonl", "validation": "b.jsonl"}, "speech": {}}
 
 
@@ -30,6 +32,12 @@ def test_it_is_taken_as_it_is_written() -> None:
     assert Recipe.from_yaml(made.to_yaml()) == made
 
 
+@pytest.mark.parametrize("teacher", [{"model": "x", "generate": {}}, OWN])
+def test_teachers_answer_conversations(teacher: dict[str, Any]) -> None:
+    changes = {"data": CHATS, "teacher": teacher, "student": {"model": "y"}, "stages": [{**LABELS, "targets": "best"}]}
+    assert Recipe.from_dict({**BASE, **changes}).stages[0].targets == "best"
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
@@ -39,7 +47,10 @@ def test_it_is_taken_as_it_is_written() -> None:
         ({"teacher": {"model": "x", "generate": {"beams": 2, "hypotheses": 3}}}, "are 3, and there are 2 beams"),
         ({"teacher": {"model": "x", "generate": {}, "cache": {}}}, r"does not go with teacher\.cache"),
         ({"teacher": {"moving_average": {}, "generate": {}}}, r"does not go with teacher\.moving_average"),
-        ({"data": None, "task": "sst2"}, r"is for pairs of texts \(data\.translation\) and for sounds"),
+        (
+            {"data": None, "task": "sst2"},
+            r"is for pairs of texts \(data\.translation\), conversations \(data\.chat\) and",
+        ),
         ({"data": SOUNDS, "stages": [NEAREST]}, "may not be nearest where the data are sounds"),
         (
             {"data": SOUNDS, "teacher": {"model": "x", "generate": {"max_new_tokens": 9}}},
@@ -47,6 +58,11 @@ def test_it_is_taken_as_it_is_written() -> None:
         ),
         ({"data": {**SOUNDS, "files": None, "hub": {"id": "x"}}}, "does not go with speech; give files"),
         ({"stages": [{"name": "a", "objectives": [{"ctc_nbest_kd": {}}]}]}, "must be all: ctc_nbest_kd"),
+        ({"data": {**CHATS, "chat": {"packing": True}}}, r"nbest_kd: weighs rows of one answer.*data\.chat\.packing"),
+        (
+            {"data": CHATS, "teacher": OWN, "student": {"model": "y"}},
+            r"nbest_kd: weighs rows of one answer.*teacher\.tokenizer: own aligns",
+        ),
         ({"stages": [{**BASE["stages"][0], "targets": "worst"}]}, "targets"),
         ({"teacher": {"model": "x", "generate": {"beam": 2}}}, "beam"),
         ({"data": SOUNDS, "teacher": {"model": "x", "generate": {"filters": {"distinct": True}}}}, "is about texts"),

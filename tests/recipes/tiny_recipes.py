@@ -116,7 +116,7 @@ TEACHERS: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
     "google-t5/t5-base": (lambda: writers.writer(layers=4), writers.tokenizer),
     "facebook/wav2vec2-large-960h": (lambda: sounds.hearing(1), sounds.processor),
     "facebook/wav2vec2-base": (lambda: sounds.hearing(2), sounds.processor),
-    "HuggingFaceTB/SmolLM2-1.7B-Instruct": (lambda: chats.model(24), chats.tokenizer),
+    "HuggingFaceTB/SmolLM2-1.7B-Instruct": (lambda: chats.writer(24), chats.tokenizer),
     "HuggingFaceTB/SmolLM2-360M-Instruct": (lambda: chats.model(1), chats.tokenizer),
     "sentence-transformers/all-MiniLM-L6-v2": (_encoder, tiny_runs.tokenizer),
     "sentence-transformers/paraphrase-multilingual-MiniLM-L12-v2": (_encoder, tiny_runs.tokenizer),
@@ -205,6 +205,8 @@ class TinyRecipes:
         teacher["model"] = self._model(named)
         if "fine_tune" in teacher:
             teacher["fine_tune"]["arguments"] |= ARGUMENTS
+        if "generate" in teacher:
+            teacher["generate"] |= {"max_new_tokens": 16}
         return named
 
     def _with_student(self, student: dict[str, Any], width: int) -> None:

@@ -15,6 +15,7 @@ from datasets import Dataset
 from hf_distill.errors import DataError
 from hf_distill.recipe import Recipe
 from hf_distill.recipe.sections.data import Generate
+from hf_distill.run.abilities import Sources
 from hf_distill.run.arguments import evaluation_arguments
 from hf_distill.run.folder import RunFolder
 from hf_distill.run.generating import learned_targets, sorted_out, texts_counted
@@ -84,7 +85,7 @@ def test_targets_that_are_cut_are_told_once_with_their_number(
     assert not [line for line in caplog.messages if "targets" in line]
 
 
-def test_other_targets_take_the_place_of_those_of_the_training_rows(loaded: Translation) -> None:
+def test_other_targets_take_the_place_of_those_of_the_training_rows(loaded: Translation, tmp_path: Path) -> None:
     asked: list[Any] = []
 
     def make(rows: Dataset, column: str) -> Dataset:
@@ -93,7 +94,10 @@ def test_other_targets_take_the_place_of_those_of_the_training_rows(loaded: Tran
 
     found = loaded.retargeted(make)
     assert asked == ["target"]
-    assert loaded.texts_read() == ["w1 " + text for text in writers.texts(12)]
+    tokenizer = writers.tokenizer()
+    assert loaded.sources_of(recipe(tmp_path), tokenizer) == Sources(
+        ["w1 " + text for text in writers.texts(12)], tokenizer
+    )
     rows = found.read(writers.tokenizer(), Limits(6, [None], frozenset()))
     assert rows["train"][0]["labels"] == writers.tokenizer()("w9")["input_ids"]
     assert rows["train"][0]["hypothesis_scores"] == [-1.0]
@@ -172,7 +176,8 @@ def test_rows_that_nothing_whole_was_written_for_are_left_out(
     written = [[Hypothesis("w5", (8, 2), -1.0, True)], [Hypothesis("w6", (9,), -1.0, False)]]
     monkeypatch.setattr(generated, "write", lambda *_given: iter(written))
     setup: Any = TinySetup(recipe(tmp_path), tmp_path)
-    given = (setup, rows, ["w1", "w2"], "target", "best", torch.device("cpu"))
+    sources = Sources(["w1", "w2"], setup.tokenizer)
+    given = (setup, rows, sources, "target", "best", torch.device("cpu"))
     assert learned_targets(*given).to_dict() == {"source": ["w1"], "target": ["w5"]}
     told = "no text that is kept of 1 of 2 rows, the first of which is row 2 ('w2'; dropped: 1 too long)"
     assert f"{told}; they are left out" in caplog.text
@@ -195,7 +200,8 @@ def test_filters_keep_some_of_the_texts_and_count_the_others(tmp_path: Path, mon
     def asked(filters: dict[str, Any]) -> Any:
         generate = {"folder": str(tmp_path / "texts"), "filters": filters}
         setup: Any = TinySetup(recipe(tmp_path, teacher={"model": "x", "generate": generate}), tmp_path)
-        found, counts = sorted_out(setup, ["w1", "w2"], rows["target"][:], torch.device("cpu"))
+        sources = Sources(["w1", "w2"], setup.tokenizer)
+        found, counts = sorted_out(setup, sources, rows["target"][:], torch.device("cpu"))
         assert texts_counted(setup.folder) == counts
         return [[each.text for each in row] for row in found], counts
 

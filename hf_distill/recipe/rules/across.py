@@ -10,7 +10,7 @@ from hf_distill.recipe.problems import Path, Problem
 from hf_distill.recipe.rules.models import MADE
 from hf_distill.recipe.rules.reading import comparing, items, mappings, section_of, students
 
-WITHOUT = ("ensemble", "moving_average", "peers", "adapter_off", "fine_tune", "cache", "cached", "generate")
+WITHOUT = ("ensemble", "moving_average", "peers", "adapter_off", "fine_tune", "cache", "cached")
 """What of a teacher goes by the tokens that the student reads."""
 
 

@@ -74,15 +74,29 @@ def targets(data: Mapping[str, Any]) -> Iterator[Problem]:
     rows = section_of(data, "data")
     if rows.get("speech") is not None:
         yield from _heard(data)
+    elif rows.get("chat") is not None:
+        yield from _answered(data)
     elif rows.get("translation") is None:
-        text = "is for pairs of texts (data.translation) and for sounds (data.speech), and the data are others"
-        yield Problem(here, f"{text}; leave it out.")
+        text = "is for pairs of texts (data.translation), conversations (data.chat) and sounds (data.speech)"
+        yield Problem(here, f"{text}, and the data are others; leave it out.")
     for key in (key for key in ("ensemble", "cache", *WITHOUT_MODEL) if teacher.get(key) is not None):
         yield Problem(here, f"does not go with teacher.{key}; one teacher in memory writes.")
     written = section_of(data, *here)
     beams, kept = written.get("beams", 5), written.get("hypotheses", 1)
     if isinstance(beams, int) and isinstance(kept, int) and kept > beams:
         yield Problem((*here, "hypotheses"), f"are {kept}, and there are {beams} beams; give as many beams.")
+
+
+def _answered(data: Mapping[str, Any]) -> Iterator[Problem]:
+    """The weights of answers are columns of rows that hold one each, in the tokens of one model."""
+    packs = section_of(data, "data", "chat").get("packing") is True
+    is_own = section_of(data, "teacher").get("tokenizer") is not None
+    for i, stage in mappings(data.get("stages")):
+        for j, entry in mappings(stage.get("objectives")):
+            if "nbest_kd" in entry and (packs or is_own):
+                why = "data.chat.packing puts several into one" if packs else "teacher.tokenizer: own aligns them anew"
+                text = f"weighs rows of one answer each, and {why}; leave one of them out, or take labels."
+                yield Problem(("stages", i, "objectives", j, "nbest_kd"), text)
 
 
 def _heard(data: Mapping[str, Any]) -> Iterator[Problem]:

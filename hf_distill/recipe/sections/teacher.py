@@ -78,8 +78,9 @@ class TextFilters(Section):
 
 class Writing(Section):
     """What the teacher writes for the training rows, by beam search, is kept in a folder, for stages that learn it in
-    place of the targets of the data (`targets`); {} for the defaults. For pairs of texts (data.translation), and for
-    sounds (data.speech), of which it is what the teacher hears."""
+    place of the targets of the data (`targets`); {} for the defaults. For pairs of texts (data.translation); for
+    conversations (data.chat), of which it answers what stands before the assistant's last answer; and for sounds
+    (data.speech), of which it is what the teacher hears."""
 
     folder: Text | None = None
     """Where; by default in the folder of the run. Runs with the same teacher and rows may share it."""

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from hf_distill.data.aligned_messages import align_messages
 from hf_distill.data.aligned_rows import AlignedPadding, AlignmentCounts, align_texts
-from hf_distill.data.chat import LINE, messages_of
+from hf_distill.data.chat import ANSWER, LINE, messages_of
 from hf_distill.data.masking import Padding
 from hf_distill.evaluation.language_models import Prompt
 from hf_distill.hub.record import DataFacts
@@ -118,6 +118,9 @@ class AlignedChat(AcrossTokenizers, chat.Chat):
     def readers(self, tokenizer: PreTrainedTokenizerBase) -> Sequence[PreTrainedTokenizerBase]:
         return (tokenizer, self.teachers_tokenizer)
 
+    def writes_by(self, recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+        return self.teachers_tokenizer
+
     def read(
         self, tokenizer: PreTrainedTokenizerBase, limits: Limits, splits: Sequence[str] | None = None
     ) -> dict[str, Any]:
@@ -135,6 +138,7 @@ class AlignedChat(AcrossTokenizers, chat.Chat):
             self.teachers_tokenizer,
             limits.max_length,
             place=lambda number: self.data.place(split, lines[number - 1]),
+            last=ANSWER in rows.column_names,
         )
         return found
 

@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from datasets import Dataset, DatasetDict
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from hf_distill.data.chat import ASSISTANT, CONTENT, LINE, ROLE, Conversations, conversations, messages_of
+from hf_distill.data.chat import (
+    ANSWER,
+    ASSISTANT,
+    CONTENT,
+    LINE,
+    ROLE,
+    Conversations,
+    before_answers,
+    conversations,
+    messages_of,
+)
 from hf_distill.data.chat_template import ChatTemplate
 from hf_distill.data.chat_tokens import tokenize_conversations
 from hf_distill.data.documents import POSITIONS, PaddedRows, packed
@@ -18,6 +29,8 @@ from hf_distill.errors import DataError, IncompatiblePair
 from hf_distill.evaluation.language_models import NEW_TOKENS, Prompt
 from hf_distill.recipe import Data, Recipe
 from hf_distill.recipe.sections.data import Chat as Settings
+from hf_distill.run import models
+from hf_distill.run.abilities import Retargetable, Sources
 from hf_distill.run.labels import Columns
 from hf_distill.run.workload import Collator, Limits
 from hf_distill.run.workloads.labelled_rows import LabelledRows
@@ -34,9 +47,12 @@ KEEPS_APART = ("sdpa", "eager", "flex_attention")
 
 
 @dataclass(frozen=True)
-class Chat(WordAnswers, LabelledRows):
+class Chat(WordAnswers, LabelledRows, Retargetable):
     """A model is judged by the assistant's tokens, each predicted behind the right ones before it. Every split has
     answers. The training rows are packed where the recipe says so, the others are not.
+
+    A teacher that writes answers each training conversation once, in place of the assistant's last answer, and that
+    alone is learned then: the answers before it are those of the data, as what was asked goes on from them.
     """
 
     auto_class = CausalLM.auto_class
@@ -105,6 +121,29 @@ class Chat(WordAnswers, LabelledRows):
     def readers(self, tokenizer: PreTrainedTokenizerBase) -> Sequence[PreTrainedTokenizerBase]:
         """What models read a conversation by: the student's tokenizer, and a teacher's where that is another."""
         return (tokenizer,)
+
+    # ---- a teacher's answers ----
+
+    def sources_of(self, recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> Sources:
+        reader = self.writes_by(recipe, tokenizer)
+        template, rows = ChatTemplate(reader, "of the teacher"), before_answers(self.data, "train")
+        places = [self.data.place("train", line) for line in rows[LINE][:]]
+        prompts = map(messages_of, rows.remove_columns(ANSWER))
+        texts = [template.text(each, place, prompt=True) for each, place in zip(prompts, places, strict=True)]
+        return Sources(texts, reader, rendered=True)
+
+    def writes_by(self, recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+        """The tokenizer of a teacher with its own chat template, where it has one; else, and of a teacher that was
+        trained on the data as the student reads them, the student's."""
+        if recipe.teacher is None or recipe.teacher.fine_tune is not None:
+            return tokenizer
+        own = models.load_teachers_tokenizer(recipe, replace(self, template=None))
+        return own if own.chat_template else tokenizer
+
+    def retargeted(self, make: Callable[[Dataset, str], Dataset]) -> Chat:
+        rows = make(before_answers(self.data, "train"), ANSWER)
+        data = replace(self.data, splits=DatasetDict({**self.splits, "train": rows}))
+        return replace(self, data=data, left_out={})
 
     # ---- reading ----
 

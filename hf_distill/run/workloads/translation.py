@@ -15,7 +15,7 @@ from hf_distill.evaluation.written_texts import METRICS, check_installed, text_m
 from hf_distill.objectives.hypotheses import PLACE, SCORES
 from hf_distill.recipe import Data, Recipe
 from hf_distill.recipe.sections.data import Translation as Settings
-from hf_distill.run.abilities import Generating, Retargetable
+from hf_distill.run.abilities import Generating, Retargetable, Sources
 from hf_distill.run.workload import Collator, Limits
 from hf_distill.run.workloads.labelled_rows import PredictedRows, padding_on_the_right
 from hf_distill.run.workloads.splits import at_most, data_name, need_test, tables_of, with_cuts
@@ -51,8 +51,8 @@ class Translation(WordAnswers, PredictedRows, Generating, Retargetable):
     def test_splits(self) -> tuple[str, ...]:
         return () if self.settings.generate is None else self.tests
 
-    def texts_read(self) -> list[str]:
-        return [self.settings.prefix + text for text in self.splits["train"][SOURCE][:]]
+    def sources_of(self, recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> Sources:
+        return Sources([self.settings.prefix + text for text in self.splits["train"][SOURCE][:]], tokenizer)
 
     def retargeted(self, make: Callable[[Dataset, str], Dataset]) -> Translation:
         splits = DatasetDict({**self.splits, "train": make(self.splits["train"], TARGET)})

@@ -36,14 +36,16 @@ def writer(task: str = "seq2seq_lm", seed: int = 0, layers: int = 2) -> PreTrain
     return ending_soon(model, {"input_ids": ids, **({"decoder_input_ids": ids} if task == "seq2seq_lm" else {})})
 
 
-def ending_soon(model: PreTrainedModel, inputs: Mapping[str, Any], logit: float = 6.0) -> PreTrainedModel:
+def ending_soon(
+    model: PreTrainedModel, inputs: Mapping[str, Any], logit: float = 6.0, end: int = END
+) -> PreTrainedModel:
     """Raises the logit of the end of a text, wherever it is asked for."""
     head, read = model.get_output_embeddings(), []
     hook = head.register_forward_hook(lambda _module, given, _output: read.append(given[0]))
     with torch.no_grad():
         model(**inputs)
         common = read[0].flatten(0, 1).mean(0)
-        head.weight[END] = logit * common / common.norm() ** 2
+        head.weight[end] = logit * common / common.norm() ** 2
     hook.remove()
     return model
 

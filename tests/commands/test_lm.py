@@ -73,6 +73,20 @@ def test_the_student_writes_a_share_of_the_texts() -> None:
         asked("--train_file", "a.jsonl", *MODELS, "--student_share", "1.5")
 
 
+def test_the_teacher_answers_before_the_training() -> None:
+    flags = ("--targets", "best", "--max_new_tokens", "64", "--generated_filters", '{"max_repetition": 0.3}')
+    recipe = asked("--train_file", "a.jsonl", *MODELS, *flags)
+    written = recipe["teacher"]["generate"]
+    assert (written["beams"], written["max_new_tokens"], written["filters"]["max_repetition"]) == (5, 64, 0.3)
+    assert [stage["targets"] for stage in recipe["stages"]] == ["best"]
+    recipe = asked("--recipe", "language_models/seq_kd", "--num_hypotheses", "2", "--targets", "nearest")
+    assert (recipe["teacher"]["generate"]["hypotheses"], recipe["teacher"]["generate"]["max_new_tokens"]) == (2, 512)
+    with pytest.raises(RecipeError, match="is read by no stage; give one of them targets"):
+        asked("--train_file", "a.jsonl", *MODELS, "--num_beams", "3")
+    with pytest.raises(RecipeError, match=r"conversations \(data\.chat\) and sounds"):
+        asked("--train_file", "a.txt", *MODELS, "--targets", "best")
+
+
 def test_recipes_of_raw_text_for_causal_models_are_for_both_scripts() -> None:
     for script in (lm.SCRIPT, mlm.SCRIPT):
         assert asked("--recipe", "pretraining/distilgpt2", script=script)["data"]["text"]["task"] == "causal_lm"

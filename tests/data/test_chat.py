@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from datasets import Dataset
 
-from hf_distill.data.chat import Columns, Conversations, conversations, messages_of
+from hf_distill.data.chat import ANSWER, LINE, Columns, Conversations, before_answers, conversations, messages_of
 from hf_distill.data.chat_template import ChatTemplate
 from hf_distill.data.chat_tokens import tokenize_conversations
 from hf_distill.data.files import read
@@ -167,6 +167,34 @@ def test_labels_are_the_assistants_tokens_and_what_is_cut_is_told(
     assert told in caplog.text
     with pytest.raises(DataError, match="none of 3 conversations has a token of the assistant's among its first 9"):
         tokenize_conversations(data, "train", template, 9)
+
+
+def test_rows_stop_before_the_last_answer(tmp_path: Path) -> None:
+    """Whatever comes behind it, and whatever else it has, goes; what is put in its place is part of the row."""
+    calls = [*chats.said(3)[:1], {"role": "assistant", "tool_calls": [{"name": "add"}]}]
+    rows = [[*chats.said(1, 2), {"role": "user", "content": "Thanks"}], calls]
+    data = loaded(tmp_path, [{"messages": each} for each in rows])
+    found = before_answers(data, "train")
+    assert found[ANSWER][:] == ["2 ☕", ""]
+    assert found[LINE][:] == [1, 2]
+    assert messages_of(found[0]) == chats.said(1, 2)
+    assert messages_of({**found[0], ANSWER: "three"})[3]["content"] == "three"
+    data = loaded(tmp_path, [{"messages": chats.said(1)}, {"messages": chats.said(1)[1:]}])
+    with pytest.raises(DataError, match=r"chats\.jsonl, line 2: begins with the assistant's only answer"):
+        before_answers(data, "train")
+
+
+@pytest.mark.parametrize("template", [chats.PLAIN, chats.MARKED, chats.FORGETFUL])
+@pytest.mark.parametrize("turns", [1, 3])
+def test_the_last_answer_alone_may_be_the_assistants(template: str, turns: int) -> None:
+    """Also of a template whose earlier answers could not be told."""
+    tokenizer = chats.tokenizer(template)
+    ids, said = ChatTemplate(tokenizer).read(chats.said(7, turns), PLACE, last=True)
+    assert (
+        tokenizer.decode([token for token, mine in zip(ids, said, strict=True) if mine])
+        == f"{6 + turns} ☕{chats.END}"
+    )
+    assert said == sorted(said[:-1]) + [False]
 
 
 def test_a_template_that_writes_no_answer_is_told_with_the_line(tmp_path: Path) -> None:

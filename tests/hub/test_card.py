@@ -533,3 +533,23 @@ def test_stages_and_the_likeliest_token_are_told_apart_and_oddities_shown() -> N
     assert "in stage `second` (GKD): in the share 0.5 of the steps" in text
     assert "in the share &lt;b&gt; of the steps" in text
     assert "the likeliest token each time, with 128 new tokens" in text
+
+
+def test_a_card_says_what_the_teacher_wrote_before_the_training() -> None:
+    recipe: dict[str, Any] = {
+        "data": {"chat": {}},
+        "teacher": {"generate": {"beams": 3, "max_new_tokens": 64}},
+        "stages": [{"name": "first", "targets": "reference"}, {"name": "second", "targets": "best"}, 7],
+    }
+    counts = {"written": 1200, "kept": 1100, "empty": 0, "too long": 100, "without room for an answer": 3}
+    text = str(Card.from_record(make_record(recipe=recipe, texts=counts)))
+    assert "Texts of the teacher in stage `second`: learned is the best of its search for each row" in text
+    assert "`first`: learned" not in text
+    assert "a search with 3 beams, with 64 new tokens at most, as answers to what stands before the" in text
+    assert "Of 1,200 texts 1,100 were kept (100 too long, 3 without room for an answer)." in text
+    odd = {**recipe, "teacher": {"generate": {"beams": "<b>"}}, "stages": [{"targets": "<i>"}], "data": {"speech": {}}}
+    text = str(Card.from_record(make_record(recipe=odd)))
+    assert "learned is &lt;i&gt;" in text
+    assert "The teacher heard them by a search with &lt;b&gt; beams." in text
+    for silent in ({**recipe, "stages": []}, {**recipe, "teacher": {}}):
+        assert "Texts of the teacher" not in str(Card.from_record(make_record(recipe=silent)))

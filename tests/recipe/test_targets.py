@@ -49,7 +49,7 @@ def test_teachers_answer_conversations(teacher: dict[str, Any]) -> None:
         ({"teacher": {"moving_average": {}, "generate": {}}}, r"does not go with teacher\.moving_average"),
         (
             {"data": None, "task": "sst2"},
-            r"is for pairs of texts \(data\.translation\), conversations \(data\.chat\) and",
+            r"is for pairs of texts \(data\.translation\), conversations",
         ),
         ({"data": SOUNDS, "stages": [NEAREST]}, "may not be nearest where the data are sounds"),
         (

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 
 from hf_distill.errors import CacheMismatch, DataError, DistillationError, IncompatiblePair
 from hf_distill.teachers import Generated, generated
+from hf_distill.teachers.generated import UNANSWERED
 from hf_distill.teachers.generation import Hypothesis, Search, write
 from tests import tiny, writers
 
@@ -63,6 +64,21 @@ def test_a_text_whose_end_is_forced_was_cut_off() -> None:
     model.generation_config.update(forced_eos_token_id=writers.END, return_dict_in_generate=True)
     (row,) = write(model, writers.tokenizer(), TEXTS[:1], search)
     assert [(len(each.ids), each.ids[-1], each.ended) for each in row] == [(4, writers.END, False)] * 2
+
+
+def test_what_a_template_wrote_is_read_as_it_is_and_never_cut() -> None:
+    """The tokenizer would put an end behind each text, and tells alone what ends an answer."""
+    model, plain = writers.writer("causal_lm"), writers.tokenizer(ends=False)
+    wanted = list(write(model, plain, TEXTS, SEARCH, batch_size=1))
+    model.generation_config.eos_token_id = None
+    search = SEARCH.model_copy(update={"rendered": True, "max_source_length": 4})
+    found = list(write(model, writers.tokenizer(), TEXTS, search, batch_size=2))
+    has_room = [len(text.split()) <= 4 for text in TEXTS]
+    assert {True, False} == set(has_room)
+    for row, whole, fits in zip(found, wanted, has_room, strict=True):
+        assert [(each.ids, each.ended) for each in row] == ([(each.ids, each.ended) for each in whole] if fits else [])
+        assert [each.score for each in row] == pytest.approx([each.score for each in whole][: len(row)], abs=1e-4)
+    assert any(each.ended for row in found for each in row)
 
 
 # ---- the folder ----
@@ -225,3 +241,14 @@ def test_of_a_source_nothing_may_be_left(tmp_path: Path, monkeypatch: pytest.Mon
     good, bad = Hypothesis("a", (1,), -2.0, True), Hypothesis(" ", (1,), -2.0, True)
     found = folder_of(tmp_path, [[good], [bad], [bad]], monkeypatch).hypotheses(TEXTS[:3])
     assert [len(row) for row in found] == [1, 0, 0]
+
+
+def test_sources_that_nothing_is_written_for_are_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    kept = folder_of(tmp_path, [[Hypothesis("a", (1,), -2.0, True)], []], monkeypatch)
+    with caplog.at_level(logging.INFO, logger="hf_distill"):
+        found, left_out = kept.sorted_out(TEXTS[:2])
+    assert [len(row) for row in found] == [1, 0]
+    assert left_out == {UNANSWERED: 1}
+    assert "2 sources, 1 texts; left out: 0 empty, 0 too long, 0 duplicate, 1 sources without room" in caplog.text

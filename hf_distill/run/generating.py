@@ -83,15 +83,17 @@ def search_of(setup: Setup, sources: Sources, section: Writing, teacher: PreTrai
     return Search(**settings, max_source_length=longest, rendered=sources.rendered)
 
 
-def check_writing(setup: Setup, workload: Retargetable) -> Sources:
-    """What the teacher is going to read, once that is known to be as it should.
+def read_by_teacher(setup: Setup, workload: Retargetable) -> Sources:
+    """What the teacher reads to write, found once, and checked.
 
     Raises: `DataError`, as `Retargetable.sources_of` and `search_of`.
     """
-    sources = workload.sources_of(setup.recipe, setup.tokenizer)
-    teacher, _, section = _writer(setup)
-    search_of(setup, sources, section, teacher)
-    return sources
+    if setup.sources is None:
+        sources = workload.sources_of(setup.recipe, setup.tokenizer)
+        teacher, _, section = _writer(setup)
+        search_of(setup, sources, section, teacher)
+        setup.sources = sources
+    return setup.sources
 
 
 def _writer(setup: Setup) -> tuple[PreTrainedModel, Path, Writing]:

@@ -22,7 +22,7 @@ from hf_distill.run.augmenting import Augmenter
 from hf_distill.run.caching import check_cache
 from hf_distill.run.chains import advise_chains, advise_exemplars, unfinished_teacher
 from hf_distill.run.folder import RunFolder
-from hf_distill.run.generating import check_writing, learned_sounds, learned_targets
+from hf_distill.run.generating import learned_sounds, learned_targets, read_by_teacher
 from hf_distill.run.labels import Columns
 from hf_distill.run.measuring import by_length, metrics_of
 from hf_distill.run.record import Losses
@@ -80,7 +80,7 @@ class Setup:
     augmented: Rows | None = None
     """The augmented rows, once a stage has asked for them."""
     sources: Sources | None = None
-    """What the teacher reads to write, where a stage that is left to train learns what it writes."""
+    """What the teacher reads to write, once that was asked for."""
     _inputs: dict[tuple[Columns, bool, str], Inputs] = field(default_factory=dict)
 
     def release_teacher(self) -> None:
@@ -144,8 +144,7 @@ class Setup:
         given, place = self.workload, self.jobs.student[0].arguments().device
         if not isinstance(given, Retargetable):
             return learned_sounds(self, targets, place)
-        self.sources = check_writing(self, given) if self.sources is None else self.sources
-        read = self.sources
+        read = read_by_teacher(self, given)
         workload = given.retargeted(lambda rows, column: learned_targets(self, rows, read, column, targets, place))
         rows: Rows = workload.read(copy.deepcopy(self.tokenizer), self.limits, ["train"])["train"]
         return rows
@@ -273,7 +272,7 @@ def prepare(recipe: Recipe, folder: RunFolder, workload: Workload, jobs: Jobs) -
         setup.augmenter = Augmenter.of(recipe)
         workload.augmented(setup.augmenter.first)
     if isinstance(workload, Retargetable) and any(j.targets != REFERENCE and j.mark is None for j in jobs.student):
-        setup.sources = check_writing(setup, workload)
+        read_by_teacher(setup, workload)  # so that what is wrong with it is told before training
     setup.losses = _check_jobs(setup, students)
     return setup
 

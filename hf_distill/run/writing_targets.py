@@ -12,7 +12,7 @@ from torch import device
 
 from hf_distill.recipe import Recipe
 from hf_distill.run.abilities import Retargetable
-from hf_distill.run.generating import heard, sorted_out, texts_folder
+from hf_distill.run.generating import heard, read_by_teacher, sorted_out, texts_folder
 from hf_distill.run.preparation import Setup
 from hf_distill.run.writing import write_down
 from hf_distill.teachers.generated import Facts, Generated
@@ -48,7 +48,7 @@ def _write(setup: Setup, place: Path) -> None:
 
 def _sort_out(setup: Setup, workload: Retargetable, place: device) -> None:
     """Has the texts written, and counts those that the filters keep."""
-    sources = workload.sources_of(setup.recipe, setup.tokenizer)
+    sources = read_by_teacher(setup, workload)
 
     def counted(rows: Dataset, target_column: str) -> Dataset:
         sorted_out(setup, sources, rows[target_column][:], place)

@@ -194,7 +194,7 @@ def test_the_last_answer_alone_may_be_the_assistants(template: str, turns: int) 
         tokenizer.decode([token for token, mine in zip(ids, said, strict=True) if mine])
         == f"{6 + turns} ☕{chats.END}"
     )
-    assert said == sorted(said[:-1]) + [False]
+    assert said == [*sorted(said[:-1]), False]
 
 
 def test_a_template_that_writes_no_answer_is_told_with_the_line(tmp_path: Path) -> None:

@@ -96,11 +96,10 @@ def align_messages(
     """Rows as those of `align_texts`, of conversations: lists of `{"role": …, "content": …}`.
 
     Each model reads a conversation in its own chat template. What the assistant says counts, with `last` in the last
-    message alone, and is aligned by the
-    characters of each message; so does the special token that ends its turn, which is aligned by its role where both
-    templates have one. A conversation that is too long for either model is cut behind the last span that both have
-    room for; one of which nothing is left is left out. Both are counted and logged. `place` says where a conversation
-    stands, of its number from 1 on, for messages.
+    message alone, and is aligned by the characters of each message; so does the special token that ends its turn,
+    which is aligned by its role where both templates have one. A conversation that is too long for either model is cut
+    behind the last span that both have room for; one of which nothing is left is left out. Both are counted and
+    logged. `place` says where a conversation stands, of its number from 1 on, for messages.
 
     Raises: `DataError` for a tokenizer without a chat template, a conversation that a template does not take or
     changes, one without a message of the assistant, and where no row is left; `IncompatiblePair` for a slow tokenizer.

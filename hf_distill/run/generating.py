@@ -11,7 +11,6 @@ from datasets import Dataset
 from torch import device
 from transformers import PreTrainedModel
 
-from hf_distill.anatomy import Anatomy
 from hf_distill.data.corpus_filters import Filters, filtered
 from hf_distill.data.hypotheses import with_heard, with_hypotheses
 from hf_distill.data.speech import sounds_as_arrays
@@ -73,8 +72,8 @@ def search_of(setup: Setup, sources: Sources, section: Writing, teacher: PreTrai
     settings = section.model_dump(exclude={"folder", "batch_size", "filters"})
     longest = setup.limits.longest(sources.tokenizer)
     if sources.rendered:
-        reads = Anatomy.of(teacher).shape.max_length
-        longest = longest if reads is None else min(longest, reads - section.max_new_tokens)
+        reads = getattr(teacher.config, "max_position_embeddings", None)  # also of models that could go further
+        longest = min(longest, reads - section.max_new_tokens) if isinstance(reads, int) else longest
         if longest < 1:
             raise DataError(
                 f"teacher.generate: max_new_tokens is {section.max_new_tokens}, and the teacher takes {reads} tokens, "

@@ -82,7 +82,7 @@ def test_a_teacher_of_another_tokenizer_reads_by_that(tmp_path: Path) -> None:
     given = two_tokenizers.recipe(two_tokenizers.home(tmp_path))
     given["teacher"]["generate"] = {}
     given["stages"][0] |= {"targets": "best", "objectives": [{"labels": {}}]}
-    first = two_tokenizers.talk(0)
+    first = [{"role": "user", "content": "another text"}, {"role": "assistant", "content": "The quick dog."}]
     talks = [{"messages": [*first, *two_tokenizers.talk(i)]} for i in range(3)]
     (tmp_path / "train.jsonl").write_text("".join(f"{json.dumps(each)}\n" for each in talks))
     recipe = Recipe.from_dict(given)

@@ -6,6 +6,7 @@
 The fingerprint tells of everything that decides what is written: the teacher's weights and settings, its tokenizer,
 the sources, and how it was asked. A part is written under another name and renamed, and counts once `generated.json`,
 which is replaced as a whole, names it; so a writer that is killed loses the part that it was at, and goes on with it.
+Several processes write together, each the next part that no other is at; what is written does not depend on them.
 """
 
 from __future__ import annotations
@@ -18,11 +19,10 @@ import os
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -36,14 +36,16 @@ logger = logging.getLogger(__name__)
 
 FORMAT = 1
 FACTS = "generated.json"
+LOCK = ".lock"
+"""Held while the facts are read and replaced; each part has a lock of its own, held while it is written."""
 PART = 512
 """Rows of a part."""
 REASONS = ("empty", "too long", "duplicate")
 UNANSWERED = "without room for an answer"
 """Of sources for which nothing is written."""
 
-WriteFrom = Callable[[int], Iterator[list[Hypothesis]]]
-"""Gives the hypotheses of each row from a number on."""
+WriteRows = Callable[[int, int], Iterator[list[Hypothesis]]]
+"""Gives the hypotheses of each row from a number on, up to another."""
 
 
 class _Strict(BaseModel):
@@ -101,8 +103,8 @@ class Generated:
         *,
         batch_size: int = 16,
     ) -> Generated:
-        """What `model` writes for `sources`, out of `folder`; what is not there yet is written. Of several processes
-        one writes while the others wait.
+        """What `model` writes for `sources`, out of `folder`; what is not there yet is written, by several processes
+        together where there are some.
 
         Raises: `CacheMismatch` for a folder with the texts of another teacher, of other sources or of another search,
         naming what differs; `IncompatiblePair` for a model that does not write; `DataError` without sources.
@@ -113,27 +115,30 @@ class Generated:
             raise DataError(f"{folder}: there are no sources that a teacher could write for.")
         wanted = fingerprint(model, tokenizer, sources, search)
         return cls.kept(
-            folder, wanted, len(sources), lambda start: write(model, tokenizer, sources[start:], search, batch_size)
+            folder,
+            wanted,
+            len(sources),
+            lambda start, end: write(model, tokenizer, sources[start:end], search, batch_size),
         )
 
     @classmethod
     def kept(
-        cls, folder: str | os.PathLike[str], wanted: Mapping[str, Any], rows: int, write_from: WriteFrom
+        cls, folder: str | os.PathLike[str], wanted: Mapping[str, Any], rows: int, write_rows: WriteRows
     ) -> Generated:
-        """What `write_from` writes for so many rows, given how many are there already, out of `folder`; `wanted` is
-        all that decides what it writes, `sources` among it.
+        """What `write_rows` writes for so many rows, out of `folder`; `wanted` is all that decides what it writes,
+        `sources` among it.
 
         Raises: `CacheMismatch`, as `of`.
         """
         path = Path(folder).expanduser()
         try:
             path.mkdir(parents=True, exist_ok=True)
-            with FileLock(path / ".lock"):
-                facts = Facts(format=FORMAT, fingerprint=dict(wanted), rows=rows)
-                if (path / FACTS).is_file():
-                    facts = _facts(path)
-                    _check_same(facts, wanted, path)
-                _go_on(path, facts, write_from)
+            _begin(path, Facts(format=FORMAT, fingerprint=dict(wanted), rows=rows))
+            for waits in (False, True):  # then for what others are at, or have left when they were killed
+                for number in _missing(path):
+                    _write_part(path, number, rows, write_rows, waits)
+            for lock in path.glob(".part-*.lock"):
+                lock.unlink(missing_ok=True)
         except OSError as error:
             raise CacheMismatch(
                 f"{path} cannot be written: {error.strerror or error}. The parts that are there stay; make room and "
@@ -239,20 +244,58 @@ def _facts(path: Path) -> Facts:
     return facts
 
 
-def _go_on(path: Path, facts: Facts, write_from: WriteFrom) -> None:
-    """Writes the parts that are missing."""
-    for unfinished in path.glob(".*.part"):  # of a writer that was killed
+def _begin(path: Path, facts: Facts) -> None:
+    """Writes the facts of a new folder, or checks those of one that is there."""
+    with FileLock(path / LOCK):
+        if (path / FACTS).is_file():
+            _check_same(_facts(path), facts.fingerprint, path)
+        else:
+            _write_facts(path, facts)
+
+
+def _write_facts(path: Path, facts: Facts) -> None:
+    for unfinished in path.glob(f".{FACTS}.*.part"):  # of a writer that was killed
         unfinished.unlink(missing_ok=True)
-    written = write_from(sum(part.rows for part in facts.parts))
-    while rows := list(islice(written, PART)):
-        lines = [json.dumps({"hypotheses": [each._asdict() for each in row]}, ensure_ascii=False) for row in rows]
-        data = ("\n".join(lines) + "\n").encode()
-        name = f"part-{len(facts.parts):05d}.jsonl"
-        write_whole(path / name, data)
-        part = PartFacts(file=name, rows=len(rows), sha256=hashlib.sha256(data).hexdigest())
-        facts = facts.model_copy(update={"parts": [*facts.parts, part]})
-        write_whole(path / FACTS, (facts.model_dump_json(indent=1) + "\n").encode())
-        logger.info("%s: the texts of %d of %d rows are written", path, sum(p.rows for p in facts.parts), facts.rows)
+    write_whole(path / FACTS, (facts.model_dump_json(indent=1) + "\n").encode())
+
+
+def _missing(path: Path) -> list[int]:
+    """The numbers of the parts that are not there yet."""
+    facts = _facts(path)
+    there = {part.file for part in facts.parts}
+    return [number for number in range(math.ceil(facts.rows / PART)) if _name(number) not in there]
+
+
+def _name(number: int) -> str:
+    return f"part-{number:05d}.jsonl"
+
+
+def _write_part(path: Path, number: int, rows: int, write_rows: WriteRows, waits: bool) -> None:
+    """Writes a part unless it is there; where another process is at it, waits for that or leaves it."""
+    name = _name(number)
+    try:
+        with FileLock(path / f".{name}.lock", timeout=-1 if waits else 0):
+            if number not in _missing(path):
+                return
+            for unfinished in path.glob(f".{name}.*.part"):  # of a writer that was killed
+                unfinished.unlink(missing_ok=True)
+            found = list(write_rows(number * PART, min((number + 1) * PART, rows)))
+            lines = [json.dumps({"hypotheses": [each._asdict() for each in row]}, ensure_ascii=False) for row in found]
+            data = ("\n".join(lines) + "\n").encode()
+            write_whole(path / name, data)
+            _add(path, PartFacts(file=name, rows=len(found), sha256=hashlib.sha256(data).hexdigest()))
+    except Timeout:
+        return
+
+
+def _add(path: Path, part: PartFacts) -> None:
+    """Names a part in the facts."""
+    with FileLock(path / LOCK):
+        facts = _facts(path)
+        parts = sorted([*facts.parts, part], key=lambda each: (len(each.file), each.file))
+        facts = facts.model_copy(update={"parts": parts})
+        _write_facts(path, facts)
+        logger.info("%s: the texts of %d of %d rows are written", path, sum(p.rows for p in parts), facts.rows)
 
 
 def _rows(path: Path, part: PartFacts) -> list[list[Hypothesis]]:

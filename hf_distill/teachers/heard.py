@@ -48,8 +48,7 @@ def heard_of(
     batch_size: int = 16,
 ) -> Generated:
     """What `model` takes the sounds of `rows` for, out of `folder`; what is not there yet is searched for, in batches
-    of `collate`. `Generated.rows(digest_of_sounds(rows))` gives it. Of several processes one searches while the
-    others wait.
+    of `collate`. `Generated.rows(digest_of_sounds(rows))` gives it. Several processes search together.
 
     Raises: `CacheMismatch` for a folder of another teacher, other sounds or another search, naming what differs;
     `IncompatiblePair` for a model without a CTC head; `DataError` without sounds; `DistillationError` for more
@@ -62,15 +61,18 @@ def heard_of(
         )
     wanted = {"teacher": teacher_digest(model), "sources": digest_of_sounds(rows), **search.model_dump()}
     return Generated.kept(
-        folder, wanted, len(rows), lambda start: _search(model, rows, start, collate, search, batch_size)
+        folder,
+        wanted,
+        len(rows),
+        lambda start, end: _search(model, rows.select(range(start, end)), collate, search, batch_size),
     )
 
 
 def _search(
-    model: PreTrainedModel, rows: Dataset, start: int, collate: Collate, search: SoundSearch, batch_size: int
+    model: PreTrainedModel, rows: Dataset, collate: Collate, search: SoundSearch, batch_size: int
 ) -> Iterator[list[Hypothesis]]:
     name = sound_column(rows)
-    for first in range(start, len(rows), batch_size):
+    for first in range(0, len(rows), batch_size):
         items = [{name: row[name]} for row in rows.select(range(first, min(first + batch_size, len(rows))))]
         batch = {key: each.to(model.device) for key, each in collate(items).items() if isinstance(each, Tensor)}
         for found in ctc_hypotheses(model, batch, beams=search.beams, hypotheses=search.hypotheses):

@@ -33,6 +33,7 @@ write_whole = generated.write_whole
 def slowly(path, data):
     time.sleep(float(sys.argv[3]))
     write_whole(path, data)
+    print(path.name, flush=True)
 
 generated.write_whole = slowly
 generate_targets(json.loads(sys.argv[1]), sys.argv[2])
@@ -116,6 +117,23 @@ def process(recipe: dict[str, Any], folder: Path, pause: float) -> subprocess.Po
     """`pause` seconds pass before anything is put down."""
     command = [sys.executable, "-c", RUN, json.dumps(recipe), str(folder), str(pause)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_two_processes_write_what_one_does(tmp_path: Path) -> None:
+    save(tmp_path)
+    recipe = chats.recipe(tmp_path, stage={"targets": "best", "objectives": [{"labels": {}}]})
+    own = {"beams": 2, "max_new_tokens": 16, "batch_size": 2}
+    found, said = [], []
+    for number in (1, 2):
+        recipe["teacher"]["generate"] = {**own, "folder": str(tmp_path / f"by-{number}")}
+        running = [process(recipe, tmp_path / f"{number}-{i}", 0.3) for i in range(number)]
+        done = [each.communicate(timeout=500) for each in running]
+        assert [each.returncode for each in running] == [0] * number, done
+        found.append((tmp_path / f"by-{number}" / "generated.json").read_bytes())
+        said.append(sorted(line for out, _ in done for line in out.split() if line.startswith("part-")))
+    assert found[0] == found[1]
+    assert written(tmp_path / "by-1") == written(tmp_path / "by-2")
+    assert said == [[f"part-{number:05d}.jsonl" for number in range(6)]] * 2
 
 
 def test_a_writer_that_is_killed_goes_on_with_the_part_that_it_was_at(tmp_path: Path) -> None:

@@ -6,12 +6,14 @@ import hashlib
 import json
 import logging
 import math
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from filelock import FileLock
 from transformers import PreTrainedModel
 
 from hf_distill.errors import CacheMismatch, DataError, DistillationError, IncompatiblePair
@@ -97,7 +99,7 @@ def test_a_writer_that_was_broken_off_goes_on_where_it_was(tmp_path: Path, monke
     def breaks(_model: Any, _tokenizer: Any, sources: list[str], *rest: Any) -> Iterator[list[Hypothesis]]:
         asked.append(len(sources))
         for number, row in enumerate(write(model, tokenizer, sources, SEARCH, 1)):
-            if number == 3 and len(asked) == 1:
+            if number == 1 and len(asked) == 2:
                 raise KeyboardInterrupt
             yield row
 
@@ -108,11 +110,41 @@ def test_a_writer_that_was_broken_off_goes_on_where_it_was(tmp_path: Path, monke
     with pytest.raises(CacheMismatch, match="has the texts of 2 of 5 sources"):
         Generated(tmp_path / "part").hypotheses(TEXTS)
     Generated.of(tmp_path / "part", model, tokenizer, TEXTS, SEARCH)
-    assert asked == [5, 3]
+    assert asked == [2, 2, 2, 1]
     assert lines_of(tmp_path / "part") == lines_of(tmp_path / "whole")
     Generated.of(tmp_path / "part", model, tokenizer, TEXTS, SEARCH)
-    assert asked[2:] == [0]
-    assert not list((tmp_path / "part").glob(".*.part"))
+    assert asked[4:] == []
+    assert not [*(tmp_path / "part").glob(".*.part"), *(tmp_path / "part").glob(".part-*.lock")]
+
+
+def test_a_part_that_another_process_is_at_is_left_and_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other one ends without having written it."""
+    monkeypatch.setattr(generated, "PART", 2)
+    model, tokenizer, others_done = writers.writer(), writers.tokenizer(), threading.Event()
+    Generated.of(tmp_path / "whole", model, tokenizer, TEXTS, SEARCH, batch_size=1)
+    asked: list[list[str]] = []
+
+    def told(_model: Any, _tokenizer: Any, sources: list[str], *rest: Any) -> Iterator[list[Hypothesis]]:
+        asked.append(sources)
+        yield from write(model, tokenizer, sources, SEARCH, 1)
+        if len(asked) == 2:
+            others_done.set()
+
+    monkeypatch.setattr(generated, "write", told)
+    folder = tmp_path / "shared"
+    folder.mkdir()
+    given = (folder, model, tokenizer, TEXTS, SEARCH)
+    with FileLock(folder / ".part-00000.jsonl.lock"):
+        process = threading.Thread(target=Generated.of, args=given, daemon=True)
+        process.start()
+        assert others_done.wait(60)
+        assert asked == [TEXTS[2:4], TEXTS[4:]]
+    process.join(60)
+    assert asked[2:] == [TEXTS[:2]]
+    assert lines_of(folder) == lines_of(tmp_path / "whole")
+    assert (folder / "generated.json").read_bytes() == (tmp_path / "whole" / "generated.json").read_bytes()
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from hf_distill.data.chat import ASSISTANT, ROLE, Conversation
+from hf_distill.data.chat import ASSISTANT, CONTENT, ROLE, Conversation
 from hf_distill.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -103,6 +103,14 @@ class ChatTemplate:
         """The ids of a conversation that the assistant is to go on with. Errors: DataError, as `read`."""
         text = self.text(messages, place, prompt=True)
         return list(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+
+    def end(self, messages: Conversation, place: str) -> int | None:
+        """The special token that the template puts behind an answer to these messages, None where there is none.
+        Errors: DataError, as `read`."""
+        mark = "\ue000"
+        _, found, behind = self.text([*messages, {ROLE: ASSISTANT, CONTENT: mark}], place).rpartition(mark)
+        ends = [token for token in self._ends if found and behind.lstrip().startswith(token)]
+        return int(self.tokenizer.convert_tokens_to_ids(max(ends, key=len))) if ends else None
 
     def _answer(self, messages: Conversation, number: int, whole: str, place: str) -> Span:
         """Where message `number`, the assistant's, stands in what is written for all of them."""

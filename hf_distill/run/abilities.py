@@ -26,11 +26,12 @@ class Augmentable(Workload):
 
 class Sources(NamedTuple):
     """What a teacher that writes reads of each training row, and by which tokenizer; `rendered` where a chat template
-    wrote the texts."""
+    wrote the texts. `ends` are tokens that end what is written, beside those of the teacher's generation config."""
 
     texts: Sequence[str]
     tokenizer: PreTrainedTokenizerBase
     rendered: bool = False
+    ends: tuple[int, ...] = ()
 
 
 class Retargetable(Workload):

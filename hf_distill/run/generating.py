@@ -79,7 +79,7 @@ def search_of(setup: Setup, sources: Sources, section: Writing, teacher: PreTrai
                 f"teacher.generate: max_new_tokens is {section.max_new_tokens}, and the teacher takes {reads} tokens, "
                 "prompt and answer together; lower it (--max_new_tokens)."
             )
-    return Search(**settings, max_source_length=longest, rendered=sources.rendered)
+    return Search(**settings, max_source_length=longest, rendered=sources.rendered, ends=sources.ends)
 
 
 def read_by_teacher(setup: Setup, workload: Retargetable) -> Sources:

@@ -190,7 +190,8 @@ def fingerprint(
     config: Any = model.generation_config
     told = {} if config is None else config.to_diff_dict()
     asked = {name: value for name, value in told.items() if name != "transformers_version" and name[0] != "_"}
-    told_of = search.model_dump(exclude=set() if search.rendered else {"rendered"})
+    further = {name for name in ("rendered", "ends") if not getattr(search, name)}  # which older folders do not tell
+    told_of = search.model_dump(mode="json", exclude=further)
     settings = {name: "none" if value is None else value for name, value in told_of.items()}
     return {
         "teacher": teacher_digest(model),

@@ -37,8 +37,9 @@ class Search(BaseModel):
     Beams are ranked by log P / length^`length_penalty`. `max_source_length` is what sources are cut to, in tokens.
 
     Sources that are `rendered` are the beginnings of answers that a chat template wrote. They get no special tokens
-    but those that stand in them, the tokenizer's end of a text is one of the answer's, too, and none is cut, as that
-    would take the beginning away: nothing is written for those that are longer than `max_source_length`.
+    but those that stand in them, and none is cut, as that would take the beginning away: nothing is written for those
+    that are longer than `max_source_length`. `ends` are tokens that end a text beside those of the model's generation
+    config.
     """
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
@@ -49,6 +50,7 @@ class Search(BaseModel):
     length_penalty: float = Field(default=1.0, allow_inf_nan=False)
     max_source_length: int | None = Field(default=None, ge=1)
     rendered: bool = False
+    ends: tuple[int, ...] = ()
 
 
 def check_writes(model: PreTrainedModel, search: Search) -> None:
@@ -109,8 +111,7 @@ def _written(
 ) -> list[list[Hypothesis]]:
     """The hypotheses for a batch of sources."""
     inputs = _read(tokenizer, texts, search, model.device)
-    ends = _ends(model, tokenizer if search.rendered else None)
-    sequences, number = _beams(model, inputs, search, sorted(ends)), search.hypotheses
+    sequences, number, ends = _beams(model, inputs, search), search.hypotheses, _ends(model, search)
     before, score = (inputs["input_ids"].shape[1], _continued) if _reads_prompt(model) else (1, _decoded)
     forced: Any = model.generation_config.forced_eos_token_id
     last = None if forced is None else search.max_new_tokens - 1
@@ -143,7 +144,7 @@ def _read(
     return {name: read[name].to(device) for name in ("input_ids", "attention_mask")}
 
 
-def _beams(model: PreTrainedModel, inputs: dict[str, Tensor], search: Search, ends: list[int]) -> Tensor:
+def _beams(model: PreTrainedModel, inputs: dict[str, Tensor], search: Search) -> Tensor:
     found: Tensor = model.generate(
         **inputs,
         num_beams=search.beams,
@@ -153,16 +154,15 @@ def _beams(model: PreTrainedModel, inputs: dict[str, Tensor], search: Search, en
         use_cache=True,
         return_dict_in_generate=False,
         **({"length_penalty": search.length_penalty} if search.beams > 1 else {}),
-        **({"eos_token_id": ends} if search.rendered and ends else {}),
+        **({"eos_token_id": sorted(_ends(model, search))} if search.ends else {}),
     )
     return found
 
 
-def _ends(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None = None) -> frozenset[int]:
-    """The tokens that end a text: the model's and, where it is given, the tokenizer's."""
+def _ends(model: PreTrainedModel, search: Search) -> frozenset[int]:
+    """The tokens that end a text."""
     ends: Any = model.generation_config.eos_token_id
-    own = {*(ends if isinstance(ends, list) else [ends]), None if tokenizer is None else tokenizer.eos_token_id}
-    return frozenset(own - {None})
+    return frozenset({*(ends if isinstance(ends, list) else [ends]), *search.ends} - {None})
 
 
 def _until_end(ids: list[int], ends: frozenset[int], forced: int | None) -> tuple[list[int], bool]:

@@ -184,6 +184,22 @@ def test_rows_stop_before_the_last_answer(tmp_path: Path) -> None:
         before_answers(data, "train")
 
 
+@pytest.mark.parametrize(
+    ("template", "end"),
+    [
+        (chats.PLAIN, chats.END),
+        (chats.MARKED, chats.END),
+        ("{% for m in messages %}{{ m['content'] }}\n<|im_start|>{% endfor %}", chats.START),
+        ("{% for m in messages %}<|im_start|>{{ m['content'] }}\n{% endfor %}", None),
+        ("{% for m in messages %}<|im_end|>{% endfor %}", None),
+    ],
+)
+def test_the_token_that_ends_an_answer_is_the_one_behind_it(template: str, end: str | None) -> None:
+    tokenizer = chats.tokenizer(template)
+    found = ChatTemplate(tokenizer).end(chats.said(1)[:1], PLACE)
+    assert found == (None if end is None else tokenizer.convert_tokens_to_ids(end))
+
+
 @pytest.mark.parametrize("template", [chats.PLAIN, chats.MARKED, chats.FORGETFUL])
 @pytest.mark.parametrize("turns", [1, 3])
 def test_the_last_answer_alone_may_be_the_assistants(template: str, turns: int) -> None:

@@ -68,7 +68,7 @@ def test_a_teacher_reads_up_to_the_last_answer_by_its_own_template(home: Path, t
         writes.apply_chat_template(messages[:-1], tokenize=False, add_generation_prompt=True)
         for messages in conversations(home)
     ]
-    assert (sources.tokenizer.chat_template, sources.rendered) == (template, True)
+    assert (sources.tokenizer.chat_template, sources.rendered, sources.ends) == (template, True, (2,))
 
 
 def test_a_teacher_trained_on_the_data_reads_them_as_the_student(home: Path) -> None:
@@ -132,10 +132,10 @@ def test_what_is_written_alone_is_learned(home: Path, packing: bool) -> None:
 
 def test_prompt_and_answer_have_room_in_the_teacher() -> None:
     setup: Any = SimpleNamespace(limits=LIMITS._replace(max_length=128))
-    sources = Sources(["a"], chats.tokenizer(), rendered=True)
+    sources = Sources(["a"], chats.tokenizer(), rendered=True, ends=(2,))
     for new_tokens, longest in ((100, 128), (200, 56)):
         search = search_of(setup, sources, Writing(max_new_tokens=new_tokens), chats.model())
-        assert (search.max_source_length, search.rendered) == (longest, True)
+        assert (search.max_source_length, search.rendered, search.ends) == (longest, True, (2,))
     with pytest.raises(DataError, match="max_new_tokens is 256, and the teacher takes 256 tokens, prompt and answer"):
         search_of(setup, sources, Writing(max_new_tokens=256), chats.model())
     plain = search_of(setup, sources._replace(rendered=False), Writing(max_new_tokens=256), chats.model())

@@ -109,7 +109,7 @@ def test_a_teacher_of_another_tokenizer_writes_what_is_learned(tmp_path: Path) -
     run(recipe, tmp_path / "out")
     record = json.loads((tmp_path / "out" / "distillation.json").read_text())
     assert (record["texts"]["written"], record["data"]["sizes"]["train"]) == (9, 9)
-    assert record["texts"]["kept"] > 0
+    assert record["data"]["alignment"]["train"]["texts"] == record["texts"]["kept"] > 0
     assert (tmp_path / "out" / "model.safetensors").is_file()
 
 

@@ -69,11 +69,11 @@ def test_a_text_whose_end_is_forced_was_cut_off() -> None:
 
 
 def test_what_a_template_wrote_is_read_as_it_is_and_never_cut() -> None:
-    """The tokenizer would put an end behind each text, and tells alone what ends an answer."""
+    """The tokenizer would put an end behind each text; what ends an answer is not told by the model."""
     model, plain = writers.writer("causal_lm"), writers.tokenizer(ends=False)
     wanted = list(write(model, plain, TEXTS, SEARCH, batch_size=1))
     model.generation_config.eos_token_id = None
-    search = SEARCH.model_copy(update={"rendered": True, "max_source_length": 4})
+    search = SEARCH.model_copy(update={"rendered": True, "max_source_length": 4, "ends": (writers.END,)})
     found = list(write(model, writers.tokenizer(), TEXTS, search, batch_size=2))
     has_room = [len(text.split()) <= 4 for text in TEXTS]
     assert {True, False} == set(has_room)

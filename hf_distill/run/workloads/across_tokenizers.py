@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from itertools import chain
 from typing import Any
@@ -109,6 +109,8 @@ class AlignedChat(AcrossTokenizers, chat.Chat):
     evaluated, on both sides."""
 
     recipe: Recipe
+    counts: dict[str, AlignmentCounts] = field(default_factory=dict)
+    """What became of the conversations of each split, once they are read: also of those that a teacher answered."""
 
     @property
     def _as_the_teacher_reads(self) -> Workload:

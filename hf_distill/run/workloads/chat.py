@@ -128,9 +128,10 @@ class Chat(WordAnswers, LabelledRows, Retargetable):
         reader = self.writes_by(recipe, tokenizer)
         template, rows = ChatTemplate(reader, "of the teacher"), before_answers(self.data, "train")
         places = [self.data.place("train", line) for line in rows[LINE][:]]
-        prompts = map(messages_of, rows.remove_columns(ANSWER))
+        prompts = list(map(messages_of, rows.remove_columns(ANSWER)))
         texts = [template.text(each, place, prompt=True) for each, place in zip(prompts, places, strict=True)]
-        return Sources(texts, reader, rendered=True)
+        ends = {reader.eos_token_id, template.end(prompts[0], places[0])} - {None}
+        return Sources(texts, reader, rendered=True, ends=tuple(sorted(ends)))
 
     def writes_by(self, recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
         """The tokenizer of a teacher with its own chat template, where it has one; else, and of a teacher that was

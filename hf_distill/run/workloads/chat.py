@@ -126,7 +126,7 @@ class Chat(WordAnswers, LabelledRows, Retargetable):
 
     def sources_of(self, recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> Sources:
         reader = self.writes_by(recipe, tokenizer)
-        template, rows = ChatTemplate(reader, "of the teacher"), before_answers(self.data, "train")
+        template, rows = ChatTemplate(reader), before_answers(self.data, "train")
         places = [self.data.place("train", line) for line in rows[LINE][:]]
         prompts = list(map(messages_of, rows.remove_columns(ANSWER)))
         texts = [template.text(each, place, prompt=True) for each, place in zip(prompts, places, strict=True)]

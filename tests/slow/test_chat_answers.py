@@ -66,7 +66,7 @@ def test_answers_are_written_once_and_learned_as_if_they_were_the_datas(
     words = ["--train_file", str(tmp_path / "train.jsonl"), *common, "--targets", "best", "--max_new_tokens", "16"]
     words += ["--generated_folder", str(tmp_path / "texts"), "--output_dir", str(tmp_path / "out")]
     assert generate.main(["lm", *words]) == 0
-    assert "the texts of 12 rows: 11 written, 11 kept, 0 empty" in capsys.readouterr().out
+    assert "0 duplicate, 0 empty, 11 kept, 0 too long, 1 without room for an answer, 11 written" in capsys.readouterr().out
     before = (tmp_path / "texts" / "part-00000.jsonl").stat().st_mtime_ns
     assert lm.main(words) == 0
     assert (tmp_path / "texts" / "part-00000.jsonl").stat().st_mtime_ns == before

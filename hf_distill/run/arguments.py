@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,13 @@ DEFAULTS: dict[str, Any] = {
 }
 """What a recipe need not say. Fifty logs a stage make a curve, whatever its length."""
 
+RENAMED = {
+    "gradient_checkpointing": "activation_checkpointing",
+    "gradient_checkpointing_kwargs": "activation_checkpointing_kwargs",
+}
+"""What newer releases of transformers call otherwise. Recipes say the older name, which every supported release takes,
+the newer ones with a warning that it is deprecated."""
+
 
 def training_arguments(
     given: Mapping[str, Any], folder: Path, seed: int, where: str, kind: type[TrainingArguments] = TrainingArguments
@@ -40,11 +48,17 @@ def training_arguments(
     pinned = {"dataloader_pin_memory": torch.accelerator.is_available()}  # else torch warns at every loader
     settings = {**DEFAULTS, **pinned, "seed": seed, **given, "output_dir": str(folder)}
     try:
-        arguments = kind(**settings)
+        arguments = kind(**renamed(settings, {each.name for each in fields(kind)}))
     except (ValueError, ImportError) as error:
         raise RecipeError(f"{where}: {error}") from error
     check_trackers(arguments, where)
     return arguments
+
+
+def renamed(settings: Mapping[str, Any], known: Collection[str]) -> dict[str, Any]:
+    """The settings by the newer names, where these are known and not given as well."""
+    newer = {old: new for old, new in RENAMED.items() if new in known and new not in settings}
+    return {newer.get(name, name): value for name, value in settings.items()}
 
 
 def evaluation_arguments(given: Mapping[str, Any], folder: Path, seed: int, where: str) -> TrainingArguments:

@@ -11,7 +11,8 @@ too few rows to begin with: `--before` names a folder with SNLI (train.jsonl.gz 
 hypothesis, label), on whose training rows the encoder is fine-tuned before that of the teacher. All
 students start from the teacher's layers 2, 4 and 6, see the same batches in the same order, and use the same
 arguments in each stage; the last step is kept, and nothing is chosen or tuned on the validation rows. Called again it
-goes on where it stopped; `--report` prints the table of what is there.
+goes on where it stopped, and trains nothing that stands in `--results` (those of the tables are in `results/`);
+`--report` prints the table of what is there.
 """
 
 from __future__ import annotations
@@ -19,11 +20,12 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import transformers
+from kept import Kept
 from transformers import AutoModel, AutoTokenizer
 
 from hf_distill import Recipe, run
@@ -32,8 +34,6 @@ METHODS = ("soft_targets", "distilbert", "pkd", "tinybert", "minilm_v2")
 
 EPOCHS = {"sst2": 1, "rte": 3, "stsb": 2}
 METRIC = {"sst2": "eval_accuracy", "rte": "eval_accuracy", "stsb": "eval_spearmanr"}
-
-RESULTS = "all_results.json"
 
 
 def fine_tuned(given: argparse.Namespace) -> str:
@@ -90,48 +90,39 @@ def changes(given: argparse.Namespace, recipe: Recipe, teacher: str, seed: int) 
     return found
 
 
-def train(given: argparse.Namespace) -> None:
-    teacher = fine_tuned(given)
-    for seed in given.seeds:
-        for method in given.methods:
-            recipe = Recipe.load(f"comparisons/{method}")
-            run(recipe.override(changes(given, recipe, teacher, seed)), Path(given.output_dir, method, str(seed)))
-            print(table(given), flush=True)
+def train(given: argparse.Namespace, kept: Kept) -> None:
+    left = [(m, seed) for seed in given.seeds for m in given.methods if f"{m}/{seed}" not in kept.scores]
+    teacher = fine_tuned(given) if left else ""
+    for method, seed in left:
+        recipe = Recipe.load(f"comparisons/{method}")
+        folder = Path(given.output_dir, method, str(seed))
+        run(recipe.override(changes(given, recipe, teacher, seed)), folder)
+        found = json.loads((folder / "all_results.json").read_text(encoding="utf-8"))
+        scores = {name: score for name, score in found.items() if name.endswith(METRIC[given.task])}
+        kept.add(f"{method}/{seed}", scores)
+        print(table(given.task, kept), flush=True)
 
 
-def results(output_dir: str, method: str) -> Iterator[Mapping[str, float]]:
-    """The results of every seed that is finished."""
-    for path in sorted(Path(output_dir, method).glob(f"*/{RESULTS}")):
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if any(name.startswith("eval_") for name in found):
-            yield found
-
-
-def row(title: str, scores: list[float], agreements: list[float], seconds: list[float]) -> str:
+def row(title: str, scores: list[float]) -> str:
     spread = f" ({statistics.stdev(scores):.4f})" if len(scores) > 1 else ""
-    each = ", ".join(f"{score:.4f}" for score in scores)
-    agreement = f"{statistics.mean(agreements):.4f}" if agreements else "-"
-    time = f"{statistics.mean(seconds):.0f}" if seconds else "-"
-    return f"| {title} | {statistics.mean(scores):.4f}{spread} | {each} | {agreement} | {time} |"
+    return f"| {title} | {statistics.mean(scores):.4f}{spread} | {', '.join(f'{score:.4f}' for score in scores)} |"
 
 
-def table(given: argparse.Namespace) -> str:
+def table(task: str, kept: Kept) -> str:
     """One row a method: mean, standard deviation and every seed."""
-    metric = METRIC[given.task]
+    metric = METRIC[task]
     lines = [
-        f"| {given.task} | {metric.removeprefix('eval_')}, mean (standard deviation) | each seed | agreement | s |",
-        "| --- | --- | --- | --- | --- |",
+        f"| {task} | {metric.removeprefix('eval_')}, mean (standard deviation) | each seed |",
+        "| --- | --- | --- |",
     ]
     for method in METHODS:
-        found = list(results(given.output_dir, method))
+        found = kept.of(method)
         if not found:
             continue
         if method == METHODS[0]:
-            lines.append(row("teacher", [found[0][f"teacher_{metric}"]], [], []))
-            controls = [each[f"control_{metric}"] for each in found]
-            lines.append(row("control", controls, [each["control_eval_agreement"] for each in found], []))
-        seconds = [each["train_runtime"] for each in found if "train_runtime" in each]
-        lines.append(row(method, [e[metric] for e in found], [e["eval_agreement"] for e in found], seconds))
+            lines.append(row("teacher", [found[0][f"teacher_{metric}"]]))
+            lines.append(row("control", [each[f"control_{metric}"] for each in found]))
+        lines.append(row(method, [each[metric] for each in found]))
     return "\n".join(lines)
 
 
@@ -144,14 +135,16 @@ def main() -> None:
     parser.add_argument("--before", help="a folder with SNLI, for a teacher of RTE")
     parser.add_argument("--dataset_dir", required=True)
     parser.add_argument("--output_dir", required=True)
+    parser.add_argument("--results", type=Path, help="by default results.json in output_dir")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--report", action="store_true", help="train nothing")
     given = parser.parse_args()
     transformers.logging.set_verbosity_error()
+    kept = Kept(given.results or Path(given.output_dir, "results.json"))
     if not given.report:
-        train(given)
-    print(table(given))
+        train(given, kept)
+    print(table(given.task, kept))
 
 
 if __name__ == "__main__":

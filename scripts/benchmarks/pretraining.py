@@ -11,20 +11,21 @@ as it is (`start`), or after the recipe `comparisons/relations`. `mobilebert`: a
 is (`start`), or after `comparisons/mobilebert_joint` or `comparisons/mobilebert_progressive`.
 
 There is one pre-training a way; every fine-tuning is repeated with every seed, by the same arguments. The last step
-is kept, and nothing is chosen or tuned on the validation rows. Called again it goes on where it stopped; `--report`
-prints the table of what is there.
+is kept, and nothing is chosen or tuned on the validation rows. Called again it goes on where it stopped, and trains
+nothing that stands in `--results` (those of the tables are in `results/`); `--report` prints the table of what is
+there.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from kept import Kept
 from torch import nn
 from transformers import AutoModel, AutoTokenizer
 
@@ -77,7 +78,7 @@ def pre_train(given: argparse.Namespace, way: str, begun: Path) -> Path:
     return folder
 
 
-def fine_tune(given: argparse.Namespace, way: str, begun: Path, task: str, seed: int) -> None:
+def fine_tune(given: argparse.Namespace, kept: Kept, way: str, begun: Path, task: str, seed: int) -> None:
     arguments = {
         "num_train_epochs": EPOCHS[task],
         "learning_rate": 1e-4,
@@ -95,19 +96,32 @@ def fine_tune(given: argparse.Namespace, way: str, begun: Path, task: str, seed:
         "stages": [{"name": "labels", "objectives": [{"labels": {}}], "arguments": arguments}],
         "seed": seed,
     }
-    run(recipe, Path(given.output_dir, "fine_tuned", way, task, str(seed)))
+    found = run(recipe, Path(given.output_dir, "fine_tuned", way, task, str(seed))).metrics
+    kept.add(f"{way}/{task}/{seed}", {"eval_accuracy": found["eval_accuracy"]})
 
 
-def table(output_dir: str, ways: list[str]) -> str:
+def train(given: argparse.Namespace, kept: Kept) -> None:
+    begun = start(given)
+    for way in ["start", *WAYS[given.comparison]]:
+        trials = [(task, seed) for task in EPOCHS for seed in given.seeds]
+        left = [(task, seed) for task, seed in trials if f"{way}/{task}/{seed}" not in kept.scores]
+        if not left:
+            continue
+        folder = begun if way == "start" else pre_train(given, way, begun)
+        for task, seed in left:
+            fine_tune(given, kept, way, folder, task, seed)
+            print(table(kept, given.comparison), flush=True)
+
+
+def table(kept: Kept, comparison: str) -> str:
     """Accuracy of every way on every task: mean, standard deviation, and each seed."""
     lines = [
         "| before fine-tuning | task | accuracy, mean (standard deviation) | each seed |",
         "| --- | --- | --- | --- |",
     ]
     for task in EPOCHS:
-        for way in ways:
-            paths = sorted(Path(output_dir, "fine_tuned", way, task).glob("*/eval_results.json"))
-            scores = [json.loads(path.read_text(encoding="utf-8"))["eval_accuracy"] for path in paths]
+        for way in ("start", *WAYS[comparison]):
+            scores = [each["eval_accuracy"] for each in kept.of(f"{way}/{task}")]
             if not scores:
                 continue
             spread = f" ({statistics.stdev(scores):.4f})" if len(scores) > 1 else ""
@@ -123,21 +137,16 @@ def main() -> None:
     parser.add_argument("--text", nargs="+", required=True)
     parser.add_argument("--data", required=True)
     parser.add_argument("--output_dir", required=True)
+    parser.add_argument("--results", type=Path, help="by default results.json in output_dir")
     parser.add_argument("--steps", type=int, help="pre-training steps of each stage, in place of the recipe's")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--report", action="store_true", help="train nothing")
     given = parser.parse_args()
     transformers.logging.set_verbosity_error()
-    ways = ["start", *WAYS[given.comparison]]
+    kept = Kept(given.results or Path(given.output_dir, "results.json"))
     if not given.report:
-        begun = start(given)
-        folders = {way: begun if way == "start" else pre_train(given, way, begun) for way in ways}
-        for seed in given.seeds:
-            for task in EPOCHS:
-                for way in ways:
-                    fine_tune(given, way, folders[way], task, seed)
-                    print(table(given.output_dir, ways), flush=True)
-    print(table(given.output_dir, ways))
+        train(given, kept)
+    print(table(kept, given.comparison))
 
 
 if __name__ == "__main__":

@@ -85,7 +85,8 @@ def test_processes_that_share_cores(scaling: Any, setting: Any) -> None:
 
 
 def test_what_the_model_says_beside_what_was_measured(scaling: Any) -> None:
-    """Two processes have a core each, and exchange 100 bytes in a second; four share the two."""
+    """Two processes have a core each, and exchange 100 bytes in a second; four share the two, and half as fast each
+    exchanges 150."""
     one = {"step": 3.0, "cpu": 3.0, "student_step": 2.0, "teacher_forward": 1.0, "rows": 4, "parameters": 25}
     two = {"step": 4.0, "cpu": 3.5, "network": 100.0, "latency": 0.0}
     four = {**two, "step": 15.0}
@@ -93,5 +94,5 @@ def test_what_the_model_says_beside_what_was_measured(scaling: Any) -> None:
     assert lines == [
         "| 1 | 3000.0 ms | 3000.0 ms | 1.00 | 3000.0 ms |",
         "| 2 | 4000.0 ms | 4000.0 ms | 1.00 | 3500.0 ms |",
-        "| 4 | 15000.0 ms | 7500.0 ms | 0.50 | 3500.0 ms |",
+        "| 4 | 15000.0 ms | 9000.0 ms | 0.60 | 3500.0 ms |",
     ]

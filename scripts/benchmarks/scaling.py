@@ -14,9 +14,10 @@ The model of one optimizer step, in seconds on each process:
 
 `bytes` are those of the gradients in the student's own type; under FSDP the weights are gathered twice and gradients
 scattered once, 1.5 times as much. Across machines the slowest link is the network between them, shared by their
-GPUs. The rows of a cache and of a stream all come from one store, so that its rate is divided among all processes.
-Efficiency is the rows a second, divided by those of one process times their number. Nothing here knows of stragglers,
-of batches of unequal length, or of a student that learns worse of larger batches.
+GPUs. Processes that share cores share them for the exchange as well, which is work of the same cores. The rows of a
+cache and of a stream all come from one store, so that its rate is divided among all processes. Efficiency is the rows
+a second, divided by those of one process times their number. Nothing here knows of stragglers, of batches of unequal
+length, or of a student that learns worse of larger batches.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import statistics
 import subprocess
 import sys
 from dataclasses import asdict, dataclass, replace
@@ -63,7 +65,8 @@ class Setting:
     overlap: float = 0.7
     """The share of the exchange that is hidden behind the backward pass."""
     cores: int = 0
-    """Cores that the processes share, as on a CPU; 0 where each has an accelerator of its own."""
+    """Cores that the processes share, for the exchange as well, as on a CPU; 0 where each has an accelerator of its
+    own."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +98,7 @@ def step_of(setting: Setting, processes: int) -> Step:
     rows = setting.rows * processes
     teacher = 0.0 if setting.cached else forward
     compute = setting.accumulation * (student + teacher)
-    exchange = _exchange(setting, processes)
+    exchange = _exchange(setting, processes) * shared
     reading = setting.accumulation * rows * (setting.text_row + setting.cache_row * setting.cached) / setting.store
     seconds = max(compute + (1 - setting.overlap) * exchange, exchange, reading)
     bound = _bound(setting, student, teacher, exchange, reading)
@@ -149,19 +152,24 @@ def table(setting: Setting, numbers: list[int]) -> str:
 # ---- measuring ----
 
 
-def measure(processes: list[int], steps: int) -> dict[str, Any]:
-    """Seconds of a step in real runs of so many processes, and the rates of one process that the model is fed with."""
-    found: dict[str, Any] = {"cores": os.cpu_count(), "runs": {}}
-    for number in processes:
+def measure(processes: list[int], steps: int, rounds: int) -> dict[str, Any]:
+    """Seconds of a step in real runs of so many processes, and the rates that the model is fed with; medians of rounds
+    in which the numbers take turns, as the speed of a virtual machine drifts."""
+    runs: dict[str, list[dict[str, Any]]] = {str(number): [] for number in processes}
+    for number in rounds * processes:
         launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(number)]
         command = [sys.executable, *(launcher if number > 1 else []), __file__, "run", "--steps", str(steps)]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
         line = next(line for line in done.stdout.splitlines() if line.startswith('{"step"'))
-        found["runs"][str(number)] = json.loads(line)
+        runs[str(number)].append(json.loads(line))
         print(f"{number} processes: {line}", flush=True)
-    return found
+    medians = {
+        number: {name: statistics.median(run[name] for run in each) for name in each[0]}
+        for number, each in runs.items()
+    }
+    return {"cores": os.cpu_count(), "runs": medians}
 
 
 def setting_from(rates: dict[str, Any]) -> Setting:
@@ -231,6 +239,7 @@ def main() -> None:
     measuring = commands.add_parser("measure", help="real runs on this machine")
     measuring.add_argument("--processes", type=int, nargs="+", default=[1, 2, 4])
     measuring.add_argument("--steps", type=int, default=20)
+    measuring.add_argument("--rounds", type=int, default=3)
     measuring.add_argument("--output", type=Path, required=True)
     running = commands.add_parser("run", help="one run, as measure starts it")
     running.add_argument("--steps", type=int, default=20)
@@ -245,7 +254,9 @@ def main() -> None:
             predicting.add_argument(flag, type=int if field.type == "int" else float)
     given = parser.parse_args()
     if given.command == "measure":
-        given.output.write_text(json.dumps(measure(given.processes, given.steps), indent=2) + "\n", encoding="utf-8")
+        given.output.write_text(
+            json.dumps(measure(given.processes, given.steps, given.rounds), indent=2) + "\n", encoding="utf-8"
+        )
     elif given.command == "run":
         from scaling_run import run
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from transformers import HfArgumentParser
-
-from hf_distill.commands import reports_errors
 from hf_distill.commands.flags import FILES, HUB, flag, names_in
 from hf_distill.commands.overrides import Changes, Script, name_of_rows, on_rows
-from hf_distill.commands.script import begin, distil, parser_of
+from hf_distill.commands.script import entry_points
 from hf_distill.data.sentences import BESIDE
 from hf_distill.recipe import Recipe
 from hf_distill.sentences import POOLINGS
@@ -44,17 +41,6 @@ SETTINGS = {
 KEYS = {name: name for name in SETTINGS}
 
 
-def parser() -> HfArgumentParser:
-    """The flags."""
-    return parser_of(SCRIPT)
-
-
-@reports_errors
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command line `argv`, by default that of the process; the exit status."""
-    return distil(SCRIPT, *begin(SCRIPT, argv))
-
-
 def _data(own: Mapping[str, Any], recipe: Recipe) -> Changes:
     told = {"normalize": own["normalize"] == "true"} if "normalize" in own else {}
     return on_rows({**own, **told}, recipe, "embeddings", KEYS)
@@ -76,3 +62,5 @@ SCRIPT = Script(
     data_name=name_of_rows,
     data=_data,
 )
+
+parser, main = entry_points(SCRIPT)

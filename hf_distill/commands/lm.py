@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any
 
-from transformers import HfArgumentParser
-
-from hf_distill.commands import mlm, reports_errors
+from hf_distill.commands import mlm
 from hf_distill.commands.flags import FILES, HUB, ON_POLICY, WRITING, WRITING_KEYS, flag, whole
 from hf_distill.commands.overrides import Changes, Script, name_of_rows, on_policy, on_rows, on_targets
-from hf_distill.commands.script import begin, distil, parser_of
+from hf_distill.commands.script import entry_points
 from hf_distill.errors import RecipeError
 from hf_distill.objectives.response.soft_targets import KINDS
 from hf_distill.recipe import Recipe
@@ -66,17 +64,6 @@ KEYS = {
 
 OF_LOSS = {"divergence": "kind", "beta": "beta", "skew": "alpha", "top_k": "top_k"}
 """Where flags stand below `soft_targets`."""
-
-
-def parser() -> HfArgumentParser:
-    """The flags."""
-    return parser_of(SCRIPT)
-
-
-@reports_errors
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command line `argv`, by default that of the process; the exit status."""
-    return distil(SCRIPT, *begin(SCRIPT, argv))
 
 
 def _data(own: Mapping[str, Any], recipe: Recipe) -> Changes:
@@ -161,3 +148,5 @@ SCRIPT = Script(
     data_name=name_of_rows,
     data=_data,
 )
+
+parser, main = entry_points(SCRIPT)

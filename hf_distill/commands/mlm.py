@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any
 
-from transformers import HfArgumentParser
-
-from hf_distill.commands import reports_errors
 from hf_distill.commands.flags import ON_POLICY, flag, whole
 from hf_distill.commands.overrides import Changes, Script, on_policy
-from hf_distill.commands.script import begin, distil, parser_of
+from hf_distill.commands.script import entry_points
 from hf_distill.data.packing import PACKINGS
 from hf_distill.data.streams import UNITS
 from hf_distill.errors import RecipeError
@@ -97,17 +94,6 @@ STAGES = [
 steps, as an epoch may take days."""
 
 
-def parser() -> HfArgumentParser:
-    """The flags."""
-    return parser_of(SCRIPT)
-
-
-@reports_errors
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command line `argv`, by default that of the process; the exit status."""
-    return distil(SCRIPT, *begin(SCRIPT, argv))
-
-
 def _data_name(own: Mapping[str, Any]) -> str | None:
     if "train_file" in own:
         return PurePath(own["train_file"][0]).name.partition(".")[0]
@@ -176,3 +162,5 @@ SCRIPT = Script(
     data_name=_data_name,
     data=_data,
 )
+
+parser, main = entry_points(SCRIPT)

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from transformers import HfArgumentParser
-
-from hf_distill.commands import reports_errors
 from hf_distill.commands.flags import FILES, HUB, flag, names_in
 from hf_distill.commands.overrides import HALF_AND_HALF, Changes, Script, name_of_rows, on_rows
-from hf_distill.commands.script import begin, distil, parser_of
+from hf_distill.commands.script import entry_points
 from hf_distill.recipe import Recipe
 
 DESCRIPTION = """Distil a teacher into a smaller student that tags tokens: named entities, parts of speech.
@@ -38,17 +35,6 @@ KEYS = {
 }
 
 
-def parser() -> HfArgumentParser:
-    """The flags."""
-    return parser_of(SCRIPT)
-
-
-@reports_errors
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command line `argv`, by default that of the process; the exit status."""
-    return distil(SCRIPT, *begin(SCRIPT, argv))
-
-
 def _data(own: Mapping[str, Any], recipe: Recipe) -> Changes:
     return on_rows(own, recipe, "token_classification", KEYS)
 
@@ -68,3 +54,5 @@ SCRIPT = Script(
     data_name=name_of_rows,
     data=_data,
 )
+
+parser, main = entry_points(SCRIPT)

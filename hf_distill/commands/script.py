@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from transformers import HfArgumentParser
 from transformers.trainer_utils import HubStrategy
 
+from hf_distill.commands import Command, reports_errors
 from hf_distill.commands.console import command_line, configure_logging, show
 from hf_distill.commands.flags import REPRODUCTION, Flags, make_parser, parse
 from hf_distill.commands.overrides import Script, recipe_of
@@ -24,6 +26,17 @@ FOR_A_RECORD = frozenset({*REPRODUCTION, "teacher_name_or_path", "student_name_o
 
 OF_THE_RUN = frozenset({"output_dir", "push_to_hub"})
 """Training arguments that a record does not have; those of the Hub are further ones."""
+
+
+def entry_points(script: Script) -> tuple[Callable[[], HfArgumentParser], Command]:
+    """A script's `parser`, which makes its flags, and its `main`, which runs a command line (by default that of the
+    process) and returns the exit status."""
+
+    @reports_errors
+    def main(argv: Sequence[str] | None = None) -> int:
+        return distil(script, *begin(script, argv))
+
+    return partial(parser_of, script), main
 
 
 def distil(script: Script, words: Sequence[str], flags: Flags) -> int:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from transformers import HfArgumentParser
-
-from hf_distill.commands import reports_errors
 from hf_distill.commands.flags import FILES, HUB, ON_POLICY, WRITING, WRITING_KEYS, flag, whole
 from hf_distill.commands.overrides import Changes, Script, name_of_rows, on_policy, on_rows, on_targets
-from hf_distill.commands.script import begin, distil, parser_of
+from hf_distill.commands.script import entry_points
 from hf_distill.errors import RecipeError
 from hf_distill.recipe import Recipe
 
@@ -49,17 +46,6 @@ KEYS = {
 }
 
 GENERATION_KEYS = {"generation_num_beams": "beams", "generation_max_new_tokens": "max_new_tokens"}
-
-
-def parser() -> HfArgumentParser:
-    """The flags."""
-    return parser_of(SCRIPT)
-
-
-@reports_errors
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command line `argv`, by default that of the process; the exit status."""
-    return distil(SCRIPT, *begin(SCRIPT, argv))
 
 
 def _data(own: Mapping[str, Any], recipe: Recipe) -> Changes:
@@ -103,3 +89,5 @@ SCRIPT = Script(
     data_name=name_of_rows,
     data=_data,
 )
+
+parser, main = entry_points(SCRIPT)

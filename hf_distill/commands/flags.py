@@ -174,7 +174,8 @@ DISTILLATION: Group = {
     "temperature": flag("Temperature of the soft targets.", float),
     "alpha": flag("Weight of the soft targets, from 0 to 1; the labels weigh 1 - alpha.", float),
     "control": {
-        "help": "Train the same student on the labels alone as well, to compare.",
+        "help": "Compare with the same student without its teacher: trained on the labels alone, or, where there are "
+        "none, as it starts.",
         "action": "store_true",
     },
     "resume_despite": flag(

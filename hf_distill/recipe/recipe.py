@@ -41,7 +41,8 @@ class Recipe(Section):
     student: Student
     stages: list[Stage] = Field(min_length=1)
     control: bool = False
-    """Train the same student on the labels alone as well, to compare."""
+    """Compare with the same student without its teacher: trained on the labels alone, or, where there are none, as it
+    starts."""
     seed: Seed = 42
 
     _origin: Origin = PrivateAttr(default_factory=Origin)

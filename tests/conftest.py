@@ -6,6 +6,7 @@ import gc
 import tempfile
 from collections.abc import Iterator
 
+import datasets
 import pytest
 
 
@@ -18,7 +19,9 @@ def pytest_collection_finish() -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def temporary_files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Temporary files lie where pytest removes them: a trainer's output folder is made by the hundred."""
+    """Temporary files lie where pytest removes them: a trainer's output folder is made by the hundred. So do the
+    caches of data sets: what one run of the tests has written, no other one reads."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tempfile, "tempdir", str(tmp_path_factory.mktemp("temporary")))
+        patch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("datasets"))
         yield

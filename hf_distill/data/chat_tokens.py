@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from typing import Any
 
 from datasets import Dataset
@@ -75,9 +74,3 @@ def _told(made: Dataset, split: str, max_length: int) -> Dataset:
         )
     found = made if len(kept) == len(made) else made.select(kept)
     return found.remove_columns([_CUT, _LOST])
-
-
-def learned_tokens(rows: Dataset) -> int:
-    """How many tokens of some rows have a label."""
-    counted: Sequence[list[int]] = rows["labels"][:]
-    return sum(label != IGNORED for labels in counted for label in labels)

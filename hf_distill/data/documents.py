@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from datasets import Dataset
+from datasets import Dataset, Features, List, Value
+from datasets.fingerprint import Hasher
 from torch import Tensor
 
 from hf_distill.objectives.hypotheses import PLACE, SCORES
 from hf_distill.tasks import DOCUMENTS, IGNORED
 
 POSITIONS = "position_ids"
+_FORM = "packed, 1"
+"""Of the rows that `packed` writes: another form has another name, so that older files are not read as it."""
 _FILL = {"attention_mask": 0, "labels": IGNORED, POSITIONS: 0}
 
 
@@ -52,15 +55,35 @@ def best_fit(lengths: Sequence[int], size: int) -> list[list[int]]:
 def packed(rows: Dataset, max_length: int) -> Dataset:
     """The rows put together by `best_fit` into rows of at most `max_length` tokens, with `position_ids`, which start
     anew with every document. The first token of a document has no label, so that none is predicted across documents.
+
+    They are written beside the caches of `datasets` and read by memory map, once for all processes: what is held of
+    each document meanwhile is its length.
     """
-    columns = {name: rows[name][:] for name in ("input_ids", "labels")}
-    found: dict[str, list[list[int]]] = {name: [] for name in ("input_ids", "labels", POSITIONS)}
-    for row in best_fit([len(ids) for ids in columns["input_ids"]], max_length):
-        found["input_ids"].append([token for i in row for token in columns["input_ids"][i]])
-        found["labels"].append([label for i in row for label in (IGNORED, *columns["labels"][i][1:])])
-        found[POSITIONS].append([place for i in row for place in range(len(columns["input_ids"][i]))])
-    lengths = [len(ids) for ids in found["input_ids"]]
-    return Dataset.from_dict({**found, "attention_mask": [[1] * length for length in lengths], "length": lengths})
+    numbers = List(Value("int64"))
+    columns = dict.fromkeys(("input_ids", "labels", POSITIONS, "attention_mask"), numbers)
+    made = Dataset.from_generator(
+        _joined,
+        features=Features({**columns, "length": Value("int64")}),
+        gen_kwargs={"rows": rows.with_format("numpy"), "max_length": max_length},
+        fingerprint=Hasher.hash((_FORM, rows._fingerprint, max_length)),
+    )
+    assert isinstance(made, Dataset)
+    return made
+
+
+def _joined(rows: Dataset, max_length: int) -> Iterator[dict[str, Any]]:
+    lengths = [length for part in rows.iter(1000) for length in map(len, part["input_ids"])]
+    for documents in best_fit(lengths, max_length):
+        found = rows[documents]
+        labels = [np.concatenate([[IGNORED], each[1:]]) for each in found["labels"]]
+        length = sum(lengths[i] for i in documents)
+        yield {
+            "input_ids": np.concatenate(list(found["input_ids"])),
+            "labels": np.concatenate(labels),
+            POSITIONS: np.concatenate([np.arange(lengths[i]) for i in documents]),
+            "attention_mask": np.ones(length, dtype=np.int64),
+            "length": length,
+        }
 
 
 class PaddedRows:

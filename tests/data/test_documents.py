@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -73,6 +74,23 @@ def test_packed_rows_start_their_positions_anew_and_say_which_document_a_token_i
         assert batch["document_ids"][tokens].tolist() == documents + [0] * (14 - len(documents))
         assert all(label == IGNORED for label, place in zip(row["labels"], places, strict=True) if place == 0)
     assert batch["attention_mask"].tolist() == (batch["document_ids"] > 0).long().tolist()
+
+
+def test_packed_rows_lie_on_the_disk_and_are_made_once_for_each_length() -> None:
+    whole, again, wider = (packed(Dataset.from_list(rows()), size) for size in (16, 16, 40))
+    assert whole.cache_files
+    assert whole.cache_files == again.cache_files != wider.cache_files
+    assert wider["length"][:] == [9 + 4 + 13 + 6 + 1 + 7]
+    assert packed(Dataset.from_list(rows(1)), 16)["input_ids"][:] != whole["input_ids"][:]
+
+
+def test_every_token_of_more_rows_than_are_read_at_once_is_in_a_packed_row() -> None:
+    many = [{"input_ids": [i] * (i % 5 + 1), "labels": [i] * (i % 5 + 1)} for i in range(2500)]
+    made = packed(Dataset.from_list(many), 8)
+    tokens = Counter(token for row in made["input_ids"] for token in row)
+    assert tokens == {i: i % 5 + 1 for i in range(2500)}
+    labels = Counter(label for row in made["labels"] for label in row if label != IGNORED)
+    assert labels == {i: i % 5 for i in range(2500) if i % 5}
 
 
 def losses(trainer: DistillationTrainer, batches: list[dict[str, Tensor]]) -> tuple[Tensor, list[Tensor]]:

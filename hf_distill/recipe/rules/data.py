@@ -56,7 +56,7 @@ def sentences(data: Mapping[str, Any]) -> Iterator[Problem]:
     if not section:
         return
     kind, columns = section.get("rows", "sentences"), items(section.get("text_columns", ["text"]))
-    wanted = TEXTS_OF.get(kind, 0)
+    wanted = next((texts for name, texts in TEXTS_OF.items() if name == kind), 0)
     if wanted and len(columns) != wanted:
         yield Problem((*here, "text_columns"), f"has {len(columns)} columns; rows: {kind} are {wanted} texts each.")
     if section.get("margin_column") is not None and kind != "triplets":
@@ -64,7 +64,7 @@ def sentences(data: Mapping[str, Any]) -> Iterator[Problem]:
     if section_of(data, "teacher").get("fine_tune") is not None:
         text = "trains on labels, and sentences have none; take a teacher that is a sentence encoder."
         yield Problem(("teacher", "fine_tune"), text)
-    pairs = section.get("pair_columns") or columns[:2]
+    pairs = items(section.get("pair_columns")) or columns[:2]
     if len(pairs) != 2:
         text = "is missing: an encoder is judged by pairs of texts; name the two columns of validation and test."
         yield Problem((*here, "pair_columns"), text)

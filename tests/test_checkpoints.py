@@ -14,7 +14,15 @@ import pytest
 import torch
 from transformers import TrainerState
 
-from hf_distill import BrokenCheckpoint, DistillationError, DistillationTrainer, HiddenMSE, Labels, SoftTargets
+from hf_distill import (
+    BrokenCheckpoint,
+    DataError,
+    DistillationError,
+    DistillationTrainer,
+    HiddenMSE,
+    Labels,
+    SoftTargets,
+)
 from hf_distill import checkpoints as checkpoints_of
 from hf_distill.checkpoints.manifest import MANIFEST, Manifest
 from hf_distill.training.identity import rows_digest, run_of, teacher_digest
@@ -265,6 +273,22 @@ def test_a_full_disk_is_told_and_leaves_what_was_there(
 
     monkeypatch.setattr(torch, "save", full)
     with pytest.raises(BrokenCheckpoint, match=r"checkpoint-4 could not be written to .* bytes are free.*(No sp|enf)"):
+        trainer.train()
+    assert names(tmp_path) == ["checkpoint-2"]
+
+
+def test_a_worker_that_dies_during_a_save_is_no_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch raises from a signal's handler, wherever the main thread is."""
+    trainer = made(tmp_path)
+    save = torch.save
+
+    def interrupted(state: Any, path: Any, *args: Any) -> None:
+        if trainer.state.global_step == 4 and str(path).endswith("optimizer.pt"):
+            raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
+        save(state, path, *args)
+
+    monkeypatch.setattr(torch, "save", interrupted)
+    with pytest.raises(DataError, match=r"^DataLoader worker \(pid 7\) is killed by signal: Killed\. What"):
         trainer.train()
     assert names(tmp_path) == ["checkpoint-2"]
 

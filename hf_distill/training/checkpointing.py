@@ -17,6 +17,7 @@ from hf_distill.hub.sentence_transformers import write_modules
 from hf_distill.sentences import DENSE
 from hf_distill.training.identity import run_of
 from hf_distill.training.sharding import Sharding
+from hf_distill.training.workers import is_of_worker
 
 _FAULTS = (OSError, RuntimeError, safetensors.SafetensorError)
 """What a disk that is full makes of a save: torch and safetensors have errors of their own for it."""
@@ -61,6 +62,8 @@ class Checkpointing(Sharding):
                 checkpoints.put_in_place(part, step, told)
         except _FAULTS as error:
             free = checkpoints.abandon(part)
+            if is_of_worker(error):
+                raise
             raise BrokenCheckpoint(
                 f"checkpoint-{step} could not be written to {home} ({free:,} bytes are free): {error}. Make room, and "
                 "go on from the checkpoint before."

@@ -20,6 +20,7 @@ from hf_distill.objectives.row_wise import RowWise
 from hf_distill.teachers import Teacher
 from hf_distill.training.binding import BoundTrainer
 from hf_distill.training.teacher_cache import compared_rows
+from hf_distill.training.workers import can_wait
 
 
 class Loaders(BoundTrainer):
@@ -50,25 +51,28 @@ class Loaders(BoundTrainer):
         """The Trainer's loader, or one of batches with a budget of tokens."""
         reads_labels = any(isinstance(o, RowWise) and o.reads_labels for o in self.distillation.terms())
         with self._checking(labels=reads_labels), self._reading_teacher(), self._pairing():
-            return self._seeded(self._train_loader())
+            return self._worked(self._train_loader())
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
         """The Trainer's loader; the batches of a model without a head are compared with the teacher's."""
         with self._checking(), nullcontext() if self._has_answers else self._reading_teacher():
-            return self._seeded(super().get_eval_dataloader(eval_dataset))
+            return self._worked(super().get_eval_dataloader(eval_dataset))
 
     def get_test_dataloader(self, test_dataset: Any) -> DataLoader[Any]:
         """The Trainer's loader, as `get_eval_dataloader`."""
         with self._checking(), nullcontext() if self._has_answers else self._reading_teacher():
-            return self._seeded(super().get_test_dataloader(test_dataset))
+            return self._worked(super().get_test_dataloader(test_dataset))
 
-    def _seeded(self, loader: DataLoader[Any]) -> DataLoader[Any]:
-        """Gives the loader of workers that stay a generator of its own. It draws their seed once, when they start, and
-        a resumed run starts them in another epoch: of the generator that dropout draws from, one more would be gone.
+    def _worked(self, loader: DataLoader[Any]) -> DataLoader[Any]:
+        """Gives the loader of workers an end to waiting for them, that of processes for each other; and, of workers
+        that stay, a generator of its own. It draws their seed once, when they start, and a resumed run starts them in
+        another epoch: of the generator that dropout draws from, one more would be gone.
         """
-        if self.args.dataloader_persistent_workers:
-            # accelerate's loader asks the one that it holds
-            getattr(loader, "base_dataloader", loader).generator = torch.Generator().manual_seed(self._data_seed)
+        if self.args.dataloader_num_workers > 0:
+            held = getattr(loader, "base_dataloader", loader)  # accelerate's loader asks the one that it holds
+            held.timeout = self.args.ddp_timeout if can_wait() else 0
+            if self.args.dataloader_persistent_workers:
+                held.generator = torch.Generator().manual_seed(self._data_seed)
         return loader
 
     @contextmanager

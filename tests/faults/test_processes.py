@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -95,3 +96,21 @@ def test_a_killed_worker_is_an_error_and_the_checkpoint_before_it_stays(persiste
     again = trainer_for(train_dataset=[tiny.rows("single_label", 8)[i % 8] for i in range(64)], arguments=arguments)
     again.train(resume_from_checkpoint=True)
     assert again.state.global_step == 16
+
+
+class Hanging(Killing):
+    """Rows of which a worker process reads all but the sixth batch, and waits for ever there."""
+
+    def __getitem__(self, row: int) -> dict[str, Any]:
+        if row == 37 and os.getpid() != self.parent:
+            threading.Event().wait()
+        return tiny.rows("single_label", 8)[row % 8]
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_worker_that_hangs_is_waited_for_until_ddp_timeout(training: bool, tmp_path: Path) -> None:
+    """The plain Trainer's loader waits for ever."""
+    arguments = {"output_dir": str(tmp_path), "max_steps": 16, "dataloader_num_workers": 2, "ddp_timeout": 2}
+    trainer = trainer_for(train_dataset=Hanging(os.getpid()), arguments=arguments)
+    with pytest.raises(DataError, match=r"timed out after 2 seconds.*ddp_timeout"):
+        trainer.train() if training else trainer.evaluate(Hanging(os.getpid()))

@@ -56,9 +56,10 @@ def main() -> int:
 
 def kill_often(home: Path, kills: int, instants: random.Random) -> dict[str, Any]:
     """Runs, kills and runs again; how many were exact, and what the kills left."""
-    tqdm.tqdm.set_lock(
-        threading.RLock()
-    )  # its own is shared between forks, and stays locked when its holder is killed
+    # its own is shared between forks, and stays locked when its holder is killed
+    tqdm.tqdm.set_lock(threading.RLock())
+    # forks would wait for ever for the threads of this process, which they have not
+    torch.set_num_threads(1)
     (home / "first").mkdir()
     expected = trained(home / "first")  # in this process, so that those forked from it find all modules loaded
     gc.collect()  # its workers, which forks would take for theirs

@@ -293,6 +293,19 @@ def test_a_worker_that_dies_during_a_save_is_no_full_disk(tmp_path: Path, monkey
     assert names(tmp_path) == ["checkpoint-2"]
 
 
+def test_a_model_is_made_again_after_a_trial_that_left_none(tmp_path: Path) -> None:
+    """A search for hyper-parameters gives the memory of a trial's model back before the next trial."""
+    trainer = made(tmp_path, 2, {"model": None, "model_init": lambda: tiny.model("single_label", layers=1, seed=1)})
+    trainer.train()
+    first = Manifest.read(tmp_path / "checkpoint-2")
+    trainer.model = trainer.model_wrapped = None
+    trainer.train()
+    again = Manifest.read(tmp_path / "checkpoint-2")
+    assert first is not None
+    assert again is not None
+    assert again.run == first.run
+
+
 # ---- which run it is of ----
 
 CHANGED: dict[str, Callable[[], dict[str, Any]]] = {

@@ -14,8 +14,8 @@ set -euo pipefail
 
 : "${SLURM_JOB_NODELIST:?run it by sbatch}" "${SLURM_NNODES:?run it by sbatch}"
 : "${SLURM_GPUS_ON_NODE:?ask for GPUs, --gpus-per-node}"
-MAIN_ADDRESS=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
-export MAIN_ADDRESS
+HOSTS=$(scontrol show hostnames "$SLURM_JOB_NODELIST") # not through `head`: it would end scontrol by SIGPIPE
+export MAIN_ADDRESS=${HOSTS%%$'\n'*}
 export MACHINES=$SLURM_NNODES GPUS=$SLURM_GPUS_ON_NODE
 export MAIN_PORT=${MAIN_PORT:-$((20000 + SLURM_JOB_ID % 20000))}
 export LAUNCH=${LAUNCH:-$PWD/scripts/launch}

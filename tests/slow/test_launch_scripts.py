@@ -13,10 +13,10 @@ from accelerate.commands.launch import _validate_launch_command, launch_command_
 ROOT = Path(__file__).parents[2]
 SCRIPT = ["scripts/distill_glue.py", "--recipe", "my recipe.yaml", "--output_dir", "out"]
 MACHINES = {"MACHINES": "2", "MACHINE_RANK": "1", "MAIN_ADDRESS": "10.0.0.1", "GPUS": "8"}
-SLURM = {"SLURM_JOB_NODELIST": "gpu[7-8]", "SLURM_NNODES": "2", "SLURM_GPUS_ON_NODE": "8", "SLURM_JOB_ID": "41234"}
+SLURM = {"SLURM_JOB_NODELIST": "gpu[7-50006]", "SLURM_NNODES": "50000", "SLURM_GPUS_ON_NODE": "8", "SLURM_JOB_ID": "41234"}
 STANDING_IN = {
     "accelerate": 'printf "%s\\0" "$@" > "$TOLD"',
-    "scontrol": "printf 'gpu7\\ngpu8\\n'",
+    "scontrol": "seq -f gpu%.0f 7 50006",  # more than a pipe holds
     "srun": 'while [ "${1#--}" != "$1" ]; do shift; done; SLURM_NODEID=1 exec "$@"',
 }
 
@@ -55,9 +55,9 @@ def test_a_machine_of_several(tmp_path: Path, config: str) -> None:
 
 
 def test_a_job_of_slurm(tmp_path: Path) -> None:
-    """The first machine of the job is where they meet; each asks Slurm which one it is."""
+    """The first machine of the job is where they meet, however many there are; each asks Slurm which one it is."""
     read = launched(tmp_path, "slurm.sh", "ddp", SLURM)
-    assert (read.num_machines, read.machine_rank, read.num_processes) == (2, 1, 16)
+    assert (read.num_machines, read.machine_rank, read.num_processes) == (50_000, 1, 400_000)
     assert (read.main_process_ip, read.main_process_port) == ("gpu7", 21234)
     assert (read.training_script, read.training_script_args) == (SCRIPT[0], SCRIPT[1:])
 

@@ -35,6 +35,7 @@ from hf_distill.teachers.cache.codecs import Codec
 from hf_distill.teachers.frozen import OWN
 from hf_distill.training.callbacks import EpochOrder, Following, StepWeights
 from hf_distill.training.checkpointing import Checkpointing
+from hf_distill.training.compilation import told_of_compiler
 from hf_distill.training.generating import Generating
 from hf_distill.training.loaders import Loaders
 from hf_distill.training.on_policy import OnPolicyTrainer
@@ -256,7 +257,8 @@ class DistillationTrainer(OnPolicyTrainer, Loaders, Generating, Watching, Checkp
         Raises: `BrokenCheckpoint` for a checkpoint that is not whole, is of another run (unless `resume_despite`
         allows it) or of another `tokens_per_batch` (unless `ignore_data_skip` is set), and for one that cannot be
         written; `NonFiniteLoss`; `DataError` for batches that no model can read, and for a worker of the loader that
-        died. Exits: `Preempted` after a SIGTERM, with `enable_jit_checkpoint` set.
+        died; `DistillationError` where `torch.compile` fails. Exits: `Preempted` after a SIGTERM, with
+        `enable_jit_checkpoint` set.
         """
         if not self.terms:
             raise DistillationError(
@@ -266,7 +268,7 @@ class DistillationTrainer(OnPolicyTrainer, Loaders, Generating, Watching, Checkp
         folder = self._begin_run(resume_from_checkpoint)
         filtered, self.args.logging_nan_inf_filter = self.args.logging_nan_inf_filter, False
         try:
-            with told_of_workers():
+            with told_of_workers(), told_of_compiler():
                 return super().train(folder, *args, **kwargs)
         finally:
             self.args.logging_nan_inf_filter = filtered

@@ -17,6 +17,7 @@ from transformers import AutoModelForSequenceClassification
 
 from hf_distill import DistillationTrainer, HiddenMSE, Labels, SoftTargets
 from hf_distill.errors import DistillationError
+from hf_distill.training.compilation import told_of_compiler
 from tests import tiny
 
 
@@ -77,3 +78,17 @@ def test_a_machine_without_a_compiler_is_told_at_the_start(monkeypatch: pytest.M
     monkeypatch.delenv("CXX", raising=False)
     with pytest.raises(DistillationError, match=r"no compiler here \(g\+\+, clang\+\+, cl\)"):
         trained("inductor", Labels())
+
+
+@pytest.mark.usefixtures("untraced")
+def test_a_backend_that_fails_is_told_in_one_line_with_what_may_have_broken_it() -> None:
+    def failing(graph: Any, examples: Any) -> Any:
+        raise ImportError("/tmp/torchinductor_me/ab/cd.so: file too short\nand a page of its own")
+
+    with (
+        pytest.raises(DistillationError, match=r"ImportError: /tmp/\S+cd\.so: file too short\. If a run") as told,
+        told_of_compiler(),
+    ):
+        torch.compile(lambda x: x + 1, backend=failing)(torch.ones(2))
+    assert "TORCHINDUCTOR_CACHE_DIR" in str(told.value)
+    assert "\n" not in str(told.value)

@@ -5,6 +5,9 @@ The last needs a C++ compiler.
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,7 @@ from torch._dynamo.utils import counters
 from transformers import BertForMaskedLM
 
 from hf_distill import HiddenCosine, HiddenMSE, HolisticKD, Labels, Learned, Schedule, SoftTargets, objectives
+from hf_distill.errors import DistillationError
 from hf_distill.objectives import Term, Terms
 from tests import tiny
 from tests.contract.worlds import Case, cases, scene
@@ -35,6 +39,10 @@ def compared(backend: str, terms: Any, task: str, **given: Any) -> None:
     assert counters["stats"]["unique_graphs"] >= 2
     assert tiny.distance(eager.distillation, compiled.distillation) < 1e-5
     assert losses(compiled) == pytest.approx(losses(eager), abs=1e-5)
+
+
+def trained_by_inductor() -> None:
+    trained("inductor", Labels(), arguments={"max_steps": 1})
 
 
 @pytest.mark.parametrize("case", TRACEABLE, ids=lambda case: case.objective)
@@ -89,6 +97,19 @@ def test_generated_code_trains_as_eager_code(task: str, tmp_path: Path, monkeypa
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     compared("inductor", lambda: 0.5 * SoftTargets(temperature=2.0) + 0.5 * Labels() + HiddenMSE(), task)
     assert list(tmp_path.rglob("*.so")), "code was generated"
+
+
+def test_half_a_library_of_a_killed_run_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process compiles the same, so that this one has nothing of it in memory."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    program = "from tests.slow.test_compiled import trained_by_inductor; trained_by_inductor()"
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=Path(__file__).parents[2])
+    made = list(tmp_path.rglob("*.so"))
+    assert made, "code was generated"
+    for library in made:
+        os.truncate(library, 100)
+    with pytest.raises(DistillationError, match=r"^torch_compile: \w+: .* half a library .* TORCHINDUCTOR_CACHE_DIR"):
+        trained_by_inductor()
 
 
 def test_learned_weights_are_part_of_the_graph() -> None:

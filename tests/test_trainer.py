@@ -831,6 +831,14 @@ def test_a_launch_that_would_train_ranks_apart_is_refused(monkeypatch: pytest.Mo
         checks.before_training(trainer)
 
 
+def test_liger_kernels_are_refused_by_what_reads_logits() -> None:
+    """They compute the loss without making logits. What reads hidden states alone does not mind."""
+    for objective in (SoftTargets(), Labels()):
+        with pytest.raises(DistillationError, match="use_liger_kernel hides the logits"):
+            trainer_for(objectives=objective, args=tiny.arguments(use_liger_kernel=True))
+    trainer_for(objectives=HiddenMSE(), args=tiny.arguments(use_liger_kernel=True))
+
+
 def test_neftune_noise_beside_an_embedding_loss_is_refused() -> None:
     with pytest.raises(DistillationError, match="neftune"):
         trainer_for(objectives=HiddenMSE(layer_map="spread"), args=tiny.arguments(neftune_noise_alpha=5.0))

@@ -4,6 +4,7 @@ construction. Other labels and problem types are in `tests/test_trainer.py`."""
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from peft import LoraConfig, get_peft_model
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from torch import nn
-from transformers import PreTrainedModel, PreTrainedTokenizerFast, TorchAoConfig
+from transformers import BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerFast, TorchAoConfig
 
 from hf_distill import HiddenMSE, Labels, SoftTargets
 from hf_distill.errors import DataError, IncompatiblePair
@@ -94,21 +95,36 @@ def test_a_teacher_of_another_type_teaches_in_it_and_losses_are_wide(dtype: torc
     assert trainer.state.log_history[0]["loss"] == pytest.approx(plain.state.log_history[0]["loss"], rel=near)
 
 
-@pytest.mark.slow
-def test_a_teacher_in_8_bits_teaches_nearly_what_the_plain_one_does(tmp_path: Path) -> None:
-    """It needs the extra `quant`."""
+def torchao_grids() -> Any:
     from torchao.quantization import Int8WeightOnlyConfig
 
+    return TorchAoConfig(quant_type=Int8WeightOnlyConfig())
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:MatMul8bitLt. inputs will be cast:UserWarning")  # of bitsandbytes, at each layer
+@pytest.mark.parametrize(
+    ("made", "near"),
+    [
+        (torchao_grids, 0.02),
+        (lambda: BitsAndBytesConfig(load_in_8bit=True), 0.02),
+        (lambda: BitsAndBytesConfig(load_in_4bit=True), 0.1),
+    ],
+    ids=["torchao", "bitsandbytes-8", "bitsandbytes-4"],
+)
+def test_a_quantized_teacher_teaches_nearly_what_the_plain_one_does(
+    made: Callable[[], Any], near: float, tmp_path: Path
+) -> None:
+    """It needs the extra `quant`."""
     plain = tiny.model("single_label", seed=2)
     plain.save_pretrained(tmp_path)
-    grids = TorchAoConfig(quant_type=Int8WeightOnlyConfig())
-    quantized = type(plain).from_pretrained(tmp_path, quantization_config=grids)
+    quantized = type(plain).from_pretrained(tmp_path, quantization_config=made())
     losses = []
     for teacher in (plain, quantized, Frozen(quantized)):
         trainer = trainer_for(teacher=teacher, objectives=SoftTargets() + HiddenMSE(layer_map="final"))
         trainer.train()
         losses.append(trainer.state.log_history[0]["loss"])
-    assert losses[1] == pytest.approx(losses[0], rel=0.02)
+    assert losses[1] == pytest.approx(losses[0], rel=near)
     assert losses[2] == losses[1] != losses[0]
 
 

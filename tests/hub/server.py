@@ -1,7 +1,8 @@
 """A Hub on the loopback interface: repositories in memory, faults on request, a log of every request.
 
 It serves the endpoints that huggingface_hub uses to create, fill, look at and load model repositories. Every file is
-taken `regular` (base64 inside the commit), or, if asked, the weights as large files (LFS); xet is never served.
+taken `regular` (base64 inside the commit), or, if asked, the weights as large files (LFS), which lie on another host
+(`localhost` in place of `127.0.0.1`); xet is never served.
 """
 
 from __future__ import annotations
@@ -91,7 +92,8 @@ class RefusalError(Exception):
 
 class Hub:
     """The server. `url` is for HF_ENDPOINT; `repositories`, `faults` and `log` may be read and set by tests. With
-    `large`, weights are uploaded by themselves (LFS) and not inside the commit.
+    `large`, weights are uploaded by themselves (LFS) and not inside the commit. `hosts` has of each request the host
+    that it was sent to and what was in its `Authorization`.
     """
 
     def __init__(self, large: bool = False) -> None:
@@ -99,6 +101,7 @@ class Hub:
         self.repositories: dict[str, Repository] = {}
         self.faults: list[Fault] = []
         self.log: list[tuple[str, str]] = []
+        self.hosts: list[tuple[str, str]] = []
         self.lock = threading.Lock()
         self.counter = 0
         hub = self
@@ -162,6 +165,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.body = self._read()
         with self.hub.lock:
             self.hub.log.append((self.command, self.path))
+            host = self.headers.get("Host", "").partition(":")[0]
+            self.hub.hosts.append((host, self.headers.get("Authorization", "")))
             fault = self.hub.fault_for(self.command, self.path)
         if fault and fault.reached and fault.hold:  # outside of the lock: others are served meanwhile
             fault.reached.set()
@@ -178,7 +183,7 @@ class _Handler(BaseHTTPRequestHandler):
             if fault and fault.cut == "after":
                 return self._cut()
         if isinstance(answer, tuple):
-            self._send(200, answer[0], answer[1])
+            self._send(*answer)
         else:
             self._send(200, json.dumps(answer).encode(), {"Content-Type": "application/json"})
         return None
@@ -311,8 +316,10 @@ class _Handler(BaseHTTPRequestHandler):
         return entries
 
     def _large(self, repo_id: str, action: str) -> Any:
-        """Where large files go, how one is sent, by whoever has its address, and whether it has arrived."""
+        """Where large files go, whether one has arrived, and how one comes and goes, by whoever has its address."""
         blobs = self.hub.repositories[repo_id].blobs
+        if self.command in ("GET", "HEAD"):
+            return 200, blobs[action], {}
         if action == "objects/batch":
             return {
                 "transfer": "basic",
@@ -403,4 +410,8 @@ class _Handler(BaseHTTPRequestHandler):
         if path not in commit.files:
             raise RefusalError(404, "Entry not found", "EntryNotFound")
         content = commit.files[path]
-        return content, {"X-Repo-Commit": commit.oid, "ETag": f'"{git_oid(content)}"'}
+        if (oid := hashlib.sha256(content).hexdigest()) in self.hub.repositories[repo_id].blobs:
+            place = f"{self.hub.url.replace('127.0.0.1', 'localhost')}/{repo_id}/lfs/{oid}"
+            linked = {"X-Linked-ETag": f'"{oid}"', "X-Linked-Size": str(len(content))}
+            return 302, b"", {"X-Repo-Commit": commit.oid, "Location": place, **linked}
+        return 200, content, {"X-Repo-Commit": commit.oid, "ETag": f'"{git_oid(content)}"'}

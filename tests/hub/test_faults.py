@@ -14,7 +14,10 @@ from hf_distill.hub.folder import select
 from hf_distill.hub.publish import Published, publish
 from hf_distill.hub.record import Record
 from hf_distill.hub.source import record_from
+from hf_distill.loading import load_model
+from tests import tiny
 
+from .conftest import tiny_student
 from .server import WRITER, Fault, Hub
 
 ENDPOINTS = {
@@ -131,3 +134,15 @@ def test_a_repository_without_a_record_is_told(hub: Hub) -> None:
         record_from("me/nowhere")
     with pytest.raises(HubError, match=r"no repository on the Hub can have that name"):
         record_from("/no/such/folder")
+
+
+def test_a_token_stays_on_the_hub_when_weights_lie_elsewhere(hub: Hub, student_folder: Path) -> None:
+    """A private teacher: configuration and tokenizer come from the Hub, the weights from another host, to which it
+    sends whoever has the right to them."""
+    publish(student_folder, "me/private-teacher", private=True)
+    before = len(hub.hosts)
+    model = load_model("me/private-teacher", "AutoModelForSequenceClassification", role="teacher")
+    assert tiny.distance(model, tiny_student()) == 0.0
+    seen = hub.hosts[before:]
+    assert {token for host, token in seen if host == "127.0.0.1"} == {f"Bearer {WRITER}"}
+    assert [token for host, token in seen if host == "localhost"] == [""]

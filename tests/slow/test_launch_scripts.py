@@ -13,7 +13,12 @@ from accelerate.commands.launch import _validate_launch_command, launch_command_
 ROOT = Path(__file__).parents[2]
 SCRIPT = ["scripts/distill_glue.py", "--recipe", "my recipe.yaml", "--output_dir", "out"]
 MACHINES = {"MACHINES": "2", "MACHINE_RANK": "1", "MAIN_ADDRESS": "10.0.0.1", "GPUS": "8"}
-SLURM = {"SLURM_JOB_NODELIST": "gpu[7-50006]", "SLURM_NNODES": "50000", "SLURM_GPUS_ON_NODE": "8", "SLURM_JOB_ID": "41234"}
+SLURM = {
+    "SLURM_JOB_NODELIST": "gpu[7-50006]",
+    "SLURM_NNODES": "50000",
+    "SLURM_GPUS_ON_NODE": "8",
+    "SLURM_JOB_ID": "41234",
+}
 STANDING_IN = {
     "accelerate": 'printf "%s\\0" "$@" > "$TOLD"',
     "scontrol": "seq -f gpu%.0f 7 50006",  # more than a pipe holds

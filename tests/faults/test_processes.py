@@ -4,6 +4,7 @@ two minutes, and never a hang."""
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -114,3 +115,23 @@ def test_a_worker_that_hangs_is_waited_for_until_ddp_timeout(training: bool, tmp
     trainer = trainer_for(train_dataset=Hanging(os.getpid()), arguments=arguments)
     with pytest.raises(DataError, match=r"timed out after 2 seconds.*ddp_timeout"):
         trainer.train() if training else trainer.evaluate(Hanging(os.getpid()))
+
+
+def test_a_training_in_another_thread_hears_of_a_worker_that_died_and_not_of_time(tmp_path: Path) -> None:
+    """torch learns of a dead worker by a signal, which the main thread alone gets; elsewhere it looks every 5 s, but
+    not where it waits for a limited time, and so no limit is set there."""
+    arguments = {"output_dir": str(tmp_path), "max_steps": 16, "dataloader_num_workers": 2, "ddp_timeout": 60}
+    trainer = trainer_for(train_dataset=Killing(os.getpid()), arguments=arguments)
+    told: list[BaseException] = []
+
+    def train() -> None:
+        try:
+            trainer.train()
+        except DataError as error:
+            told.append(error)
+
+    thread = threading.Thread(target=train, daemon=True)
+    thread.start()
+    thread.join(END)
+    assert len(told) == 1
+    assert re.search(r"DataLoader worker \(pid.* exited unexpectedly.*What was trained stands", str(told[0]))

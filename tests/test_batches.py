@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +19,7 @@ from hf_distill.errors import BrokenCheckpoint, DataError, DistillationError
 from hf_distill.hub.trained import record_of
 from hf_distill.run.arguments import training_arguments
 from tests import tiny
+from tests.processes import on_processes
 
 ROWS = tiny.rows("single_label", 60, longest=40)
 LENGTHS = [len(row["input_ids"]) for row in ROWS]
@@ -221,12 +219,7 @@ def test_stages_group_by_length_and_train_with_fused_adamw(tmp_path: Path) -> No
 @pytest.mark.slow
 def test_two_processes_train_as_one_with_the_same_batches(tmp_path: Path) -> None:
     script = Path(__file__).parent / "distributed" / "train_with_a_budget.py"
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    done = subprocess.run(
-        [*command, str(script), str(tmp_path)], env=environment, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    on_processes(script, tmp_path)
 
     class AsTwo(DistillationTrainer):
         def _token_batches(self, rows: Any, tokens: int) -> TokenBudgetSampler:

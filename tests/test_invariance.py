@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +11,7 @@ from safetensors.torch import load_file
 
 from hf_distill import DistillationTrainer, HiddenCosine, HiddenMSE, Labels, SoftTargets
 from tests import tiny
+from tests.processes import on_processes
 
 TASKS = ("single_label", "masked_lm", "causal_lm")
 TOLERANCE = 1e-6
@@ -82,12 +80,7 @@ def test_an_uneven_last_window() -> None:
 
 def test_two_ranks_equal_one_process(tmp_path: Path) -> None:
     script = Path(__file__).parent / "distributed" / "train_every_objective.py"
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    done = subprocess.run(
-        [*command, str(script), str(tmp_path), *TASKS], env=environment, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    on_processes(script, tmp_path, *TASKS)
     for task in TASKS:
         single = trained(task)
         for rank in (0, 1):

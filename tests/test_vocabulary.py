@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +35,7 @@ from hf_distill.objectives.terms import Terms
 from hf_distill.tasks import task_of
 from hf_distill.teachers import Frozen
 from tests import tiny, tiny_models
+from tests.processes import on_processes
 from tests.test_invariance import trained
 
 LANGUAGE_MODELS = ("masked_lm", "causal_lm", "seq2seq_lm")
@@ -311,11 +309,7 @@ def seq2seq_run(**settings: Any) -> DistillationTrainer:
 def test_two_ranks_equal_one_process_with_whole_logits(tmp_path: Path) -> None:
     """The head's parameters are reached through the pass alone, and their gradients are exchanged all the same."""
     script = Path(__file__).parent / "distributed" / "train_in_chunks.py"
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
-    command += [str(tmp_path), "masked_lm", "causal_lm"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stdout + done.stderr
+    on_processes(script, tmp_path, "masked_lm", "causal_lm")
     for task in ("masked_lm", "causal_lm"):
         expected = dict(trained(task).distillation.named_parameters(remove_duplicate=False))
         for rank in (0, 1):

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,22 +10,15 @@ import torch
 from safetensors.torch import load_file
 
 from tests.distributed.train_across_tokenizers import trained
+from tests.processes import on_processes
 from tests.tokenizers_of_kinds import tokenizer
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.slow
 def test_two_ranks_equal_one_process(tmp_path: Path) -> None:
     for role, kind in (("student", "wordpiece"), ("teacher", "bpe")):
         tokenizer(kind).save_pretrained(tmp_path / role)
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    script = Path(__file__).with_name("train_across_tokenizers.py")
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*launcher, str(script), str(tmp_path)], capture_output=True, text=True, env=environment, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    on_processes(Path(__file__).with_name("train_across_tokenizers.py"), tmp_path)
     alone = trained(tmp_path, per_device_train_batch_size=4)
     expected = dict(alone.distillation.named_parameters())
     for rank in (0, 1):

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +13,8 @@ from safetensors.torch import load_file
 
 from hf_distill.run import run
 from tests import tiny_runs
+from tests.processes import on_processes
 
-ROOT = Path(__file__).parents[2]
 GO = "import json, sys; from hf_distill import run; run(json.loads(sys.argv[1]), sys.argv[2], evaluate=False)"
 
 
@@ -52,11 +49,7 @@ def test_two_ranks_read_the_rows_that_one_made(tmp_path: Path) -> None:
     tiny_runs.save_masked_lm(tmp_path / "masked")
     tiny_runs.write_sst2(tmp_path / "sst2", train=24)
     (tmp_path / "go.py").write_text(GO)
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command = [*launcher, str(tmp_path / "go.py"), json.dumps(recipe(tmp_path, 4)), str(tmp_path / "two")]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
+    on_processes(tmp_path / "go.py", json.dumps(recipe(tmp_path, 4)), tmp_path / "two")
     run(recipe(tmp_path, 8), tmp_path / "one", evaluate=False)
     assert texts(tmp_path / "two") == texts(tmp_path / "one")
     assert len(texts(tmp_path / "one")) > 48

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +13,8 @@ from safetensors.torch import load_file
 from hf_distill.run import run
 from hf_distill.teachers import Cached
 from tests import tiny_runs
+from tests.processes import on_processes
 
-ROOT = Path(__file__).parents[2]
 GO = "import json, sys; from hf_distill import run; run(json.loads(sys.argv[1]), sys.argv[2], evaluate=False)"
 
 
@@ -44,11 +41,7 @@ def test_two_ranks_write_and_read_one_cache(tmp_path: Path) -> None:
     tiny_runs.save_teacher(tmp_path / "teacher", dropout=0.0)
     tiny_runs.write_sst2(tmp_path / "sst2", train=24)
     (tmp_path / "go.py").write_text(GO)
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command = [*launcher, str(tmp_path / "go.py"), json.dumps(recipe(tmp_path, 4, "two")), str(tmp_path / "out")]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
+    on_processes(tmp_path / "go.py", json.dumps(recipe(tmp_path, 4, "two")), tmp_path / "out")
     run(recipe(tmp_path, 8, "one"), tmp_path / "alone", evaluate=False)
     two, one = Cached(tmp_path / "two"), Cached(tmp_path / "one")
     assert two.facts.digest == one.facts.digest

@@ -7,8 +7,6 @@ exchange, minutes of g++, into TORCH_EXTENSIONS_DIR.
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -20,6 +18,7 @@ from hf_distill import DistillationTrainer
 from tests.distributed.damaging import finds_every_damage
 from tests.distributed.train_in_shards import trained, write_models
 from tests.distributed.train_with_deepspeed import KINDS
+from tests.processes import on_processes
 
 HERE = find_spec("deepspeed") is not None and os.environ.get("DS_ACCELERATOR") == "cpu"
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not HERE, reason="needs deepspeed, and DS_ACCELERATOR=cpu")]
@@ -30,14 +29,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What two processes leave, one launch for each kind, as DeepSpeed's configuration stays in a process."""
     made = tmp_path_factory.mktemp("deepspeed")
     write_models(made)
-    root = str(Path(__file__).parents[2])
-    path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     for kind in KINDS:
-        script = [str(Path(__file__).with_name("train_with_deepspeed.py")), str(made), kind]
-        done = subprocess.run([*command, *script], env=environment, capture_output=True, text=True, timeout=600)
-        assert done.returncode == 0, f"{kind}: {done.stdout[-2000:]}{done.stderr[-4000:]}"
+        on_processes(Path(__file__).with_name("train_with_deepspeed.py"), made, kind)
     return made
 
 

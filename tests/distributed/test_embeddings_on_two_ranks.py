@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +13,9 @@ from safetensors.torch import load_file
 from hf_distill.commands.embeddings import main
 from hf_distill.run import results
 from tests import tiny_runs, tiny_sentences
+from tests.processes import ROOT, on_processes
 from tests.test_sentences import with_dense
 
-ROOT = Path(__file__).parents[2]
 NARROW = {"num_hidden_layers": 1, "hidden_size": 8, "num_attention_heads": 2, "intermediate_size": 12}
 
 
@@ -43,13 +40,8 @@ def test_two_ranks_learn_as_one(
     }  # fmt: skip
     path = tiny_runs.write_jsonl(tmp_path / "recipe.yaml", [recipe])
     flags = ["--recipe", str(path), "--do_train", "--do_eval"]
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command = [*launcher, str(ROOT / "scripts" / "distill_embeddings.py"), *flags, "--per_device_train_batch_size=4"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*command, "--output_dir", str(tmp_path / "two")], capture_output=True, text=True, env=environment, check=False
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    cut = ["--per_device_train_batch_size=4", "--output_dir", tmp_path / "two"]
+    on_processes(ROOT / "scripts" / "distill_embeddings.py", *flags, *cut)
     monkeypatch.setattr(results, "write_report", lambda *args: [])
     assert main([*flags, "--per_device_train_batch_size=8", "--output_dir", str(tmp_path / "one")]) == 0
 

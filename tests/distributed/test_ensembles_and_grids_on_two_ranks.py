@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,16 +12,13 @@ from torch import Tensor
 from hf_distill.students.quantized import beneath
 from tests import tiny
 from tests.distributed import train_ensembles, train_grids
+from tests.processes import on_processes
 
 pytestmark = pytest.mark.slow
 
 
 def on_two_ranks(script: str, folder: Path) -> None:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command += [str(Path(__file__).parent / script), str(folder)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stdout + done.stderr
+    on_processes(Path(__file__).with_name(script), folder)
 
 
 def check(folder: Path, kind: str, expected: dict[str, Tensor], start: dict[str, Tensor]) -> None:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +11,7 @@ from safetensors.torch import load_file
 from hf_distill import DistillationTrainer
 from tests.distributed.damaging import finds_every_damage
 from tests.distributed.train_in_shards import trained, write_models
+from tests.processes import on_processes
 
 pytestmark = pytest.mark.slow
 
@@ -23,11 +21,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What two processes leave."""
     made = tmp_path_factory.mktemp("fsdp")
     write_models(made)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    script = str(Path(__file__).with_name("train_with_fsdp.py"))
-    done = subprocess.run([*command, script, str(made)], env=environment, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    on_processes(Path(__file__).with_name("train_with_fsdp.py"), made)
     return made
 
 

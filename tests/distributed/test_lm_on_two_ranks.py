@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,8 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests import chats
-
-ROOT = Path(__file__).parents[2]
+from tests.processes import ROOT, on_processes
 
 
 @pytest.mark.slow
@@ -31,15 +27,11 @@ def test_two_ranks_make_and_judge_the_student_of_one(tmp_path: Path, asked: tupl
         "true", "--save_strategy", "no", "--per_device_eval_batch_size", "2", "--report_to", "none",
         *asked,
     ]  # fmt: skip
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     found = []
     for processes in (1, 2):
         out = tmp_path / str(processes)
-        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-        command = [*launcher, str(ROOT / "scripts" / "distill_lm.py"), *flags, "--output_dir", str(out)]
-        command += ["--per_device_train_batch_size", str(4 // processes)]
-        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-        assert done.returncode == 0, done.stderr[-3000:]
+        cut = ["--output_dir", out, "--per_device_train_batch_size", 4 // processes]
+        on_processes(ROOT / "scripts" / "distill_lm.py", *flags, *cut, processes=processes)
         found.append((load_file(out / "model.safetensors"), json.loads((out / "eval_results.json").read_text())))
     (one, figures), (two, others) = found
     for name, tensor in one.items():

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,18 +11,13 @@ from safetensors.torch import load_model
 from tests import tiny
 from tests.on_policy.test_training import SPLIT, on_ranks
 from tests.on_policy.worlds import small
+from tests.processes import on_processes
 
 
 @pytest.mark.slow
 def test_two_ranks_equal_one_process(tmp_path: Path) -> None:
     """The last window of an epoch is short, and the second rank has a batch less in it."""
-    script = Path(__file__).parent / "train_on_policy.py"
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    done = subprocess.run(
-        [*command, str(script), str(tmp_path)], env=environment, capture_output=True, text=True, timeout=900
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    on_processes(Path(__file__).with_name("train_on_policy.py"), tmp_path)
     for name, task in SPLIT:
         single = on_ranks(task, per_device_train_batch_size=4)
         for rank in (0, 1):

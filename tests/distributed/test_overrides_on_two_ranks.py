@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,19 +10,12 @@ import torch
 from safetensors.torch import load_file
 
 from tests.distributed.train_with_overrides import CASES, trained
-
-ROOT = Path(__file__).parents[2]
+from tests.processes import on_processes
 
 
 @pytest.mark.slow
 def test_two_ranks_equal_one_process(tmp_path: Path) -> None:
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    script = Path(__file__).with_name("train_with_overrides.py")
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*launcher, str(script), str(tmp_path)], capture_output=True, text=True, env=environment, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    on_processes(Path(__file__).with_name("train_with_overrides.py"), tmp_path)
     for case in CASES:
         alone = trained(case)
         expected = dict(alone.distillation.named_parameters())

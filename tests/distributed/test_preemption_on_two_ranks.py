@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
 
+from tests.processes import on_processes
+
 SCRIPT = Path(__file__).parent / "train_until_asked.py"
 
 
 def ran(folder: Path, how: str = "", ranks: int = 2) -> str:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks)]
-    done = subprocess.run(
-        [*command, str(SCRIPT), str(folder), how], env=environment, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    return on_processes(SCRIPT, folder, how, processes=ranks)
 
 
 @pytest.mark.slow

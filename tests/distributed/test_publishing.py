@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,18 +12,16 @@ from tests.distributed.train_and_publish import KINDS
 from tests.distributed.train_in_shards import trained, write_models
 from tests.hub.server import WRITER, Hub
 from tests.hub.test_publish import environment
+from tests.processes import on_processes
 
 pytestmark = pytest.mark.slow
 
 
 def test_two_processes_publish_once(tmp_path: Path) -> None:
     write_models(tmp_path)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    script = [str(Path(__file__).with_name("train_and_publish.py")), str(tmp_path)]
     with Hub() as hub:
         given = {**environment(hub, tmp_path / "home"), "HF_TOKEN": WRITER, "OMP_NUM_THREADS": "1"}
-        done = subprocess.run([*command, *script], env=given, capture_output=True, text=True, timeout=600)
-        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+        on_processes(Path(__file__).with_name("train_and_publish.py"), tmp_path, environment=given)
         asked = [path for _, path in hub.log].count("/api/repos/create")
         assert asked == 2 * len(KINDS), "before the student is saved and at the upload, by one process"
     expected = trained(tmp_path, "student").model.state_dict()

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,8 +13,7 @@ from hf_distill.commands.qa import main
 from hf_distill.evaluation.latency import Latency
 from hf_distill.run import measuring, results
 from tests import tiny_tasks
-
-ROOT = Path(__file__).parents[2]
+from tests.processes import ROOT, on_processes
 
 
 @pytest.mark.slow
@@ -33,13 +29,8 @@ def test_two_ranks_answer_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         "--disable_tqdm", "true", "--train_sampling_strategy", "sequential", "--per_device_eval_batch_size", "2",
         "--do_train", "--do_eval", "--do_predict",
     ]  # fmt: skip
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command = [*launcher, str(ROOT / "scripts" / "distill_qa.py"), *flags, "--per_device_train_batch_size", "4"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*command, "--output_dir", str(tmp_path / "two")], capture_output=True, text=True, env=environment, check=False
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    cut = ["--per_device_train_batch_size", "4", "--output_dir", tmp_path / "two"]
+    on_processes(ROOT / "scripts" / "distill_qa.py", *flags, *cut)
 
     latency = Latency(1.0, 0.9, 1.1, 100.0, 1, "cpu", 4)
     monkeypatch.setattr(measuring, "measure_latency", lambda *args, **kwargs: latency)

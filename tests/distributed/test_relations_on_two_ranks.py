@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,17 +12,15 @@ from torch.nn.parallel import DistributedDataParallel
 
 from hf_distill.trainer import _spare_buffers
 from tests.distributed.train_relations import names, state, trained
+from tests.processes import on_processes
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("processes", "wider"), [(2, False), (2, True), (4, False)])
 def test_ranks_that_gather_equal_one_process(tmp_path: Path, processes: int, wider: bool) -> None:
     """Also where the teacher is wider than the student; mhgd alone takes no such one."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-    script = [str(Path(__file__).parent / "train_relations.py"), str(tmp_path), *(["wider"] if wider else [])]
-    done = subprocess.run([*command, *script], env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stdout + done.stderr
+    words = [tmp_path, *(["wider"] if wider else [])]
+    on_processes(Path(__file__).with_name("train_relations.py"), *words, processes=processes)
     whole = trained(gather=False, wider=wider, per_device_train_batch_size=8)
     expected = state(whole)
     for rank in range(processes):

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,8 +13,7 @@ from hf_distill.commands.glue import main
 from hf_distill.evaluation.latency import Latency
 from hf_distill.run import measuring, results
 from tests import tiny_runs
-
-ROOT = Path(__file__).parents[2]
+from tests.processes import ROOT, on_processes
 
 
 @pytest.mark.slow
@@ -30,14 +26,9 @@ def test_two_ranks_make_the_student_of_one(tmp_path: Path, monkeypatch: pytest.M
         "--student_layers", "1", "--num_train_epochs", "1", "--optim", "sgd", "--learning_rate", "0.1", "--use_cpu",
         "--disable_tqdm", "true", "--train_sampling_strategy", "sequential", "--do_train", "--do_eval", "--do_predict",
     ]  # fmt: skip
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command = [*launcher, str(ROOT / "scripts" / "distill_glue.py"), *flags, "--per_device_train_batch_size", "4"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*command, "--output_dir", str(tmp_path / "two")], capture_output=True, text=True, env=environment, check=False
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.count("accuracy [95 %]") == 1
+    cut = ["--per_device_train_batch_size", "4", "--output_dir", tmp_path / "two"]
+    printed = on_processes(ROOT / "scripts" / "distill_glue.py", *flags, *cut)
+    assert printed.count("accuracy [95 %]") == 1
 
     latency = Latency(1.0, 0.9, 1.1, 100.0, 1, "cpu", 4)
     monkeypatch.setattr(measuring, "measure_latency", lambda *args, **kwargs: latency)

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -18,6 +15,7 @@ from hf_distill.checkpoints.manifest import Manifest
 from hf_distill.errors import BrokenCheckpoint
 from tests.distributed.damaging import finds_every_damage
 from tests.distributed.train_in_shards import KINDS, trained, trainer_of, write_models
+from tests.processes import on_processes
 
 pytestmark = pytest.mark.slow
 
@@ -28,13 +26,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("shards")
     write_models(made)
     trained(made, "student", save_strategy="steps", save_steps=2, output_dir=str(made / "one"))
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node"]
-    script = [str(Path(__file__).with_name("train_in_shards.py")), str(made)]
-    for processes in ("2", "4"):
-        whole = [*command, processes, *script]
-        done = subprocess.run(whole, env=environment, capture_output=True, text=True, timeout=600)
-        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    for processes in (2, 4):
+        on_processes(Path(__file__).with_name("train_in_shards.py"), made, processes=processes)
     return made
 
 

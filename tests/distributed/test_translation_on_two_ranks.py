@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,8 +10,7 @@ import pytest
 from hf_distill.commands.translation import main
 from hf_distill.run import results
 from tests import writers
-
-ROOT = Path(__file__).parents[2]
+from tests.processes import ROOT, on_processes
 
 
 @pytest.mark.slow
@@ -34,13 +30,8 @@ def test_two_ranks_write_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         "6", "--do_train", "--do_eval", "--do_predict", "--predict_with_generate", "--generation_max_new_tokens",
         "6", "--report_to", "none",
     ]  # fmt: skip
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command = [*launcher, str(ROOT / "scripts" / "distill_translation.py"), *flags, "--per_device_train_batch_size=4"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*command, "--output_dir", str(tmp_path / "two")], capture_output=True, text=True, env=environment, check=False
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    cut = ["--per_device_train_batch_size=4", "--output_dir", tmp_path / "two"]
+    on_processes(ROOT / "scripts" / "distill_translation.py", *flags, *cut)
     monkeypatch.setattr(results, "write_report", lambda *args: [])
     assert main([*flags, "--per_device_train_batch_size=8", "--output_dir", str(tmp_path / "one")]) == 0
 

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.distributed.train_uneven import TASKS, told, trained
+from tests.processes import on_processes
 
 pytestmark = pytest.mark.slow
 
@@ -20,11 +18,7 @@ pytestmark = pytest.mark.slow
 @pytest.mark.parametrize(("processes", "size"), [(2, 4), (4, 2)])
 def test_several_processes_end_as_one(tmp_path: Path, processes: int, size: int) -> None:
     """Of 21 rows in steps of 8, five are left for the last one: 4 and 1, or 2, 2, 1 and none."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-    script = [str(Path(__file__).with_name("train_uneven.py")), str(tmp_path), str(size)]
-    done = subprocess.run([*command, *script], env=environment, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    on_processes(Path(__file__).with_name("train_uneven.py"), tmp_path, size, processes=processes)
     for task in TASKS:
         alone = trained(task, per_device_train_batch_size=8, per_device_eval_batch_size=2)
         expected, figures = dict(alone.distillation.named_parameters()), told(alone)

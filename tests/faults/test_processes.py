@@ -6,8 +6,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -22,30 +20,17 @@ from hf_distill import Labels
 from hf_distill.errors import DataError
 from tests import tiny
 from tests.faults.tiny_faults import Broken, trainer_for
+from tests.processes import launched
 
-ROOT = Path(__file__).parents[2]
-START, END = 600, 120
-"""Seconds that two processes may take to start on a busy machine, and to end once one of them is gone."""
+FAULTY = Path(__file__).with_name("faulty_rank.py")
+END = 120
+"""Seconds that processes may take to end once one of them is gone."""
 
 pytestmark = pytest.mark.slow
 
 
-def two_ranks(folder: Path, kind: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    script = Path(__file__).parent / "faulty_rank.py"
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        [*command, str(script), str(folder), kind],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=START + END,
-        check=False,
-    )
-
-
 def test_nan_on_one_rank_stops_all_before_the_step_and_names_it(tmp_path: Path) -> None:
-    done = two_ranks(tmp_path, "nan")
+    done = launched(FAULTY, tmp_path, "nan")
     assert done.returncode == 0, done.stderr[-3000:]
     told = [(tmp_path / f"{rank}.txt").read_text() for rank in (0, 1)]
     assert told[0] == told[1]
@@ -64,7 +49,7 @@ def test_nan_on_one_rank_stops_all_before_the_step_and_names_it(tmp_path: Path) 
 
 @pytest.mark.parametrize(("kind", "words"), [("killed", "SIGKILL"), ("raises", "something broke on rank 1")])
 def test_the_other_ranks_end_with_the_one_that_is_gone(kind: str, words: str, tmp_path: Path) -> None:
-    done = two_ranks(tmp_path, kind)  # raises TimeoutExpired where one waits for ever
+    done = launched(FAULTY, tmp_path, kind)  # ends by TimeoutExpired where one waits for ever
     assert done.returncode == 1
     assert words in done.stderr
     assert time.time() - (tmp_path / "gone").stat().st_mtime < END

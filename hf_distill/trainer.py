@@ -175,7 +175,7 @@ class DistillationTrainer(OnPolicyTrainer, Loaders, Generating, Watching, Checkp
         if not distillation.is_current:
             self._bind_again(distillation)
         if self.args.save_strategy != "no":
-            self._told_run()  # between the trials of a search there is no model, and none of this is known before
+            self._told_run()  # before rows see an epoch, and behind the model, which trials of a search do without
         self._unfreeze()  # a second try with a smaller batch (auto_find_batch_size) comes here without leaving train()
         if not self._measured and resume_from_checkpoint is None:
             self._measure()

@@ -53,8 +53,9 @@ def best_fit(lengths: Sequence[int], size: int) -> list[list[int]]:
 
 
 def packed(rows: Dataset, max_length: int) -> Dataset:
-    """The rows put together by `best_fit` into rows of at most `max_length` tokens, with `position_ids`, which start
-    anew with every document. The first token of a document has no label, so that none is predicted across documents.
+    """The rows, whose tokens `length` counts, put together by `best_fit` into rows of at most `max_length` tokens,
+    with `position_ids`, which start anew with every document. The first token of a document has no label, so that
+    none is predicted across documents.
 
     They are written beside the caches of `datasets` and read by memory map, once for all processes: what is held of
     each document meanwhile is its length.
@@ -72,7 +73,7 @@ def packed(rows: Dataset, max_length: int) -> Dataset:
 
 
 def _joined(rows: Dataset, max_length: int) -> Iterator[dict[str, Any]]:
-    lengths = [length for part in rows.iter(1000) for length in map(len, part["input_ids"])]
+    lengths = list(map(int, rows["length"]))
     for documents in best_fit(lengths, max_length):
         found = rows[documents]
         labels = [np.concatenate([[IGNORED], each[1:]]) for each in found["labels"]]

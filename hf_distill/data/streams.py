@@ -8,6 +8,7 @@ import hashlib
 import io
 import re
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -35,15 +36,16 @@ Text = tuple[str, Any]
 """Where a document stands, for messages, and the document."""
 
 
-class Source:
+class Source(ABC):
     """Text to train on. `name` stands for it in messages and in the record of a run."""
 
     name: str
 
+    @abstractmethod
     def identity(self) -> str:
         """SHA-256 of what is read, by which tokens that were stored earlier are known again."""
-        raise NotImplementedError
 
+    @abstractmethod
     def documents(self) -> Iterator[str]:
         """The documents in order, each of at most `LONGEST` characters; those without a visible character are left
         out.
@@ -51,18 +53,18 @@ class Source:
         Errors: DataError naming file and line for what is missing, damaged, not UTF-8, or no text; for a source
         without any document.
         """
-        found = False
-        for place, text in self._texts():
-            _check(place, text)
-            if text.strip():
-                found = True
-                for start in range(0, len(text), LONGEST):
-                    yield text[start : start + LONGEST]
-        if not found:
-            raise DataError(f"{self.name}: holds no text.")
 
-    def _texts(self) -> Iterator[Text]:
-        raise NotImplementedError
+
+def _documents(name: str, texts: Iterator[Text]) -> Iterator[str]:
+    found = False
+    for place, text in texts:
+        _check(place, text)
+        if text.strip():
+            found = True
+            for start in range(0, len(text), LONGEST):
+                yield text[start : start + LONGEST]
+    if not found:
+        raise DataError(f"{name}: holds no text.")
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,9 @@ class TextFiles(Source):
             with path.open("rb") as handle:
                 digest.update(hashlib.file_digest(handle, "sha256").digest())
         return digest.hexdigest()
+
+    def documents(self) -> Iterator[str]:
+        return _documents(self.name, self._texts())
 
     def _texts(self) -> Iterator[Text]:
         for path in self.paths:
@@ -161,6 +166,9 @@ class HubText(Source):
 
     def identity(self) -> str:
         return hashlib.sha256(f"{self.name}\n{self.column}\n{self.commit()}\n".encode()).hexdigest()
+
+    def documents(self) -> Iterator[str]:
+        return _documents(self.name, self._texts())
 
     def _texts(self) -> Iterator[Text]:
         commit = self.commit()

@@ -127,8 +127,6 @@ class Checkpointing(Sharding):
         """The checkpoint that training goes on from, if it is asked for: whole, and of this run."""
         folder = checkpoints.to_resume_from(asked, Path(self.args.output_dir))
         self._run = None
-        if self.model is not None and (folder is not None or self.args.save_strategy != "no"):
-            self._told_run()  # before rows see an epoch
         if folder is not None:
             checkpoints.check_same_engine(Path(folder), checks.engine_of(self))
             checkpoints.check_same_run(Path(folder), self._told_run(), self.resume_despite)

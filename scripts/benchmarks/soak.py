@@ -72,7 +72,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="write the figures into this file")
     given = parser.parse_args()
     if given.folder is not None:
-        Path(given.folder).mkdir(parents=True, exist_ok=True)
+        given.folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=given.folder) as folder:
         if given.what == "memory":
             found = left_alone(Path(folder), given.minutes, given.rows)

@@ -50,13 +50,13 @@ def test_a_document_goes_into_the_fullest_row_that_has_room() -> None:
     assert best_fit([12, 2, 2], 10) == [[0], [1, 2]]
 
 
-def rows(seed: int = 0) -> list[dict[str, list[int]]]:
+def rows(seed: int = 0) -> list[dict[str, Any]]:
     generator = torch.Generator().manual_seed(seed)
     found = []
     for length in (9, 4, 13, 6, 1, 7):
         ids = torch.randint(3, chats.SIZE, (length,), generator=generator).tolist()
         labels = [IGNORED if i < 2 else token for i, token in enumerate(ids)]
-        found.append({"input_ids": ids, "labels": labels, "attention_mask": [1] * length})
+        found.append({"input_ids": ids, "labels": labels, "attention_mask": [1] * length, "length": length})
     return found
 
 
@@ -85,7 +85,8 @@ def test_packed_rows_lie_on_the_disk_and_are_made_once_for_each_length() -> None
 
 
 def test_every_token_of_more_rows_than_are_read_at_once_is_in_a_packed_row() -> None:
-    many = [{"input_ids": [i] * (i % 5 + 1), "labels": [i] * (i % 5 + 1)} for i in range(2500)]
+    numbers = [(i, i % 5 + 1) for i in range(2500)]
+    many = [{"input_ids": [i] * length, "labels": [i] * length, "length": length} for i, length in numbers]
     made = packed(Dataset.from_list(many), 8)
     tokens = Counter(token for row in made["input_ids"] for token in row)
     assert tokens == {i: i % 5 + 1 for i in range(2500)}

@@ -214,6 +214,9 @@ class Given(Source):
     def __init__(self, name: str, size: int) -> None:
         self.name, self.size = name, size
 
+    def identity(self) -> str:
+        return f"{self.name} {self.size}"
+
     def documents(self) -> Iterator[str]:
         return (f"{self.name}{i}" for i in range(self.size))
 

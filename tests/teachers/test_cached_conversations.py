@@ -29,7 +29,7 @@ def trainer(rows: Dataset, teacher: object) -> DistillationTrainer:
 def test_conversations_are_found_in_any_packing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tiny, "VOCABULARY", 4200)
     torch.manual_seed(0)
-    documents = Dataset.from_list(tiny.rows("causal_lm", 12))
+    documents = Dataset.from_list([{**row, "length": len(row["input_ids"])} for row in tiny.rows("causal_lm", 12)])
     teacher = tiny.model("causal_lm", layers=3, seed=3)
     written = trainer(packed(documents, 20), teacher)
     written.cache_teacher(tmp_path / "cache", codec=codecs.make("float32", {}))

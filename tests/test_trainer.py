@@ -893,6 +893,23 @@ def test_rows_longer_than_a_position_table_are_refused(with_lengths: bool, role:
         trainer_for(train_dataset=rows, **models).train()
 
 
+@pytest.mark.parametrize(
+    ("dtype", "capability", "is_told"),
+    [(torch.float16, "AVX2", True), (torch.float32, "AVX2", False), (torch.float16, "AVX512", False)],
+)
+def test_a_teacher_in_half_precision_is_warned_about_where_it_is_slow(
+    dtype: torch.dtype,
+    capability: str,
+    is_told: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    trainer_for(teacher=tiny.model("single_label", layers=4, hidden=48, seed=2).to(dtype))
+    told = [each for each in caplog.messages if "the teacher is in torch.float16, for which this CPU" in each]
+    assert len(told) == is_told
+
+
 def test_a_half_precision_student_is_warned_about(caplog: pytest.LogCaptureFixture) -> None:
     trainer_for(model=tiny.model("single_label", seed=1).bfloat16())
     assert "lost in rounding" in caplog.text

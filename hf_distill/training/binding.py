@@ -151,6 +151,7 @@ class BoundTrainer(Trainer):  # type: ignore[misc]
         if self.teacher is not None:
             for model in self.teacher.models:
                 checks.apart(self.model, model)
+                checks.half_precision_teacher(model, self.args.device)
             self.teacher.bind(needs.teacher)
             self.teacher.advise(distillation.terms())
             mixed = self.accelerator.mixed_precision not in (None, "no")

@@ -1,5 +1,6 @@
 """What a trainer refuses before the first step: set-ups that would train quietly wrong."""
 
+from hf_distill.checks.documents import keeps_documents_apart
 from hf_distill.checks.launch import before_training, engine_is_active, engine_of, loaded_in_shards
 from hf_distill.checks.models import (
     apart,
@@ -36,6 +37,7 @@ __all__ = [
     "half_precision_teacher",
     "has_peers",
     "has_whole_student",
+    "keeps_documents_apart",
     "loaded_in_shards",
     "optimizer_is_complete",
     "optimizer_is_current",

@@ -96,6 +96,7 @@ class BoundTrainer(Trainer):  # type: ignore[misc]
         self._show_rows(self._distillation)
         self._bind_teacher(self._distillation)
         checks.fits_passes(self, sharded)
+        checks.keeps_documents_apart(self, sharded=sharded)
         self._find_partners(self._distillation)
 
     def _show_rows(self, distillation: Distillation) -> None:

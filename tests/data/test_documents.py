@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,11 +12,24 @@ from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
+from transformers import (
+    BloomConfig,
+    BloomForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    OPTConfig,
+    OPTForCausalLM,
+    PreTrainedModel,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+    RobertaConfig,
+    RobertaForCausalLM,
+)
 
 from hf_distill import DistillationTrainer, HiddenMSE, Labels, SoftTargets, students
 from hf_distill.data.documents import PaddedRows, best_fit, packed
 from hf_distill.distillation import Counts
+from hf_distill.errors import IncompatiblePair
 from hf_distill.tasks import IGNORED
 from tests import chats, tiny
 
@@ -131,3 +145,39 @@ def test_a_packed_row_is_its_documents_each_alone(family: str, attention: str) -
     torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
     for one, other in zip(packed_gradients, gradients, strict=True):
         torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance)
+
+
+def opt() -> PreTrainedModel:
+    sizes = {"hidden_size": 16, "ffn_dim": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    return OPTForCausalLM(OPTConfig(word_embed_proj_dim=16, max_position_embeddings=64, **sizes, **SMALL))
+
+
+def roberta() -> PreTrainedModel:
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    return RobertaForCausalLM(RobertaConfig(is_decoder=True, **sizes, **SMALL))
+
+
+def bloom() -> PreTrainedModel:
+    return BloomForCausalLM(BloomConfig(hidden_size=16, n_layer=2, n_head=2, **SMALL))
+
+
+@pytest.mark.parametrize(
+    ("family", "told"),
+    [(opt, "looks across the documents"), (roberta, "looks across the documents"), (bloom, "takes no position_ids")],
+)
+@pytest.mark.parametrize("role", ["student", "teacher"])
+def test_a_model_that_looks_across_packed_documents_is_refused(
+    family: Callable[[], PreTrainedModel], told: str, role: str
+) -> None:
+    """Without a word each document would be read behind those before it."""
+    torch.manual_seed(0)
+    other = family()
+    models = {"model": other, "teacher": chats.model()} if role == "student" else {"model": gpt2(), "teacher": other}
+
+    def trained(dataset: Dataset) -> None:
+        given = {"args": tiny.arguments(max_steps=1), "data_collator": PaddedRows(0), "train_dataset": dataset}
+        DistillationTrainer(objectives=SoftTargets() + Labels(), **models, **given).train()
+
+    with pytest.raises(IncompatiblePair, match=rf"^the {role}, a {type(other).__name__}, {told}.*Do not pack"):
+        trained(packed(Dataset.from_list(rows()), 16))
+    trained(Dataset.from_list(rows()))

@@ -63,6 +63,13 @@ class _Loader(yaml.SafeLoader):
         super().__init__(text)
         self.depth = self.nodes = 0
 
+    def fetch_more_tokens(self) -> None:
+        try:
+            super().fetch_more_tokens()
+        except (ValueError, OverflowError) as error:  # what Python says of a number that yaml gives it unchecked
+            refusal = "a number is too large: an escape (\\U) that is no character, or the version of %YAML"
+            raise yaml.scanner.ScannerError(None, None, refusal, self.get_mark()) from error
+
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         event: Any = self.peek_event()  # type: ignore[no-untyped-call]
         self.depth, self.nodes = self.depth + 1, self.nodes + 1

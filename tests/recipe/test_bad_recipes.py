@@ -502,6 +502,9 @@ UNREADABLE = [
     ("schema: 1\nseed: " + "9" * 25, 2, ["too large"]),
     ('schema: 1\ntask: "\\uD800"\n', 2, ["surrogate"]),
     ('schema: 1\ntask: "a\\0b"\n', 2, ["NUL"]),
+    ('schema: 1\ntask: "\\U00110000"\n', 2, ["not readable as YAML", "no character"]),
+    ('schema: 1\ntask: "\\UFFFFFFFF"\n', 2, ["not readable as YAML", "no character"]),
+    ("# a recipe\n%YAML 1." + "9" * 5000 + "\n---\nschema: 1\n", 2, ["not readable as YAML", "%YAML"]),
 ]
 
 

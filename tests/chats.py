@@ -30,6 +30,8 @@ FORGETFUL = (
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 """Writes the last answer alone, and has no marks."""
+TODAY = "{% if strftime_now is defined %}{{ 'Today: ' + strftime_now('%d %b %Y') + '\n' }}{% endif %}"
+"""What the templates of Llama 3.2 write first, in short."""
 SIZE = 259
 
 

@@ -35,6 +35,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "completion_column": flag("The column of what the assistant says to them."),
     "system_message": flag("What stands first in conversations without a message of the system's."),
     "chat_template": flag("A file with a chat template in place of the tokenizer's."),
+    "chat_date": flag("The day that a template is told which asks for it (default: 2024-07-26)."),
     "packing": {
         "help": "Put several conversations into a training row, each read as if it stood alone.",
         "action": "store_true",
@@ -57,6 +58,7 @@ KEYS = {
     "completion_column": "completion_column",
     "system_message": "system",
     "chat_template": "template",
+    "chat_date": "date",
     "packing": "packing",
     "num_samples": "samples",
 }

@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from hf_distill.data.aligned_rows import Aligned, AlignmentCounts, Row, count_row, gathered
 from hf_distill.data.alignment import Reader, Segment, Span, Tokens, spans_of
+from hf_distill.data.chat_day import DATE, on_day, template_of
 from hf_distill.errors import DataError
 from hf_distill.tasks import IGNORED
 
@@ -34,16 +35,21 @@ class Rendered(NamedTuple):
 
 
 class Side:
-    """One model's way to read conversations. Raises: `DataError` for a tokenizer without a chat template."""
+    """One model's way to read conversations; `date` is the day that a chat template is told which asks for it.
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, role: str, max_length: int) -> None:
-        if not tokenizer.chat_template:
+    Raises: `DataError` for a tokenizer without a chat template.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, role: str, max_length: int, date: str = DATE) -> None:
+        template = template_of(tokenizer)
+        if template is None:
             raise DataError(
                 f"the {role}'s tokenizer has no chat template, which messages are written in; set "
                 "tokenizer.chat_template (in a recipe data.chat.template, for the student), or make texts of the "
                 "messages and align these (align_texts)."
             )
         self.tokenizer, self.role, self.max_length = tokenizer, role, max_length
+        self._on_day = on_day(template, date)
         self.reader = Reader(tokenizer, role)
         self.special = {
             *tokenizer.all_special_ids,
@@ -78,7 +84,7 @@ class Side:
 
     def _written(self, messages: Messages, place: str) -> str:
         try:
-            return str(self.tokenizer.apply_chat_template(list(messages), tokenize=False))
+            return str(self.tokenizer.apply_chat_template(list(messages), chat_template=self._on_day, tokenize=False))
         except Exception as error:  # a template is a program, and raises what it likes
             raise DataError(f"{place}: the {self.role}'s chat template does not take it: {error}") from error
 
@@ -92,6 +98,7 @@ def align_messages(
     teacher_max_length: int | None = None,
     place: Callable[[int], str] = "conversation {}".format,
     last: bool = False,
+    date: str = DATE,
 ) -> Aligned:
     """Rows as those of `align_texts`, of conversations: lists of `{"role": …, "content": …}`.
 
@@ -99,13 +106,14 @@ def align_messages(
     message alone, and is aligned by the characters of each message; so does the special token that ends its turn,
     which is aligned by its role where both templates have one. A conversation that is too long for either model is cut
     behind the last span that both have room for; one of which nothing is left is left out. Both are counted and
-    logged. `place` says where a conversation stands, of its number from 1 on, for messages.
+    logged. `place` says where a conversation stands, of its number from 1 on, for messages; `date` is the day that a
+    template is told which asks for it.
 
     Raises: `DataError` for a tokenizer without a chat template, a conversation that a template does not take or
     changes, one without a message of the assistant, and where no row is left; `IncompatiblePair` for a slow tokenizer.
     """
-    ours = Side(student_tokenizer, "student", max_length)
-    theirs = Side(teacher_tokenizer, "teacher", teacher_max_length or max_length)
+    ours = Side(student_tokenizer, "student", max_length, date)
+    theirs = Side(teacher_tokenizer, "teacher", teacher_max_length or max_length, date)
     counts = AlignmentCounts()
     placed = ((place(number), messages) for number, messages in enumerate(conversations, start=1))
     parts = iter(lambda: list(islice(placed, AT_ONCE)), [])

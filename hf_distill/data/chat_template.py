@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from hf_distill.data.chat import ASSISTANT, CONTENT, ROLE, Conversation
+from hf_distill.data.chat_day import DATE, on_day, template_of
 from hf_distill.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -30,15 +31,16 @@ class ChatTemplate:
     for the marks. Of others each answer is found by prefixes: it is what the template writes for the conversation up
     to it, behind what it writes for the messages before it with the beginning of an answer (`add_generation_prompt`).
     White space behind the special token that ends a turn is left out, as the model has ended by then. A token counts
-    that has any part of an answer.
+    that has any part of an answer. `date` is the day that a template is told which asks for it.
 
     Errors: DataError for a tokenizer without a template, or without offsets of its tokens.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, name: str = "") -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, name: str = "", date: str = DATE) -> None:
         self.tokenizer = tokenizer
         self.name = name or tokenizer.name_or_path or type(tokenizer).__name__
         self.source = _source(tokenizer, self.name)
+        self._on_day = on_day(self.source, date)
         self.is_marked = MARKS.search(self.source) is not None
         if not tokenizer.is_fast:
             raise DataError(
@@ -75,7 +77,7 @@ class ChatTemplate:
             place,
             lambda: render_jinja_template(
                 conversations=[messages],
-                chat_template=self.source,
+                chat_template=self._on_day,
                 return_assistant_tokens_mask=True,
                 **self.tokenizer.special_tokens_map,
             ),
@@ -95,7 +97,9 @@ class ChatTemplate:
         return str(
             self._asked(
                 place,
-                lambda: self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt),
+                lambda: self.tokenizer.apply_chat_template(
+                    messages, chat_template=self._on_day, tokenize=False, add_generation_prompt=prompt
+                ),
             )
         )
 
@@ -151,15 +155,13 @@ def _source(tokenizer: PreTrainedTokenizerBase, name: str) -> str:
 
     Errors: DataError where there is none.
     """
-    found: Any = tokenizer.chat_template
-    if isinstance(found, dict):
-        found = found.get("default")
-    if not found:
+    found = template_of(tokenizer)
+    if found is None:
         raise DataError(
             f"the tokenizer {name!r} has no chat template, and conversations are read through one. Take the tokenizer "
             "of a model that was trained to chat, or give the template in a file (data.chat.template)."
         )
-    return str(found)
+    return found
 
 
 def _overlapping(offsets: Sequence[Span], spans: Sequence[Span]) -> list[bool]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import date
 from pathlib import PurePosixPath
 from typing import Annotated, Any
 
@@ -65,6 +66,16 @@ def _pattern(text: str) -> str:
     return text
 
 
+def _date(text: str) -> str:
+    try:
+        found = date.fromisoformat(text).isoformat()
+    except ValueError:
+        found = ""
+    if found != text:  # Python reads other ways to write a day as well
+        raise fail([Problem((), f"must be a day as 2024-07-26; given {shown(text)}.")])
+    return text
+
+
 def _arguments(given: dict[str, Any]) -> dict[str, Any]:
     found, problems = arguments.checked(given)
     if problems:
@@ -91,6 +102,7 @@ Columns = Annotated[list[Text], Field(min_length=1, max_length=2), AfterValidato
 Names = Annotated[list[Text], Field(min_length=2), AfterValidator(distinct)]
 Pattern = Annotated[Text, AfterValidator(_pattern)]
 Arguments = Annotated[dict[str, Any], AfterValidator(_arguments)]
+Date = Annotated[str, AfterValidator(_date), Field(json_schema_extra={"format": "date"})]
 GlueName = Annotated[str, AfterValidator(_glue), Field(json_schema_extra={"enum": GLUE})]
 Cell = Annotated[Any, AfterValidator(_cell), WithJsonSchema({"type": ["string", "number", "boolean"]})]
 StageName = Annotated[

@@ -25,10 +25,12 @@ def asked(*words: str, script: Script = lm.SCRIPT) -> dict[str, Any]:
 
 
 def test_flags_alone_are_forward_kl_on_conversations() -> None:
-    recipe = asked("--train_file", "a.jsonl", *MODELS, "--packing", "--system_message", "Be brief.")
+    day = ("--chat_date", "2025-03-09")
+    recipe = asked("--train_file", "a.jsonl", *MODELS, "--packing", "--system_message", "Be brief.", *day)
     assert recipe["data"]["files"]["train"] == "a.jsonl"
     assert recipe["data"]["chat"]["packing"] is True
     assert recipe["data"]["chat"]["system"] == "Be brief."
+    assert recipe["data"]["chat"]["date"] == "2025-03-09"
     assert recipe["data"]["split"]["validation"] == 0.1
     assert recipe["max_length"] == 1024
     soft, labels = recipe["stages"][0]["objectives"]

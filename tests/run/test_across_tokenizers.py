@@ -19,6 +19,7 @@ from hf_distill.run.workloads import load_workload
 from hf_distill.run.workloads.across_tokenizers import AlignedChat
 from hf_distill.tasks import IGNORED
 from tests import tiny_runs
+from tests.chats import TODAY
 from tests.test_across_tokenizers import OURS, THEIRS, model
 from tests.tokenizers_of_kinds import CORPUS
 
@@ -98,6 +99,16 @@ def test_a_template_of_ones_own_is_the_students(tmp_path: Path) -> None:
     found = loaded(tmp_path, template=str(tmp_path / "own.jinja"))
     assert found.tokenizer_settings(OURS)["chat_template"] == PLAIN
     assert found.teachers_tokenizer.chat_template == CHATML
+
+
+def test_both_models_are_told_the_day_of_the_recipe(tmp_path: Path) -> None:
+    found, ours = loaded(tmp_path, date="2025-03-09"), with_template(OURS, TODAY + PLAIN)
+    found.teachers_tokenizer.chat_template = TODAY + CHATML
+    row, prompt = found.read(ours, LIMITS, ["train"])["train"][0], found.prompts(ours, LIMITS)[0]
+    for ids in (row["input_ids"], prompt.ids):
+        assert ours.decode(ids).startswith("today : [UNK] mar [UNK] user")
+    for ids in (row["teacher_input_ids"], prompt.teachers_ids):
+        assert found.teachers_tokenizer.decode(ids).startswith("Today: 09 Mar 2025\n<|im_start|>user")
 
 
 def test_a_conversation_that_cannot_be_placed_is_told_with_its_line(tmp_path: Path) -> None:

@@ -157,6 +157,21 @@ def test_a_template_of_ones_own_takes_the_place_of_the_tokenizers(home: Path, tm
         workload(home, chat={"template": str(path)})
 
 
+def test_the_day_of_the_recipe_is_told_wherever_conversations_are_read(home: Path) -> None:
+    tokenizer = chats.tokenizer(chats.TODAY + chats.PLAIN)
+    for chat, day in (({"date": "2025-03-09"}, "09 Mar 2025"), ({}, "26 Jul 2024")):
+        found = workload(home, chat=chat)
+        splits = found.read(tokenizer, LIMITS._replace(max_length=128))
+        read = [*splits["train"]["input_ids"], *splits["validation"]["input_ids"]]
+        prompts = [prompt.ids for prompt in found.prompts(tokenizer, LIMITS)]
+        assert (len(read), len(prompts)) == (17, 4)
+        assert all(tokenizer.decode(ids).startswith(f"Today: {day}\n<|im_start|>user") for ids in (*read, *prompts))
+    with pytest.raises(RecipeError, match=r"data\.chat\.date: must be a day as 2024-07-26; given '26 Jul 2024'"):
+        workload(home, chat={"date": "26 Jul 2024"})
+    with pytest.raises(RecipeError, match=r"data\.chat\.date: must be a day as 2024-07-26; given '2025-02-29'"):
+        workload(home, chat={"date": "2025-02-29"})
+
+
 def test_bad_input_is_refused_before_training(home: Path, tmp_path: Path) -> None:
     found = workload(home)
     with pytest.raises(DataError, match=r"has no chat template"):

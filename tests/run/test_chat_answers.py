@@ -77,6 +77,13 @@ def test_a_teacher_trained_on_the_data_reads_them_as_the_student(home: Path) -> 
     assert found.sources_of(recipe, student).tokenizer is student
 
 
+def test_a_teacher_is_asked_on_the_day_of_the_recipe(home: Path) -> None:
+    found, recipe = asked(home, teacher_settings={"fine_tune": {}}, chat={"date": "2025-03-09"})
+    sources = found.sources_of(recipe, chats.tokenizer(chats.TODAY + chats.PLAIN))
+    assert all(text.startswith("Today: 09 Mar 2025\n<|im_start|>user") for text in sources.texts)
+    assert sources.ends == (2,)
+
+
 def test_a_teacher_of_another_tokenizer_reads_by_that(tmp_path: Path) -> None:
     """And on both sides the last answer alone is learned."""
     given = two_tokenizers.recipe(two_tokenizers.home(tmp_path))

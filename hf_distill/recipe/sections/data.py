@@ -8,7 +8,8 @@ from pydantic import AfterValidator, Field, model_validator
 
 from hf_distill.data.chat import MESSAGES
 from hf_distill.data.chat import Columns as ChatColumns
-from hf_distill.recipe.fields import Cell, Columns, Count, Names, Number, Share, Text, Whole, distinct
+from hf_distill.data.chat_day import DATE
+from hf_distill.recipe.fields import Cell, Columns, Count, Date, Names, Number, Share, Text, Whole, distinct
 from hf_distill.recipe.problems import Problem, fail
 from hf_distill.recipe.sections.base import Section
 from hf_distill.recipe.sections.sources import Files, HubData, PackagedFile, Split
@@ -79,6 +80,8 @@ class Chat(Section):
     """What stands first, as the system's, in conversations that have no such message."""
     template: Text | None = None
     """A file with a chat template (Jinja) in place of the tokenizer's; the student is saved with it."""
+    date: Date = DATE
+    """The day that a template is told which asks for it."""
     packing: bool = False
     """Put several conversations into each training row of max_length tokens, each read as if it stood alone."""
     samples: Annotated[Whole, Field(ge=0, le=32)] = 4

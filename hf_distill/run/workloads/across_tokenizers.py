@@ -141,6 +141,7 @@ class AlignedChat(AcrossTokenizers, chat.Chat):
             limits.max_length,
             place=lambda number: self.data.place(split, lines[number - 1]),
             last=ANSWER in rows.column_names,
+            date=self.settings.date,
         )
         return found
 

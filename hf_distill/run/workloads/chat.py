@@ -103,7 +103,7 @@ class Chat(WordAnswers, LabelledRows, Retargetable):
     def prompts(self, tokenizer: PreTrainedTokenizerBase, limits: Limits) -> list[Prompt]:
         """The first validation conversations up to the assistant's first answer, those that leave room for one."""
         found: list[Prompt] = []
-        split, templates = self.evaluated_splits[0], [ChatTemplate(each) for each in self.readers(tokenizer)]
+        split, templates = self.evaluated_splits[0], [self._template_of(each) for each in self.readers(tokenizer)]
         for row in self.splits[split]:
             messages, place = messages_of(row), self.data.place(split, row[LINE])
             answer = next(i for i, message in enumerate(messages) if message[ROLE] == ASSISTANT)
@@ -122,11 +122,14 @@ class Chat(WordAnswers, LabelledRows, Retargetable):
         """What models read a conversation by: the student's tokenizer, and a teacher's where that is another."""
         return (tokenizer,)
 
+    def _template_of(self, tokenizer: PreTrainedTokenizerBase) -> ChatTemplate:
+        return ChatTemplate(tokenizer, date=self.settings.date)
+
     # ---- a teacher's answers ----
 
     def sources_of(self, recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> Sources:
         reader = self.writes_by(recipe, tokenizer)
-        template, rows = ChatTemplate(reader), before_answers(self.data, "train")
+        template, rows = self._template_of(reader), before_answers(self.data, "train")
         places = [self.data.place("train", line) for line in rows[LINE][:]]
         prompts = list(map(messages_of, rows.remove_columns(ANSWER)))
         texts = [template.text(each, place, prompt=True) for each, place in zip(prompts, places, strict=True)]
@@ -163,7 +166,7 @@ class Chat(WordAnswers, LabelledRows, Retargetable):
                 "the models take no position_ids, by which the conversations of packed rows are kept apart "
                 "(data.chat.packing); do not pack."
             )
-        template = ChatTemplate(tokenizer)
+        template = self._template_of(tokenizer)
         found = {}
         for name in self.splits if splits is None else splits:
             rows = tokenize_conversations(self.data, name, template, limits.max_length)

@@ -30,11 +30,11 @@ class Words:
 
     def id_of(self, text: str, octets: bytes | None = None) -> int | None:
         """The token that a server wrote as `text`, and whose bytes it gave where it did; None for one that is not
-        known, or several."""
+        known, or several. Of a part of a character vLLM gives the bytes of what stands for it, which tell nothing."""
         number = text.removeprefix(_NUMBERED)
         if number != text:
             return int(number) if number.isascii() and number.isdecimal() and len(number) < 10 else None
-        if octets is not None:
+        if octets is not None and not (_UNKNOWN in text and octets == text.encode("utf-8", "surrogatepass")):
             return self._by_bytes.get(octets)
         return self._by_text.get(text)
 

@@ -122,6 +122,39 @@ def test_bytes_of_tokens() -> None:
     assert not words.agree(WORDS.eos_token_id, "house")
 
 
+def spelt_as_vllm(told: Any) -> None:
+    """Has every token told with the bytes of its text, also where that stands for part of a character."""
+    for each in told if isinstance(told, list) else told.values():
+        if isinstance(each, dict):
+            each["bytes"] = [*each["token"].encode()]
+            spelt_as_vllm(each.get("top_logprobs", []))
+
+
+def test_bytes_that_are_those_of_the_text_tell_no_part_of_a_character(tmp_path: Path) -> None:
+    words = tokenizer((*TEXTS, "� � �"))
+    named = [token for token in range(len(words)) if words.decode([token]).strip() == "�"]
+    (whole,) = words("�")["input_ids"]
+    assert len(named) > 1
+    assert whole in named
+    found = Words(words)
+    assert found.id_of("�", "�".encode()) is None
+    assert found.id_of("\ud800�", b"\xed\xa0\x80\xef\xbf\xbd") is None
+    (part,) = (t for t in range(len(words)) if words.convert_ids_to_tokens(t) == "Ã")  # the byte C3
+    assert found.id_of("�", bytes([0xC3])) == part
+    server = Server(model(len(words), layers=2, seed=3), words, k=len(words))
+    line = server.chat("�", " the house")
+    spelt_as_vllm(line["response"]["body"]["choices"][0]["logprobs"]["content"])
+    records = Records([write(tmp_path / "laws.jsonl", [line])], words, len(words))
+    (told,) = records
+    for law in filter(None, told.laws):
+        assert not {*named} & {*law.ids.tolist()}
+    assert records.counts.unknown >= 2 * len(named)
+    line = server.chat("a", "☎")
+    spelt_as_vllm(line["response"]["body"]["choices"][0]["logprobs"]["content"])
+    with pytest.raises(DataError, match=r"'�' is the text of no token .*or of several.*ask the server for ids"):
+        list(Records([write(tmp_path / "answer.jsonl", [line])], words, len(words)))
+
+
 # ---- what is no record ----
 
 

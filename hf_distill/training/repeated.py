@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader
+from transformers.trainer_utils import has_length
 
 from hf_distill.distillation import Losses
 from hf_distill.training.binding import BoundTrainer
@@ -17,14 +19,28 @@ weighs nothing."""
 
 
 class Repeated(BoundTrainer):
-    """Overrides `get_batch_samples`: in the last round of an epoch, where accelerate gives every process a full batch
-    by repeating early rows, each process keeps its own rows of the data set, as one process would have them; one that
-    has none of them runs a single row whose loss is multiplied by 0.
+    """Overrides `get_batch_samples` and `get_train_dataloader`: in the last round of an epoch, where accelerate gives
+    every process a full batch by repeating early rows, each process keeps its own rows of the data set, as one process
+    would have them; one that has none of them runs a single row whose loss is multiplied by 0.
 
     Batches are left as they are where an objective exchanges the examples of all processes, as each must then have as
     many; where accelerate does not know how many rows there are (a stream that every process reads for itself,
     `dispatch_batches=False`); and with `tokens_per_batch`, whose sampler repeats fewer rows than there are processes.
     """
+
+    _rest: int | None = None
+    """How many rows the last round of an epoch has, over all processes; None where no row is repeated, or where
+    accelerate tells."""
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """The loader. How many rows its last round has is kept: accelerate forgets it where it skips batches, so in
+        the epoch in which a run was resumed."""
+        loader: DataLoader[Any] = super().get_train_dataloader()
+        evened = self.tokens_per_batch is None and not self.args.dataloader_drop_last
+        size = self._train_batch_size * (1 if self.accelerator.split_batches else self.accelerator.num_processes)
+        rows = self.train_dataset
+        self._rest = len(rows) % size if evened and rows is not None and has_length(rows) else None
+        return loader
 
     def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> Any:
         """The Trainer's window of batches, without repeated rows."""
@@ -42,9 +58,10 @@ class Repeated(BoundTrainer):
     def _own_rows(self, rows: int) -> int:
         """How many of this process's rows are no repetitions; those stand last in the last batch of all processes."""
         state = self.accelerator.gradient_state
-        if not state.end_of_dataloader or state.remainder < 1:
+        rest = (self._rest or 0) if state.remainder < 0 else state.remainder
+        if not state.end_of_dataloader or rest < 1:
             return rows
-        return min(max(int(state.remainder) - int(self.accelerator.process_index) * rows, 0), rows)
+        return min(max(int(rest) - int(self.accelerator.process_index) * rows, 0), rows)
 
     @property
     def _exchanges_examples(self) -> bool:

@@ -256,6 +256,27 @@ def test_one_without_its_sums_counts(home: Path) -> None:
     checkpoints_of.seal(home / "checkpoint-4")  # whoever took it away
 
 
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.pt", "rng_state.pth", "trainer_state.json"])
+def test_one_without_its_sums_is_opened(name: str, home: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A power cut may leave zeros of the right number: without a sum no one else would see them."""
+    newest = home / "checkpoint-6"
+    manifest = Manifest.read(newest)
+    assert manifest is not None
+    Manifest.of(newest, 6, manifest.run).write(newest)
+    (newest / name).write_bytes(bytes((newest / name).stat().st_size))
+    assert checkpoints_of.last_whole(home) == home / "checkpoint-4"
+    assert f"checkpoint-6 is not whole ({name} cannot be read" in caplog.text
+
+
+def test_what_cannot_be_looked_at_is_passed_over(home: Path) -> None:
+    told = json.loads((home / "checkpoint-6" / MANIFEST).read_text())
+    told["files"]["a" * 300] = {"size": 1}  # which no file system takes
+    (home / "checkpoint-6" / MANIFEST).write_text(json.dumps(told))
+    (home / "checkpoint-4" / MANIFEST).unlink()
+    (home / "checkpoint-4" / "trainer_state.json").write_text("[" * 100_000)
+    assert checkpoints_of.last_whole(home) == home / "checkpoint-2"
+
+
 @pytest.mark.parametrize(
     "error", [OSError(errno.ENOSPC, "No space left on device"), RuntimeError("[enforce fail at inline_container.cc]")]
 )
@@ -415,6 +436,19 @@ def test_what_is_left(limit: int | None, best: int | None, left: list[int], home
     assert sorted(int(name.removeprefix("checkpoint-")) for name in names(home)) == left
 
 
+def test_folders_of_other_names_are_let_alone(home: Path) -> None:
+    for name in ("checkpoint-best", "checkpoint-²", "checkpoint-"):
+        (home / name).mkdir()
+    assert checkpoints_of.last_whole(home) == home / "checkpoint-6"
+    checkpoints_of.rotate(home, 1, home / "checkpoint-6", None)
+    assert names(home) == sorted(["checkpoint-", "checkpoint-6", "checkpoint-best", "checkpoint-²"])
+
+
+def test_those_of_the_model_alone_are_rotated_as_others(tmp_path: Path) -> None:
+    made(tmp_path, save_steps=1, save_only_model=True, save_total_limit=3).train()
+    assert names(tmp_path) == ["checkpoint-4", "checkpoint-5", "checkpoint-6"]
+
+
 # ---- the best one ----
 
 BEST = {
@@ -446,3 +480,19 @@ def test_the_best_one_is_found_where_the_run_was_moved(tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "new" / "checkpoint-2")
     with pytest.raises(BrokenCheckpoint, match=r"checkpoint-2 is missing; it is the best checkpoint so far"):
         made(tmp_path / "new", **BEST).train(resume_from_checkpoint=True)
+
+
+def test_a_best_step_that_was_not_saved_is_no_checkpoint_that_is_missing(tmp_path: Path) -> None:
+    """The best evaluation is that of the first step, and every second step is saved."""
+
+    def trained(resumed: bool) -> DistillationTrainer:
+        scores = iter([9.0, 1.0, 1.0, 1.0][2 if resumed else 0 :])
+        given = {"compute_metrics": lambda _: {"score": next(scores)}}
+        best = {**BEST, "metric_for_best_model": "score", "eval_steps": 1, "save_total_limit": None}
+        trainer = made(tmp_path, 4, given, **best)
+        trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2") if resumed else None)
+        return trainer
+
+    whole = trained(resumed=False)
+    assert (whole.state.best_global_step, whole.state.best_model_checkpoint) == (1, None)
+    assert tiny.distance(trained(resumed=True).distillation, whole.distillation) == 0.0

@@ -12,7 +12,7 @@ from hf_distill.checkpoints.learned import (
 from hf_distill.checkpoints.manifest import MANIFEST, Manifest
 from hf_distill.checkpoints.same_batches import check_known_order, check_same_budget
 from hf_distill.checkpoints.same_run import DIFFERENCES, check_same_engine, check_same_run, known_differences
-from hf_distill.checkpoints.whole import check_intact, fault_of, last_whole, to_resume_from
+from hf_distill.checkpoints.whole import check_intact, checkpoints_in, fault_of, last_whole, step_of, to_resume_from
 from hf_distill.checkpoints.writing import abandon, begin, part_of, put_in_place, rotate, seal
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "check_same_budget",
     "check_same_engine",
     "check_same_run",
+    "checkpoints_in",
     "fault_of",
     "known_differences",
     "last_whole",
@@ -40,6 +41,7 @@ __all__ = [
     "replace_pickled_arguments",
     "rotate",
     "seal",
+    "step_of",
     "to_resume_from",
     "write_objectives",
     "write_teacher",

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from hf_distill.checkpoints.opening import fault_of_form
 from hf_distill.errors import BrokenCheckpoint
 
 MANIFEST = "manifest.json"
@@ -86,7 +87,7 @@ class Manifest:
 
     def fault(self, folder: Path, thoroughly: bool = True) -> str | None:
         """The first file that is not as it was written, and how; None where all are. Their bytes are read where it is
-        looked `thoroughly`."""
+        looked `thoroughly`; those without a sum must be what their names say."""
         for name, content in self.files.items():
             path = folder / name
             if path.is_symlink():
@@ -97,7 +98,11 @@ class Manifest:
             if size != content.size:
                 return f"{name} has {size} bytes, and {content.size} were written"
         for name, content in self.files.items() if thoroughly else ():
-            if content.sha256 is not None and _sum(folder / name) != content.sha256:
+            if content.sha256 is None:
+                fault = fault_of_form(folder / name)
+                if fault is not None:
+                    return fault
+            elif _sum(folder / name) != content.sha256:
                 return f"{name} has another SHA-256 than when it was written"
         return None
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from pathlib import Path
 
-from hf_distill.checkpoints.manifest import Manifest
+from hf_distill.checkpoints.manifest import MANIFEST, Manifest
 from hf_distill.errors import BrokenCheckpoint
 
 logger = logging.getLogger(__name__)
 
 _STATES = {"optimizer.pt": ("optimizer_*", "optimizer.bin", "global_step*"), "scheduler.pt": ("global_step*",)}
 """What must be there, and what FSDP and DeepSpeed have in place of it."""
+
+_NAME = re.compile("checkpoint-[0-9]{1,18}")
 
 WEIGHTS = (
     "model.safetensors",
@@ -29,9 +32,8 @@ def last_whole(output_dir: Path) -> Path | None:
 
 def _search(output_dir: Path) -> tuple[Path | None, list[str]]:
     """The newest whole checkpoint, and what is wrong with those after it."""
-    found = [path for path in output_dir.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit()]
     faults: list[str] = []
-    for path in sorted(found, key=step_of, reverse=True):
+    for path in sorted(checkpoints_in(output_dir), key=step_of, reverse=True):
         fault = fault_of(path)
         if fault is None:
             return path, faults
@@ -80,12 +82,20 @@ def fault_of(path: Path, thoroughly: bool = True) -> str | None:
     return _damage(path, thoroughly) or _lack(path)
 
 
+def is_torn(path: Path) -> bool:
+    """Whether the writing of a checkpoint was broken off, by its manifest, and where there is none by what is missing:
+    one of the model alone (`save_only_model`) is whole, though no run goes on from it.
+    """
+    fault = _damage(path, thoroughly=False)
+    return fault is not None or (not (path / MANIFEST).is_file() and _lack(path) is not None)
+
+
 def _damage(path: Path, thoroughly: bool) -> str | None:
     try:
         manifest = Manifest.read(path)
-    except BrokenCheckpoint as error:
+        return None if manifest is None else manifest.fault(path, thoroughly)
+    except (BrokenCheckpoint, OSError) as error:
         return str(error)
-    return None if manifest is None else manifest.fault(path, thoroughly)
 
 
 def _lack(path: Path) -> str | None:
@@ -96,10 +106,9 @@ def _lack(path: Path) -> str | None:
     """
     try:
         state = json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         return f"trainer_state.json: {error}"
-    step = path.name.removeprefix("checkpoint-")
-    if not isinstance(state, dict) or (step.isdigit() and state.get("global_step") != int(step)):
+    if not isinstance(state, dict) or (is_checkpoint(path) and state.get("global_step") != step_of(path)):
         return "trainer_state.json is of another step"
     adapters = any(path.glob("*/adapter_model.safetensors"))  # those with names of their own lie in folders
     if not adapters and not any((path / name).exists() for name in WEIGHTS):
@@ -110,6 +119,16 @@ def _lack(path: Path) -> str | None:
     if not any(path.glob("rng_state*.pth")):
         return "rng_state.pth is missing"
     return None
+
+
+def checkpoints_in(output_dir: Path) -> list[Path]:
+    """The folders `checkpoint-<step>`, in no order."""
+    return [path for path in output_dir.glob("checkpoint-*") if is_checkpoint(path)]
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Whether a folder is named as the Trainer names its checkpoints."""
+    return _NAME.fullmatch(path.name) is not None
 
 
 def step_of(checkpoint: Path) -> int:

@@ -11,7 +11,7 @@ from typing import Any
 from transformers.trainer_utils import sort_checkpoints
 
 from hf_distill.checkpoints.manifest import Manifest
-from hf_distill.checkpoints.whole import fault_of, step_of
+from hf_distill.checkpoints.whole import is_checkpoint, is_torn, step_of
 
 logger = logging.getLogger(__name__)
 
@@ -80,8 +80,8 @@ def rotate(home: Path, limit: int | None, newest: Path, best: str | None) -> Non
     if limit is None or limit <= 0:
         return
     kept = {newest, newest if best is None else Path(best)}
-    found = [Path(each) for each in sort_checkpoints(str(home), use_mtime=True)]
-    whole = [each for each in found if each in kept or fault_of(each, thoroughly=False) is None]
+    found = [each for each in map(Path, sort_checkpoints(str(home), use_mtime=True)) if is_checkpoint(each)]
+    whole = [each for each in found if each in kept or not is_torn(each)]
     surplus = max(len(whole) - max(limit, len(kept)), 0)
     step = step_of(newest)
     old = [each for each in whole if each not in kept][:surplus]

@@ -18,7 +18,7 @@ from transformers import EvalPrediction, PreTrainedModel, TrainerCallback, Train
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from hf_distill.activations import Signal
-from hf_distill.checkpoints import OBJECTIVES, last_whole
+from hf_distill.checkpoints import OBJECTIVES, checkpoints_in, last_whole, step_of
 from hf_distill.distillation import Distillation
 from hf_distill.errors import DistillationError, IncompatiblePair
 from hf_distill.hub.packed import write_packed
@@ -297,10 +297,9 @@ def _remove_torn(folder: Path, whole: Path | None) -> None:
     """Removes checkpoints that are newer than the last whole one: a rotation would count them, and keep them for
     it.
     """
-    last = -1 if whole is None else int(whole.name.removeprefix("checkpoint-"))
-    for path in folder.glob("checkpoint-*"):
-        step = path.name.removeprefix("checkpoint-")
-        if step.isdigit() and int(step) > last:
+    last = -1 if whole is None else step_of(whole)
+    for path in checkpoints_in(folder):
+        if step_of(path) > last:
             shutil.rmtree(path)
 
 

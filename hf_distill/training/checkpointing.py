@@ -9,6 +9,8 @@ from typing import Any
 import safetensors
 from torch import nn
 from transformers.trainer import SCALER_NAME, TRAINER_STATE_NAME
+from transformers.trainer_callback import TrainerState
+from transformers.trainer_utils import has_length
 
 from hf_distill import checkpoints, checks
 from hf_distill.errors import BrokenCheckpoint
@@ -179,13 +181,31 @@ class Checkpointing(Sharding):
             )
 
     def _init_training_state(self, *args: Any, **kwargs: Any) -> tuple[int, int]:
-        """Finds the best checkpoint beside the one that is resumed, where the run was moved; it must be whole."""
+        """Finds where a stream was, which has no length, and the best checkpoint."""
         found: tuple[int, int] = super()._init_training_state(*args, **kwargs)
         resumed = kwargs.get("resume_from_checkpoint", args[3] if len(args) > 3 else None)
-        best = self.state.best_global_step
-        if resumed is None or not best or not self.args.load_best_model_at_end:
+        if resumed is None:
             return found
-        place = Path(self.state.best_model_checkpoint or Path(resumed).parent / f"checkpoint-{best}")
+        if self.args.load_best_model_at_end:
+            self._find_best(Path(resumed))
+        is_stream = self.train_dataset is not None and not has_length(self.train_dataset)
+        return self._place_in_stream() if is_stream else found
+
+    def _place_in_stream(self) -> tuple[int, int]:
+        """How often a stream was read to its end, and how many batches of it since. The Trainer takes `max_steps` for
+        the steps of an epoch there, so the epoch's whole part counts the passes."""
+        passes = int(self.state.epoch or 0)
+        whole = self.state.max_steps * self.args.gradient_accumulation_steps
+        batches = round(((self.state.epoch or 0) - passes) * whole)
+        return passes, 0 if self.args.ignore_data_skip else batches
+
+    def _find_best(self, resumed: Path) -> None:
+        """Finds the best checkpoint beside the one that is resumed, where the run was moved; it must be whole. There
+        is none where the best evaluation so far was at a step that was not saved."""
+        named = TrainerState.load_from_json(str(resumed / TRAINER_STATE_NAME)).best_model_checkpoint
+        if named is None:
+            return
+        place = Path(self.state.best_model_checkpoint or resumed.parent / Path(named).name)
         if not place.is_dir():
             raise BrokenCheckpoint(
                 f"{place} is missing; it is the best checkpoint so far, and load_best_model_at_end needs it. Put it "
@@ -193,7 +213,6 @@ class Checkpointing(Sharding):
             )
         checkpoints.check_intact(place)
         self.state.best_model_checkpoint = str(place)
-        return found
 
     def _load_best_model(self) -> None:
         self._settle()

@@ -33,7 +33,7 @@ from hf_distill.students.loss_rises import loss_rises
 from hf_distill.teachers import Teacher
 from hf_distill.teachers.cache.codecs import Codec
 from hf_distill.teachers.frozen import OWN
-from hf_distill.training.callbacks import EpochOrder, Following, StepWeights
+from hf_distill.training.callbacks import EpochOrder, EpochSaves, Following, StepWeights
 from hf_distill.training.checkpointing import Checkpointing
 from hf_distill.training.compilation import told_of_compiler
 from hf_distill.training.generating import Generating
@@ -123,6 +123,7 @@ class DistillationTrainer(OnPolicyTrainer, Loaders, Generating, Watching, Checkp
         self.teacher = self._as_teacher(teacher)
         self.terms = self._as_terms(objectives)
         self.add_callback(EpochOrder(self))
+        self.add_callback(EpochSaves())
         self.add_callback(StepWeights(self))
         self.add_callback(Following(self))
         if self.args.enable_jit_checkpoint:

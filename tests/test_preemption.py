@@ -92,6 +92,25 @@ def test_an_error_gives_the_signal_back(tmp_path: Path) -> None:
         trainer.train()
 
 
+def test_another_try_with_a_smaller_batch_keeps_the_signal_and_gives_it_back(tmp_path: Path) -> None:
+    """`auto_find_batch_size` begins to train anew, and a signal that came before that still counts."""
+    before = signal.getsignal(signal.SIGTERM)
+    trainer = made(tmp_path, auto_find_batch_size=True, max_steps=5)
+    plain, calls = trainer.compute_loss, []
+
+    def fails_once(*args: Any, **kwargs: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+            raise RuntimeError("CUDA out of memory.")
+        return plain(*args, **kwargs)
+
+    trainer.compute_loss = fails_once  # type: ignore[method-assign]
+    with pytest.raises(Preempted, match="step 1 is saved"):
+        trainer.train()
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
 def test_a_thread_trains_without_it(tmp_path: Path) -> None:
     """Only the main thread may ask for signals."""
     trainer = made(tmp_path, max_steps=1)

@@ -6,6 +6,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback
+from transformers.trainer_utils import IntervalStrategy
 
 from hf_distill import checks
 
@@ -23,6 +24,28 @@ class EpochOrder(TrainerCallback):  # type: ignore[misc]
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._trainer.set_epoch(int(state.epoch or 0))
+
+
+class EpochSaves(TrainerCallback):  # type: ignore[misc]
+    """Puts the checkpoint of an epoch's last step behind what is due at the epoch's end: an evaluation draws from the
+    generators, and a run that goes on from before it begins with the next epoch.
+    """
+
+    def __init__(self) -> None:
+        self._is_due = False
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        at_end = IntervalStrategy.EPOCH in (args.eval_strategy, args.logging_strategy)
+        if control.should_save and at_end and ends_epoch(state):
+            control.should_save, self._is_due = False, True
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        control.should_save, self._is_due = control.should_save or self._is_due, False
+
+
+def ends_epoch(state: Any) -> bool:
+    """Whether the step that was just made is the last one of its epoch, or of all."""
+    return float(state.epoch or 0.0).is_integer() or bool(state.global_step >= state.max_steps)
 
 
 class StepWeights(TrainerCallback):  # type: ignore[misc]

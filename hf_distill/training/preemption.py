@@ -13,6 +13,7 @@ from transformers import TrainerCallback
 from transformers.trainer_jit_checkpoint import JITCheckpointCallback
 
 from hf_distill.errors import Preempted
+from hf_distill.training.callbacks import ends_epoch
 
 if TYPE_CHECKING:
     from hf_distill.trainer import DistillationTrainer
@@ -57,9 +58,10 @@ class StopOnSigterm(TrainerCallback):  # type: ignore[misc]
         self._before: Any = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._asked = self._agreed = self._due = False
+        self._agreed = self._due = False
         self._told = None
-        if threading.current_thread() is threading.main_thread():
+        if self._before is None and threading.current_thread() is threading.main_thread():
+            self._asked = False  # else this is another try with a smaller batch (auto_find_batch_size)
             self._before = signal.signal(signal.SIGTERM, self._ask)
 
     def give_back(self) -> None:
@@ -73,8 +75,7 @@ class StopOnSigterm(TrainerCallback):  # type: ignore[misc]
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._agreed = self._agreed or self._all_know()
-        ends_epoch = float(state.epoch or 0.0).is_integer() or state.global_step >= state.max_steps
-        if self._agreed and not ends_epoch:
+        if self._agreed and not ends_epoch(state):
             self._due = control.should_save = True
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

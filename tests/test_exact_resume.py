@@ -13,6 +13,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import Tensor
+from torch.utils.data import IterableDataset
 from transformers import BertForMaskedLM, TrainerCallback
 
 from hf_distill import CSKD, DistillationTrainer, HiddenMSE, Labels, SoftTargets, objectives
@@ -156,6 +157,43 @@ def test_a_resumed_run_is_bitwise_the_uninterrupted_one(
     assert found.keys() == expected.keys()
     assert not [name for name in found if not torch.equal(found[name], expected[name])]
     assert values(again) == values(whole)
+
+
+class Stream(IterableDataset):  # type: ignore[type-arg]
+    """Rows without a length, read anew in each pass."""
+
+    def __init__(self, rows: list[dict[str, Any]]) -> None:
+        self.rows = rows
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return iter(self.rows)
+
+
+def an_epochs_end(folder: Path) -> DistillationTrainer:
+    """The fourth step is the last of its epoch, behind which the evaluation draws from the generators."""
+    return trainer_of(folder, arguments={"save_steps": 1, "eval_strategy": "epoch"})
+
+
+def dispatched(folder: Path) -> DistillationTrainer:
+    return trainer_of(folder, arguments={"save_steps": 1, "accelerator_config": {"dispatch_batches": True}})
+
+
+def stream(folder: Path) -> DistillationTrainer:
+    """A pass has seven batches, and a step takes two: the last one of each pass is left out."""
+    return trainer_of(folder, train_dataset=Stream(tiny.rows("single_label", 21)), arguments={"save_steps": 1})
+
+
+@pytest.mark.parametrize("make", [an_epochs_end, dispatched, stream])
+def test_a_run_goes_on_from_every_step(make: Callable[[Path], DistillationTrainer], tmp_path: Path) -> None:
+    whole = make(tmp_path)
+    whole.train()
+    expected = state(whole)
+    for step in range(1, STEPS):
+        again = make(tmp_path / "again")
+        again.train(resume_from_checkpoint=str(tmp_path / f"checkpoint-{step}"))
+        found = state(again)
+        assert not [name for name in found if not torch.equal(found[name], expected[name])], step
+        assert values(again) == values(whole), step
 
 
 class Stop(TrainerCallback):

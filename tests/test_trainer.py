@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from torch import nn
+from torch.utils.data import IterableDataset
 from transformers import (
     AutoModelForSequenceClassification,
     BertForSequenceClassification,
@@ -891,6 +893,30 @@ def test_rows_longer_than_a_position_table_are_refused(with_lengths: bool, role:
     rows = Dataset.from_list([{**row, "length": 70} if with_lengths else row] * 8)
     with pytest.raises(DataError, match=rf"70 tokens, and the {role} \(bert\) reads 64"):
         trainer_for(train_dataset=rows, **models).train()
+
+
+class Stream(IterableDataset):  # type: ignore[type-arg]
+    """Rows without a length."""
+
+    def __init__(self, number: int) -> None:
+        self.rows = tiny.rows("single_label", number)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.rows)
+
+
+def test_what_a_stream_has_left_for_less_than_a_step_is_left_out() -> None:
+    """The Trainer makes no step of it, and adds its gradient to that of the next step: 4.2, 11.6, 11.6."""
+    arguments = {"max_steps": 3, "learning_rate": 0.0, "per_device_train_batch_size": 2}
+    arguments |= {"gradient_accumulation_steps": 2, "logging_steps": 1}
+    norms = []
+    for number in (4, 6):
+        trainer = trainer_for(train_dataset=Stream(number), args=tiny.arguments(**arguments))
+        trainer.train()
+        norms += [row["grad_norm"] for row in trainer.state.log_history if "grad_norm" in row]
+    assert norms == pytest.approx([norms[0]] * 6, rel=1e-6)
+    with pytest.raises(DataError, match=r"ended after 1 batches, and a step takes 2; lower gradient_accumulation"):
+        trainer_for(train_dataset=Stream(2), args=tiny.arguments(**arguments)).train()
 
 
 @pytest.mark.parametrize(

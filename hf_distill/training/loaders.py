@@ -7,8 +7,10 @@ from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
+from accelerate.data_loader import SeedableRandomSampler
 from datasets import Dataset
 from torch.utils.data import DataLoader
+from transformers.trainer_utils import has_length
 
 from hf_distill.data.batching import LengthGroupedSampler, TokenBudgetSampler, lengths_of, ready_batches
 from hf_distill.data.pairs import PairedCollator, PairedRows
@@ -36,6 +38,9 @@ class Loaders(BoundTrainer):
     _epoch_order: Any = None
     """The sampler that makes its own order, which is told the epoch."""
     _paired: PairedRows | None = None
+    _seeded: SeedableRandomSampler | None = None
+    """The sampler of accelerate's that draws the order of an epoch; a loader that dispatches batches does not tell it
+    the epoch once it skips some."""
     _prepared: Teacher | None = None
     """The teacher that has seen the rows."""
 
@@ -46,12 +51,32 @@ class Loaders(BoundTrainer):
             self._epoch_order.set_epoch(epoch)
         if self._paired is not None:
             self._paired.set_epoch(epoch)
+        if self._seeded is not None:
+            self._seeded.set_epoch(epoch)
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """The Trainer's loader, or one of batches with a budget of tokens."""
         reads_labels = any(isinstance(o, RowWise) and o.reads_labels for o in self.distillation.terms())
         with self._checking(labels=reads_labels), self._reading_teacher(), self._pairing():
-            return self._worked(self._train_loader())
+            loader = self._worked(self._train_loader())
+        self._seeded = _seeded_sampler(loader)
+        return loader
+
+    def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> Any:
+        """The batches of a step. A stream that ends before there are enough for one gives none: the Trainer would make
+        no step of them, and add their gradients to the next one's.
+
+        Raises: `DataError` for a stream that has less than a step takes.
+        """
+        samples, counted = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if len(samples) == num_batches or has_length(self.train_dataset):
+            return samples, counted
+        if samples and not self.state.global_step:
+            raise DataError(
+                f"the training data ended after {len(samples)} batches, and a step takes {num_batches}; lower "
+                "gradient_accumulation_steps."
+            )
+        return [], None
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
         """The Trainer's loader; the batches of a model without a head are compared with the teacher's."""
@@ -203,3 +228,12 @@ def _num_classes(pair: Pair) -> int | None:
     """How many classes a label may be, where labels are classes."""
     of_classes = pair.task.form == "softmax" and pair.task.label_names == ("labels",)
     return pair.student.num_logits or None if of_classes else None
+
+
+def _seeded_sampler(loader: DataLoader[Any]) -> SeedableRandomSampler | None:
+    """The one beneath what shares batches out among processes."""
+    place: Any = loader
+    while hasattr(place, "batch_sampler"):
+        place = place.batch_sampler
+    found = getattr(place, "sampler", None)
+    return found if isinstance(found, SeedableRandomSampler) else None

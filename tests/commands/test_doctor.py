@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -87,7 +88,7 @@ stages:
     assert "1. stage 'one', hidden_cosine: layer_map 'one_to_one'" in out
     assert "2. stage 'one', dkd: the task has 2 classes" in out
     assert "3. stage 'two', minilm_v2: " in out
-    assert "4. stage 'one': Got warmup_steps" in out
+    assert re.search(r"4\. stage 'one': .*warmup_steps", out), "in transformers' words, others in each release"
     assert "not measured: the recipe does not run as it is" in out
 
 

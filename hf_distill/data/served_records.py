@@ -11,7 +11,9 @@ beside it where the answer does not tell. Read are
 The answer stands in the line itself, under `response`, or under `response.body` (the files of batches); what was asked
 in the line, under `request` or `body`: `prompt` (a text, or ids) or `messages`. Ids that the server gives
 (`prompt_token_ids`, `token_ids`; vLLM: return_token_ids) are taken, and compared with the texts of tokens; without
-them the tokenizer makes them of the prompt, or the chat template of the messages, and finds each token of the answer.
+them the tokenizer makes them of the prompt, or the chat template of the messages, and finds each token of the answer;
+what was asked for in a way that changes the prompt is refused then, and so is a prompt of another number of tokens
+than the server counted (`usage.prompt_tokens`).
 """
 
 from __future__ import annotations
@@ -28,8 +30,10 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
+from hf_distill.data.chat_day import asks_for_day, template_of
 from hf_distill.data.files import describe, json_lines
 from hf_distill.data.served_answers import answer_of, asked_of, first_given, has_echo, spelling_of, texts_and_laws
+from hf_distill.data.served_requests import OF_MESSAGES, OF_TEXT, REMEDY, check_number, check_settings
 from hf_distill.data.served_words import Words
 from hf_distill.errors import DataError
 
@@ -160,6 +164,8 @@ class Records:
         logprobs = choice.get("logprobs")
         echoed = isinstance(logprobs, dict) and has_echo(logprobs)
         prompt = self._prompt(asked, body, choice, place)
+        if prompt is not None:
+            check_number(body, choice, len(prompt), place)
         if echoed:
             ids, laws = self._answered(choice, place, prompt or [])
             if prompt is not None and ids[: len(prompt)] != prompt:
@@ -189,16 +195,24 @@ class Records:
         if isinstance(prompt, list):
             return self._ids(prompt, place)
         if isinstance(prompt, str):
+            check_settings(asked, OF_TEXT, place)
             return self._ids(self._tokens(prompt, place), place)
         if messages is not None:
-            return self._ids(self._rendered(messages, place), place)
+            return self._ids(self._rendered(messages, asked, place), place)
         return None
 
-    def _rendered(self, messages: Any, place: str) -> Any:
-        if not getattr(self.tokenizer, "chat_template", None):
+    def _rendered(self, messages: Any, asked: Mapping[str, Any], place: str) -> Any:
+        template = template_of(self.tokenizer)
+        if template is None:
             raise DataError(
                 f"{place}: has messages, and the tokenizer no chat template to make a text of them; give the "
                 "tokenizer of the served model, or ask the server for token ids."
+            )
+        check_settings(asked, {**OF_MESSAGES, "chat_template": template}, place)
+        if asks_for_day(template):
+            raise DataError(
+                f"{place}: has messages, and the chat template writes the day on which the server read them, which is "
+                f"not known; {REMEDY}."
             )
         try:
             text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)

@@ -22,8 +22,8 @@ from hf_distill.errors import CacheMismatch, DataError, DistillationError
 from hf_distill.tasks import IGNORED
 from hf_distill.teachers import Cached, Ensemble
 from hf_distill.teachers.cache import codecs
-from tests import tiny
-from tests.data.served import TEXTS, Server, model, tokenizer, write
+from tests import chats, tiny
+from tests.data.served import TEMPLATE, TEXTS, Server, model, tokenizer, write
 
 WORDS = tokenizer()
 TEACHER = model(len(WORDS), layers=2, seed=3)
@@ -233,6 +233,112 @@ def test_what_is_no_record_of_other_forms(tmp_path: Path) -> None:
         list(Records([tmp_path / "broken.jsonl"], WORDS, len(WORDS)))
     with pytest.raises(DataError, match="cannot be read"):
         list(Records([tmp_path / "none.jsonl"], WORDS, len(WORDS)))
+
+
+CHANGED: dict[str, Any] = {
+    "tools": [{"type": "function", "function": {"name": "add"}}],
+    "documents": [{"title": "a", "text": "b"}],
+    "chat_template_kwargs": {"enable_thinking": False},
+    "chat_template": "{{ messages }}",
+    "add_generation_prompt": False,
+    "continue_final_message": True,
+    "add_special_tokens": True,
+}
+
+
+def asked_with(line: dict[str, Any], **settings: Any) -> dict[str, Any]:
+    return {**line, "request": {**line["request"], **settings}}
+
+
+@pytest.mark.parametrize("key", CHANGED)
+def test_what_changed_the_prompt_of_a_chat_is_refused(key: str, tmp_path: Path) -> None:
+    line, remedy = SERVER.chat(QUESTION, ANSWER), r"ask the server for token ids \(vLLM: return_token_ids\)"
+    for settings in ({key: CHANGED[key]}, {"extra_body": {key: CHANGED[key]}}):
+        with pytest.raises(DataError, match=rf"line 1: was asked with {key} .*{remedy}"):
+            list(read(tmp_path, asked_with(line, **settings)))
+    (plain,) = read(tmp_path, line)
+    ids = plain.input_ids[: -len(line["response"]["body"]["choices"][0]["logprobs"]["content"])]
+    line["response"]["body"]["prompt_token_ids"] = ids
+    (told,) = read(tmp_path, asked_with(line, **CHANGED))
+    assert told.input_ids == plain.input_ids
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        dict.fromkeys(CHANGED),
+        {"tools": [], "documents": [], "chat_template_kwargs": {}, "chat_template": WORDS.chat_template},
+        {"add_generation_prompt": True, "continue_final_message": False, "add_special_tokens": False},
+        {"temperature": 1.0, "extra_body": None},
+    ],
+)
+def test_what_changes_no_prompt_is_taken(settings: dict[str, Any], tmp_path: Path) -> None:
+    line = SERVER.chat(QUESTION, ANSWER)
+    (plain,), (told,) = read(tmp_path, line), read(tmp_path, asked_with(line, **settings))
+    assert told.input_ids == plain.input_ids
+
+
+def test_special_tokens_of_a_text_are_those_of_the_tokenizer(tmp_path: Path) -> None:
+    line = SERVER.prompt_logprobs(TEXTS[0])
+    with pytest.raises(DataError, match=r"was asked with add_special_tokens False \(bool\)"):
+        list(read(tmp_path, {**line, "add_special_tokens": False}))
+    for settings in ({"add_special_tokens": True}, {"add_special_tokens": None}, {"tools": CHANGED["tools"]}):
+        (told,) = read(tmp_path, {**line, **settings})
+        assert told.input_ids == WORDS(TEXTS[0])["input_ids"]
+    ids = WORDS(TEXTS[0])["input_ids"]
+    (told,) = read(tmp_path, {**line, "prompt": ids, "add_special_tokens": False})
+    assert told.input_ids == ids
+
+
+def counted(line: dict[str, Any], usage: Any) -> dict[str, Any]:
+    """The line with what a server counted."""
+    found = copy.deepcopy(line)
+    found.get("response", {"body": found})["body"]["usage"] = usage
+    return found
+
+
+def test_a_prompt_has_as_many_tokens_as_the_server_counts(tmp_path: Path) -> None:
+    """One more is a beginning of a text that stands there twice."""
+    ids = WORDS(TEXTS[0])["input_ids"]
+    chat = SERVER.chat(QUESTION, ANSWER)
+    answered = len(chat["response"]["body"]["choices"][0]["logprobs"]["content"])
+    (told,) = read(tmp_path, chat)
+    lines = [
+        (chat, len(told.input_ids) - answered),
+        (SERVER.prompt_logprobs(TEXTS[0]), len(ids)),
+        (SERVER.prompt_logprobs(TEXTS[0], prompt_token_ids=ids), len(ids)),
+        ({**SERVER.prompt_logprobs(TEXTS[0]), "prompt": ids}, len(ids)),
+        (SERVER.echo(TEXTS[0], numbered=True), len(ids)),
+    ]
+    for line, number in lines:
+        (plain,) = read(tmp_path, line)
+        for usage in (*({"prompt_tokens": same} for same in (number, None, "many", True)), None, [], 5):
+            (told,) = read(tmp_path, counted(line, usage))
+            assert told.input_ids == plain.input_ids
+        for other in (number + 1, number - 1, 0):
+            with pytest.raises(DataError, match=rf"has {number} tokens, and the server counts {other} .*ask the serv"):
+                list(read(tmp_path, counted(line, {"prompt_tokens": other})))
+
+
+def test_several_prompts_of_an_answer_are_counted_together(tmp_path: Path) -> None:
+    answers = [SERVER.prompt_logprobs(text, prompt_token_ids=WORDS(text)["input_ids"]) for text in TEXTS]
+    line = {"prompt": TEXTS, "choices": [answer["choices"][0] for answer in answers]}
+    number = sum(len(WORDS(text)["input_ids"]) for text in TEXTS)
+    found = list(read(tmp_path, counted(line, {"prompt_tokens": number})))
+    assert [told.input_ids for told in found] == [WORDS(text)["input_ids"] for text in TEXTS]
+
+
+def test_messages_of_a_template_that_writes_the_day(tmp_path: Path) -> None:
+    words = tokenizer(template=chats.TODAY + TEMPLATE)
+    line = SERVER.chat(QUESTION, ANSWER)
+    path = write(tmp_path / "chat.jsonl", [line])
+    with pytest.raises(DataError, match=r"writes the day .*; ask the server for token ids \(vLLM: return_token_ids\)"):
+        list(Records([path], words, len(words)))
+    path = write(
+        tmp_path / "chat.jsonl", [{**line, "response": {**line["response"]["body"], "prompt_token_ids": [7]}}]
+    )
+    (told,) = Records([path], words, len(words))
+    assert told.input_ids[0] == 7
 
 
 def test_messages_without_a_template(tmp_path: Path) -> None:

@@ -222,6 +222,25 @@ def test_the_cost_is_told(models: Path, monkeypatch: pytest.MonkeyPatch, capsys:
     assert "an epoch of 6400 rows: 100 steps, 0.01 hours" in out
 
 
+@pytest.mark.parametrize(("rows", "accumulated", "steps"), [
+    (96, 1, 3), (100, 1, 4), (1, 1, 1), (100, 2, 2), (160, 2, 3), (161, 2, 3), (1, 4, 1),
+])  # fmt: skip
+def test_what_is_left_of_an_epoch_makes_a_step(
+    models: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    rows: int,
+    accumulated: int,
+    steps: int,
+) -> None:
+    """As in a training, where the last batch and the last batches of a step may be fewer."""
+    expected = Expected(StepCost(1.25, 36.0, 2.0e9), batch=32, length=64, measured=8, accumulated=accumulated)
+    monkeypatch.setattr(diagnosis, "expected_costs", lambda *args, **given: [("distil", expected)])
+    status, out = run(capsys, "--teacher", models / "teacher", "--student_layers", 1, "--rows", rows)
+    assert status == 0
+    assert f"an epoch of {rows} rows: {steps} steps, {steps / 100:.2f} hours" in out
+
+
 def test_what_the_trainer_refuses_is_a_problem(
     models: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -178,12 +178,18 @@ def dispatched(folder: Path) -> DistillationTrainer:
     return trainer_of(folder, arguments={"save_steps": 1, "accelerator_config": {"dispatch_batches": True}})
 
 
+def dispatched_by_length(folder: Path) -> DistillationTrainer:
+    """The Trainer's own sampler of batches of like cost."""
+    dealt = {"accelerator_config": {"dispatch_batches": True}, "train_sampling_strategy": "batch_rebalance"}
+    return trainer_of(folder, arguments={"save_steps": 1, **dealt})
+
+
 def stream(folder: Path) -> DistillationTrainer:
     """A pass has seven batches, and a step takes two: the last one of each pass is left out."""
     return trainer_of(folder, train_dataset=Stream(tiny.rows("single_label", 21)), arguments={"save_steps": 1})
 
 
-@pytest.mark.parametrize("make", [an_epochs_end, dispatched, stream])
+@pytest.mark.parametrize("make", [an_epochs_end, dispatched, dispatched_by_length, stream])
 def test_a_run_goes_on_from_every_step(make: Callable[[Path], DistillationTrainer], tmp_path: Path) -> None:
     whole = make(tmp_path)
     whole.train()

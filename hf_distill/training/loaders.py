@@ -7,7 +7,6 @@ from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
-from accelerate.data_loader import SeedableRandomSampler
 from datasets import Dataset
 from torch.utils.data import DataLoader
 from transformers.trainer_utils import has_length
@@ -38,9 +37,9 @@ class Loaders(BoundTrainer):
     _epoch_order: Any = None
     """The sampler that makes its own order, which is told the epoch."""
     _paired: PairedRows | None = None
-    _seeded: SeedableRandomSampler | None = None
-    """The sampler of accelerate's that draws the order of an epoch; a loader that dispatches batches does not tell it
-    the epoch once it skips some."""
+    _ordering: Any = None
+    """What draws the order of an epoch from its number; a loader that dispatches batches does not tell it once it
+    skips some."""
     _prepared: Teacher | None = None
     """The teacher that has seen the rows."""
 
@@ -51,15 +50,15 @@ class Loaders(BoundTrainer):
             self._epoch_order.set_epoch(epoch)
         if self._paired is not None:
             self._paired.set_epoch(epoch)
-        if self._seeded is not None:
-            self._seeded.set_epoch(epoch)
+        if self._ordering is not None:
+            self._ordering.set_epoch(epoch)
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """The Trainer's loader, or one of batches with a budget of tokens."""
         reads_labels = any(isinstance(o, RowWise) and o.reads_labels for o in self.distillation.terms())
         with self._checking(labels=reads_labels), self._reading_teacher(), self._pairing():
             loader = self._worked(self._train_loader())
-        self._seeded = _seeded_sampler(loader)
+        self._ordering = _ordering(loader)
         return loader
 
     def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> Any:
@@ -230,10 +229,9 @@ def _num_classes(pair: Pair) -> int | None:
     return pair.student.num_logits or None if of_classes else None
 
 
-def _seeded_sampler(loader: DataLoader[Any]) -> SeedableRandomSampler | None:
-    """The one beneath what shares batches out among processes."""
+def _ordering(loader: DataLoader[Any]) -> Any:
+    """The sampler, of rows or of batches, that is told the epoch, beneath what shares batches out among processes."""
     place: Any = loader
     while hasattr(place, "batch_sampler"):
         place = place.batch_sampler
-    found = getattr(place, "sampler", None)
-    return found if isinstance(found, SeedableRandomSampler) else None
+    return next((each for each in (place, getattr(place, "sampler", None)) if hasattr(each, "set_epoch")), None)

@@ -33,7 +33,7 @@ from hf_distill.search.held_out import hold_out
 from hf_distill.search.points import Point
 from hf_distill.search.shapes import shapes_of
 from hf_distill.search.survey import Candidate, survey
-from hf_distill.search.trials import PILOT_ROWS, Course, Runner, first_rows_of, halve, told_of_untried, trials_of
+from hf_distill.search.trials import Course, Runner, told_of_untried, trials_of, tried
 
 logger = logging.getLogger(__name__)
 
@@ -155,11 +155,7 @@ class _Search:
         held_out = hold_out(self.workload, self.folder / "data")
         trials = trials_of(candidates, self.recipes, self.settings.learning_rate_scales)
         runner = Runner(held_out, self.folder / TRIALS)
-        pilot = runner.judged(trials[0], min(PILOT_ROWS, held_out.rows))
-        left = max(0.0, self.settings.time_budget - pilot.seconds)
-        rows = first_rows_of(len(trials), held_out.rows, left, pilot.seconds / pilot.rows)
-        logger.info("%d trials, from %d rows on, in %.0f s", len(trials), rows, left)
-        courses = halve(trials, rows, left, runner.judged)
+        courses = tried(trials, held_out.rows, self.settings.time_budget, runner.judged)
         untried = told_of_untried(courses, self.settings.time_budget)
         if untried:
             logger.warning("%s", untried)

@@ -164,23 +164,48 @@ class Runner:
         return Judged(rows, value, seconds, str(place), message)
 
 
+def tried(trials: Sequence[Trial], rows: int, seconds: float, judge: Callable[[Trial, int], Judged]) -> list[Course]:
+    """Successive halving (`halve`) of the trials, of which there are so many training `rows`, in about `seconds`.
+
+    A pilot run tells how long a row takes. It is of the first trial that is not refused, as a refusal tells nothing;
+    those before it are refused for good.
+    """
+    refused: list[Course] = []
+    pilot_rows = min(PILOT_ROWS, rows)
+    for i, trial in enumerate(trials):
+        pilot = judge(trial, pilot_rows)
+        seconds = max(0.0, seconds - pilot.seconds)
+        if pilot.value is not None:
+            number, a_row = len(trials) - i, pilot.seconds / pilot.rows
+            first_rows = first_rows_of(number, rows, seconds, a_row)
+            logger.info("%d trials, from %d rows on, in %.0f s", number, first_rows, seconds)
+            return [*refused, *halve(trials[i:], first_rows, seconds, judge, seconds_a_row=a_row)]
+        refused.append(Course(trial, [pilot], "refused"))
+    return refused
+
+
 def halve(
-    trials: Sequence[Trial], first_rows: int, seconds: float, judge: Callable[[Trial, int], Judged]
+    trials: Sequence[Trial],
+    first_rows: int,
+    seconds: float,
+    judge: Callable[[Trial, int], Judged],
+    *,
+    seconds_a_row: float = 0.0,
 ) -> list[Course]:
     """Successive halving (Jamieson and Talwalkar, 2016, arXiv:1502.07943; one after the other as in Li et al., 2020,
     arXiv:1810.05934), by Optuna: each trial is run on `first_rows` rows, and goes on with three times as many while it
     is in the best third of those that came as far, up to nine times.
 
-    No run is begun that would end after `seconds`, by how long others took; the first one always is. The order and
-    the outcome follow from the values alone, so that a search that was broken off is gone on with by doing it again,
-    with runs that are there already.
+    No run is begun that would end after `seconds`, by how long others took, or before any was scored by
+    `seconds_a_row`; the first one always is. The order and the outcome follow from the values and times alone, so that
+    a search that was broken off is gone on with by doing it again, with runs that are there already.
 
     Raises: `DistillationError` where Optuna is missing.
     """
     optuna = _optuna()
     pruner = optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=REDUCTION)
     study = optuna.create_study(direction="maximize", pruner=pruner)
-    courses, left = [Course(trial) for trial in trials], _Time(seconds)
+    courses, left = [Course(trial) for trial in trials], _Time(seconds, first_rows * seconds_a_row)
     for course in courses:
         asked = study.ask()
         for rung in range(RUNGS):
@@ -204,10 +229,10 @@ def halve(
 
 
 class _Time:
-    """The seconds that runs took, and may take."""
+    """The seconds that runs took, and may take; `first` is what one of the first rung is expected to."""
 
-    def __init__(self, most: float) -> None:
-        self.most, self.spent = most, 0.0
+    def __init__(self, most: float, first: float) -> None:
+        self.most, self.first, self.spent = most, first, 0.0
         self.longest: dict[int, float] = {}
 
     def add(self, rung: int, found: Judged) -> None:
@@ -217,8 +242,8 @@ class _Time:
 
     def allows(self, rung: int) -> bool:
         """Whether a run of this rung is likely to end in time."""
-        below = self.longest.get(rung - 1, 0.0) * REDUCTION
-        return self.spent == 0.0 or self.spent + self.longest.get(rung, below) <= self.most
+        expected = self.longest[rung - 1] * REDUCTION if rung else self.first
+        return self.spent == 0.0 or self.spent + self.longest.get(rung, expected) <= self.most
 
 
 def first_rows_of(trials: int, rows: int, seconds: float, seconds_a_row: float) -> int:

@@ -16,7 +16,7 @@ from hf_distill.search import trials as module
 from hf_distill.search.forms import PLAIN
 from hf_distill.search.shapes import Shape, Width
 from hf_distill.search.survey import Candidate
-from hf_distill.search.trials import Judged, Runner, Trial, first_rows_of, halve, told_of_untried, trials_of
+from hf_distill.search.trials import Judged, Runner, Trial, first_rows_of, halve, told_of_untried, trials_of, tried
 from tests.search.test_budget import cost
 
 WHOLE = Shape(2, Width(32, 4, 48, whole=True), 10, 20)
@@ -91,6 +91,47 @@ def test_no_run_begins_that_would_end_too_late(seconds: float, spent: float) -> 
     assert sum(rows / 10 for _, rows in judge.asked) == pytest.approx(spent)
     assert courses[-1].outcome == "out of time"
     assert courses[-1].to_dict()["runs"] == []
+
+
+def test_no_run_begins_that_would_end_too_late_by_the_time_of_a_row_in_the_pilot() -> None:
+    """A refusal tells nothing of how long a run takes, and spends a second of the time."""
+    late, early = MadeUp(refused="r0"), MadeUp(refused="r0")
+    courses = halve(trials(2), 20, 2.9, late, seconds_a_row=0.1)
+    assert late.asked == [("r0", 20)]
+    assert [course.outcome for course in courses] == ["refused", "out of time"]
+    halve(trials(2), 20, 3.0, early, seconds_a_row=0.1)
+    assert early.asked == [("r0", 20), ("r1", 20)]
+
+
+def test_the_pilot_is_the_first_trial_that_is_not_refused() -> None:
+    """512 rows take 51.2 seconds, and the refusal before them one: of the 442 that are left each of three rungs has
+    147, which affords two trials 736 rows each."""
+    judge = MadeUp(refused="r0")
+    courses = tried(trials(3), 100_000, 494.2, judge)
+    assert judge.asked[:3] == [("r0", 512), ("r1", 512), ("r1", 736)]
+    assert ("r2", 736) in judge.asked
+    assert [course.trial.recipe_name for course in courses] == ["r0", "r1", "r2"]
+    refused = courses[0]
+    assert (refused.outcome, refused.runs) == ("refused", [Judged(512, None, 1.0, "", "the widths differ")])
+    again = MadeUp(refused="r0")
+    assert tried(trials(3), 100_000, 494.2, again) == courses
+    assert again.asked == judge.asked
+
+
+def test_recipes_that_are_refused_one_and_all_are_told() -> None:
+    courses = tried(trials(2), 90, 10.0, lambda trial, rows: Judged(rows, None, 1.0, "", trial.recipe_name))
+    assert [(course.outcome, course.runs[0].rows, course.runs[0].message) for course in courses] == [
+        ("refused", 90, "r0"),
+        ("refused", 90, "r1"),
+    ]
+
+
+def test_a_pilot_that_takes_all_the_time_leaves_one_run() -> None:
+    judge = MadeUp(refused="r0")
+    courses = tried(trials(3), 100_000, 30.0, judge)
+    assert judge.asked == [("r0", 512), ("r1", 512), ("r1", 64)]
+    assert [course.outcome for course in courses] == ["refused", "out of time", "out of time"]
+    assert courses[1].standing[0] == 64
 
 
 def test_more_rows_count_more_than_a_better_value() -> None:

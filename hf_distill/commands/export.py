@@ -23,6 +23,7 @@ from hf_distill.hub.export import SCHEMES, export_quantized
 from hf_distill.hub.graphs import QUANTIZED, Texts, export_graph
 from hf_distill.hub.record import Export
 from hf_distill.loading import load_model, load_tokenizer
+from hf_distill.run.labels import Columns, align_labels
 
 AUTO_CLASS = "AutoModelForSequenceClassification"
 BATCH = 32
@@ -62,10 +63,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     split = task.validation_splits[0]
     loaded = task.load(given.dataset_dir, needed=(split,)).splits[split]
     rows = tokenize(loaded, tokenizer, task.text_columns, max_length=given.max_length)
-    batches = list(_batches(rows, tokenizer, _columns(task.label_names, model.config.label2id)))
+    columns = align_labels(model, "exported model", task.label_names) if task.label_names else ()
+    batches = list(_batches(rows, tokenizer, columns))
     if given.format in QUANTIZED:
-        columns = [list(loaded[column]) for column in task.text_columns]
-        texts = columns[0] if len(columns) == 1 else list(zip(*columns, strict=True))
+        sides = [list(loaded[column]) for column in task.text_columns]
+        texts = sides[0] if len(sides) == 1 else list(zip(*sides, strict=True))
         said = _graph(given, batches, texts, f"{task.name}, {split}")
     else:
         said = _quantized(given, batches)
@@ -116,12 +118,7 @@ def told(found: Export) -> str:
     return f"{found.bytes:,} bytes, {_compared(found)}{timed}"
 
 
-def _columns(names: Sequence[str], label2id: dict[str, int]) -> list[int]:
-    """The model's class for each label of the task: by name, or in order where the model's have other names."""
-    return [label2id.get(name, i) for i, name in enumerate(names)]
-
-
-def _batches(rows: Any, tokenizer: PreTrainedTokenizerBase, columns: list[int]) -> Iterator[dict[str, Tensor]]:
+def _batches(rows: Any, tokenizer: PreTrainedTokenizerBase, columns: Columns) -> Iterator[dict[str, Tensor]]:
     """All rows in batches, padded to the longest, with labels where they are classes."""
     collator = DataCollatorWithPadding(tokenizer)
     names = [name for name in ("input_ids", "attention_mask", "token_type_ids") if name in rows.column_names]

@@ -59,10 +59,18 @@ def align_labels(model: PreTrainedModel, role: str, names: Sequence[str]) -> Col
     if not names:
         return (0,)
     found = [str(config.id2label[i]) for i in range(wanted)]
-    columns = _by_order(role, found, names) or _by_name(role, found, names)
+    in_order = None if _are_same(found, names) else _by_order(role, found, names)
+    columns = in_order or _by_name(role, found, names)
     config.id2label = dict(sorted(zip(columns, names, strict=True)))
     config.label2id = {name: column for column, name in config.id2label.items()}
     return columns
+
+
+def _are_same(found: list[str], names: Sequence[str]) -> bool:
+    """Whether both sides have the same names, in whatever order: numbers are names as well, and those of eleven
+    classes are sorted otherwise as text."""
+    ours, theirs = sorted(map(_plain, names)), sorted(map(_plain, found))
+    return ours == theirs and len({*theirs}) == len(theirs)
 
 
 def _by_order(role: str, found: list[str], names: Sequence[str]) -> Columns | None:
@@ -77,13 +85,13 @@ def _by_order(role: str, found: list[str], names: Sequence[str]) -> Columns | No
 
 
 def _by_name(role: str, found: list[str], names: Sequence[str]) -> Columns:
-    ours, theirs = [_plain(name) for name in names], [_plain(name) for name in found]
-    if sorted(ours) != sorted(theirs) or len(set(theirs)) < len(theirs):
+    if not _are_same(found, names):
         raise IncompatiblePair(
             f"the labels of the {role} are {found}, those of the task {list(names)}; they must be the same names. If "
             f"they mean the same, rename them in id2label and label2id of the {role}'s config.json."
         )
-    return tuple(theirs.index(name) for name in ours)
+    theirs = [_plain(name) for name in found]
+    return tuple(theirs.index(_plain(name)) for name in names)
 
 
 def _of_some(config: Any, names: Sequence[str]) -> Columns | None:

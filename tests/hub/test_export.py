@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from hf_distill.commands import export as command
 from hf_distill.commands.main import main
 from hf_distill.errors import DataError, DistillationError
 from hf_distill.hub import export
@@ -156,3 +157,23 @@ def test_the_command_ends_with_a_message(model: Path, tmp_path: Path, capsys: py
         == 2
     )
     assert "exists; give a folder that does not" in capsys.readouterr().err
+
+
+def test_labels_are_those_of_the_model_by_their_names(model: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    """Spelled otherwise, and in another order."""
+    student = AutoModelForSequenceClassification.from_pretrained(model)
+    student.config.id2label, student.config.label2id = {0: "POSITIVE", 1: "NEGATIVE"}, {"POSITIVE": 0, "NEGATIVE": 1}
+    student.save_pretrained(tmp_path / "student")
+    AutoTokenizer.from_pretrained(model).save_pretrained(tmp_path / "student")
+    tiny_runs.write_sst2(tmp_path / "sst2")
+    seen: list[int] = []
+
+    def quantized(given: Any, batches: Any) -> str:
+        seen.extend(label for batch in batches for label in batch["labels"].tolist())
+        return ""
+
+    monkeypatch.setattr(command, "_quantized", quantized)
+    flags = ["--model", str(tmp_path / "student"), "--task_name", "sst2", "--dataset_dir", str(tmp_path / "sst2")]
+    assert main(["export", *flags, "--output_dir", str(tmp_path / "out")]) == 0
+    rows = map(json.loads, (tmp_path / "sst2" / "validation.jsonl").read_text().splitlines())
+    assert seen == [1 - row["label"] for row in rows]

@@ -122,6 +122,21 @@ def test_two_stages_on_augmented_rows_make_them_once(home: Path, tmp_path: Path,
     assert steps(tmp_path / "out", "02-prediction") == steps(tmp_path / "out", "01-layers")
 
 
+@pytest.mark.parametrize("rows", ["augmented", "plain"])
+def test_the_control_reads_the_rows_of_the_last_stage_and_says_how_long(
+    rows: str, home: Path, tmp_path: Path, made: list[int]
+) -> None:
+    asked = recipe(home, control=True)
+    if rows == "augmented":
+        asked["stages"][1]["rows"] = rows
+    result = run(asked, tmp_path / "out")
+    alone = steps(tmp_path / "out", "control")
+    assert alone == steps(tmp_path / "out", "02-prediction")
+    taught = alone + steps(tmp_path / "out", "01-layers")
+    told = f"The control trained as the last stage does, for {alone:,} steps; the student's stages made {taught:,}."
+    assert any(note.startswith(told) for note in result.notes)
+
+
 def test_a_run_that_was_broken_off_goes_on_with_the_next_part(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, made: list[int]
 ) -> None:

@@ -11,6 +11,7 @@ from hf_distill.run import models, results
 from hf_distill.run.measuring import Answers, Role, answer, key_of, latency_of, summarize
 from hf_distill.run.preparation import Setup, start_of
 from hf_distill.run.results import RunResult
+from hf_distill.run.stages import Job
 
 
 class Comparison:
@@ -113,6 +114,20 @@ class Comparison:
                     found[role][key_of(workload.metrics[0], split)] = interval
         return found
 
+    def _of_control(self) -> Sequence[str]:
+        """How long each trained, where the student had more than the control: what that gave is not the teacher's."""
+        jobs = self.setup.jobs
+        if jobs.control is None or "control" not in self.answers:
+            return ()
+        start = max((i for i, job in enumerate(jobs.student) if job.starts is not None), default=0)
+        alone, taught = _steps(jobs.control), sum(map(_steps, jobs.student[start:]))
+        if taught == alone:
+            return ()
+        return (
+            f"The control trained as the last stage does, for {alone:,} steps; the student's stages made {taught:,}. "
+            "What the further steps gave is in the difference, too.",
+        )
+
     def _of_several(self) -> Sequence[str]:
         """Which of several teachers stands in the table."""
         several = None if self.setup.recipe.teacher is None else self.setup.recipe.teacher.ensemble
@@ -148,8 +163,17 @@ class Comparison:
             metric=setup.workload.metrics[0],
             runs=tuple(self.summaries.values()),
             metrics=self.metrics("student"),
-            notes=(*results.notes_of(setup.workload, self.answers), *self._of_several(), *self._of_old_labels()),
+            notes=(
+                *results.notes_of(setup.workload, self.answers),
+                *self._of_control(),
+                *self._of_several(),
+                *self._of_old_labels(),
+            ),
         )
+
+
+def _steps(job: Job) -> int:
+    return int((job.mark or {}).get("steps", 0))
 
 
 def objectives_value(setup: Setup) -> dict[str, float]:

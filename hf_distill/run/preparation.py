@@ -194,6 +194,7 @@ def _planned(recipe: Recipe, folder: RunFolder) -> Jobs:
             recipe.seed,
             _labels_alone,
             _groups(last.train),
+            last.rows == "augmented",
             tokens_per_batch=last.tokens_per_batch,
             starts=start_of(tuple(students.values())),
             grid=last.quantize_uniform,

@@ -38,7 +38,8 @@ def train_all(setup: Setup, callbacks: Sequence[TrainerCallback] = ()) -> None:
         before = job
     if jobs.control is not None and jobs.control.mark is None:
         student = setup.student(jobs.control.starts)
-        train_stage(jobs.control, student, None, setup.inputs(setup.workload.fit(student, "student")), {})
+        inputs = setup.inputs(setup.workload.fit(student, "student"), jobs.control.augmented)
+        train_stage(jobs.control, student, None, inputs, {})
     setup.recover_teacher()  # it is compared with its students
 
 

@@ -9,10 +9,11 @@ from hf_distill.evaluation.latency import BATCH
 from hf_distill.hub.markdown import code, escaped, table
 from hf_distill.hub.record import Export, Record, Side, Speed
 from hf_distill.tasks import Embeddings
+from hf_distill.tasks.classes import Regression
 
 SPLITS = {"eval_": "validation", "test_": "test", "predict_": "test"}
 TITLES: dict[Side, str] = {"student": "student", "teacher": "teacher", "control": "student without teacher"}
-_NO_QUALITY = re.compile(r"(loss|runtime|_per_second|epoch|steps?|samples|_time|memory|num_.*)$")
+_NO_QUALITY = re.compile(r"(loss|runtime|_per_second|epoch|steps?|samples|_time|memory|num_.*)(_mm)?$")
 _OF_TEACHER = re.compile(r"(agreement|calibration_error|kl)(_mm)?$")
 
 Values = Mapping[tuple[str, str], float]
@@ -88,7 +89,8 @@ def exports(record: Record) -> str:
         ]
         for name, each in record.exports.items()
     ]
-    compared = [_compared(name, each) for name, each in record.exports.items()]
+    of_scores = record.task == Regression.name
+    compared = [_compared(name, each, of_scores) for name, each in record.exports.items()]
     return "\n\n".join(
         [
             "Graphs for ONNX Runtime, each compared with the student (before → after).",
@@ -98,11 +100,11 @@ def exports(record: Record) -> str:
     )
 
 
-def _compared(name: str, export: Export) -> str:
+def _compared(name: str, export: Export, of_scores: bool) -> str:
     speed = export.speed
     threads = "" if speed is None else f"{speed.threads} thread{'' if speed.threads == 1 else 's'}"
     timed = "" if speed is None else f", timed on {threads} of {escaped(speed.device)}"
-    kind = "of scores the correlation, " if export.accuracy is None else ""
+    kind = "of scores the correlation, " if of_scores else ""
     return f"{code(name)}: {kind}{export.rows:,} rows of {escaped(export.texts)}{timed}."
 
 

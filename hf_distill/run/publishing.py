@@ -24,7 +24,7 @@ from hf_distill.run.folder import RunFolder
 
 logger = logging.getLogger(__name__)
 
-_NAMED = re.compile(r"(?:model=|from_pretrained\()'([^'\n]+)'\)")
+_NAMED = re.compile(r"(?:model=|from_pretrained\(|SentenceTransformer\()'([^'\n]+)'\)")
 """The repository in the example of a card."""
 
 

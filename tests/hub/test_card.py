@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from hf_distill.errors import HubError
 from hf_distill.hub.card import Card
+from hf_distill.hub.card_results import quality
 from hf_distill.hub.card_text import with_exports
 from hf_distill.hub.card_use import PURPOSES, SNIPPETS
 from hf_distill.hub.front_matter import check
@@ -29,6 +30,7 @@ from hf_distill.hub.record import (
     Record,
     SourceFacts,
 )
+from hf_distill.run.record import _lasting
 from hf_distill.tasks import TASKS
 
 from .conftest import HINTON, make_export, make_record
@@ -184,6 +186,14 @@ def test_speed_is_told_with_the_machine_it_was_measured_on() -> None:
     assert "sentence" not in section(str(Card.from_record(make_record())), "Size and speed")
 
 
+def test_times_and_counts_of_a_second_validation_are_no_quality() -> None:
+    """MNLI's mismatched rows have theirs, too."""
+    plain = {"accuracy": 0.8, "loss": 0.5, "runtime": 2.0, "samples": 20.0, "samples_per_second": 10.0}
+    metrics = {f"eval_{name}{split}": value for name, value in plain.items() for split in ("", "_mm")}
+    assert set(quality(metrics)) == {("accuracy", "validation"), ("accuracy_mm", "validation")}
+    assert _lasting(metrics).keys() == {f"eval_{n}{s}" for n in ("accuracy", "loss", "samples") for s in ("", "_mm")}
+
+
 def test_other_forms_are_told_and_what_was_written_by_hand_stays() -> None:
     plain, record = make_record(), make_record(exports={"onnx/model_int8.onnx": make_export()})
     card = str(Card.from_record(record, repo_id="me/student"))
@@ -195,9 +205,12 @@ def test_other_forms_are_told_and_what_was_written_by_hand_stays() -> None:
     assert with_exports(before, record) == card
     assert with_exports(card, record) == card
     assert with_exports(card, plain) == before
-    scores = make_record(exports={"onnx/model.onnx": make_export(accuracy=None, original_accuracy=None, speed=None)})
+    unscored = {"onnx/model.onnx": make_export(accuracy=None, original_accuracy=None, speed=None)}
+    scores = make_record(task="regression", exports=unscored)
     assert "| n/a | n/a |" in section(with_exports(card, scores), "Other forms")
     assert "of scores the correlation, 872 rows" in section(with_exports(card, scores), "Other forms")
+    answers = make_record(task="question_answering", exports=unscored)
+    assert "- `onnx/model.onnx`: 872 rows" in section(with_exports(card, answers), "Other forms")
     own = "---\nlicense: mit\n---\n\n# Mine\n\nMy words."
     changed = with_exports(own, record)
     assert changed == f"{own}\n\n## Other forms\n\n{told}\n"

@@ -17,7 +17,7 @@ from hf_distill.evaluation.latency import Latency
 from hf_distill.hub.card import Card
 from hf_distill.hub.record import Record
 from hf_distill.hub.saves import publish_save
-from hf_distill.run import measuring, publish_run, results
+from hf_distill.run import measuring, publish_run, publishing, results
 from tests import tiny, tiny_runs
 
 from .conftest import make_record, tiny_tokenizer
@@ -153,6 +153,9 @@ def test_the_card_names_the_repository_unless_it_was_changed_by_hand(
     assert hub.repositories["me/elsewhere"].files["README.md"].decode() == str(
         Card.from_record(record, repo_id="me/elsewhere")
     )
+    encoder = Card.from_record(make_record(task="embeddings"), repo_id="me/encoder")
+    assert "SentenceTransformer('me/encoder')" in str(encoder)
+    assert publishing._is_as_written(str(encoder), make_record(task="embeddings"))
     assert "was changed" not in caplog.text
     (folder / "README.md").write_text((folder / "README.md").read_text() + "\nMine.\n")
     publish_run(folder, "me/changed", create_pr=True)

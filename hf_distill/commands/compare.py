@@ -13,7 +13,7 @@ from transformers import HfArgumentParser
 
 from hf_distill import students
 from hf_distill.commands import glue, ner, qa, reports_errors
-from hf_distill.commands.comparing import CONTROL, REFERENCE, Trial, planned
+from hf_distill.commands.comparing import CONTROL, PICK, REFERENCE, Trial, planned, start_of
 from hf_distill.commands.flags import Flags, Group, flag, layers_in, make_parser, parse
 from hf_distill.commands.help import page
 from hf_distill.commands.overrides import Script
@@ -32,9 +32,6 @@ SCRIPTS: dict[str, tuple[Script, str]] = {
     "qa": (qa.SCRIPT, "question_answering"),
 }
 """Kinds of data, and the task whose models they are for."""
-
-START = "start"
-"""The folder of the student before training, for recipes that name one instead of making it of the teacher."""
 
 DESCRIPTION = f"""Runs every recipe with every seed on the same rows, with the same trained teacher and students of the
 same depth, and writes comparison.md, .json and .png: mean and spread of the metric, the difference to the same student
@@ -85,10 +82,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     script, task = SCRIPTS[words[0]]
     flags = _parsed(script, words[1:])
     folder = Path(flags.arguments["output_dir"])
-    plan = planned(script, flags, folder / START)
+    start = start_of(folder, flags.own)
+    plan = planned(script, flags, start)
     log = Log(folder / "runs.jsonl")
     if not flags.own.get("report"):
-        _write_start(folder / START, flags, TASKS[task].auto_class)
+        _write_start(start, flags, TASKS[task].auto_class)
         carry_out([each for each in plan if isinstance(each, Trial)], log, folder, retry=bool(flags.own.get("retry")))
     return _report(plan, log, folder)
 
@@ -115,7 +113,7 @@ def _write_start(folder: Path, flags: Flags, auto_class: str) -> None:
             return
         part, teacher = folder.with_name(f".{folder.name}.part"), flags.own["teacher_name_or_path"]
         model = load_model(teacher, auto_class, role="teacher")
-        pick = flags.own.get("student_pick", "spread")
+        pick = flags.own.get("student_pick", PICK)
         students.from_layers(model, layers=flags.own["student_layers"], pick=pick).save_pretrained(part)
         load_tokenizer(teacher, role="teacher").save_pretrained(part)
         part.replace(folder)

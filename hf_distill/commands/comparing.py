@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -14,13 +14,24 @@ from hf_distill.commands.flags import Flags
 from hf_distill.commands.overrides import Script, recipe_of
 from hf_distill.errors import RecipeError
 from hf_distill.evaluation.compare import REFUSED, Run
+from hf_distill.hub.record import sha256_of, sha256_of_files
 from hf_distill.recipe import Recipe
+from hf_distill.run.origins import MODEL_FILES, Place, places
 from hf_distill.version import __version__
 
 CONTROL, REFERENCE, TEACHER = "labels", "soft_targets", "teacher"
 """The names of the recipe without a teacher, of the one whose cost is the unit, and of the teacher itself."""
 
 ALWAYS = {name: f"comparisons/{name}" for name in (CONTROL, REFERENCE)}
+
+PICK = "spread"
+"""Which layers a start is made of where only their number is given."""
+
+OF_SPLITS = ("train*.*", "validation*.*", "test*.*")
+"""The files of a folder of data, which may have others."""
+
+Sums = Mapping[str, str]
+"""SHA-256 of files by their names."""
 
 QUIET = {"save_strategy": "no", "eval_strategy": "no", "report_to": "none", "disable_tqdm": True}
 """Arguments of every stage that flags do not say otherwise: only steps are timed, and only the end is scored."""
@@ -29,23 +40,32 @@ QUIET = {"save_strategy": "no", "eval_strategy": "no", "report_to": "none", "dis
 @dataclass(frozen=True)
 class Trial:
     """A recipe to be run with a seed, with all that flags change in it. Without `train` its student is scored as it
-    is."""
+    is. `files` are the sums of what it reads, by the recipe's keys."""
 
     name: str
     seed: int
     recipe: Mapping[str, Any]
     train: bool = True
+    files: Mapping[str, Sums] = field(default_factory=dict)
 
     @property
     def digest(self) -> str:
-        """Of the recipe, and of the version that runs it."""
-        text = json.dumps([__version__, self.train, self.recipe], sort_keys=True)
-        return hashlib.sha256(text.encode("utf-8")).hexdigest()[:16]
+        """Of the recipe, of the files it reads, and of the version that runs it."""
+        return _digest([__version__, self.train, self.recipe, self.files])
 
     @property
     def key(self) -> tuple[str, int, str]:
         """That of its `Run`."""
         return self.name, self.seed, self.digest
+
+
+def start_of(folder: Path, own: Mapping[str, Any]) -> Path:
+    """The folder of the student before training, for recipes that name one instead of making it of the teacher. It is
+    named by what it is made of: the layers, and the teacher's files, or its name on the Hub."""
+    layers, teacher = own["student_layers"], own["teacher_name_or_path"]
+    chosen = "-".join(map(str, layers)) if isinstance(layers, list) else f"{layers}-{own.get('student_pick', PICK)}"
+    sums = _sums(Place("teacher.model", "model", teacher))
+    return folder / f"start-{chosen}-{_digest(sums or teacher)}"
 
 
 def planned(script: Script, flags: Flags, start: Path) -> list[Trial | Run]:
@@ -54,15 +74,16 @@ def planned(script: Script, flags: Flags, start: Path) -> list[Trial | Run]:
 
     Raises: `RecipeError` for recipes that cannot be read, or share a name.
     """
-    recipes = _recipes(flags.own["recipes"])
-    found: list[Trial | Run] = [_teacher(script, flags, recipes[CONTROL])]
+    recipes, files = _recipes(flags.own["recipes"]), _Files(start)
+    found: list[Trial | Run] = [_teacher(script, flags, recipes[CONTROL], files)]
     refused: set[str] = set()
     for seed in dict.fromkeys(flags.own["seeds"]):
         for name, recipe in recipes.items():
             if name in refused:
                 continue
             try:
-                found.append(Trial(name, seed, _changed(script, flags, recipe, start, seed).to_dict()))
+                plain = _changed(script, flags, recipe, start, seed).to_dict()
+                found.append(Trial(name, seed, plain, files=files.of(plain)))
             except RecipeError as error:
                 refused.add(name)
                 found.append(Run(name=name, seed=seed, recipe="", outcome=REFUSED, message=str(error)))
@@ -81,11 +102,41 @@ def _recipes(given: Sequence[str]) -> dict[str, Recipe]:
     return {name: Recipe.load(place) for name, place in places.items()}
 
 
-def _teacher(script: Script, flags: Flags, control: Recipe) -> Trial:
+class _Files:
+    """The sums of the files that recipes name, each read once; those of the `start`, which may not be there yet, are
+    told by its name. What lies on the Hub is told by the recipe."""
+
+    def __init__(self, start: Path) -> None:
+        self._start = str(start)
+        self._known: dict[tuple[str, str], Sums] = {}
+
+    def of(self, recipe: Mapping[str, Any]) -> dict[str, Sums]:
+        """By the keys of the recipe."""
+        return {place.key: self._sums(place) for place in places(recipe) if place.name != self._start}
+
+    def _sums(self, place: Place) -> Sums:
+        known = (place.kind, place.name)
+        if known not in self._known:
+            self._known[known] = _sums(place)
+        return self._known[known]
+
+
+def _sums(place: Place) -> Sums:
+    path = Path(place.name)
+    if path.is_dir():
+        return sha256_of_files(path, MODEL_FILES if place.kind == "model" else OF_SPLITS)
+    return {path.name: sha256_of(path)} if path.is_file() else {}
+
+
+def _digest(plain: Any) -> str:
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode("utf-8")).hexdigest()[:16]
+
+
+def _teacher(script: Script, flags: Flags, control: Recipe, files: _Files) -> Trial:
     """The teacher, to be scored as it is."""
     alone = {"teacher": None, "student": {"model": flags.own["teacher_name_or_path"]}}
-    recipe = _on_data(script, flags, control.override(alone))
-    return Trial(TEACHER, flags.own["seeds"][0], recipe.to_dict(), train=False)
+    recipe = _on_data(script, flags, control.override(alone)).to_dict()
+    return Trial(TEACHER, flags.own["seeds"][0], recipe, train=False, files=files.of(recipe))
 
 
 def _changed(script: Script, flags: Flags, recipe: Recipe, start: Path, seed: int) -> Recipe:

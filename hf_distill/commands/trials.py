@@ -65,7 +65,7 @@ def _made(trial: Trial, folder: Path) -> Run | None:
     folder.mkdir(exist_ok=True)
     try:
         with FileLock(folder / LOCK, timeout=0):
-            asked = {"recipe": dict(trial.recipe), "train": trial.train}
+            asked = {"recipe": dict(trial.recipe), "train": trial.train, "files": dict(trial.files)}
             if read_json(folder / ASKED) != asked:
                 _empty(folder)
                 write_json(folder / ASKED, asked)
@@ -87,7 +87,7 @@ def _made(trial: Trial, folder: Path) -> Run | None:
 
 
 def _empty(folder: Path) -> None:
-    """Removes what a trial of another recipe left."""
+    """Removes what a trial of another recipe, or of other files, left."""
     for path in folder.iterdir():
         if path.name != LOCK:
             rmtree(path) if path.is_dir() else path.unlink()

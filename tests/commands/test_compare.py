@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +15,7 @@ from filelock import FileLock
 from hf_distill.commands import glue, trials
 from hf_distill.commands import main as commands
 from hf_distill.commands.compare import main
-from hf_distill.commands.comparing import Trial, planned
+from hf_distill.commands.comparing import Trial, planned, start_of
 from hf_distill.commands.flags import Flags
 from hf_distill.evaluation.compare import Log, Run
 from hf_distill.run import trial
@@ -94,10 +95,71 @@ def test_what_a_trial_is_follows_from_its_recipe() -> None:
     assert one["pkt", 5].key != other["pkt", 5].key
 
 
+def test_a_start_is_told_apart_by_layers_pick_and_the_teacher(tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.safetensors").write_text(name.replace("b", "a"))
+
+    def start(teacher: str, layers: int | list[int] = 2, **own: Any) -> str:
+        path = start_of(Path("O"), {"teacher_name_or_path": str(tmp_path / teacher), "student_layers": layers, **own})
+        assert path.parent == Path("O")
+        return path.name
+
+    found = [
+        start("a"),
+        start("a", 3),
+        start("a", [1, 3]),
+        start("a", student_pick="last"),
+        start("c"),
+        start("on/hub"),
+    ]
+    assert len(set(found)) == len(found)
+    assert found[0].startswith("start-2-spread-")
+    assert found[2].startswith("start-1-3-")
+    assert [start("a"), start("a", student_pick="spread"), start("b")] == found[:1] * 3
+
+
+def test_what_a_trial_is_follows_from_the_files_that_it_reads(home: Path, tmp_path: Path) -> None:
+    for name in ("teacher", "sst2"):
+        shutil.copytree(home / name, tmp_path / name)
+    places = {"teacher_name_or_path": str(tmp_path / "teacher"), "dataset_dir": str(tmp_path / "sst2")}
+
+    def key() -> object:
+        found = plan("review/born_again", "review/pkt", **places)
+        return {name: each.key for (name, seed), each in found.items() if seed == 5}
+
+    keys = [key()]
+    (tmp_path / "sst2" / "runs.jsonl").write_text("what a comparison in this folder writes")
+    assert [key()] == keys
+    for file in ("teacher/model.safetensors", "teacher/tokenizer.json", "sst2/train.jsonl", "sst2/validation.jsonl"):
+        with (tmp_path / file).open("ab") as opened:
+            opened.write(b" ")
+        keys.append(key())
+    assert len({json.dumps(each) for each in keys}) == 5
+    of_teacher = {name for name in keys[0] if keys[0][name] != keys[1][name]}
+    assert of_teacher == {"teacher", "labels", "soft_targets", "pkt"}
+    assert all(keys[2][name] != keys[3][name] for name in keys[0])
+
+
 # ---- runs ----
 
 
 Do = Callable[..., int]
+
+
+@pytest.fixture
+def scored_at_once(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Trials are told of without a training; the names of the folders of those that were asked for."""
+    asked: list[str] = []
+
+    def run(command: Sequence[str], **settings: Any) -> SimpleNamespace:
+        asked.append(Path(command[3]).name)
+        told = {"outcome": "scored", "metric": "accuracy", "value": 1.0, "kind": "mean", "rows": [[1.0]], "steps": 1}
+        (Path(command[3]) / trial.TOLD).write_text(json.dumps(told))
+        return SimpleNamespace(returncode=0)
+
+    monkeypatch.setattr(trials.subprocess, "run", run)
+    return asked
 
 
 @pytest.fixture
@@ -158,6 +220,48 @@ def test_a_second_call_runs_nothing_and_other_settings_run_anew(
     assert asked == []
     assert do("--max_train_samples", "8") == 0
     assert asked == ["teacher-0", "labels-0", "soft_targets-0", "pkt-0"]
+
+
+def test_another_depth_is_another_start(do: Do, tmp_path: Path, scored_at_once: list[str]) -> None:
+    recipes = ("review/born_again",)
+    assert do(recipes=recipes) == 0
+    assert do("--student_layers", "2", recipes=recipes) == 0
+    assert scored_at_once == ["teacher-0", *2 * ["labels-0", "soft_targets-0", "born_again-0"]]
+    starts = sorted((tmp_path / "out").glob("start-*"))
+    assert [json.loads((start / "config.json").read_text())["num_hidden_layers"] for start in starts] == [1, 2]
+    scored_at_once.clear()
+    assert do(recipes=recipes) == 0
+    assert scored_at_once == []
+
+
+def test_another_teacher_of_the_same_name_is_another_comparison(
+    do: Do, home: Path, tmp_path: Path, scored_at_once: list[str]
+) -> None:
+    teacher, recipes = tmp_path / "teacher", ("review/born_again",)
+    shutil.copytree(home / "teacher", teacher)
+    for _ in range(2):
+        assert do("--teacher_name_or_path", str(teacher), recipes=recipes) == 0
+    assert len(scored_at_once) == 4
+    tiny_runs.save_teacher(teacher, seed=7)
+    assert do("--teacher_name_or_path", str(teacher), recipes=recipes) == 0
+    assert scored_at_once[4:] == scored_at_once[:4]
+    weights = {path.read_bytes() for path in (tmp_path / "out").glob("start-*/model.safetensors")}
+    assert len(weights) == 2
+
+
+def test_what_was_left_half_done_with_other_data_is_not_taken(
+    do: Do, home: Path, tmp_path: Path, scored_at_once: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = tmp_path / "sst2"
+    shutil.copytree(home / "sst2", data)
+    with monkeypatch.context() as broken:
+        broken.setattr(Log, "add", lambda log, run: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            do("--dataset_dir", str(data))
+    assert scored_at_once == ["teacher-0"]
+    tiny_runs.write_sst2(data, train=8)
+    assert do("--dataset_dir", str(data)) == 0
+    assert scored_at_once == ["teacher-0", "teacher-0", "labels-0", "soft_targets-0", "pkt-0"]
 
 
 @pytest.mark.slow

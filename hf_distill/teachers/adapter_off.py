@@ -21,6 +21,10 @@ from hf_distill.teachers.base import Teacher
 
 logger = logging.getLogger(__name__)
 
+LEAVE_THE_BASE = frozenset({"gaussian", "eva", "orthogonal", "mica"})
+"""The named starts of an adapter that leave the base's weights as they are; others rewrite them, to begin where the
+base began."""
+
 
 class AdapterOff(Teacher):
     """What a PEFT student shows with its adapter switched off: the weights that it started from, which need no memory
@@ -33,8 +37,9 @@ class AdapterOff(Teacher):
     classifier's head there, and the base's is random unless its checkpoint had one: objectives that read logits then
     need `base_has_head=True`, which says that it had.
 
-    Raises: `IncompatiblePair` for a student without an adapter. Students that are sharded (FSDP, ZeRO-3) or compiled
-    are refused.
+    Raises: `IncompatiblePair` for a student without an adapter, and for one whose adapter changes the base itself:
+    whose biases train, or whose start rewrites the base's weights (PiSSA, OLoRA, CorDA, LoftQ, LoRA-GA). Students that
+    are sharded (FSDP, ZeRO-3) or compiled are refused.
     """
 
     reads_student = True
@@ -56,6 +61,8 @@ class AdapterOff(Teacher):
                 f"AdapterOff is the student without its adapter, and the student, a {type(student).__name__}, has "
                 "none; give a PeftModel (peft.get_peft_model), or another teacher."
             )
+        for config in student.peft_config.values():
+            _check_leaves_base(config)
         self._student = student
         self.anatomy = Anatomy.of(student)
 
@@ -106,3 +113,19 @@ class AdapterOff(Teacher):
                 module.training = True
             for parameter, trained in trains:
                 parameter.requires_grad_(trained)
+
+
+def _check_leaves_base(config: Any) -> None:
+    """Raises: `IncompatiblePair` for an adapter without which the student is not the base that it started from."""
+    bias, start = getattr(config, "bias", "none"), getattr(config, "init_lora_weights", True)
+    if bias != "none":
+        raise IncompatiblePair(
+            f"the adapter has bias={bias!r}: biases of the base train, and with the adapter off PEFT leaves them as "
+            "they were trained, so that the teacher would move with the student; set bias='none'."
+        )
+    if isinstance(start, str) and start.lower() not in LEAVE_THE_BASE:
+        others = ", ".join(map(repr, sorted(LEAVE_THE_BASE)))
+        raise IncompatiblePair(
+            f"the adapter has init_lora_weights={start!r}, which rewrites the base's weights, so that the teacher "
+            f"would not be what the student started from; set True, False, {others}."
+        )

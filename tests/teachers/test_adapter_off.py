@@ -88,6 +88,29 @@ def test_a_head_that_the_adapter_saves_whole() -> None:
     assert torch.equal(trainer.teacher.activations(batch).logits, expected.logits)
 
 
+@pytest.mark.parametrize("bias", ["all", "lora_only"])
+def test_biases_that_train_are_refused(bias: str) -> None:
+    """They are the base's own, and stay as they were trained where the adapter is off."""
+    with pytest.raises(IncompatiblePair, match=rf"bias='{bias}'.*set bias='none'"):
+        trainer_of(adapted(bias=bias), SoftTargets() + Labels())
+
+
+@pytest.mark.parametrize("start", ["pissa", "pissa_niter_2", "olora"])
+def test_starts_that_rewrite_the_base_are_refused(start: str) -> None:
+    with pytest.raises(IncompatiblePair, match=rf"init_lora_weights='{start}'.*set True, False, 'eva'"):
+        trainer_of(adapted(init_lora_weights=start), SoftTargets() + Labels())
+
+
+@pytest.mark.parametrize("settings", [{}, {"init_lora_weights": "gaussian"}, {"use_dora": True}])
+def test_starts_that_leave_the_base(settings: dict[str, Any]) -> None:
+    trainer = trainer_of(adapted(**{"init_lora_weights": True, **settings}), SoftTargets() + Labels())
+    batch = tiny.Pad()(tiny.rows("single_label", 8))
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    with torch.no_grad():
+        expected = tiny.model("single_label", seed=4).eval()(**inputs)
+    assert torch.equal(trainer.teacher.activations(batch).logits, expected.logits)
+
+
 def test_alone_it_teaches_nothing(caplog: pytest.LogCaptureFixture) -> None:
     trainer_of(adapted(), SoftTargets() + Labels())
     assert "which it equals at the start" not in caplog.text

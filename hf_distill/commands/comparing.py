@@ -12,7 +12,7 @@ from typing import Any
 
 from hf_distill.commands.flags import Flags
 from hf_distill.commands.overrides import Script, recipe_of
-from hf_distill.errors import RecipeError
+from hf_distill.errors import DistillationError, RecipeError
 from hf_distill.evaluation.compare import REFUSED, Run
 from hf_distill.hub.record import sha256_of, sha256_of_files
 from hf_distill.recipe import Recipe
@@ -72,7 +72,7 @@ def planned(script: Script, flags: Flags, start: Path) -> list[Trial | Run]:
     """The trials of a command line, the teacher first, then seed by seed; a refusal for each recipe that the flags
     cannot make a trial of. `start` is the folder of the student that those recipes take which name one.
 
-    Raises: `RecipeError` for recipes that cannot be read, or share a name.
+    Raises: `RecipeError` for recipes that cannot be read, or share a name; `DistillationError` for files that cannot.
     """
     recipes, files = _recipes(flags.own["recipes"]), _Files(start)
     found: list[Trial | Run] = [_teacher(script, flags, recipes[CONTROL], files)]
@@ -122,10 +122,15 @@ class _Files:
 
 
 def _sums(place: Place) -> Sums:
+    """Those of the files of a place; none where there is no such folder or file. Raises: `DistillationError` for one
+    that cannot be read."""
     path = Path(place.name)
-    if path.is_dir():
-        return sha256_of_files(path, MODEL_FILES if place.kind == "model" else OF_SPLITS)
-    return {path.name: sha256_of(path)} if path.is_file() else {}
+    try:
+        if path.is_dir():
+            return sha256_of_files(path, MODEL_FILES if place.kind == "model" else OF_SPLITS)
+        return {path.name: sha256_of(path)} if path.is_file() else {}
+    except OSError as error:
+        raise DistillationError(f"{place.key}: cannot read {error.filename}: {error.strerror}.") from error
 
 
 def _digest(plain: Any) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
-from hf_distill.commands import glue, trials
+from hf_distill.commands import comparing, glue, trials
 from hf_distill.commands import main as commands
 from hf_distill.commands.compare import main
 from hf_distill.commands.comparing import Trial, planned, start_of
@@ -262,6 +262,17 @@ def test_what_was_left_half_done_with_other_data_is_not_taken(
     tiny_runs.write_sst2(data, train=8)
     assert do("--dataset_dir", str(data)) == 0
     assert scored_at_once == ["teacher-0", "teacher-0", "labels-0", "soft_targets-0", "pkt-0"]
+
+
+def test_a_file_that_cannot_be_read_ends_with_a_message(
+    do: Do, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refused(folder: Path, patterns: Sequence[str]) -> dict[str, str]:
+        raise PermissionError(13, "Permission denied", str(folder / "config.json"))
+
+    monkeypatch.setattr(comparing, "sha256_of_files", refused)
+    assert do() == 2
+    assert "config.json: Permission denied." in capsys.readouterr().err
 
 
 @pytest.mark.slow

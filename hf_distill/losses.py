@@ -39,27 +39,44 @@ def example_means(values: Tensor, mask: Tensor) -> Tensor:
     return kept.sum(1) / counted.sum(1).clamp(min=1)
 
 
+def expectation(law: Tensor, values: Tensor) -> Tensor:
+    """sum_c p_c v_c of a law p. Classes without mass are dropped, not multiplied: their values may be infinite or NaN.
+    `[..., classes]` to `[...]`.
+    """
+    return (law * torch.where(law == 0, 0.0, values)).sum(-1)
+
+
 def _log_laws(student_logits: Tensor, teacher_logits: Tensor) -> tuple[Tensor, Tensor]:
-    """log q and log p. A class that the teacher rules out (logit -inf) has a finite log p, so that 0 log 0 = 0."""
-    log_p = functional.log_softmax(teacher_logits, -1)
-    return functional.log_softmax(student_logits, -1), log_p.clamp(min=torch.finfo(log_p.dtype).min)
+    """log q and log p."""
+    return functional.log_softmax(student_logits, -1), functional.log_softmax(teacher_logits, -1)
+
+
+def _finite(log_law: Tensor) -> Tensor:
+    """The logarithm of a law, at the lowest number where it rules a class out (-inf): 0 times its difference from a
+    mixture, which may rule the class out as well, is then 0."""
+    return log_law.clamp(min=torch.finfo(log_law.dtype).min)
 
 
 def forward_kl(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
-    """KL(p || q) = sum_c p_c (log p_c - log q_c), teacher first. `[..., classes]` to `[...]`."""
+    """KL(p || q) = sum_c p_c (log p_c - log q_c), teacher first. `[..., classes]` to `[...]`.
+
+    A class without teacher mass counts nothing, also where the student rules it out as well; inf where the student
+    alone rules a class out.
+    """
     log_q, log_p = _log_laws(student_logits, teacher_logits)
-    return (log_p.exp() * (log_p - log_q)).sum(-1)
+    return expectation(log_p.exp(), log_p - log_q)
 
 
 def reverse_kl(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
-    """KL(q || p) = sum_c q_c (log q_c - log p_c), student first. Not finite where the teacher rules a class out."""
-    log_q, log_p = functional.log_softmax(student_logits, -1), functional.log_softmax(teacher_logits, -1)
-    return (log_q.exp() * (log_q - log_p)).sum(-1)
+    """KL(q || p) = sum_c q_c (log q_c - log p_c), student first. Not finite where the teacher alone rules a class
+    out."""
+    log_q, log_p = _log_laws(student_logits, teacher_logits)
+    return expectation(log_q.exp(), log_q - log_p)
 
 
 def cross_entropy(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
     """-sum_c p_c log q_c: the forward KL plus the teacher's entropy; the gradient is the same."""
-    return -(functional.softmax(teacher_logits, -1) * functional.log_softmax(student_logits, -1)).sum(-1)
+    return -expectation(functional.softmax(teacher_logits, -1), functional.log_softmax(student_logits, -1))
 
 
 def generalized_jsd(student_logits: Tensor, teacher_logits: Tensor, beta: float) -> Tensor:
@@ -70,7 +87,7 @@ def generalized_jsd(student_logits: Tensor, teacher_logits: Tensor, beta: float)
     """
     if beta in (0.0, 1.0):
         return (forward_kl if beta == 0.0 else reverse_kl)(student_logits, teacher_logits)
-    log_q, log_p = _log_laws(student_logits, teacher_logits)
+    log_q, log_p = (_finite(law) for law in _log_laws(student_logits, teacher_logits))
     log_m = torch.logaddexp(log_p + math.log(beta), log_q + math.log1p(-beta))
     to_teacher = (log_p.exp() * (log_p - log_m)).sum(-1)
     to_student = (log_q.exp() * (log_q - log_m)).sum(-1)
@@ -80,6 +97,7 @@ def generalized_jsd(student_logits: Tensor, teacher_logits: Tensor, beta: float)
 def skew_kl(student_logits: Tensor, teacher_logits: Tensor, alpha: float) -> Tensor:
     """KL(p || alpha p + (1 - alpha) q) (Ko et al., 2024, arXiv:2402.03898)."""
     log_q, log_p = _log_laws(student_logits, teacher_logits)
+    log_p = _finite(log_p)
     log_m = torch.logaddexp(log_p + math.log(alpha), log_q + math.log1p(-alpha))
     return (log_p.exp() * (log_p - log_m)).sum(-1)
 
@@ -87,6 +105,7 @@ def skew_kl(student_logits: Tensor, teacher_logits: Tensor, alpha: float) -> Ten
 def skew_reverse_kl(student_logits: Tensor, teacher_logits: Tensor, alpha: float) -> Tensor:
     """KL(q || (1 - alpha) p + alpha q) (Ko et al., 2024, arXiv:2402.03898)."""
     log_q, log_p = _log_laws(student_logits, teacher_logits)
+    log_q = _finite(log_q)
     log_m = torch.logaddexp(log_p + math.log1p(-alpha), log_q + math.log(alpha))
     return (log_q.exp() * (log_q - log_m)).sum(-1)
 

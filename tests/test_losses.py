@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -77,6 +78,53 @@ def test_a_ruled_out_class_has_no_gradient_of_its_own() -> None:
     assert float(value.detach()) == pytest.approx(math.log(3 / 2), rel=1e-6)
     value.backward()
     torch.testing.assert_close(student.grad, torch.tensor([[1 / 3 - 1 / 2, 1 / 3, 1 / 3 - 1 / 2]]))
+
+
+DIVERGENCES = {
+    "forward_kl": losses.forward_kl,
+    "reverse_kl": losses.reverse_kl,
+    "cross_entropy": losses.cross_entropy,
+    "jsd": partial(losses.generalized_jsd, beta=0.3),
+    "jsd_0": partial(losses.generalized_jsd, beta=0.0),
+    "jsd_1": partial(losses.generalized_jsd, beta=1.0),
+    "skew_kl": partial(losses.skew_kl, alpha=0.1),
+    "skew_reverse_kl": partial(losses.skew_reverse_kl, alpha=0.1),
+}
+
+
+@pytest.mark.parametrize("kind", DIVERGENCES)
+def test_a_class_that_both_rule_out_counts_nothing(kind: str) -> None:
+    """Value and gradient are those without it, to the last digit."""
+    divergence = DIVERGENCES[kind]
+    ruled_out = torch.full((2, 1), -INF, dtype=torch.float64)
+    alone, student = STUDENT.clone().requires_grad_(), torch.cat([STUDENT, ruled_out], -1).requires_grad_()
+    expected, found = divergence(alone, TEACHER), divergence(student, torch.cat([TEACHER, ruled_out], -1))
+    assert torch.equal(found, expected)
+    expected.sum().backward()
+    found.sum().backward()
+    assert alone.grad is not None
+    assert student.grad is not None
+    torch.testing.assert_close(student.grad, torch.cat([alone.grad, torch.zeros_like(ruled_out)], -1), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [
+        ("forward_kl", INF),
+        ("reverse_kl", math.log(2)),
+        ("cross_entropy", INF),
+        ("jsd", 0.3 * (math.log(0.5 / 0.15) + math.log(0.5 / 0.85)) / 2 + 0.7 * math.log(1 / 0.85)),
+        ("skew_kl", (math.log(0.5 / 0.05) + math.log(0.5 / 0.95)) / 2),
+        ("skew_reverse_kl", math.log(1 / 0.55)),
+    ],
+)
+def test_a_class_that_the_student_alone_rules_out(kind: str, value: float) -> None:
+    student, teacher = torch.tensor([[0.0, -INF]]).double().requires_grad_(), torch.zeros(1, 2).double()
+    found = DIVERGENCES[kind](student, teacher)
+    assert found.tolist() == [pytest.approx(value, rel=1e-12)]
+    found.sum().backward()
+    assert student.grad is not None
+    assert student.grad.isfinite().all()
 
 
 # ---- masks ----

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from hf_distill.errors import DataError, DistillationError, IncompatiblePair
+from hf_distill.losses import expectation
 from hf_distill.objectives.pair import Pair
 from hf_distill.objectives.registry import register
 from hf_distill.objectives.settings import check_choice, check_number
@@ -119,7 +120,7 @@ class WeightedSoftCE(SoftRows):
             )
         p = functional.softmax(teacher_rows / self.temperature, -1)
         log_q = functional.log_softmax(student_logits / self.temperature, -1)
-        value = -(self._weights.to(log_q.dtype) * p * log_q).sum(-1)
+        value = -expectation(self._weights.to(log_q.dtype) * p, log_q)
         return value * self.temperature**2 if self.scale == "tau2" else value
 
 

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, distributed
 
 from hf_distill.activations import Activations, Needs
-from hf_distill.errors import IncompatiblePair
+from hf_distill.errors import DistillationError, IncompatiblePair
 from hf_distill.losses import unit
+from hf_distill.objectives.base import Objective
 from hf_distill.objectives.layer_pairs import LayerPairs, Layers
 from hf_distill.objectives.pair import Pair
 from hf_distill.objectives.sentence_vectors import VECTORS, check_vectors, vectors_of
@@ -35,7 +36,7 @@ class BatchRelation(LayerPairs):
     widths of the two may differ. The vectors are states of one pair of layers, the last ones by default, pooled over
     the real tokens: their `mean`, the `first_token`, the `last_token`, or the `max` of each feature. Values of several
     pairs of layers are added. A text without a real token has the vector 0. With `pool` `sentence` they are the
-    vectors of two sentence encoders, whatever the layer map says.
+    vectors of two sentence encoders, whatever the layer map says, and no layer of either model is looked at.
 
     A batch of the device is one unit: micro-batches of an accumulation are not related to each other, and those of
     several processes only with `gather`. A batch of fewer than `smallest_batch` texts counts nothing.
@@ -48,19 +49,33 @@ class BatchRelation(LayerPairs):
         super().__init__(layer_map=layer_map, stack=stack)
         check_choice(self.name, "pool", pool, (*POOLS, SENTENCE))
         check_flag(self.name, "gather", gather)
+        if pool == SENTENCE and stack:
+            raise DistillationError(
+                f"{self.name}: stack is {stack!r}, and pool='sentence' reads the vectors of texts, which belong to no "
+                "stack; leave stack out."
+            )
         self.pool = pool
         self.gather = gather
 
     def bind(self, pair: Pair) -> None:
-        super().bind(pair)
         if self.pool == SENTENCE:
+            Objective.bind(self, pair)
             check_vectors(self.name, pair)
+            return
+        super().bind(pair)
         for side, shape in zip(("student", "teacher"), self.shapes(pair), strict=True):
             if self.pool == "first_token" and shape.causal:
                 raise IncompatiblePair(
                     f"{self.name}: the {side} is causal, so its first token has seen nothing but itself; set "
                     "pool='last_token' or 'mean'."
                 )
+
+    def widths(self, pair: Pair) -> tuple[int, int]:
+        """How wide the vectors of student and teacher are."""
+        if self.pool == SENTENCE and pair.teacher is not None:
+            return pair.student.sentence_width, pair.teacher.sentence_width
+        student, teacher = self.shapes(pair)
+        return student.hidden_size, teacher.hidden_size
 
     def relation(self, student: Tensor, teacher: Tensor, batch: Batch) -> Tensor:
         """One number for all texts: `[examples, width]` twice to `[]`."""

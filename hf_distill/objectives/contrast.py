@@ -11,12 +11,13 @@ from hf_distill.objectives.batch_relations import BatchRelation
 from hf_distill.objectives.hidden_states import Projection
 from hf_distill.objectives.layer_pairs import Layers
 from hf_distill.objectives.pair import Pair
+from hf_distill.pooling import SENTENCE
 from hf_distill.tasks import Batch
 
 
 class Contrast(BatchRelation):
     """Makes unit vectors of one width of the pooled states of both models, by a learned linear map with a bias for
-    each layer that is read. The teacher's map learns, too; the teacher does not."""
+    each layer that is read, or of their sentence vectors. The teacher's map learns, too; the teacher does not."""
 
     def __init__(
         self, *, layer_map: Layers | None, pool: str, dimension: int, temperature: float, gather: bool, stack: str
@@ -31,9 +32,10 @@ class Contrast(BatchRelation):
 
     def bind(self, pair: Pair) -> None:
         super().bind(pair)
-        student, teacher = self.shapes(pair)
-        self.student_maps = nn.ModuleList(Projection(student.hidden_size, self.dimension) for _ in self.layers)
-        self.teacher_maps = nn.ModuleList(Projection(teacher.hidden_size, self.dimension) for _ in self.layers)
+        student, teacher = self.widths(pair)
+        number = 1 if self.pool == SENTENCE else len(self.layers)
+        self.student_maps = nn.ModuleList(Projection(student, self.dimension) for _ in range(number))
+        self.teacher_maps = nn.ModuleList(Projection(teacher, self.dimension) for _ in range(number))
 
     def vectors(self, state: Tensor, target: Tensor, mask: Tensor, pair: int) -> tuple[Tensor, Tensor]:
         ours, theirs = super().vectors(state, target, mask, pair)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,15 +13,24 @@ from sklearn.decomposition import PCA
 from torch import Tensor
 
 from hf_distill import objectives
-from hf_distill.activations import MAIN, Activations
+from hf_distill.activations import MAIN, Activations, EnsembleActivations, Needs, Signal
+from hf_distill.anatomy import Shape
 from hf_distill.errors import DataError, DistillationError, IncompatiblePair
+from hf_distill.member_logits import Combining
 from hf_distill.objectives import Objective, Pair
+from hf_distill.objectives.batch_relations import BatchRelation
+from hf_distill.objectives.contrast import Contrast
 from hf_distill.objectives.sentence_vectors import principal_directions
 from hf_distill.passes import Beside
 from hf_distill.sentences import SentenceEmbedding
 from hf_distill.tasks import TASKS
 from tests.shapes import shape
 
+OVER_TEXTS = [
+    name
+    for name in objectives.names()
+    if objectives.get(name).relates_batch and issubclass(objectives.get(name), BatchRelation)
+]
 DRAW = torch.Generator().manual_seed(5)
 
 
@@ -128,6 +138,71 @@ def test_rows_of_the_similarity_matrix_of_two_sentence_encoders() -> None:
         p, q = law(teacher, i, 0.05), law(U, i, 0.2)
         total += sum(a * math.log(a / b) for a, b in zip(p, q, strict=True))
     assert float(found) == pytest.approx(total / 4)
+
+
+@pytest.mark.parametrize("name", OVER_TEXTS)
+def test_relations_of_vectors_are_those_of_states_and_need_no_stack(name: str) -> None:
+    """Of models of a family without a row of anatomy, whose vectors have a width of their own."""
+    teacher, mask = drawn(4, 6), torch.ones(4, 1, dtype=torch.long)
+    batch = {"attention_mask": mask}
+    sides = [Shape("made_up", {}, 0, 30, None, SentenceEmbedding("mean", False, width)) for width in (4, 6)]
+    torch.manual_seed(1)
+    found = bound(name, Pair.from_shapes(*sides, TASKS["embeddings"]), pool="sentence")
+    torch.manual_seed(1)
+    of_states = bound(name, Pair.from_shapes(shape(2, 4), shape(2, 6), TASKS["encoder"]))
+    expected = of_states(
+        *(Activations(mask=mask, hidden={2: vectors.unsqueeze(1)}) for vectors in (U, teacher)), batch
+    )
+    assert torch.equal(found(shown(U), shown(teacher), batch), expected)
+    assert found.needs() == Needs.of([Signal("sentence")], [Signal("sentence")])
+    with pytest.raises(DistillationError, match=rf"{name}: stack is 'encoder', and pool='sentence' reads the vectors"):
+        objectives.make(name, {"pool": "sentence", "stack": "encoder"})
+
+
+@pytest.mark.parametrize("name", ["crd", "crd_memory"])
+def test_contrast_maps_vectors_as_wide_as_dense_layers_make_them(name: str) -> None:
+    sides = [replace(shape(2, 4), sentence=SentenceEmbedding("mean", False, width)) for width in (3, 8)]
+    objective = bound(name, Pair.from_shapes(*sides, TASKS["embeddings"]), pool="sentence", layer_map="uniform")
+    assert isinstance(objective, Contrast)
+    widths = [[each.in_features for each in maps] for maps in (objective.student_maps, objective.teacher_maps)]
+    assert widths == [[3], [8]]
+
+
+def test_a_memory_of_sentence_vectors() -> None:
+    torch.manual_seed(1)
+    objective = bound("crd_memory", pool="sentence", negatives=2, drawn="any")
+    objective.see_rows(8, None)
+    found = objective(shown(U), shown(V), BATCH | {"row_index": torch.arange(4)})
+    found.backward()
+    assert all(parameter.grad is not None and parameter.grad.any() for parameter in objective.parameters())
+
+
+def test_several_teachers_vote_by_their_sentence_vectors() -> None:
+    generator = torch.Generator().manual_seed(3)
+    teachers = {f"t{i}": torch.randn(4, width, generator=generator).double() for i, width in enumerate((3, 8))}
+    ours = replace(shape(2, 4), sentence=SentenceEmbedding("mean", False))
+    pairs = {}
+    for name, vectors in teachers.items():
+        theirs = replace(shape(3, 4), sentence=SentenceEmbedding("mean", False, vectors.shape[-1]))
+        pairs[name] = Pair.from_shapes(ours, theirs, TASKS["embeddings"])
+    together = Pair.together(pairs, Combining(2))
+    objective = bound("voted_triplets", together, pool="sentence", weights=[1.0, 3.0])
+    assert objective.needs().teacher == {Signal("sentence", member=name) for name in teachers}
+    found = objective(shown(U), EnsembleActivations({k: shown(v) for k, v in teachers.items()}), BATCH)
+    heavier = bound("voted_triplets", pairs["t1"], pool="sentence")(shown(U), shown(teachers["t1"]), BATCH)
+    torch.testing.assert_close(found, heavier)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "words"),
+    [
+        ("cka", {"rows": "tokens"}, r"cka: rows='tokens' .* set rows='pooled'"),
+        ("similarity_preserving", {"flatten": True}, r"flatten .* pool='sentence' .* set flatten=False"),
+    ],
+)
+def test_a_vector_has_no_tokens(name: str, settings: dict[str, Any], words: str) -> None:
+    with pytest.raises(DistillationError, match=words):
+        objectives.make(name, settings | {"pool": "sentence"})
 
 
 def test_principal_components_are_those_of_another_library() -> None:

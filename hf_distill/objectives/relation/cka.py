@@ -12,6 +12,7 @@ from hf_distill.objectives.batch_relations import BatchRelation
 from hf_distill.objectives.layer_pairs import Layers
 from hf_distill.objectives.registry import register
 from hf_distill.objectives.settings import check_choice, check_flag
+from hf_distill.pooling import SENTENCE
 from hf_distill.tasks import Batch
 
 FLAT = "the HSIC of one side with itself is 0 or below, so a batch has the value 1 and no gradient"
@@ -34,7 +35,7 @@ class CKA(BatchRelation):
     Counts: batches, of 4 examples or more (biased: 3; of tokens: 1); a gradient is of the examples of a micro-batch
     alone, or with `gather` of those of all processes.
     Errors: `IncompatiblePair` where the layer map does not fit, or where a causal model would be pooled at its first
-    token; `DistillationError` for `gather` with rows of tokens.
+    token; `DistillationError` for `gather` or `pool="sentence"` with rows of tokens.
     """
 
     smallest_batch = 4
@@ -65,6 +66,11 @@ class CKA(BatchRelation):
             raise DistillationError(
                 f"{self.name}: gather needs as many rows of every process, and rows='tokens' has one a token; set "
                 "gather=False or rows='pooled'."
+            )
+        if pool == SENTENCE and rows == "tokens":
+            raise DistillationError(
+                f"{self.name}: rows='tokens' compares states of tokens, and pool='sentence' has one vector a text; "
+                "set rows='pooled', or another pool."
             )
         self.rows = rows
         self.unbiased = unbiased

@@ -91,7 +91,7 @@ class CRDMemory(Contrast):
 
     def see_rows(self, number: int, labels: Sequence[int] | None) -> None:
         """Makes the memories, random as the authors' (uniform, at most 1 / sqrt(dimension / 3) in size)."""
-        if len(self.layers) != 1:
+        if len(self.student_maps) != 1:
             raise DistillationError(
                 f"{self.name}: the layer map has {len(self.layers)} pairs, and a memory is of one; give one pair."
             )

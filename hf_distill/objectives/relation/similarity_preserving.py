@@ -10,6 +10,7 @@ from hf_distill.objectives.batch_relations import BatchRelation, centered
 from hf_distill.objectives.layer_pairs import Layers
 from hf_distill.objectives.registry import register
 from hf_distill.objectives.settings import check_flag
+from hf_distill.pooling import SENTENCE
 from hf_distill.tasks import Batch
 
 
@@ -27,7 +28,7 @@ class SimilarityPreserving(BatchRelation):
     differ.  Counts: batches, of 2 examples or more (with `center` 3); a gradient is of the examples of a micro-batch
     alone, or with `gather` of those of all processes.
     Errors: `IncompatiblePair` where the layer map does not fit, or where a causal model would be pooled at its first
-    token; `DistillationError` for `flatten` with `center` or `gather`.
+    token; `DistillationError` for `flatten` with `center`, `gather` or `pool="sentence"`.
     """
 
     smallest_batch = 2
@@ -59,6 +60,11 @@ class SimilarityPreserving(BatchRelation):
             raise DistillationError(
                 f"{self.name}: flatten takes texts position by position, and {other} needs vectors of one width; set "
                 f"{other}=False."
+            )
+        if flatten and pool == SENTENCE:
+            raise DistillationError(
+                f"{self.name}: flatten compares states of tokens, and pool='sentence' has one vector a text; set "
+                "flatten=False, or another pool."
             )
         self.flatten = flatten
         self.center = center

@@ -14,7 +14,7 @@ from hf_distill.objectives.batch_relations import EMPTY, BatchRelation, distance
 from hf_distill.objectives.pair import Pair
 from hf_distill.objectives.registry import register
 from hf_distill.objectives.settings import check_count, check_flag, check_number
-from hf_distill.pooling import pooled
+from hf_distill.pooling import SENTENCE, pooled
 from hf_distill.splitmix import STEP, scrambled
 from hf_distill.tasks import Batch
 
@@ -41,8 +41,9 @@ class VotedTriplets(BatchRelation):
     choice of triplets are not known of it, and are a choice made here. Of more than `max_triplets` pairs an anchor as
     many are drawn anew in every batch; 465 are all of 32 texts. With one teacher its own order counts.
 
-    Reads: hidden[last] of the student and of every teacher, pooled to [batch, width] (`pool`).  Counts: batches, of 3
-    examples or more; a gradient is of the examples of a micro-batch alone, or with `gather` of those of all processes.
+    Reads: hidden[last] of the student and of every teacher, pooled to [batch, width] (`pool`), or with
+    `pool="sentence"` the vectors of sentence encoders.  Counts: batches, of 3 examples or more; a gradient is of the
+    examples of a micro-batch alone, or with `gather` of those of all processes.
     Errors: `DistillationError` for a setting out of range; `IncompatiblePair` for another number of weights than of
     teachers, where a causal model would be pooled at its first token, and where two models show different positions.
     """
@@ -76,7 +77,7 @@ class VotedTriplets(BatchRelation):
         check_count(self.name, "max_triplets", max_triplets, 1)
         self.margin, self.normalize, self.max_triplets = margin, normalize, max_triplets
         self.weights = None if weights is None else self._checked(weights)
-        self._places: dict[str, tuple[int, int]] = {}
+        self._places: dict[str, tuple[int | None, int | None]] = {}
         self._widths: list[int] = []
         self.register_buffer("batches", torch.zeros((), dtype=torch.long))
 
@@ -98,15 +99,15 @@ class VotedTriplets(BatchRelation):
         self._places, self._widths = {}, []
         for name, each in pairs.items():
             super().bind(each)
-            self._places[name] = self.layers[0]
-            self._widths.append(self.shapes(each)[1].hidden_size)
+            self._places[name] = (None, None) if self.pool == SENTENCE else self.layers[0]
+            self._widths.append(self.widths(each)[1])
         self._pair = pair
 
     def needs(self) -> Needs:
-        student = {ours for ours, _ in self._places.values()}
+        field, student = "sentence" if self.pool == SENTENCE else "hidden", {ours for ours, _ in self._places.values()}
         return Needs.of(
-            (Signal("hidden", layer, self.stack) for layer in student),
-            (Signal("hidden", layer, self.stack, MAIN, name) for name, (_, layer) in self._places.items()),
+            (Signal(field, layer, self.stack) for layer in student),
+            (Signal(field, layer, self.stack, MAIN, name) for name, (_, layer) in self._places.items()),
         )
 
     @property
@@ -119,12 +120,18 @@ class VotedTriplets(BatchRelation):
         mask, theirs = self.shown_mask(student), []
         self.remark(~mask.bool().any(1).all(), EMPTY)
         last, _ = next(iter(self._places.values()))
-        state = student.stack(self.stack).hidden[last]
+        state = self._shown(student, last)
         for name, (_, layer) in self._places.items():
-            target = teacher.member(name).stack(self.stack).hidden[layer].detach()
+            target = self._shown(teacher.member(name), layer).detach()
             self._check_positions(state.shape, target.shape)
             theirs.append(self._vectors(target, mask))
         return self._value(self._vectors(state, mask), torch.cat(theirs, -1), batch)
+
+    def _shown(self, model: Activations, layer: int | None) -> Tensor:
+        """The states of a layer, or the vectors of the texts."""
+        stack = model.stack(self.stack)
+        shown: Tensor = stack.sentence if layer is None else stack.hidden[layer]
+        return shown
 
     def _vectors(self, states: Tensor, mask: Tensor) -> Tensor:
         vectors = pooled(at_least_float32(states), mask, self.pool)

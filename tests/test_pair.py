@@ -8,12 +8,14 @@ from typing import Any, cast
 
 import pytest
 import torch
+from transformers import MBartConfig, MBartForConditionalGeneration
 
 from hf_distill.anatomy import Anatomy
 from hf_distill.errors import IncompatiblePair
 from hf_distill.objectives import Pair
 from hf_distill.tasks import TASKS
 from tests.shapes import shape
+from tests.tiny_models import tiny
 
 CLASSES = {
     "single_label": "XForSequenceClassification",
@@ -155,6 +157,34 @@ def test_heads_of_another_width_than_the_embedding_are_refused() -> None:
 def test_equal_vocabularies_need_nothing() -> None:
     side = anatomy("masked_lm")
     assert pair(side, side, "masked_lm").vocabulary is None
+
+
+# ---- what decoders read ----
+
+
+def seq2seq(family: str, **settings: Any) -> Anatomy:
+    model = tiny(family)
+    for name, number in settings.items():
+        setattr(model.config, name, number)
+    return Anatomy.of(model)
+
+
+@pytest.mark.parametrize("family", ["t5", "bart"])
+@pytest.mark.parametrize("changed", ["decoder_start_token_id", "pad_token_id"])
+def test_labels_that_each_model_shifts_by_other_tokens_are_refused(family: str, changed: str) -> None:
+    student, teacher = seq2seq(family), seq2seq(family, **{changed: 7})
+    assert pair(student, seq2seq(family), "seq2seq_lm").teacher is not None
+    for sides in ((student, teacher), (teacher, student)):
+        with pytest.raises(IncompatiblePair, match=rf"{changed} (\d and 7|7 and \d)"):
+            pair(*sides, "seq2seq_lm")
+
+
+def test_a_start_that_no_label_is_shifted_by_does_not_matter() -> None:
+    """mBART begins with the language that ends the labels."""
+    size = {"d_model": 8, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 1}
+    size |= {"decoder_attention_heads": 1, "encoder_ffn_dim": 8, "decoder_ffn_dim": 8, "vocab_size": 30}
+    sides = [MBartForConditionalGeneration(MBartConfig(**size, decoder_start_token_id=start)) for start in (4, 5)]
+    pair(*map(Anatomy.of, sides), "seq2seq_lm")
 
 
 # ---- the rest ----

@@ -21,6 +21,8 @@ from hf_distill.tasks import IGNORED, Task, task_of
 logger = logging.getLogger(__name__)
 
 GENERIC = re.compile(r"LABEL_\d+$")
+SHIFTED = [[3, 4, IGNORED, IGNORED]]
+"""Labels by which the inputs that two decoders make of them are compared."""
 _NAME_THEM = " These are no names: rename them in id2label and label2id of both models' config, to what they mean."
 
 
@@ -81,7 +83,8 @@ class Pair:
     ) -> Pair:
         """The pair of two models, checked; `across` for a teacher that reads tokens of its own.
 
-        Raises: `IncompatiblePair` where vocabularies, labels, problem types or lengths do not fit, naming both sides.
+        Raises: `IncompatiblePair` where vocabularies, labels, problem types, lengths, or the tokens that labels are
+        shifted by do not fit, naming both sides.
         """
         named = task.form in ("softmax", "sigmoid") and len(task.logit_fields) == 1 and not task.vocabulary_sized
         if label_map is not None and (teacher is None or not named):
@@ -94,6 +97,8 @@ class Pair:
             _check_across(student.shape, teacher.shape, task, across)
             return cls(student.shape, teacher.shape, task, label_smoothing=label_smoothing, across=across)
         _check_inputs(student.shape, teacher.shape, tokenizer_size)
+        if task.name == "seq2seq_lm":
+            _check_decoder_inputs(student.base, teacher.base)
         columns = vocabulary = None
         if task.vocabulary_sized:
             vocabulary = _shared_vocabulary(student.shape, teacher.shape, tokenizer_size)
@@ -251,6 +256,35 @@ def _check_inputs(student: Shape, teacher: Shape, tokenizer_size: int | None) ->
             "by its own, and learn by uld or gold: teachers.Frozen(model, tokenizer=…), in a recipe "
             "`teacher: {tokenizer: own}`."
         )
+
+
+def _check_decoder_inputs(student: Any, teacher: Any) -> None:
+    """Where rows have labels alone, each model shifts them by tokens of its own, and the decoders are compared
+    position by position. It is refused for rows with `decoder_input_ids` as well: these are made by one of the two,
+    and the other would begin with a token that it does not know as a start."""
+    ours, theirs = _shifted(student), _shifted(teacher)
+    if ours is None or theirs is None or ours == theirs:
+        return
+    tokens = ", ".join(
+        f"{name} {getattr(student.config, name, None)} and {getattr(teacher.config, name, None)}"
+        for name in ("decoder_start_token_id", "pad_token_id")
+    )
+    raise IncompatiblePair(
+        f"of the labels {SHIFTED} the student's decoder reads {ours}, the teacher's {theirs}, and they are compared "
+        f"position by position ({tokens}). Set both alike in the two models' config."
+    )
+
+
+def _shifted(model: Any) -> list[list[int]] | None:
+    """What a model makes of labels for its decoder; None where it does not, or lacks the tokens for it."""
+    shift = getattr(model, "prepare_decoder_input_ids_from_labels", None)
+    if shift is None:
+        return None
+    try:
+        found: list[list[int]] = shift(labels=torch.tensor(SHIFTED)).tolist()
+    except (TypeError, ValueError):
+        return None
+    return found
 
 
 def _check_across(student: Shape, teacher: Shape, task: Task, across: Across) -> None:

@@ -300,6 +300,26 @@ def test_attention_in_the_teacher_chooses_tokens() -> None:
     assert value(objective, student, teacher) == pytest.approx(total / number, rel=1e-12)
 
 
+@pytest.mark.parametrize("causal", [False, True])
+def test_documents_of_a_packed_row_choose_apart(causal: bool) -> None:
+    """Three tokens and two, in one row or in two."""
+    objective = bound("fine_grained_imitation", psi=0.9, causal=causal)
+    packed = [states([2], seed=seed, mask=torch.ones(1, 5, dtype=torch.long)) for seed in (0, 1)]
+    scores = 3.0 * torch.randn(1, 2, 5, 5, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    packed[1].tensors["scores"] = {2: scores}
+    mask = torch.tensor([[1, 1, 1], [1, 1, 0]])
+    apart = [Activations(mask=mask, hidden={2: torch.zeros(2, 3, 4, dtype=torch.float64)}) for _ in range(2)]
+    of_each = torch.zeros(2, 2, 3, 3, dtype=torch.float64)
+    for i, place in enumerate((slice(0, 3), slice(3, 5))):
+        length = place.stop - place.start
+        of_each[i, :, :length, :length] = scores[0, :, place, place]
+        for one, other in zip(packed, apart, strict=True):
+            other.hidden[2][i, :length] = one.hidden[2][0, place]
+    apart[1].tensors["scores"] = {2: of_each}
+    found = value(objective, *packed, position_ids=torch.tensor([[0, 1, 2, 0, 1]]))
+    assert found == pytest.approx(value(objective, *apart), rel=1e-12)
+
+
 def test_a_text_without_tokens_has_none_chosen() -> None:
     assert not chosen_tokens(torch.ones(1, 2), torch.zeros(1, 2), 0.5).any()
 

@@ -26,15 +26,17 @@ class FineGrainedImitation(Hints):
 
     The paper chooses the cells around an object. `select="attention"` takes of each text the tokens k with
     a_k >= `psi` max a, a_k the attention that k receives in the teacher: the mean over the mapped teacher layers,
-    their heads and the real queries. `select="label"`, for token classification, takes the tokens inside gold spans:
-    those with a label other than `outside`, and `near` tokens on both sides of them. The published weight is 0.01,
-    after 400 steps without the term; the authors' ReLU behind W is left out, as it cannot reach negative states.
+    their heads and the real queries; documents of a packed row, which the batch's `position_ids` show, are texts of
+    their own. `select="label"`, for token classification, takes the tokens inside gold spans: those with a label other
+    than `outside`, and `near` tokens on both sides of them. The published weight is 0.01, after 400 steps without the
+    term; the authors' ReLU behind W is left out, as it cannot reach negative states.
 
     Reads: hidden[i] of both, [batch, length, width]; with `attention` the teacher's scores[j], [batch, heads, length,
     length].  Counts: the chosen tokens where labels choose them; batches where the teacher does, because their number
     is known too late: the mean over a batch's tokens is then averaged over micro-batches and processes.
     Errors: `IncompatiblePair` where widths differ and `regressor` is `none`, where the layer map does not fit, where
-    the task has no labels of tokens, or the teacher's scores cannot be read.
+    the task has no labels of tokens, or the teacher's scores cannot be read; `DataError` for position ids
+    of another shape than the text.
     """
 
     default_layer_map = "final"
@@ -103,7 +105,8 @@ class FineGrainedImitation(Hints):
         together = sum(values[1:], values[0])
         if self.select == "label":
             return masked_sum(together, self._labelled(batch))
-        chosen = chosen_tokens(self._received(teacher, mask), mask, self.psi)
+        positions = None if self.stack == "decoder" else batch.get("position_ids")
+        chosen = chosen_tokens(self._received(teacher, mask, positions), mask, self.psi, positions)
         return masked_sum(together, chosen) / chosen.sum().clamp(min=1)
 
     def _labelled(self, batch: Batch) -> Tensor:
@@ -112,31 +115,30 @@ class FineGrainedImitation(Hints):
         inside = (labels != IGNORED) & (labels != self.outside)
         return widened(inside, self.near) & self.mask(batch)
 
-    def _received(self, teacher: Activations | None, mask: Tensor) -> Tensor:
-        """The attention that each token receives, `[batch, length]`, from real queries."""
+    def _received(self, teacher: Activations | None, mask: Tensor, positions: Tensor | None) -> Tensor:
+        """The attention that each token receives, `[batch, length]`, from real queries of its document."""
         if teacher is None:
             raise DistillationError(f"objective {self.name!r} got no teacher.")
         assert self.pair.teacher is not None
         shown, causal = teacher.stack(self.stack), self.pair.teacher.stack(self.stack).causal
-        visible = visible_pairs(mask, causal).unsqueeze(1)
-        received = [_received(at_least_float32(shown.scores[layer].detach()), visible) for layer in self._scored]
-        return torch.stack(received).mean(0)
+        visible = visible_pairs(mask, causal, positions).unsqueeze(1)
+        number = visible_pairs(mask, False, positions).sum(-1).clamp(min=1)
+        sums = [_received(at_least_float32(shown.scores[layer].detach()), visible) for layer in self._scored]
+        return torch.stack(sums).mean(0) / number
 
 
 def _received(scores: Tensor, visible: Tensor) -> Tensor:
-    """The mean over heads and real queries of the attention that each key gets."""
+    """The sum over real queries of the attention that each key gets, averaged over heads."""
     law = scores.masked_fill(~visible, torch.finfo(scores.dtype).min).softmax(-1)
-    real = visible.any(-1, keepdim=True)
-    received = torch.where(real & visible, law, 0.0).sum(2) / real.sum(2).clamp(min=1)
-    return received.mean(1)
+    return torch.where(visible, law, 0.0).sum(2).mean(1)
 
 
-def chosen_tokens(scores: Tensor, mask: Tensor, psi: float) -> Tensor:
+def chosen_tokens(scores: Tensor, mask: Tensor, psi: float, position_ids: Tensor | None = None) -> Tensor:
     """The real tokens of each text whose score, from 0 on, is at least `psi` of the text's largest; `[batch,
-    length]`."""
-    real = mask.bool()
-    largest = torch.where(real, scores, 0.0).amax(1, keepdim=True)
-    return real & (scores >= psi * largest)
+    length]`. Where rows hold several texts, `position_ids` tell them apart."""
+    together = visible_pairs(mask, False, position_ids)
+    largest = torch.where(together, scores.unsqueeze(1), 0.0).amax(-1)
+    return mask.bool() & (scores >= psi * largest)
 
 
 def widened(inside: Tensor, near: int) -> Tensor:

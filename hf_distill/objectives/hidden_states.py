@@ -94,19 +94,21 @@ class HiddenStates(LayerPairs):
 class Projection(nn.Linear):
     """W h + b from student to teacher width, computed in the dtype of h, whatever an engine holds W in.
 
-    Starts as an isometry where the teacher is wider, else with small normal weights; the bias is 0.
+    Starts as an isometry where the teacher is wider, else with small normal weights; the bias is 0, or left out.
     """
 
-    def __init__(self, student_width: int, teacher_width: int) -> None:
-        super().__init__(student_width, teacher_width, dtype=torch.float32)
+    def __init__(self, student_width: int, teacher_width: int, *, bias: bool = True) -> None:
+        super().__init__(student_width, teacher_width, bias=bias, dtype=torch.float32)
         if student_width <= teacher_width:
             nn.init.orthogonal_(self.weight)
         else:
             nn.init.normal_(self.weight, std=0.02)
-        nn.init.zeros_(self.bias)
+        if bias:
+            nn.init.zeros_(self.bias)
 
     def forward(self, state: Tensor) -> Tensor:
-        return functional.linear(state, self.weight.to(state.dtype), self.bias.to(state.dtype))
+        bias = None if self.bias is None else self.bias.to(state.dtype)
+        return functional.linear(state, self.weight.to(state.dtype), bias)
 
 
 class Window(nn.Conv1d):

@@ -217,6 +217,29 @@ def test_the_variance_starts_at_five() -> None:
     assert value(objective, states([1], seed=1), teacher) == pytest.approx(expected, rel=1e-6)
 
 
+def test_the_last_of_three_maps_has_no_bias() -> None:
+    """As the paper's last convolution; a single map has one."""
+    torch.manual_seed(3)
+    objective = bound("vid", (3, 4), layer_map=[[1, 1]], form="code")
+    first, second, last = objective.laws[0].means
+    assert [name for name, _ in objective.named_parameters() if name.endswith("bias")] == [
+        "laws.0.means.0.bias",
+        "laws.0.means.1.bias",
+    ]
+    with torch.no_grad():
+        for layer in (first, second):
+            layer.bias.normal_()
+    student, teacher = states([1], 3), states([1], seed=1)
+    rows = [(i, k) for i, length in enumerate((3, 2)) for k in range(length)]
+    total = 0.0
+    for i, k in rows:
+        made = (first.weight @ student.hidden[1][i, k] + first.bias).relu()
+        made = last.weight @ (second.weight @ made + second.bias).relu()
+        total += float((made - teacher.hidden[1][i, k]).square().mean().detach())
+    expected = 0.5 * (total / len(rows) / 5.0 + math.log(5.0))
+    assert value(objective, student, teacher) == pytest.approx(expected, rel=1e-6)
+
+
 # ---- dual masking ----
 
 

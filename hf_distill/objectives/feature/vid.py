@@ -34,8 +34,8 @@ class VID(Hints):
     feature: 1/2 [(t_c - mu_c(s))^2 / v_c + log v_c], v_c = softplus(r_c) + 1e-5, without the constant 1/2 log 2 pi.
     `form="paper"` sums it over tokens and features of a text, `form="code"`, to which the published weight 1 belongs,
     takes the mean over them. mu and r are learned with the student, and v starts at 5. mu is three linear maps with
-    ReLU between (`mean="deep"`; the paper's convolutions of width 1) or a single one (`linear`). The loss may be
-    negative.
+    ReLU between (`mean="deep"`; the paper's convolutions of width 1, the last without a bias) or a single one with a
+    bias (`linear`). The loss may be negative.
 
     Reads: hidden[i] of both, [batch, length, width].  Counts: examples that have text; tokens with `form="code"`.
     Errors: `IncompatiblePair` where the layer map does not fit. It warns of a variance that has come down to its
@@ -97,7 +97,10 @@ class Law(nn.Module):
     def __init__(self, student_width: int, teacher_width: int, *, deep: bool) -> None:
         super().__init__()
         widths = [student_width, *([teacher_width] * (3 if deep else 1))]
-        self.means = nn.ModuleList(Projection(*pair) for pair in pairwise(widths))
+        pairs = list(pairwise(widths))
+        self.means = nn.ModuleList(
+            Projection(*pair, bias=not deep or number < len(pairs)) for number, pair in enumerate(pairs, 1)
+        )
         raw = math.log(math.expm1(AT_FIRST - FLOOR))
         self.raw_variance = nn.Parameter(torch.full((teacher_width,), raw, dtype=torch.float32))
 

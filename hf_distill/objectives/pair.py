@@ -282,7 +282,7 @@ def _shifted(model: Any) -> list[list[int]] | None:
         return None
     try:
         found: list[list[int]] = shift(labels=torch.tensor(SHIFTED)).tolist()
-    except (TypeError, ValueError):
+    except (AttributeError, TypeError, ValueError):  # no start token: none in the config, None, or so said
         return None
     return found
 

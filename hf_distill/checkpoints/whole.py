@@ -75,11 +75,9 @@ def check_intact(checkpoint: Path) -> None:
         raise BrokenCheckpoint(f"{checkpoint} is not whole: {fault}.")
 
 
-def fault_of(path: Path, thoroughly: bool = True) -> str | None:
-    """Why a run cannot go on from a checkpoint; None where it can. Bytes are read where it is looked at
-    `thoroughly`.
-    """
-    return _damage(path, thoroughly) or _lack(path)
+def fault_of(path: Path) -> str | None:
+    """Why a run cannot go on from a checkpoint, whose bytes are read; None where it can."""
+    return _damage(path, thoroughly=True) or _lack(path)
 
 
 def is_torn(path: Path) -> bool:

@@ -835,11 +835,14 @@ def test_a_launch_that_would_train_ranks_apart_is_refused(monkeypatch: pytest.Mo
 
 
 def test_liger_kernels_are_refused_by_what_reads_logits() -> None:
-    """They compute the loss without making logits. What reads hidden states alone does not mind."""
+    """They compute the loss without making logits. What reads hidden states alone does not mind; the plain Trainer
+    asks no one."""
+    arguments = tiny.arguments(use_liger_kernel=True)
+    Trainer(tiny.model("single_label"), arguments, train_dataset=tiny.rows("single_label", 8))
     for objective in (SoftTargets(), Labels()):
         with pytest.raises(DistillationError, match="use_liger_kernel hides the logits"):
-            trainer_for(objectives=objective, args=tiny.arguments(use_liger_kernel=True))
-    trainer_for(objectives=HiddenMSE(), args=tiny.arguments(use_liger_kernel=True))
+            trainer_for(objectives=objective, args=arguments)
+    trainer_for(objectives=HiddenMSE(), args=arguments)
 
 
 def test_neftune_noise_beside_an_embedding_loss_is_refused() -> None:

@@ -8,13 +8,15 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch._dynamo.exc import TorchDynamoException
 from torch._dynamo.utils import counters
-from transformers import BertForMaskedLM
+from transformers import BertForMaskedLM, Trainer
 
 from hf_distill import HiddenCosine, HiddenMSE, HolisticKD, Labels, Learned, Schedule, SoftTargets, objectives
 from hf_distill.errors import DistillationError
@@ -43,6 +45,23 @@ def compared(backend: str, terms: Any, task: str, **given: Any) -> None:
 
 def trained_by_inductor() -> None:
     trained("inductor", Labels(), arguments={"max_steps": 1})
+
+
+def plainly_trained_by_inductor() -> None:
+    compiled = {"torch_compile": True, "torch_compile_backend": "inductor"}
+    rows = tiny.rows("single_label", 8)
+    settings = {"train_dataset": rows, "data_collator": tiny.Pad()}
+    Trainer(tiny.model("single_label", layers=1), tiny.arguments(max_steps=1, **compiled), **settings).train()
+
+
+def halved_after(run: str, cache: Path) -> None:
+    """Has another process compile the same, so that this one has nothing of it in memory, and halves the libraries."""
+    program = f"from tests.slow.test_compiled import {run}; {run}()"
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=Path(__file__).parents[2])
+    made = list(cache.rglob("*.so"))
+    assert made, "code was generated"
+    for library in made:
+        os.truncate(library, 100)
 
 
 @pytest.mark.parametrize("case", TRACEABLE, ids=lambda case: case.objective)
@@ -99,17 +118,21 @@ def test_generated_code_trains_as_eager_code(task: str, tmp_path: Path, monkeypa
     assert list(tmp_path.rglob("*.so")), "code was generated"
 
 
-def test_half_a_library_of_a_killed_run_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another process compiles the same, so that this one has nothing of it in memory."""
+@pytest.mark.parametrize(
+    ("run", "error", "words"),
+    [
+        (trained_by_inductor, DistillationError, r"^torch_compile: \w+: .* half a library .* TORCHINDUCTOR_CACHE_DIR"),
+        (plainly_trained_by_inductor, TorchDynamoException, r"^(?!.*TORCHINDUCTOR_CACHE_DIR)[^\n]*\n"),
+    ],
+)
+def test_half_a_library_of_a_killed_run_is_told(
+    run: Callable[[], None], error: type[Exception], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The plain Trainer ends in the compiler's own error of many lines, and no remedy."""
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
-    program = "from tests.slow.test_compiled import trained_by_inductor; trained_by_inductor()"
-    subprocess.run([sys.executable, "-c", program], check=True, cwd=Path(__file__).parents[2])
-    made = list(tmp_path.rglob("*.so"))
-    assert made, "code was generated"
-    for library in made:
-        os.truncate(library, 100)
-    with pytest.raises(DistillationError, match=r"^torch_compile: \w+: .* half a library .* TORCHINDUCTOR_CACHE_DIR"):
-        trained_by_inductor()
+    halved_after(run.__name__, tmp_path)
+    with pytest.raises(error, match=words):
+        run()
 
 
 def test_learned_weights_are_part_of_the_graph() -> None:

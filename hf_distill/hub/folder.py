@@ -40,7 +40,7 @@ OF_SENTENCES = (
 )
 """What sentence-transformers reads beside a sentence encoder."""
 
-FOLDERS = ("onnx", "1_Pooling", "?_Dense")
+FOLDERS = ("onnx", "1_Pooling", "?_Dense", "additional_chat_templates")
 """Folders of which files are published."""
 
 EXPORTS = (*GRAPHS, "onnx/*.json")
@@ -48,15 +48,34 @@ EXPORTS = (*GRAPHS, "onnx/*.json")
 
 VOCABULARIES = (
     "added_tokens.json",
+    "bpe.codes",
+    "byte_maps.json",
+    "dict.txt",
+    "emoji.json",
+    "entity_vocab.json",
     "merges.txt",
+    "normalizer.json",
+    "prophetnet.tokenizer",
     "sentencepiece.bpe.model",
+    "sentencepiece.model",
+    "source.spm",
     "spiece.model",
     "spm.model",
+    "spm_char.model",
+    "target.spm",
+    "target_vocab.json",
     "tokenizer.json",
     "tokenizer.model",
+    "vocab-src.json",
+    "vocab-tgt.json",
     "vocab.json",
     "vocab.txt",
+    "word_pronunciation.json",
+    "word_shape.json",
 )
+"""What the tokenizers of transformers are loaded from, by the names that their classes give these files."""
+
+TEMPLATES = ("chat_template.jinja", "additional_chat_templates/*.jinja")
 PUBLISHED = (
     "config.json",
     "generation_config.json",
@@ -69,7 +88,7 @@ PUBLISHED = (
     "special_tokens_map.json",
     "preprocessor_config.json",
     "processor_config.json",
-    "chat_template.jinja",
+    *TEMPLATES,
     "README.md",
     RECORD,
 )

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import json
 import os
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import transformers
 from safetensors.numpy import load_file, save_file
+from transformers import AutoTokenizer, PhobertTokenizer
 
 from hf_distill.errors import HubError
+from hf_distill.hub.export import copy_tokenizer
 from hf_distill.hub.folder import PUBLISHED, LocalFile, is_published, select
 from hf_distill.hub.record import Export, Record
 
@@ -63,6 +68,48 @@ def test_published(name: str) -> None:
 )
 def test_not_published(name: str) -> None:
     assert not is_published(name)
+
+
+def names_of_vocabularies() -> Iterator[str]:
+    """The names of files in the `VOCAB_FILES_NAMES` of every tokenizer of transformers, read from its source."""
+    for path in Path(transformers.__file__).parent.glob("models/*/tokenization_*.py"):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "VOCAB_FILES_NAMES":
+                yield from ast.literal_eval(node.value).values()
+
+
+def test_the_files_of_every_tokenizer_are_published() -> None:
+    names = set(names_of_vocabularies())
+    assert {"bpe.codes", "source.spm", "sentencepiece.model", "vocab.txt"} <= names
+    assert [name for name in sorted(names) if not is_published(name)] == []
+
+
+def phobert(folder: Path) -> PhobertTokenizer:
+    """A tokenizer whose merges are in a file of a name of its own."""
+    (folder / "vocab.txt").write_text("goo@@ 1\nd 2\n")
+    (folder / "bpe.codes").write_text("g o 1\ngo o 1\n")
+    return PhobertTokenizer(str(folder / "vocab.txt"), str(folder / "bpe.codes"))
+
+
+def test_a_tokenizer_with_files_of_its_own_goes_with_the_student(folder: Path, tmp_path: Path) -> None:
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (folder / name).unlink()
+    (tmp_path / "source").mkdir()
+    tokenizer = phobert(tmp_path / "source")
+    tokenizer.chat_template = {"default": "{{ messages }}", "brief": "{{ messages[0] }}"}
+    tokenizer.save_pretrained(folder)
+    expected = tokenizer("good")["input_ids"]
+    copies = {"published": tmp_path / "published", "exported": tmp_path / "exported"}
+    for name, file in select(folder).items():
+        (copies["published"] / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file.path, copies["published"] / name)
+    copies["exported"].mkdir()
+    shutil.copyfile(folder / "config.json", copies["exported"] / "config.json")
+    copy_tokenizer(folder, copies["exported"])
+    for copied in copies.values():
+        loaded = AutoTokenizer.from_pretrained(copied)
+        assert loaded("good")["input_ids"] == expected
+        assert loaded.chat_template == tokenizer.chat_template
 
 
 def test_files_are_summed_as_git_and_the_hub_do(tmp_path: Path) -> None:

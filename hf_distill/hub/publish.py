@@ -13,10 +13,12 @@ from huggingface_hub.hf_api import RepoFile
 
 from hf_distill.errors import HubError
 from hf_distill.hub.client_errors import CLIENT_ERRORS, WAITS, as_hub_error, may_pass, until_it_holds
-from hf_distill.hub.folder import EXPORTS, OF_SENTENCES, PACKED, WEIGHTS, LocalFile, is_published, select
+from hf_distill.hub.folder import OBJECTIVE_STATE, PUBLISHED, LocalFile, is_published, select
+from hf_distill.hub.front_matter import FILE_NAME as CARD
+from hf_distill.hub.record import FILE_NAME as RECORD
 from hf_distill.hub.record import is_hub_id
 
-OF_A_STUDENT = (*WEIGHTS, PACKED, *EXPORTS, *OF_SENTENCES)
+OF_A_STUDENT = (*PUBLISHED, OBJECTIVE_STATE)
 """Files that belong to one student, and must not stay beside the files of another."""
 
 
@@ -46,8 +48,9 @@ def publish(
     """Send the model, card and record in `folder` to the Hub in one commit, and compare what the Hub then holds.
 
     The repository is made if it is missing, the branch `revision` too. Only files on the list `PUBLISHED` are sent;
-    weights, codes and exports of an earlier student that this one does not have are removed, because a loader would
-    prefer them or take them for this one's. Nothing is sent when the Hub has the same files. The token is the one of
+    those of an earlier student that this one does not have are removed, because a loader would prefer them or take
+    them for this one's: weights, vocabularies, templates, exports, what objectives learned, the record and the card
+    beside it. Nothing is sent when the Hub has the same files. The token is the one of
     `hf auth login` or HF_TOKEN.
 
     Failures that may pass (408, 429, 5xx, lost connections) are tried again after `waits`; before each attempt it is
@@ -181,13 +184,16 @@ class _Push:
         return None
 
     def _differing(self, revision: str) -> tuple[list[str], list[str]]:
-        """Names of files to send, and of weights, codes and exports on the Hub that this student lacks."""
+        """Names of files to send, and of those on the Hub that are an earlier student's. A card that has no record
+        beside it is somebody's own.
+        """
         tree = self.api.list_repo_tree(self.repo_id, recursive=True, revision=revision)
         entries = [entry for entry in tree if isinstance(entry, RepoFile) and entry.path.startswith(self.place)]
         remote = {entry.path.removeprefix(self.place): entry for entry in entries}
         changed = [name for name, file in self.files.items() if not _is_same(file, remote.get(name))]
         stale = [name for name in remote if is_published(name, OF_A_STUDENT) and name not in self.files]
-        return changed, stale
+        has_earlier_record = RECORD in remote and (RECORD in changed or RECORD in stale)
+        return changed, [name for name in stale if name != CARD or has_earlier_record]
 
     def _committed(self, head: str) -> tuple[str, str]:
         """URL and commit after sending; compared with what the Hub then holds."""

@@ -33,6 +33,24 @@ MODEL_FILES = {
     "tokenizer_config.json",
 }
 
+EARLIER = dict.fromkeys(
+    (
+        "README.md",
+        "distillation.json",
+        "distillation.safetensors",
+        "chat_template.jinja",
+        "additional_chat_templates/tools.jinja",
+        "added_tokens.json",
+        "special_tokens_map.json",
+        "generation_config.json",
+        "preprocessor_config.json",
+        "vocab.txt",
+        "bpe.codes",
+    ),
+    b"of another student",
+)
+"""What a repository may still hold of an earlier student."""
+
 LOADER = """
 import hashlib, json, os, re, sys
 sys.modules["hf_distill"] = None
@@ -111,6 +129,9 @@ def cases(student: Path, root: Path) -> dict[str, dict[str, Any]]:
     changed = shutil.copytree(student, root / "changed", symlinks=True)
     card = changed / "README.md"
     card.write_text(card.read_text() + "\nMore.\n")
+    bare = shutil.copytree(student, root / "bare", symlinks=True)
+    for name in ("README.md", "distillation.json"):
+        (bare / name).unlink()
     faulty = ("flaky", "lost", "dropped", "down", "forbidden", "stale", "limited", "patient", "corrupt", "info")
     return {
         "first": case("student"),
@@ -124,6 +145,8 @@ def cases(student: Path, root: Path) -> dict[str, dict[str, Any]]:
         "pull unchanged": case("me/student", create_pr=True),
         "lost pull": case("me/lost-pull", create_pr=True),
         "stale weights": case("me/sharded"),
+        "save": case("me/trained-before", bare),
+        "save beside a card": case("me/described", bare),
         "state": case("me/state", include_objective_state=True),
         **{name: case(f"me/{name}") for name in faulty},
         "bad token": case("me/nobody", token="hf_" + "x" * 34),
@@ -142,6 +165,8 @@ def world(student_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
         hub.create("me/open", private=False)
         old = {"model-00001-of-00002.safetensors": b"old", "model.safetensors.index.json": b"{}", "notes.md": b"kept"}
         hub.create("me/sharded", private=True, files=old | {"quantized.safetensors": b"codes of another"})
+        hub.create("me/trained-before", private=True, files=EARLIER | {"notes.md": b"kept"})
+        hub.create("me/described", private=True, files={"README.md": b"what it will be"})
         ran = subprocess.run(
             [sys.executable, str(Path(__file__).with_name("publisher.py"))],
             input=json.dumps(cases(student_folder, root)),
@@ -257,6 +282,17 @@ def test_a_lost_answer_does_not_open_a_second_pull_request(world: World) -> None
 def test_weights_of_an_earlier_student_are_removed_and_other_files_kept(world: World) -> None:
     assert world.done("stale weights")["changed"] is True
     assert set(world.hub.repositories["me/sharded"].files) == MODEL_FILES | {".gitattributes", "notes.md"}
+
+
+def test_whatever_else_is_an_earlier_students_is_removed_with_its_card_and_record(world: World) -> None:
+    assert world.done("save")["changed"] is True
+    of_a_save = MODEL_FILES - {"README.md", "distillation.json"}
+    assert set(world.hub.repositories["me/trained-before"].files) == of_a_save | {".gitattributes", "notes.md"}
+
+
+def test_a_card_without_a_record_is_left_alone(world: World) -> None:
+    assert world.done("save beside a card")["changed"] is True
+    assert world.hub.repositories["me/described"].files["README.md"] == b"what it will be"
 
 
 def test_the_state_of_the_objectives_goes_only_when_asked_for(world: World) -> None:

@@ -18,6 +18,7 @@ from hf_distill.data import glue
 from hf_distill.data.files import choices
 from hf_distill.errors import DataError, NonFiniteLoss
 from hf_distill.evaluation.local import LocalMetric
+from hf_distill.tasks import IGNORED
 
 logger = logging.getLogger(__name__)
 
@@ -75,10 +76,10 @@ def compute_metrics_for(
 
     Logits `[rows, classes]` become class ids, those of a regression `[rows, 1]` floats; of several outputs the first
     one is meant. A task of one's own gets `accuracy`, with two classes also `f1` (of class 1), or `pearson` and
-    `spearmanr`.
+    `spearmanr`. Rows whose label is -100 have none and do not count.
 
-    Errors: DataError for an unknown task. When called: DataError for labels that are no class ids, or logits of
-    another shape; NonFiniteLoss where predictions are NaN.
+    Errors: DataError for an unknown task. When called: DataError for labels that are no ids of the logits' classes, no
+    labels at all, or logits of another shape; NonFiniteLoss where predictions are NaN.
     """
     if task_name is None:
         return lambda prediction: _own_metrics(*_decoded(prediction, is_regression))
@@ -120,7 +121,20 @@ def _decoded(prediction: EvalPrediction, is_regression: bool) -> tuple[np.ndarra
         return logits[:, 0], labels, 1
     if not np.issubdtype(labels.dtype, np.integer):
         raise DataError(f"metrics: the labels are {labels.dtype}, not class ids; is the task a regression?")
-    return logits.argmax(axis=1), labels, logits.shape[1]
+    return *_labelled(logits.argmax(axis=1), labels, logits.shape[1]), logits.shape[1]
+
+
+def _labelled(predictions: np.ndarray, labels: np.ndarray, classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Predictions and labels of the rows that have a label."""
+    kept = labels != IGNORED
+    if not kept.any():
+        raise DataError(f"metrics: none of {len(labels)} rows has a label.")
+    predictions, labels = predictions[kept], labels[kept]
+    if labels.min() < 0 or labels.max() >= classes:
+        raise DataError(
+            f"metrics: labels from {labels.min()} to {labels.max()}, but the logits have {classes} classes."
+        )
+    return predictions, labels
 
 
 def _accuracy(predictions: np.ndarray, references: np.ndarray) -> float:

@@ -166,9 +166,23 @@ def test_own_tasks() -> None:
     assert three == {"accuracy": 0.75}
 
 
+def test_rows_without_a_label_do_not_count() -> None:
+    """Those of -100, which a loss ignores, too: of the others 3 of 4 are right."""
+    logits = np.concatenate([LOGITS[:2], [[0.0, 9.0], [9.0, 0.0]], LOGITS[2:]])
+    labels = np.array([0, 1, -100, -100, 0, 0])
+    for name in (None, "mrpc"):
+        found = compute_metrics_for(name)(EvalPrediction(logits, labels))
+        assert found == {"accuracy": 0.75, "f1": pytest.approx(2 / 3)}
+    three = compute_metrics_for(None)(EvalPrediction(np.eye(3)[[0, 1, 2, 2]], np.array([0, -100, 1, 2])))
+    assert three == {"accuracy": pytest.approx(2 / 3)}
+
+
 @pytest.mark.parametrize(
     ("logits", "labels", "regression", "words"),
     [
+        (LOGITS, np.array([0, 1, 2, 0]), False, "labels from 0 to 2, but the logits have 2 classes"),
+        (LOGITS, np.array([0, 1, -1, 0]), False, "labels from -1 to 1, but the logits have 2 classes"),
+        (LOGITS, np.full(4, -100), False, "none of 4 rows has a label"),
         (LOGITS, LABELS.astype(float), False, "labels are float64, not class ids"),
         (LOGITS, LABELS[:3], False, r"logits \[4, 2\] and labels \[3\]"),
         (LOGITS[:, :1], LABELS, False, r"logits \[4, 1\] .* expected \[rows, classes\]"),

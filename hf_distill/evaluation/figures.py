@@ -16,6 +16,7 @@ from hf_distill.evaluation.summary import RunSummary, machine, one_line, values
 
 DASHES = ("-", "--", "-.", (0, (1, 1)), (0, (5, 1, 1, 1, 1, 1)))
 MARKERS = {"teacher": "s", "student": "o", "control": "^"}
+TIME = "_runtime"
 FEW = 10
 """Labels that a picture of the usual height has room for."""
 
@@ -189,11 +190,18 @@ def _evaluations(runs: Sequence[RunSummary], metric: str) -> list[Curve]:
     ending = "_" + metric.removeprefix("eval_")
     found = []
     for run in runs:
-        keys = [key for key in _keys(run.history, "eval_") if key.endswith(ending)]
-        for key in keys:
-            which = key.removeprefix("eval").removesuffix(ending).strip("_")
-            found.append((f"{short(run.title)} {which}".strip(), _series(run.history, key)))
+        keys = _keys(run.history, "eval_")
+        for place in dict.fromkeys(["eval", *_timed(keys)]):
+            which = place.removeprefix("eval").strip("_")
+            if place + ending in keys:
+                found.append((f"{short(run.title)} {which}".strip(), _series(run.history, place + ending)))
     return [Curve(name, points, {**_looks(i), "marker": "o"}) for i, (name, points) in enumerate(found)]
+
+
+def _timed(keys: Sequence[str]) -> list[str]:
+    """What names of values of an evaluation set begin with: each set has a time, which tells it from the metrics whose
+    names end alike (`eval_HasAns_f1`)."""
+    return [key.removesuffix(TIME) for key in keys if key.endswith(TIME)]
 
 
 def _learning_rates(runs: Sequence[RunSummary]) -> list[Curve]:

@@ -290,10 +290,21 @@ def test_values_that_are_no_numbers_are_left_out(drawn):
 
 
 def test_several_evaluation_sets_are_several_curves(drawn):
-    entries = [{"eval_matched_accuracy": 0.8, "eval_other_accuracy": 0.7, "eval_other_loss": 1.5, "step": 5}]
+    times = {"eval_matched_runtime": 1.0, "eval_other_runtime": 1.0}
+    entries = [{"eval_matched_accuracy": 0.8, "eval_other_accuracy": 0.7, "eval_other_loss": 1.5, **times, "step": 5}]
     figures.losses([summary(history=entries)], "eval_accuracy".removeprefix("eval_"))
     assert lines(drawn[0].axes[0]) == {"student matched": [(5, 0.8)], "student other": [(5, 0.7)]}
     assert lines(drawn[0].axes[2]) == {"evaluation other_loss": [(5, 1.5)]}
+
+
+def test_metrics_that_end_alike_are_no_evaluation_sets(drawn):
+    """As those of SQuAD 2.0, of which one run has four."""
+    named = {"f1": 60.0, "HasAns_f1": 70.0, "NoAns_f1": 50.0, "best_f1": 61.0, "runtime": 1.0}
+    figures.losses([summary(history=[{**{f"eval_{name}": value for name, value in named.items()}, "step": 5}])], "f1")
+    assert lines(drawn[0].axes[0]) == {"student": [(5, 60.0)]}
+    several = {f"eval_dev_{name}": value for name, value in named.items()}
+    figures.losses([summary(history=[{**several, "step": 5}])], "f1")
+    assert lines(drawn[1].axes[0]) == {"student dev": [(5, 60.0)]}
 
 
 def test_labels_do_not_overlap_and_stay_in_the_picture(drawn):

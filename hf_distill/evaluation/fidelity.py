@@ -37,6 +37,8 @@ def agreement(student_logits: ArrayLike, teacher_logits: ArrayLike) -> float:
         raise DataError(f"agreement: student logits {list(student.shape)}, teacher logits {list(teacher.shape)}.")
     if student.shape[1] > 1:
         return float((student.argmax(axis=1) == teacher.argmax(axis=1)).mean())
+    if min(np.ptp(student), np.ptp(teacher)) == 0:  # less their mean, rounding may leave them not 0 but a constant
+        return 0.0
     x, y = student[:, 0] - student.mean(), teacher[:, 0] - teacher.mean()
     scale = np.sqrt((x @ x) * (y @ y))
     return float(np.clip(x @ y / scale, -1.0, 1.0)) if scale > 0 else 0.0

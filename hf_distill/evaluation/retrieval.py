@@ -21,15 +21,16 @@ NAMES = ("ndcg_at_10", "mrr_at_10", "recall_at_1", "recall_at_10")
 
 
 def unit_rows(vectors: Vectors) -> NDArray[np.float32]:
-    """The vectors `[texts, width]`, each of length 1; a vector 0 stays.
+    """The vectors `[texts, width]`, each of length 1; a vector 0 stays. Computed in float32 at least.
 
     Raises: `NonFiniteLoss` for one that is no number.
     """
     broken = int((~np.isfinite(vectors)).any(axis=1).sum())
     if broken:
         raise NonFiniteLoss(f"evaluation: the vectors of {broken} of {len(vectors)} texts are NaN or infinite.")
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    found: NDArray[np.float32] = (vectors / np.where(lengths > 0, lengths, 1.0)).astype(np.float32)
+    wide = vectors.astype(np.promote_types(vectors.dtype, np.float32))
+    lengths = np.linalg.norm(wide, axis=1, keepdims=True)
+    found: NDArray[np.float32] = (wide / np.where(lengths > 0, lengths, 1.0)).astype(np.float32)
     return found
 
 

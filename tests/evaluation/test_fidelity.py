@@ -39,6 +39,14 @@ def test_agreement_of_a_regression_is_pearsons_correlation() -> None:
     assert agreement([1.0, 1.0], [1.0, 2.0]) == 0.0
 
 
+def test_the_agreement_of_constant_regressions_is_zero_whatever_rounding_leaves() -> None:
+    """The mean of twelve times 0.1 is not 0.1 in floating point, nor is that of 0.3."""
+    one, other = np.full(12, 0.1), np.full(12, 0.3)
+    assert (one.mean() - 0.1) * (other.mean() - 0.3) != 0, "else nothing is tried"
+    assert agreement(one, other) == 0.0
+    assert agreement(one, np.arange(12.0)) == agreement(np.arange(12.0), other) == 0.0
+
+
 def test_expected_calibration_error_by_hand() -> None:
     # Confidences .6 .7 .9 .95 in bins (.5, .75] and (.75, 1] of 4: |1/2 - .65| * 2/4 + |1 - .925| * 2/4.
     logits = logits_of(0.6, 0.3, 0.9, 0.05)

@@ -54,5 +54,9 @@ def test_the_quick_correlation_of_ranks_is_that_of_the_metric() -> None:
 
 def test_vectors_that_are_no_numbers_are_refused_and_zeros_stay() -> None:
     np.testing.assert_array_equal(unit_rows(np.asarray([[3.0, 4.0], [0.0, 0.0]])), np.float32([[0.6, 0.8], [0, 0]]))
+    long = np.full((1, 4), 200.0, dtype=np.float16)  # its square is beyond float16
+    np.testing.assert_array_equal(unit_rows(long), np.full((1, 4), 0.5, dtype=np.float32))
+    short = np.full((1, 4), 1e-4, dtype=np.float16)  # and that of these is 0 there
+    np.testing.assert_allclose(unit_rows(short), np.full((1, 4), 0.5), rtol=1e-6)
     with pytest.raises(NonFiniteLoss, match=r"the vectors of 2 of 3 texts are NaN or infinite"):
         unit_rows(np.asarray([[1.0, np.nan], [np.inf, 0.0], [1.0, 1.0]]))

@@ -23,6 +23,7 @@ template; what the assistant says is learned. Of raw text, a .txt file or a colu
 packing, streams and several sources of raw text are for recipes (data.text). Flags alone stand for forward KL at
 temperature 1, 0.9, and labels, 0.1. With --student_share the student writes a share of the texts itself (GKD); with
 --targets best it learns the answers that the teacher writes, once, to the conversations before their last answer.
+Where a model writes all that is learned, training rows may be prompts alone.
 
   hf-distill lm --train_file chats.jsonl --teacher_name_or_path TEACHER --teacher_dtype bfloat16 \\
       --student_layers 12 --max_seq_length 1024 --output_dir students/chat
@@ -31,7 +32,7 @@ temperature 1, 0.9, and labels, 0.1. With --student_share the student writes a s
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "messages_column": flag("The column of messages (default: messages)."),
-    "prompt_column": flag("The column of prompts, with --completion_column."),
+    "prompt_column": flag("The column of prompts, with --completion_column, or alone where a model answers all."),
     "completion_column": flag("The column of what the assistant says to them."),
     "system_message": flag("What stands first in conversations without a message of the system's."),
     "chat_template": flag("A file with a chat template in place of the tokenizer's."),

@@ -150,6 +150,11 @@ def gathered(parts: Iterable[Iterable[Row]], counts: AlignmentCounts) -> Aligned
 _FEATURES = Features({name: List(Value("int32")) for name in COLUMNS})
 
 
+def nothing_aligned() -> Aligned:
+    """No rows, where there is no text to align yet."""
+    return Aligned(Dataset.from_dict({name: [] for name in COLUMNS}, features=_FEATURES), AlignmentCounts())
+
+
 class Aligner:
     """Makes rows of texts for two tokenizers; see `align_texts`."""
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 from datasets import Dataset, DatasetDict
 
@@ -17,7 +17,15 @@ MESSAGES, LINE = "messages", "line"
 ANSWER = "answer"
 """The column of a split whose messages stop before an answer of the assistant's: what it says, which alone is
 learned."""
+PROMPT = "is_prompt"
+"""The column of a split in which some rows are prompts alone: whether a row is one."""
+WRITTEN = (
+    "have a model write the answers in every stage: the teacher before the training (teacher.generate, and targets: "
+    "best or all), or student and teacher meanwhile (on_policy, with student_share and teacher_share 1 together)"
+)
+"""How training rows go without answers, as the end of a message."""
 ROLE, CONTENT = "role", "content"
+TRAIN = "train"
 SYSTEM, USER, ASSISTANT = "system", "user", "assistant"
 
 Message = dict[str, Any]
@@ -26,8 +34,9 @@ Conversation = list[Message]
 
 @dataclass(frozen=True)
 class Columns:
-    """Where conversations stand: in one column of messages, or in two, of prompts and of completions. `system` is what
-    stands before a conversation that has no such message."""
+    """Where conversations stand: in one column of messages, or in two, of prompts and of completions. With prompts and
+    no completions the training rows are prompts, and those of other splits conversations in `messages`. `system` is
+    what stands before a conversation that has no such message."""
 
     messages: str | None = MESSAGES
     prompt: str | None = None
@@ -39,11 +48,17 @@ class Columns:
         """The columns that are read."""
         return tuple(name for name in (self.messages, self.prompt, self.completion) if name is not None)
 
+    def in_split(self, split: str) -> Columns:
+        """The columns of one split: of messages, or of prompts."""
+        if self.prompt is not None and (self.completion is not None or split == TRAIN):
+            return replace(self, messages=None)
+        return replace(self, prompt=None)
+
 
 @dataclass(frozen=True)
 class Conversations:
-    """The splits, checked, with the columns `MESSAGES` and `LINE`. `sources` maps each split to the SHA-256 of its
-    file, and `places` to what its lines are called in messages."""
+    """The splits, checked, with the columns `MESSAGES` and `LINE`, and `PROMPT` where some rows are. `sources` maps
+    each split to the SHA-256 of its file, and `places` to what its lines are called in messages."""
 
     splits: DatasetDict
     sources: Mapping[str, str]
@@ -54,23 +69,56 @@ class Conversations:
         return f"{self.places.get(split, self.places['train'])} {line}"
 
 
-def conversations(tables: Mapping[str, Table], columns: Columns) -> Conversations:
+class _Row(NamedTuple):
+    """A conversation, and what it lacks to have an answer; nothing where it has one."""
+
+    messages: Conversation
+    lacks: str = ""
+
+
+def conversations(
+    tables: Mapping[str, Table], columns: Columns, read_by: str = "the student learns the answers of the data"
+) -> Conversations:
     """Checks the rows of the splits.
 
     A message is a mapping with a role and its content, both text; further keys, of values that JSON knows, are the
     template's to read, and those without a value are left out. A prompt is text, which is the user's, or a list of
     messages, and so is a completion, the assistant's.
 
-    Errors: DataError, with file, line and column, for a cell of another kind, and for a conversation in which the
-    assistant says nothing.
+    `read_by` says what reads the answers of training rows. Where it is empty, nothing does, and such a row may be a
+    prompt alone: a conversation in which the assistant says nothing, or what has no completion, which is a prompt as a
+    whole, whoever has spoken in it.
+
+    Errors: DataError, with file, line and column, for a cell of another kind, for a row without an answer where
+    something reads it, and for a prompt alone that ends in an answer.
     """
     splits = {}
     for name, table in tables.items():
-        read = _both if columns.messages is None else _one
-        found = [read(table, row, columns) for row in range(len(table))]
-        splits[name] = Dataset.from_dict({MESSAGES: [json.dumps(each) for each in found], LINE: table.numbers})
+        rows = list(_rows(table, columns, name, read_by))
+        kept = {MESSAGES: [json.dumps(row.messages) for row in rows], LINE: table.numbers}
+        prompts = [bool(row.lacks) for row in rows]
+        splits[name] = Dataset.from_dict({**kept, **({PROMPT: prompts} if any(prompts) else {})})
     places = {name: f"{table.path}, {table.unit}" for name, table in tables.items()}
     return Conversations(DatasetDict(splits), {name: table.sha256 for name, table in tables.items()}, places)
+
+
+def with_answers(data: Conversations) -> Conversations:
+    """The conversations, of which all that are not trained on have answers.
+
+    Errors: DataError for a prompt alone that was cut off the training rows for another split.
+    """
+    splits = dict(data.splits)
+    for name, rows in data.splits.items():
+        prompts = rows[PROMPT][:] if name != TRAIN and PROMPT in rows.column_names else None
+        if prompts is None:
+            continue
+        if True in prompts:
+            raise DataError(
+                f"{data.place(name, rows[LINE][prompts.index(True)])}: has no answer, and it was cut off for {name} "
+                "(data.split), which is judged by what the assistant says; give a file of such rows with answers."
+            )
+        splits[name] = rows.remove_columns(PROMPT)
+    return replace(data, splits=DatasetDict(splits))
 
 
 def messages_of(row: Mapping[str, Any]) -> Conversation:
@@ -81,54 +129,88 @@ def messages_of(row: Mapping[str, Any]) -> Conversation:
 
 def before_answers(data: Conversations, split: str) -> Dataset:
     """The rows of a split, cut before the assistant's last answer, with what it says in the column `ANSWER`. Answers
-    before it stay as they are, and what comes behind it, and its further keys, go.
+    before it stay as they are, and what comes behind it, and its further keys, go. A prompt alone stays whole, and its
+    answer is empty.
 
     Errors: DataError for a conversation that begins with that answer.
     """
     messages, answers = [], []
     for row in data.splits[split]:
         found = messages_of(row)
-        last = max(i for i, message in enumerate(found) if message[ROLE] == ASSISTANT)
+        spoken = [] if row.get(PROMPT) else [i for i, message in enumerate(found) if message[ROLE] == ASSISTANT]
+        last = max(spoken, default=len(found))
         if last == 0:
             raise DataError(
                 f"{data.place(split, row[LINE])}: begins with the assistant's only answer, and a teacher writes an "
                 "answer to what stands before it; put a message there, or leave the row out."
             )
         messages.append(json.dumps(found[:last]))
-        answers.append(found[last].get(CONTENT, ""))
+        answers.append(found[last].get(CONTENT, "") if spoken else "")
     return Dataset.from_dict({MESSAGES: messages, LINE: data.splits[split][LINE][:], ANSWER: answers})
 
 
-def _one(table: Table, row: int, columns: Columns) -> Conversation:
-    """A conversation in one column."""
+def _rows(table: Table, columns: Columns, split: str, read_by: str) -> Iterator[_Row]:
+    """The rows of a split. Errors: DataError, as `conversations`."""
+    own = columns.in_split(split)
+    for column in own.names:
+        if column not in table.columns and split != TRAIN:
+            raise DataError(
+                f"{table.path}: no column {column!r}, and {split} is judged by what the assistant says; name the "
+                "column of its conversations (messages_column), or of its answers (completion_column), which training "
+                "rows need not have where a model writes."
+            )
+    for number in range(len(table)):
+        row, place = (_one if own.prompt is None else _both)(table, number, own)
+        if row.lacks and split != TRAIN:
+            raise DataError(
+                f"{place}: {row.lacks}, and {split} is judged by what the assistant says; leave the row out, or give "
+                "the answer."
+            )
+        if row.lacks and read_by:
+            raise DataError(
+                f"{place}: {row.lacks}, so there is nothing to learn, and {read_by}. Leave the row out, give its "
+                f"answer (the role is {ASSISTANT!r}), or {WRITTEN}."
+            )
+        yield row._replace(messages=_begun(row.messages, own.system))
+
+
+def _one(table: Table, row: int, columns: Columns) -> tuple[_Row, str]:
+    """A conversation in one column, and its place."""
     column = str(columns.messages)
     place = table.place(row, column)
-    return _whole(_messages(table.columns[column][row], place), place, columns.system)
+    return _row(_messages(table.columns[column][row], place)), place
 
 
-def _both(table: Table, row: int, columns: Columns) -> Conversation:
-    """A conversation in a column of prompts and one of completions."""
-    found: Conversation = []
-    for column, role in ((str(columns.prompt), USER), (str(columns.completion), ASSISTANT)):
-        cell, place = table.columns[column][row], table.place(row, column)
-        found += _messages(cell if isinstance(cell, list) else [{ROLE: role, CONTENT: cell}], place)
-    return _whole(found, table.place(row, str(columns.completion)), columns.system)
-
-
-def _whole(found: Conversation, place: str, system: str | None) -> Conversation:
-    """The conversation with a first message of the system's, if there is none.
-
-    Errors: DataError where the assistant says nothing.
-    """
-    if not any(message[ROLE] == ASSISTANT for message in found):
-        roles = ", ".join(dict.fromkeys(message[ROLE] for message in found))
+def _both(table: Table, row: int, columns: Columns) -> tuple[_Row, str]:
+    """A conversation in a column of prompts and one of completions, or a prompt without one, and its place."""
+    asked, answered = str(columns.prompt), columns.completion
+    found = _spoken(table, row, asked, USER)
+    if answered is not None and table.columns.get(answered, [None] * len(table))[row] is not None:
+        return _row([*found, *_spoken(table, row, answered, ASSISTANT)]), table.place(row, answered)
+    if found[-1][ROLE] == ASSISTANT:
         raise DataError(
-            f"{place}: no message is the assistant's (the roles are {roles}), so there is nothing to learn; leave the "
-            f"row out, or call its role {ASSISTANT!r}."
+            f"{table.place(row, asked)}: ends in the assistant's message, and a model is to write that; leave it out, "
+            "or name the column as that of conversations (messages_column)."
         )
-    if system is None or found[0][ROLE] == SYSTEM:
-        return found
-    return [{ROLE: SYSTEM, CONTENT: system}, *found]
+    return _Row(found, "there is no completion"), table.place(row, answered or asked)
+
+
+def _spoken(table: Table, row: int, column: str, role: str) -> Conversation:
+    """The messages of a cell; a text is what `role` says."""
+    cell = table.columns[column][row]
+    return _messages(cell if isinstance(cell, list) else [{ROLE: role, CONTENT: cell}], table.place(row, column))
+
+
+def _row(found: Conversation) -> _Row:
+    if any(message[ROLE] == ASSISTANT for message in found):
+        return _Row(found)
+    roles = ", ".join(dict.fromkeys(message[ROLE] for message in found))
+    return _Row(found, f"no message is the assistant's (the roles are {roles})")
+
+
+def _begun(found: Conversation, system: str | None) -> Conversation:
+    """The conversation with a first message of the system's, if there is none."""
+    return found if system is None or found[0][ROLE] == SYSTEM else [{ROLE: SYSTEM, CONTENT: system}, *found]
 
 
 def _messages(cell: Any, place: str) -> Conversation:

@@ -7,11 +7,11 @@ from typing import Any
 
 from datasets import Dataset
 
-from hf_distill.data.chat import ANSWER, LINE, Conversations, messages_of
+from hf_distill.data.chat import ANSWER, LINE, PROMPT, Conversations, messages_of
 from hf_distill.data.chat_template import ChatTemplate
 from hf_distill.errors import DataError
 from hf_distill.objectives.hypotheses import PLACE, SCORES
-from hf_distill.tasks import IGNORED
+from hf_distill.tasks import IGNORED, PROMPT_TOKENS
 
 logger = logging.getLogger(__name__)
 
@@ -20,37 +20,50 @@ _CUT, _LOST = "is_cut", "is_lost"
 
 def tokenize_conversations(data: Conversations, split: str, template: ChatTemplate, max_length: int) -> Dataset:
     """`input_ids`, `attention_mask`, `labels` (the ids of the assistant, -100 elsewhere) and `length` of a split. Of
-    rows with the column `ANSWER` that answer alone is learned; the columns of `nbest_kd` stay.
+    rows with the column `ANSWER` that answer alone is learned; the columns of `nbest_kd` stay. A prompt alone ends in
+    the beginning of an answer and has no label; where a split has some, `prompt_tokens` says of each row how many
+    tokens stand before its first answer.
 
-    Conversations are cut behind `max_length` tokens. Those of which no answer is left then are left out; how many, and
-    how many are cut, is said in the log.
+    Conversations are cut behind `max_length` tokens. Those of which no answer is left then, and prompts that leave no
+    room for one, are left out; how many, and how many are cut, is said in the log.
 
     Errors: DataError for a conversation in which the template writes no token of the assistant's, and where none is
     left.
     """
 
     rows = data.splits[split]
-    last = ANSWER in rows.column_names
+    last, has_prompts = ANSWER in rows.column_names, PROMPT in rows.column_names
 
     def read(row: dict[str, Any]) -> dict[str, Any]:
         place = data.place(split, row[LINE])
-        ids, said = template.read(messages_of(row), place, last=last)
-        if not any(said[1:]):
-            raise DataError(
-                f"{place}: no token that the chat template of {template.name!r} writes is the assistant's, so there "
-                "is nothing to learn; its answers are empty, or the template leaves them out."
-            )
-        labels = [token if by_it else IGNORED for token, by_it in zip(ids, said, strict=True)]
-        labels[0] = IGNORED  # nothing stands before it
-        kept = labels[:max_length]
-        lost = all(label == IGNORED for label in kept)
-        ids = ids[:max_length]
-        row = {"input_ids": ids, "attention_mask": [1] * len(ids), "labels": kept, "length": len(ids)}
-        return {**row, _CUT: len(labels) > max_length, _LOST: lost}
+        if is_prompt := bool(row.get(PROMPT)):
+            ids = template.beginning(messages_of(row), place)
+            labels = [IGNORED] * len(ids)
+        else:
+            ids, labels = _answered(row, template, place, last)
+        kept, ids = labels[:max_length], ids[:max_length]
+        asked = next((i for i, label in enumerate(kept) if label != IGNORED), len(kept))
+        found = {"input_ids": ids, "attention_mask": [1] * len(ids), "labels": kept, "length": len(ids)}
+        found |= {PROMPT_TOKENS: asked} if has_prompts else {}
+        lost = asked == (max_length if is_prompt else len(kept))
+        return {**found, _CUT: len(labels) + is_prompt > max_length, _LOST: lost}
 
     dropped = [name for name in rows.column_names if name not in (PLACE, SCORES)]
     made = rows.map(read, remove_columns=dropped, desc="tokenizing")
     return _told(made, split, max_length)
+
+
+def _answered(row: dict[str, Any], template: ChatTemplate, place: str, last: bool) -> tuple[list[int], list[int]]:
+    """The ids and the labels of a conversation with an answer."""
+    ids, said = template.read(messages_of(row), place, last=last)
+    if not any(said[1:]):
+        raise DataError(
+            f"{place}: no token that the chat template of {template.name!r} writes is the assistant's, so there "
+            "is nothing to learn; its answers are empty, or the template leaves them out."
+        )
+    labels = [token if by_it else IGNORED for token, by_it in zip(ids, said, strict=True)]
+    labels[0] = IGNORED  # nothing stands before it
+    return ids, labels
 
 
 def _told(made: Dataset, split: str, max_length: int) -> Dataset:
@@ -59,13 +72,13 @@ def _told(made: Dataset, split: str, max_length: int) -> Dataset:
     kept = [i for i, each in enumerate(lost) if not each]
     if not kept:
         raise DataError(
-            f"{split}: none of {len(made)} conversations has a token of the assistant's among its first {max_length}; "
-            "raise max_length."
+            f"{split}: none of {len(made)} conversations has a token of the assistant's among its first {max_length}, "
+            "or room for one; raise max_length."
         )
     if cut:
         logger.warning(
             "%s: %d of %d conversations are longer than %d tokens and are cut; %d of them have no token of the "
-            "assistant's left, and are left out. Raise max_length to keep them.",
+            "assistant's left, or no room for one, and are left out. Raise max_length to keep them.",
             split,
             cut,
             len(made),

@@ -13,7 +13,7 @@ from datasets.fingerprint import Hasher
 from torch import Tensor
 
 from hf_distill.objectives.hypotheses import PLACE, SCORES
-from hf_distill.tasks import DOCUMENTS, IGNORED
+from hf_distill.tasks import DOCUMENTS, IGNORED, PROMPT_TOKENS
 
 POSITIONS = "position_ids"
 _FORM = "packed, 1"
@@ -92,14 +92,14 @@ class PaddedRows:
     `pad_token`.
 
     Where the rows have `position_ids`, `document_ids` `[batch, length]` says which document of its row each token is
-    of, from 1; 0 is padding. The columns of `nbest_kd` are put together as they are.
+    of, from 1; 0 is padding. The columns of `nbest_kd`, and `prompt_tokens`, are put together as they are.
     """
 
     def __init__(self, pad_token: int) -> None:
         self.fill = {**_FILL, "input_ids": pad_token}
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
-        """A batch of int64 tensors `[rows, length]`, but for the columns of `nbest_kd`."""
+        """A batch of int64 tensors `[rows, length]`, but for the columns of `nbest_kd` and `prompt_tokens`."""
         longest = max(len(row["input_ids"]) for row in rows)
         batch = {name: np.full((len(rows), longest), fill) for name, fill in self.fill.items() if name in rows[0]}
         batch["attention_mask"] = np.zeros((len(rows), longest), dtype=np.int64)
@@ -111,5 +111,6 @@ class PaddedRows:
             real = batch["attention_mask"]
             batch[DOCUMENTS] = (((batch[POSITIONS] == 0) & (real == 1)).cumsum(1) * real).astype(np.int64)
         found = {name: torch.from_numpy(values.astype(np.int64)) for name, values in batch.items()}
-        beside = {name: torch.tensor([row[name] for row in rows]) for name in (PLACE, SCORES) if name in rows[0]}
+        kept = [name for name in (PLACE, SCORES, PROMPT_TOKENS) if name in rows[0]]
+        beside = {name: torch.tensor([row[name] for row in rows]) for name in kept}
         return {**found, **beside}

@@ -16,7 +16,7 @@ from hf_distill.anatomy import Anatomy
 from hf_distill.inspection.binding import models_of_stages, teacher_of
 from hf_distill.inspection.blueprint import Blueprint
 from hf_distill.inspection.memory import forget_peak, peak_bytes
-from hf_distill.inspection.rows import made_up_rows, read_twice, with_texts_beside
+from hf_distill.inspection.rows import made_up_rows, read_twice, with_prompts, with_texts_beside
 from hf_distill.recipe import Recipe
 from hf_distill.run.folder import RunFolder
 from hf_distill.run.preparation import plan
@@ -112,6 +112,8 @@ class Trial:
         rows = made_up_rows(student, task_of(self.student), number, self.length, words)
         if self.teacher is not None and self.teacher.tokenizer is not None:
             rows = read_twice(rows, len(self.teacher.tokenizer))
+        if self.job.on_policy is not None:
+            rows = with_prompts(rows, self.length - self.job.on_policy.max_new_tokens)
         rows = with_texts_beside(rows, {column for term in terms for column in term.objective.columns})
         job = replace(self.job, settings=settings, tokens_per_batch=None)
         watch = Watch()

@@ -10,7 +10,7 @@ from datasets import Dataset
 
 from hf_distill.anatomy import Anatomy
 from hf_distill.data.sentences import MARGIN
-from hf_distill.tasks import IGNORED, Task
+from hf_distill.tasks import IGNORED, PROMPT_TOKENS, Task
 
 HIDDEN = 0.15
 """The share of words that a masked language model predicts."""
@@ -43,6 +43,11 @@ def read_twice(rows: Dataset, words: int) -> Dataset:
     for name, values in {**columns, "student_spans": spans, "teacher_spans": spans}.items():
         rows = rows.add_column(name, list(values))
     return rows
+
+
+def with_prompts(rows: Dataset, length: int) -> Dataset:
+    """The rows, of which the first `length` tokens, or else the first one, are prompts."""
+    return rows.add_column(PROMPT_TOKENS, [max(length, 1)] * len(rows))
 
 
 def with_texts_beside(rows: Dataset, columns: Collection[str]) -> Dataset:

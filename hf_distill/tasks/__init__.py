@@ -4,7 +4,7 @@ A task turns activations into *rows* (logits with the classes last, aligned with
 count. Objectives see rows alone. Questions about counts are answered from the batch, before any forward pass.
 """
 
-from hf_distill.tasks.base import DOCUMENTS, IGNORED, Batch, Task, device_type, real_tokens
+from hf_distill.tasks.base import DOCUMENTS, IGNORED, PROMPT_TOKENS, Batch, Task, device_type, real_tokens
 from hf_distill.tasks.classes import SingleLabel, TokenClassification
 from hf_distill.tasks.ctc import CTC
 from hf_distill.tasks.headless import Embeddings, Encoder
@@ -17,6 +17,7 @@ __all__ = [
     "DOCUMENTS",
     "HEADS",
     "IGNORED",
+    "PROMPT_TOKENS",
     "TASKS",
     "Batch",
     "CausalLM",

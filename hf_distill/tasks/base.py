@@ -20,6 +20,9 @@ IGNORED = -100
 DOCUMENTS = "document_ids"
 """The column of rows that hold several documents, each read as if it stood alone: of which document of its row each
 token is, from 1; 0 is padding. `position_ids` start anew with every document, and are what models part them by."""
+PROMPT_TOKENS = "prompt_tokens"
+"""The column of rows that tell how many of their first tokens are a prompt, `[batch]`: where a model writes what comes
+behind it, a row needs no label."""
 
 
 class Task:

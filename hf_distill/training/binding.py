@@ -21,7 +21,7 @@ from hf_distill.objectives.row_wise import RowWise
 from hf_distill.objectives.terms import Terms
 from hf_distill.sentence_modules import load_encoder
 from hf_distill.sentences import is_sentence_model
-from hf_distill.tasks import task_of
+from hf_distill.tasks import PROMPT_TOKENS, task_of
 from hf_distill.teachers import Frozen, Teacher
 from hf_distill.training.policy import OnPolicy
 
@@ -30,7 +30,8 @@ class BoundTrainer(Trainer):  # type: ignore[misc]
     """A Trainer that makes the `Distillation` of its student, its teacher and its terms, and checks what all of this
     is used with. The parts of `DistillationTrainer` build on it.
 
-    Overrides `_set_signature_columns_if_needed`, as teachers and terms read columns that the student does not.
+    Overrides `_set_signature_columns_if_needed`, as teachers, terms and whoever writes read columns that the student
+    does not.
     """
 
     model: PreTrainedModel
@@ -167,6 +168,7 @@ class BoundTrainer(Trainer):  # type: ignore[misc]
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
         read = {column for term in self.terms for column in term.objective.columns}
+        read |= {PROMPT_TOKENS} if self.on_policy is not None else set()
         extra = {*(self.teacher.accepts if self.teacher is not None else ()), "special_tokens_mask", *read}
         self._signature_columns += sorted(extra - set(self._signature_columns))
 

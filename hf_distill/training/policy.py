@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -23,9 +24,10 @@ class OnPolicy:
     `teacher_share` on texts of the teacher, and the rest on the texts of the data.
 
     Which steps these are follows from the seed and the step alone; all micro-batches of a step are alike. A prompt is
-    what stands before the first label of a row, of an encoder-decoder what its encoder reads; or, with
-    `prompt_tokens`, the first so many tokens of each row, as for plain text. Each row goes on from its prompt until
-    the end of the text or for `max_new_tokens`, and what was written is compared token by token, the prompt is not.
+    what stands before the first label of a row, of an encoder-decoder what its encoder reads; or the first so many
+    tokens: with `prompt_tokens` of each row, as for plain text, or as the row's own column `prompt_tokens` tells. Each
+    row goes on from its prompt until the end of the text or for `max_new_tokens`, and what was written is compared
+    token by token, the prompt is not.
 
     `temperature` 1, `top_k` 0 (all) and `top_p` 1 sample from the student as it is, as in the paper; at `temperature`
     0 it writes what is most probable. `end_tokens` are texts of tokens that end a text, beside those of the model and
@@ -72,3 +74,9 @@ class OnPolicy:
     def facts(self) -> dict[str, Any]:
         """The settings as plain values."""
         return dataclasses.asdict(self)
+
+
+def writes_all(settings: Mapping[str, Any]) -> bool:
+    """Whether these settings, as plain values, have every text written, so that no step is on those of the data."""
+    shares = [settings.get("student_share", OnPolicy.student_share), settings.get("teacher_share", 0.0)]
+    return all(isinstance(share, int | float) for share in shares) and sum(shares) >= 1

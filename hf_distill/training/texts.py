@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from hf_distill.errors import DataError
-from hf_distill.tasks import IGNORED, Batch, real_tokens
+from hf_distill.tasks import IGNORED, PROMPT_TOKENS, Batch, real_tokens
 
 _OF_TEXTS = ("labels", "decoder_input_ids", "decoder_attention_mask", "decoder_inputs_embeds")
 """What of a batch for an encoder-decoder is about the text that is written."""
@@ -18,7 +18,8 @@ _OF_TEXTS = ("labels", "decoder_input_ids", "decoder_attention_mask", "decoder_i
 
 class Prompts(NamedTuple):
     """Token ids to go on from, and which are real, `[rows, length]`. `counted` `[rows]` says of which rows the text
-    counts: not of those that had no label. `sizes` are the rows of each micro-batch of the window.
+    counts: not of those that neither had a label nor told where their prompt ends. `sizes` are the rows of each
+    micro-batch of the window.
     """
 
     ids: Tensor
@@ -40,8 +41,9 @@ class Written(NamedTuple):
 def prompts_of(window: Sequence[Batch], *, decoder: bool, prompt_tokens: int | None, padding: int) -> Prompts:
     """The prompts of the micro-batches of a window, padded to the longest.
 
-    Of a `decoder` alone a prompt is what stands before the first label of a row, or the row's first `prompt_tokens`
-    tokens where that is given; it is padded on the left. Of an encoder-decoder it is what the encoder reads.
+    Of a `decoder` alone a prompt is what stands before the first label of a row; where that is told, it is the row's
+    first so many tokens, by `prompt_tokens` for all rows or else by a column of the batch for each (`PROMPT_TOKENS`).
+    It is padded on the left. Of an encoder-decoder it is what the encoder reads.
 
     Raises: `DataError` for a row without a prompt, for rows of several documents, and without labels to find it by.
     """
@@ -51,16 +53,19 @@ def prompts_of(window: Sequence[Batch], *, decoder: bool, prompt_tokens: int | N
     counted = torch.cat([_counted(batch) for batch in window])
     told = lengths.tolist()  # writing waits for the device anyhow
     if not all(told):
-        raise DataError(_no_prompt(told.index(0), prompt_tokens, decoder))
+        by_column = any(PROMPT_TOKENS in batch for batch in window)
+        raise DataError(_no_prompt(told.index(0), prompt_tokens, decoder, by_column))
     parts = [_fitted(ids, mask, max(told), padding, left=decoder) for ids, mask in rows]
     ids, mask = (torch.cat([part[i] for part in parts]) for i in (0, 1))
     return Prompts(ids, mask, counted, tuple(len(mask) for mask in masks))
 
 
-def _no_prompt(row: int, prompt_tokens: int | None, decoder: bool) -> str:
+def _no_prompt(row: int, prompt_tokens: int | None, decoder: bool, by_column: bool) -> str:
     found = f"on_policy: row {row + 1} of the rows of a step has no prompt"
     if not decoder or prompt_tokens is not None:
         return f"{found}: its attention_mask has no token. Leave empty rows out."
+    if by_column:
+        return f"{found}: the column {PROMPT_TOKENS} says 0, or the row is empty. Leave such rows out."
     return (
         f"{found}: its first token has a label, and a prompt is what stands before the first label. Give the tokens "
         "of the prompt the label -100, or, for plain text, on_policy.prompt_tokens, which is how many tokens of each "
@@ -77,6 +82,8 @@ def _prompt_mask(batch: Batch, prompt_tokens: int | None) -> Tensor:
     real = real_tokens(batch)
     if prompt_tokens is not None:
         return real & (real.cumsum(1) <= prompt_tokens)
+    if PROMPT_TOKENS in batch:
+        return real & (real.cumsum(1) <= batch[PROMPT_TOKENS].unsqueeze(1))
     if "labels" not in batch:
         raise DataError(
             f"on_policy: a prompt is what stands before the first label, and the batch has only {', '.join(batch)}. "
@@ -88,7 +95,7 @@ def _prompt_mask(batch: Batch, prompt_tokens: int | None) -> Tensor:
 
 
 def _counted(batch: Batch) -> Tensor:
-    if "labels" in batch:
+    if "labels" in batch and PROMPT_TOKENS not in batch:
         return (batch["labels"] != IGNORED).any(1)
     return torch.ones(len(batch["input_ids"]), dtype=torch.bool, device=batch["input_ids"].device)
 
@@ -146,4 +153,4 @@ def _parts(rows: Tensor, sizes: Sequence[int]) -> tuple[Tensor, ...]:
 
 
 def _by_row(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: value for name, value in batch.items() if value.dim() == 1}
+    return {name: value for name, value in batch.items() if value.dim() == 1 and name != PROMPT_TOKENS}

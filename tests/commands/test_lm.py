@@ -75,6 +75,15 @@ def test_the_student_writes_a_share_of_the_texts() -> None:
         asked("--train_file", "a.jsonl", *MODELS, "--student_share", "1.5")
 
 
+def test_a_column_of_prompts_is_enough_where_a_model_writes() -> None:
+    prompts = ("--train_file", "a.jsonl", "--validation_file", "b.jsonl", "--prompt_column", "q", *MODELS)
+    for writes in (("--student_share", "1"), ("--targets", "best")):
+        assert asked(*prompts, *writes)["data"]["chat"]["prompt_column"] == "q"
+    for reads in ((), ("--student_share", "0.5"), ("--targets", "best", "--control")):
+        with pytest.raises(RecipeError, match=r"completion_column: is missing: it goes with prompt_column"):
+            asked(*prompts, *reads)
+
+
 def test_the_teacher_answers_before_the_training() -> None:
     flags = ("--targets", "best", "--max_new_tokens", "64", "--generated_filters", '{"max_repetition": 0.3}')
     recipe = asked("--train_file", "a.jsonl", *MODELS, *flags)

@@ -10,21 +10,35 @@ from typing import Any
 import pytest
 from datasets import Dataset
 
-from hf_distill.data.chat import ANSWER, LINE, Columns, Conversations, before_answers, conversations, messages_of
+from hf_distill.data.chat import (
+    ANSWER,
+    LINE,
+    PROMPT,
+    Columns,
+    Conversations,
+    before_answers,
+    conversations,
+    messages_of,
+)
 from hf_distill.data.chat_template import ChatTemplate
 from hf_distill.data.chat_tokens import tokenize_conversations
 from hf_distill.data.files import read
 from hf_distill.errors import DataError
-from hf_distill.tasks import IGNORED
+from hf_distill.tasks import IGNORED, PROMPT_TOKENS
 from tests import chats, tiny_runs, tokenizers_of_kinds
 
 PLACE = "chats.jsonl, line 1"
 
 
-def loaded(folder: Path, rows: list[dict[str, Any]], columns: Columns | None = None) -> Conversations:
-    columns = columns or Columns()
+def loaded(folder: Path, rows: list[dict[str, Any]], columns: Columns | None = None, **settings: Any) -> Conversations:
+    columns = (columns or Columns()).in_split("train")
     path = tiny_runs.write_jsonl(folder / "chats.jsonl", rows)
-    return conversations({"train": read(path, columns.names)}, columns)
+    return conversations({"train": read(path, (), columns.names)}, columns, **settings)
+
+
+def asked(number: int) -> list[dict[str, str]]:
+    """A conversation of two turns that waits for its second answer."""
+    return chats.said(number, 2)[:-1]
 
 
 def words(template: str, messages: list[dict[str, Any]]) -> list[str]:
@@ -211,6 +225,89 @@ def test_the_last_answer_alone_may_be_the_assistants(template: str, turns: int) 
         == f"{6 + turns} ☕{chats.END}"
     )
     assert said == [*sorted(said[:-1]), False]
+
+
+def test_rows_without_an_answer_are_prompts_where_nothing_reads_answers(tmp_path: Path) -> None:
+    rows = [{"messages": chats.said(1)[:1]}, {"messages": chats.said(2)}]
+    data = loaded(tmp_path, rows, Columns(system="Be kind."), read_by="")
+    assert data.splits["train"][PROMPT][:] == [True, False]
+    found = before_answers(data, "train")
+    first = {"role": "system", "content": "Be kind."}
+    assert messages_of(found.remove_columns(ANSWER)[0]) == [first, *chats.said(1)[:1]]
+    assert (found[ANSWER][:], found[LINE][:]) == (["", "2 ☕"], [1, 2])
+    assert PROMPT not in found.column_names
+    assert PROMPT not in loaded(tmp_path, rows[1:], read_by="").splits["train"].column_names
+
+
+@pytest.mark.parametrize("columns", [Columns(prompt="q"), Columns(None, "q", "a")])
+def test_what_has_no_completion_is_asked_as_a_whole(tmp_path: Path, columns: Columns) -> None:
+    """Also where the assistant has spoken before."""
+    data = loaded(tmp_path, [{"q": "Why?"}, {"q": asked(3)}], columns, read_by="")
+    assert data.splits["train"][PROMPT][:] == [True, True]
+    found = before_answers(data, "train").remove_columns(ANSWER)
+    assert [messages_of(row) for row in found] == [[{"role": "user", "content": "Why?"}], asked(3)]
+
+
+def test_what_has_no_completion_may_stand_beside_what_has_one(tmp_path: Path) -> None:
+    rows = [{"q": asked(3), "a": None}, {"q": "Why?", "a": "Because."}]
+    data = loaded(tmp_path, rows, Columns(None, "q", "a"), read_by="")
+    assert data.splits["train"][PROMPT][:] == [True, False]
+    assert [row["content"] for row in messages_of(data.splits["train"][1])] == ["Why?", "Because."]
+
+
+@pytest.mark.parametrize(
+    ("row", "columns", "text"),
+    [
+        (
+            {"messages": chats.said(1)[:1]},
+            Columns(),
+            r"line 2, column 'messages': no message is the assistant's \(the roles are user\), so there is nothing to "
+            r"learn, and the control is trained on answers\. Leave the row out, .*on_policy",
+        ),
+        ({"q": asked(1)}, Columns(prompt="q"), r"line 1, column 'q': there is no completion, so there is nothing to"),
+        ({"q": "x", "a": None}, Columns(None, "q", "a"), r"line 2, column 'a': there is no completion, so there is"),
+    ],
+)
+def test_rows_without_an_answer_are_refused_with_what_reads_it(
+    tmp_path: Path, row: dict[str, Any], columns: Columns, text: str
+) -> None:
+    whole = {"messages": chats.said(1), "q": "x", "a": "y"}
+    with pytest.raises(DataError, match=text):
+        loaded(tmp_path, [whole, row], columns, read_by="the control is trained on answers")
+
+
+def test_a_prompt_that_the_assistant_ends_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"line 1, column 'q': ends in the assistant's message, and a model is to wri"):
+        loaded(tmp_path, [{"q": chats.said(1)}], Columns(prompt="q"), read_by="")
+
+
+def test_what_is_judged_by_answers_must_have_them(tmp_path: Path) -> None:
+    path = tiny_runs.write_jsonl(tmp_path / "held.jsonl", [{"messages": chats.said(1)[:1], "q": "x"}])
+    with pytest.raises(
+        DataError, match=r"held\.jsonl, line 1.*the roles are user\), and validation is judged by what"
+    ):
+        conversations({"validation": read(path, ["messages"])}, Columns(), read_by="")
+    with pytest.raises(
+        DataError, match=r"held\.jsonl: no column 'a'.*validation is judged by what.*completion_column"
+    ):
+        conversations({"validation": read(path, ["q"])}, Columns("a", "q"), read_by="")
+
+
+def test_a_prompt_alone_is_its_tokens_without_a_label(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """One that fills a row leaves no room for an answer, and is left out."""
+    tokenizer = chats.tokenizer()
+    asks = [chats.said(1)[:1], [{"role": "user", "content": "x" * 60}]]
+    data = loaded(tmp_path, [{"messages": each} for each in (*asks, chats.said(2, 2))], read_by="")
+    rows = tokenize_conversations(data, "train", ChatTemplate(tokenizer), 150)
+    expected = tokenizer.apply_chat_template(asks[0], add_generation_prompt=True, return_dict=False)
+    assert (rows[0]["input_ids"], rows[0]["length"]) == (expected, len(expected))
+    assert {label for row in rows.select([0, 1]) for label in row["labels"]} == {IGNORED}
+    answered = tokenizer.apply_chat_template(chats.said(2)[:1], add_generation_prompt=True, return_dict=False)
+    assert rows[PROMPT_TOKENS][:] == [len(expected), rows[1]["length"], len(answered)]
+    room = rows[1]["length"]
+    assert len(tokenize_conversations(data, "train", ChatTemplate(tokenizer), room + 1)) == 3
+    assert len(tokenize_conversations(data, "train", ChatTemplate(tokenizer), room)) == 2
+    assert f"train: 2 of 3 conversations are longer than {room} tokens" in caplog.text
 
 
 def test_a_template_that_writes_no_answer_is_told_with_the_line(tmp_path: Path) -> None:

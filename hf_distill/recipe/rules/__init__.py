@@ -12,6 +12,7 @@ from typing import Any
 from hf_distill.recipe.problems import Problem
 from hf_distill.recipe.rules.across import across
 from hf_distill.recipe.rules.alternatives import exactly_one
+from hf_distill.recipe.rules.answers import prompts_alone
 from hf_distill.recipe.rules.data import augmented, copies, rows, sentences
 from hf_distill.recipe.rules.kept import cached, targets
 from hf_distill.recipe.rules.models import made, named
@@ -25,6 +26,6 @@ from hf_distill.recipe.rules.text import budgets, raw
 def broken(data: Mapping[str, Any]) -> list[Problem]:
     """The rules that the data breaks."""
     of_rows, of_models = (copies, rows, sentences, raw, augmented), (named, made, needed, kinds, held, cached, across)
-    of_stages = (plain, chains, quantized, adapters, on, by_layer, budgets, targets, on_policy)
+    of_stages = (plain, chains, quantized, adapters, on, by_layer, budgets, targets, on_policy, prompts_alone)
     checks = (exactly_one, *of_rows, *of_models, *of_stages)
     return [problem for check in checks for problem in check(data)]

@@ -71,11 +71,12 @@ class Chat(Section):
     learned by causal models, and nothing else. {} is for a column `messages`."""
 
     messages_column: Text | None = None
-    """A column of lists of messages, each with a role and its content; messages, unless there are prompts."""
+    """A column of lists of messages, each with a role and its content; messages, unless there are completions."""
     prompt_column: Text | None = None
-    """A column of prompts, texts or lists of messages; with completion_column."""
+    """A column of prompts, texts or lists of messages; with completion_column. Without it training rows are prompts
+    that a model answers, in every stage, and other rows conversations in messages_column."""
     completion_column: Text | None = None
-    """What the assistant says to the prompt."""
+    """What the assistant says to the prompt. Where a model writes in every stage, training rows need none."""
     system: Text | None = None
     """What stands first, as the system's, in conversations that have no such message."""
     template: Text | None = None
@@ -92,11 +93,10 @@ class Chat(Section):
         pair = (self.prompt_column, self.completion_column)
         if pair == (None, None):
             return self
-        if self.messages_column is not None:
+        if pair[0] is None:
+            raise fail([Problem(("prompt_column",), "is missing: it goes with completion_column.")])
+        if self.messages_column is not None and pair[1] is not None:
             raise fail([Problem(("messages_column",), "does not go with prompts and completions; leave it out.")])
-        if None in pair:
-            missing, other = ("prompt", "completion") if pair[0] is None else ("completion", "prompt")
-            raise fail([Problem((f"{missing}_column",), f"is missing: it goes with {other}_column.")])
         if pair[0] == pair[1]:
             raise fail([Problem(("completion_column",), f"{pair[0]!r} is the column of the prompts as well.")])
         return self
@@ -104,7 +104,7 @@ class Chat(Section):
     @property
     def columns(self) -> ChatColumns:
         """The columns that are read."""
-        messages = self.messages_column or (MESSAGES if self.prompt_column is None else None)
+        messages = self.messages_column or (MESSAGES if self.completion_column is None else None)
         return ChatColumns(messages, self.prompt_column, self.completion_column, self.system)
 
 

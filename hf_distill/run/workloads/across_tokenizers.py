@@ -11,8 +11,8 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from hf_distill.data.aligned_messages import align_messages
-from hf_distill.data.aligned_rows import AlignedPadding, AlignmentCounts, align_texts
-from hf_distill.data.chat import ANSWER, LINE, messages_of
+from hf_distill.data.aligned_rows import AlignedPadding, AlignmentCounts, align_texts, nothing_aligned
+from hf_distill.data.chat import ANSWER, LINE, PROMPT, messages_of
 from hf_distill.data.masking import Padding
 from hf_distill.evaluation.language_models import Prompt
 from hf_distill.hub.record import DataFacts
@@ -126,14 +126,20 @@ class AlignedChat(AcrossTokenizers, chat.Chat):
     def read(
         self, tokenizer: PreTrainedTokenizerBase, limits: Limits, splits: Sequence[str] | None = None
     ) -> dict[str, Any]:
-        """See `hf_distill.data.aligned_messages.align_messages`."""
+        """See `hf_distill.data.aligned_messages.align_messages`. A prompt alone has nothing to align until the teacher
+        has answered it."""
         for each in self.readers(tokenizer):
             chat.check_length(each, limits)
         return {split: self._aligned(split, tokenizer, limits) for split in (splits or self.splits)}
 
     def _aligned(self, split: str, tokenizer: PreTrainedTokenizerBase, limits: Limits) -> Any:
         rows = self.splits[split]
+        if PROMPT in rows.column_names:
+            rows = rows.select([i for i, is_prompt in enumerate(rows[PROMPT][:]) if not is_prompt])
         lines = rows[LINE][:]
+        if not lines:
+            found, self.counts[split] = nothing_aligned()
+            return found
         found, self.counts[split] = align_messages(
             map(messages_of, rows),
             tokenizer,

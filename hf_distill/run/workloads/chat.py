@@ -16,25 +16,30 @@ from hf_distill.data.chat import (
     ASSISTANT,
     CONTENT,
     LINE,
+    PROMPT,
     ROLE,
+    TRAIN,
     Conversations,
     before_answers,
     conversations,
     messages_of,
+    with_answers,
 )
+from hf_distill.data.chat import Columns as ChatColumns
 from hf_distill.data.chat_template import ChatTemplate
 from hf_distill.data.chat_tokens import tokenize_conversations
 from hf_distill.data.documents import POSITIONS, PaddedRows, packed
 from hf_distill.errors import DataError, IncompatiblePair
 from hf_distill.evaluation.language_models import NEW_TOKENS, Prompt
 from hf_distill.recipe import Data, Recipe
+from hf_distill.recipe.rules.answers import readers_of_answers
 from hf_distill.recipe.sections.data import Chat as Settings
 from hf_distill.run import models
 from hf_distill.run.abilities import Retargetable, Sources
 from hf_distill.run.labels import Columns
 from hf_distill.run.workload import Collator, Limits
 from hf_distill.run.workloads.labelled_rows import LabelledRows
-from hf_distill.run.workloads.splits import at_most, data_name, tables_of, with_cuts
+from hf_distill.run.workloads.splits import at_most, data_name, tables_with, with_cuts
 from hf_distill.run.workloads.words import WordAnswers, Words
 from hf_distill.tasks import CausalLM
 
@@ -49,7 +54,8 @@ KEEPS_APART = ("sdpa", "eager", "flex_attention")
 @dataclass(frozen=True)
 class Chat(WordAnswers, LabelledRows, Retargetable):
     """A model is judged by the assistant's tokens, each predicted behind the right ones before it. Every split has
-    answers. The training rows are packed where the recipe says so, the others are not.
+    answers, but for training rows where a model writes all that is learned. The training rows are packed where the
+    recipe says so, the others are not.
 
     A teacher that writes answers each training conversation once, in place of the assistant's last answer, and that
     alone is learned then: the answers before it are those of the data, as what was asked goes on from them.
@@ -77,8 +83,15 @@ class Chat(WordAnswers, LabelledRows, Retargetable):
         """And what of the data was left out."""
         lost = {name: number for name, number in self.left_out.items() if number}
         told = ", ".join(f"{number:,} of {self.sizes[name]:,} in {name}" for name, number in lost.items())
-        of_data = f"Left out, as no answer stands among the first tokens that are read: {told}."
-        return [*super().remarks(split, answers), *([of_data] if told else [])]
+        of_data = f"Left out, as no answer stands, or has room, among the first tokens that are read: {told}."
+        return [*super().remarks(split, answers), *([of_data] if told else []), *self._unanswered()]
+
+    def _unanswered(self) -> list[str]:
+        """How many training rows are prompts alone."""
+        rows = self.splits[TRAIN]
+        number = sum(rows[PROMPT][:]) if PROMPT in rows.column_names else 0
+        told = f"Of the {len(rows):,} training rows {number:,} have no answer in the data; a model wrote what was"
+        return [f"{told} learned of them."] if number else []
 
     # ---- the models ----
 
@@ -183,12 +196,22 @@ def load(data: Data, settings: Settings, recipe: Recipe, *, predict: bool) -> Ch
     name = data_name(data)
     if predict:
         raise DataError(f"{name}: answers are not written by a run but for samples; leave --do_predict out.")
-    columns = settings.columns
-    found = conversations(tables_of(data, columns.names, labels=()), columns)
+    columns, read_by = settings.columns, next(readers_of_answers(recipe.to_dict()), "")
+    tables = tables_with(data, lambda split: _columns(columns, split, read_by))
+    found = conversations(tables, columns, read_by)
     splits, template = with_cuts(dict(found.splits), data), _template(settings)
     own = {} if template is None else {"chat template": hashlib.sha256(template.encode()).hexdigest()}
-    found = replace(found, splits=at_most(splits, recipe), sources={**found.sources, **own})
+    found = with_answers(replace(found, splits=at_most(splits, recipe), sources={**found.sources, **own}))
     return Chat(name, found, settings, template)
+
+
+def _columns(columns: ChatColumns, split: str, read_by: str) -> tuple[list[str], list[str]]:
+    """The columns that a split must have, and those that it may have: completions of training rows where nothing reads
+    them, and conversations beside prompts, whose want is told with what they are for."""
+    own = columns.in_split(split)
+    may_want = own.completion is not None if split == TRAIN else columns.prompt is not None and own.prompt is None
+    optional = [] if read_by or not may_want else [own.completion or str(own.messages)]
+    return [name for name in own.names if name not in optional], optional
 
 
 def known_lengths(tokenizer: PreTrainedTokenizerBase, limits: Limits) -> list[int]:

@@ -48,15 +48,17 @@ def tables_of(data: Data, columns: Sequence[str], labels: Sequence[str]) -> dict
 
     Raises: `DataError` for what is missing or cannot be read.
     """
-    return _tables(data, lambda split: _columns(split, columns, labels))
+    return tables_with(data, lambda split: _columns(split, columns, labels))
 
 
 def tables_by_split(data: Data, columns_of: Callable[[str], list[str]]) -> dict[str, Table]:
     """The splits of files or of a data set of the Hub, each with columns of its own. Raises: as `tables_of`."""
-    return _tables(data, lambda split: (columns_of(split), []))
+    return tables_with(data, lambda split: (columns_of(split), []))
 
 
-def _tables(data: Data, columns_of: Callable[[str], tuple[list[str], list[str]]]) -> dict[str, Table]:
+def tables_with(data: Data, columns_of: Callable[[str], tuple[list[str], list[str]]]) -> dict[str, Table]:
+    """The splits of files or of a data set of the Hub, each with the columns that it must have and those that it may
+    have. Raises: as `tables_of`."""
     tables = {}
     if data.hub is None:
         for name, path in _files(data).items():

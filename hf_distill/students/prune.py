@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from transformers.pytorch_utils import Conv1D
 
 from hf_distill.anatomy import Anatomy, StackShape
 from hf_distill.errors import IncompatiblePair
+from hf_distill.sentences import DENSE
 from hf_distill.students.importance import LAYOUTS, Layout, Measured, Ranking, measure
 from hf_distill.students.layers import block_names
 
@@ -49,7 +50,8 @@ def cut_weights(
     Everything is measured in one pass over the batches, without gradients and without labels.
 
     Raises: `IncompatiblePair` for a family without a layout, a size above the teacher's, heads narrower than the
-    teacher's where positions turn pairs of their dimensions, an empty `calibration`, and a tensor that no rule cuts.
+    teacher's where positions turn pairs of their dimensions, an empty `calibration`, a tensor that no rule cuts, and
+    one outside of the blocks for which the student has no place.
     """
     layout = LAYOUTS.get(anatomy.shape.family)
     if layout is None:
@@ -224,6 +226,7 @@ class _Cutter:
 
     def __init__(self, anatomy: Anatomy, rules: Mapping[str, Mapping[str, _Rule]], hidden: Tensor, width: int) -> None:
         self.base = anatomy.base
+        self.blocks_path = anatomy.blocks_path()
         self.rules = rules
         self.hidden = hidden
         self.widths = (anatomy.shape.stack().hidden_size, width)
@@ -231,12 +234,23 @@ class _Cutter:
     def all(self, wanted: Mapping[str, Tensor], sources: Mapping[str, str]) -> dict[str, Tensor]:
         """A tensor for each entry of the student's state."""
         have = self.base.state_dict()
+        self._check_left_out(set(have) - set(sources.values()))
         missing = [name for name, source in sources.items() if source not in have]
         if missing:
             raise IncompatiblePair(
                 f"{MAKER}: the student has {missing[0]}, of which {type(self.base).__name__} has nothing to be cut."
             )
         return {name: self._one(name, have[source], source, wanted[name].shape) for name, source in sources.items()}
+
+    def _check_left_out(self, names: Set[str]) -> None:
+        """Refuses to lose what is outside of the blocks; dense layers behind the pooling are taken over elsewhere."""
+        lost = sorted(name for name in names if not name.startswith((self.blocks_path, f"{DENSE}.")))
+        if lost:
+            raise IncompatiblePair(
+                f"{MAKER}: {lost[0]} of the teacher would be lost, as the student of {self.widths[1]} hidden "
+                f"dimensions has no such tensor: {type(self.base).__name__} builds no projection behind embeddings "
+                "of that width. Take another hidden_size, or initialisation='random'."
+            )
 
     def _one(self, name: str, tensor: Tensor, source: str, shape: torch.Size) -> Tensor:
         module = source.rpartition(".")[0]

@@ -85,7 +85,8 @@ def from_shape(
 
     A head is `hidden_size / num_attention_heads` wide; where heads are grouped (Llama, Qwen and their kin) its width
     stays the teacher's, as rotary frequencies depend on it. `num_key_value_heads` then keeps the teacher's ratio. An
-    embedding size equal to the teacher's width (ELECTRA, OPT) becomes the student's.
+    embedding size equal to the teacher's width (ELECTRA, OPT) becomes the student's; another one stays, and a student
+    that was cut cannot be as wide as that, as its class would build no projection between the two.
 
     The student is in float32 and in eval mode, on the teacher's device. On the meta device, sizes can be counted
     without memory.

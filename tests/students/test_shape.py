@@ -306,6 +306,7 @@ def test_a_cut_student_of_every_family(family, tmp_path):
         with pytest.raises(IncompatiblePair, match=r"relative_attention_bias.weight of the teacher cannot be cut"):
             students.from_shape(teacher, calibration=[inputs], **CUT)
     settings = CUT | ({"num_attention_heads": 4} if family == "mpnet" else {})
+    settings |= {"hidden_size": 24, "num_attention_heads": 4} if family == "electra" else {}
     before = {name: tensor.clone() for name, tensor in teacher.state_dict().items()}
     random = torch.get_rng_state()
     student = students.from_shape(teacher, calibration=[inputs], **settings)
@@ -402,3 +403,14 @@ def test_refusals(family, arguments, words):
 def test_refused_cuts(family, arguments, words):
     with pytest.raises(IncompatiblePair, match=words):
         students.from_shape(tiny(family), initialisation="importance", calibration=[batch(family)], **arguments)
+
+
+def test_a_projection_behind_the_embeddings_is_not_lost_without_a_word():
+    teacher = tiny("electra")
+    assert teacher.config.embedding_size == 16
+    cut = {"hidden_size": 16, "initialisation": "importance", "calibration": [batch("electra")]}
+    lost = r"electra\.embeddings_project\.bias of the teacher would be lost, as the student of 16 hidden dimensions"
+    with pytest.raises(IncompatiblePair, match=lost):
+        students.from_shape(teacher, **cut)
+    assert students.from_shape(teacher, **cut | {"hidden_size": 12}).config.hidden_size == 12
+    assert students.from_shape(teacher, hidden_size=16).config.hidden_size == 16, "nothing is copied"

@@ -135,11 +135,14 @@ def fixed(dense: nn.Sequential) -> nn.Sequential:
     return nn.Sequential(*(FixedLinear(each) if each in linear else type(each)() for each in dense))
 
 
-def keep_dense(student: Any, teacher: Any) -> None:
-    """Puts the teacher's dense layers, where it has any, behind a student's pooling; those that do not fit the width
-    of its states are left out, which is said in the log."""
+def keep_vectors(student: Any, teacher: Any) -> None:
+    """Has a student make its sentence vectors as its teacher does, if that makes any, with the teacher's dense layers;
+    those that do not fit the width of its states are left out, which is said in the log."""
     dense, embedding = teacher._modules.get(DENSE), SentenceEmbedding.of(teacher.config)
-    if dense is None or embedding is None:
+    if embedding is None:
+        return
+    if dense is None:
+        give(student, embedding)
         return
     wanted, width = linear_layers(dense)[0].in_features, student.config.hidden_size
     if wanted != width:

@@ -229,6 +229,45 @@ def test_dense_layers_that_do_not_fit_are_left_out_or_refused(
         give(narrow, SentenceEmbedding("mean", True), getattr(teacher, DENSE))
 
 
+NARROW = {
+    "num_hidden_layers": 1, "hidden_size": 16, "embedding_size": 8, "intra_bottleneck_size": 8,
+    "num_attention_heads": 2, "intermediate_size": 8,
+}  # fmt: skip
+MAKERS: dict[str, Callable[..., Any]] = {
+    "from_layers": lambda teacher, **more: students.from_layers(teacher, layers=1),
+    "as_distilbert": lambda teacher, **more: students.as_distilbert(teacher, layers=1, pick="first"),
+    "mobilebert": lambda teacher, **more: students.mobilebert(teacher, **NARROW, **more),
+    "ib_bert": lambda teacher, **more: students.ib_bert(teacher, **NARROW, **more),
+}
+
+
+@pytest.mark.parametrize("maker", MAKERS)
+@pytest.mark.parametrize("has_dense", [False, True])
+def test_every_maker_keeps_how_vectors_are_made(maker: str, has_dense: bool, tmp_path: Path) -> None:
+    if has_dense:
+        teacher = dense_teacher(tmp_path)
+    else:
+        tiny_runs.save_base(tmp_path)
+        teacher = tiny_runs.BertModel.from_pretrained(tmp_path)
+        give(teacher, SentenceEmbedding("cls", True, max_length=12))
+    student = MAKERS[maker](teacher)
+    assert SentenceEmbedding.of(student.config) == SentenceEmbedding.of(teacher.config)
+    assert Anatomy.of(student).shape.sentence_width == (6 if has_dense else 16)
+    ids = torch.tensor([[2, 6, 7, 3]])
+    with torch.no_grad():
+        state = student(input_ids=ids).last_hidden_state
+    found = SentenceVectors(student)(state, torch.ones_like(ids))
+    draw = torch.Generator().manual_seed(4)
+    weight, bias = torch.randn(6, 16, generator=draw), torch.randn(6, generator=draw)
+    vector = torch.tanh(state.mean(1) @ weight.T + bias) if has_dense else state[:, 0]
+    torch.testing.assert_close(found, vector / vector.norm(dim=-1, keepdim=True))
+
+
+def test_a_head_makes_no_sentence_vectors(tmp_path: Path) -> None:
+    teacher = dense_teacher(tmp_path)
+    assert SentenceEmbedding.of(MAKERS["mobilebert"](teacher, task="masked_lm").config) is None
+
+
 def damage(folder: Path, name: str, content: str) -> None:
     (folder / name).write_text(content, encoding="utf-8")
 

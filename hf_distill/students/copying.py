@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from hf_distill.anatomy import Anatomy
 from hf_distill.errors import IncompatiblePair
-from hf_distill.sentences import keep_dense
+from hf_distill.sentences import keep_vectors
 
 
 def plain_copy(teacher: nn.Module, maker: str) -> PreTrainedModel:
@@ -49,11 +49,11 @@ def copy_weights(
 
 
 def finished(student: PreTrainedModel, teacher: PreTrainedModel) -> PreTrainedModel:
-    """The student on the teacher's device in eval mode, with a copy of its settings for generation, and the dense
-    layers behind the pooling of a sentence encoder."""
+    """The student on the teacher's device in eval mode, with a copy of its settings for generation, and the pooling,
+    dense layers and norm of a sentence encoder."""
     if getattr(teacher, "generation_config", None) is not None:
         student.generation_config = copy.deepcopy(teacher.generation_config)
-    keep_dense(student, teacher)
+    keep_vectors(student, teacher)
     placed: PreTrainedModel = student.to(teacher.device).eval()
     return placed
 

@@ -13,6 +13,7 @@ from transformers import MobileBertConfig, PreTrainedModel
 
 from hf_distill.anatomy import Anatomy
 from hf_distill.errors import IncompatiblePair
+from hf_distill.sentences import keep_vectors
 from hf_distill.students.copying import plain_copy
 from hf_distill.students.ib_bert import AUTO_CLASSES, IBBertConfig
 from hf_distill.suggestions import did_you_mean
@@ -56,10 +57,11 @@ def mobilebert(
     `num_feedforward_networks`.
 
     The head is that of `task` (a task's name, such as `masked_lm`), or else of the teacher's class. Vocabulary,
-    special tokens, length, labels, and whether a dense layer comes before the classifier are the teacher's, too. All
-    weights are random but the embeddings and the head: each of these starts as the teacher's if its tensors have the
-    teacher's names and shapes, all of them, which those of an IB-BERT of equal outer width have. The embeddings' norm
-    is taken over as it is, though the teacher's normalises and the student's only scales.
+    special tokens, length, labels, whether a dense layer comes before the classifier, and how a model without a head
+    makes sentence vectors are the teacher's, too. All weights are random but the embeddings and the head: each of
+    these starts as the teacher's if its tensors have the teacher's names and shapes, all of them, which those of an
+    IB-BERT of equal outer width have. The embeddings' norm is taken over as it is, though the teacher's normalises and
+    the student's only scales.
 
     At the published shapes, with 30,522 words and 512 positions, there are 24,581,888 parameters without a head (25.3M
     are reported) and 15,485,696 in `tiny` (15.1M).
@@ -107,6 +109,8 @@ def _made(
         return student.eval()
     taken = _take_over(student, anatomy.base)
     logger.info("%s: taken over from the teacher: %s; the rest is random", maker, " and ".join(taken) or "nothing")
+    if auto_class == "AutoModel":
+        keep_vectors(student, anatomy.base)
     return student.to(anatomy.base.device).eval()
 
 

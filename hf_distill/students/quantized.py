@@ -34,6 +34,7 @@ from hf_distill.students.grids import (
     quantize,
     rows,
 )
+from hf_distill.students.importance import evaluating
 
 logger = logging.getLogger(__name__)
 
@@ -201,22 +202,26 @@ def gradient_norms(
     include_head: bool = False,
 ) -> dict[str, float]:
     """The mean norm, over batches with labels, of the gradient of the student's own loss by the weights that would be
-    quantized, by their names; the authors take five batches. Gradients are left as they were.
+    quantized, by their names; the authors take five batches. The student runs in eval mode; weights that are frozen
+    have 0. Gradients are left as they were.
 
     Raises: `DistillationError` for no batches, and a batch without labels.
     """
     chosen = _chosen(student, "gradient_norms", 2, include_embeddings, include_head)
-    weights, sums, number = list(chosen), [0.0] * len(chosen), 0
+    weights = [weight for weight in chosen if weight.requires_grad]
+    sums, number = dict.fromkeys(chosen, 0.0), 0
     for batch in batches:
-        loss = student(**batch).loss
+        with evaluating(student):
+            loss = student(**{name: value.to(student.device) for name, value in batch.items()}).loss
         if loss is None:
             raise DistillationError("gradient_norms: a batch has no labels, so the student has no loss; add labels.")
-        found = torch.autograd.grad(loss, weights, allow_unused=True)
-        sums = [total + (0.0 if g is None else float(g.norm())) for total, g in zip(sums, found, strict=True)]
+        found = torch.autograd.grad(loss, weights, allow_unused=True) if weights else ()
+        for weight, gradient in zip(weights, found, strict=True):
+            sums[weight] += 0.0 if gradient is None else float(gradient.norm())
         number += 1
     if not number:
         raise DistillationError("gradient_norms: there are no batches; give at least one.")
-    return {places[0][0]: total / number for places, total in zip(chosen.values(), sums, strict=True)}
+    return {places[0][0]: sums[weight] / number for weight, places in chosen.items()}
 
 
 Places = list[tuple[str, nn.Module]]

@@ -377,6 +377,23 @@ def test_points_are_shared_out_by_gradients() -> None:
     assert found == dict(zip(norms, shares, strict=True))
 
 
+def test_gradients_are_those_of_the_evaluated_student_on_any_batch() -> None:
+    """In eval mode, so that dropout draws nothing; a weight that is frozen has none."""
+    batch = tiny.Pad()(tiny.rows("single_label", 8))
+    wanted = students.gradient_norms(tiny.model("single_label", seed=1, dropout=0.0), [batch])
+    model = tiny.model("single_label", seed=1, dropout=0.5).train()
+    words, dense = model.bert.embeddings.word_embeddings, model.bert.pooler.dense
+    words.requires_grad_(False)
+    found = students.gradient_norms(model, [batch])
+    frozen = "bert.embeddings.word_embeddings.weight"
+    assert wanted[frozen] > 0
+    assert found == {**wanted, frozen: 0.0}
+    assert all(module.training for module in model.modules())
+    assert dense.weight.grad is None
+    model.requires_grad_(False)
+    assert set(students.gradient_norms(model, [batch]).values()) == {0.0}
+
+
 @pytest.mark.parametrize(("rate", "warned"), [(1e-3, False), (2e-3, True)])
 def test_points_that_would_overtake_each_other_are_warned_about(
     rate: float, warned: bool, caplog: pytest.LogCaptureFixture

@@ -20,7 +20,7 @@ from hf_distill.recipe import Student as StudentSection
 from hf_distill.run.workload import Limits, Workload
 from hf_distill.students.block_importance import MEASURED
 from hf_distill.students.importance import Ranking
-from hf_distill.students.layers import choose_all, cut_layers
+from hf_distill.students.layers import cut_layers
 from hf_distill.students.shape import Cut, cut_shape
 
 ROWS, BATCH = 256, 32
@@ -53,8 +53,7 @@ class Cutter:
         Raises: `IncompatiblePair` and `DataError`, as the makers.
         """
         student, found = self._by_layers(section) if section.from_layers is not None else self._by_shape(section)
-        layers = found.kept.layers if found.kept.scores else None
-        self._recover(student, section, layers)
+        self._recover(student, section, found.kept.layers)
         facts = self._facts(section, found)
         if facts is not None or section.few_sample is not None:
             share_tensors(student.state_dict().values())
@@ -84,17 +83,12 @@ class Cutter:
             steps=asked.steps or 1,
         )
 
-    def _recover(self, student: PreTrainedModel, section: StudentSection, layers: dict[str, list[int]] | None) -> None:
-        """Corrects a student on the first training rows; `layers` are those of its teacher that it has, where they
-        were measured."""
-        maker = section.from_layers or section.from_shape
-        if section.few_sample is None or maker is None:
+    def _recover(self, student: PreTrainedModel, section: StudentSection, layers: dict[str, list[int]]) -> None:
+        """Corrects a student on the first training rows; `layers` are those of its teacher that it has."""
+        if section.few_sample is None:
             return
-        settings, anatomy = section.few_sample.model_dump(), Anatomy.of(self.teacher)
+        settings = section.few_sample.model_dump()
         batches = self._calibration(settings.pop("sentences"), "")
-        if layers is None:
-            number = section.from_layers.layers if section.from_layers else section.from_shape.num_hidden_layers  # type: ignore[union-attr]
-            layers = choose_all(anatomy, number or anatomy.shape.stack().num_hidden_layers, maker.pick)
         students.recover(student, self.teacher, batches, layers=layers.get(""), **settings)
 
     def _calibration(self, number: int, pick: str) -> Iterator[dict[str, Tensor]]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -166,11 +167,12 @@ class Sums:
 
 @dataclass(frozen=True)
 class _Place:
-    """A projection of both models, its name in the student, the blocks that it is in, what reads the sum after it, and
-    what is solved for."""
+    """A projection of both models, its name in the student, the blocks that it is in and which of their runs in a pass
+    it is (layers may share a block), what reads the sum after it, and what is solved for."""
 
     name: str
     blocks: tuple[nn.Module, nn.Module]
+    runs: tuple[int, int]
     path: str
     stream: str
     fit: Literal["full", "block"]
@@ -205,15 +207,16 @@ class _Sides:
         found = []
         for i, layer in enumerate(mapped):
             skipped = layer != (mapped[i - 1] if i else 0) + 1
-            blocks = (ours[i], theirs[layer - 1])
+            blocks, runs = (ours[i], theirs[layer - 1]), (_run(ours, i), _run(theirs, layer - 1))
             for path, stream in zip((layout.joined, layout.narrowing), streams, strict=True):
                 lost = _inputs(blocks[0].get_submodule(path)) != _inputs(blocks[1].get_submodule(path))
                 if lost or (skipped and path == layout.narrowing):
                     name = f"layer {i + 1} {path}"
-                    found.append(_Place(name, blocks, path, stream, fit or ("full" if lost else "block")))
+                    found.append(_Place(name, blocks, runs, path, stream, fit or ("full" if lost else "block")))
         if not found:
             raise IncompatiblePair(
-                f"{MAKER}: the student has all layers, heads and neurons of its teacher; there is nothing to recover."
+                f"{MAKER}: the student has the first {len(ours)} of its teacher's {len(theirs)} layers, with all "
+                "heads and neurons; none was left out before one that it has, so there is nothing to recover."
             )
         for place in found:
             self._check(place)
@@ -252,6 +255,11 @@ class _Sides:
                 f"{MAKER}: {place.name} is tied ({', '.join(names)}), and merging a correction would change its other "
                 "places as well; untie it first."
             )
+
+
+def _run(blocks: Sequence[nn.Module], place: int) -> int:
+    """How many times the block of that place, counted from 0, has run in a pass when it is over."""
+    return sum(block is blocks[place] for block in blocks[: place + 1])
 
 
 def _inputs(module: Any) -> int:
@@ -336,9 +344,10 @@ def _rows(
 
 @contextmanager
 def _seen(place: _Place, side: int) -> Iterator[dict[str, Tensor]]:
-    """A table that fills with the input and output of the projection and the sum after it in the next pass."""
+    """A table that fills with the input and output of the projection and the sum after it in the next pass, in the
+    run of the block that is the layer's."""
     seen: dict[str, Tensor] = {}
-    block = place.blocks[side]
+    block, run = place.blocks[side], place.runs[side]
 
     def projection(module: nn.Module, args: Any, output: Tensor) -> None:
         seen["inputs"], seen["output"] = args[0], output
@@ -349,13 +358,24 @@ def _seen(place: _Place, side: int) -> Iterator[dict[str, Tensor]]:
     def reader(module: nn.Module, args: Any) -> None:
         seen["stream"] = args[0]
 
-    handles = [place.projection(side).register_forward_hook(projection)]
+    handles = [place.projection(side).register_forward_hook(_in_run(run, projection))]
     if place.stream:
-        handles.append(block.get_submodule(place.stream).register_forward_pre_hook(reader))
+        handles.append(block.get_submodule(place.stream).register_forward_pre_hook(_in_run(run, reader)))
     else:
-        handles.append(block.register_forward_hook(block_output))
+        handles.append(block.register_forward_hook(_in_run(run, block_output)))
     try:
         yield seen
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _in_run(run: int, hook: Callable[..., None]) -> Callable[..., None]:
+    """The hook at one run of a module in a pass alone, counted from 1."""
+    runs = itertools.count(1)
+
+    def at_run(*args: Any) -> None:
+        if next(runs) == run:
+            hook(*args)
+
+    return at_run

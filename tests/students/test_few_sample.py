@@ -57,8 +57,10 @@ def halved(teacher: PreTrainedModel) -> PreTrainedModel:
     return student
 
 
-def shown(model: PreTrainedModel, path: str, batches: list[dict[str, Tensor]], what: str) -> np.ndarray:
-    """The input or output of a module at the real tokens of all batches."""
+def shown(
+    model: PreTrainedModel, path: str, batches: list[dict[str, Tensor]], what: str, runs: int = 1, run: int = 1
+) -> np.ndarray:
+    """The input or output of a module at the real tokens of all batches, in one of its runs in each pass."""
     found: list[Tensor] = []
     handle = model.get_submodule(path).register_forward_hook(
         lambda module, args, output: found.append(args[0] if what == "input" else output)
@@ -69,7 +71,8 @@ def shown(model: PreTrainedModel, path: str, batches: list[dict[str, Tensor]], w
             model(**batch)
             real.append(batch["attention_mask"].bool())
     handle.remove()
-    return torch.cat([states[mask] for states, mask in zip(found, real, strict=True)]).double().numpy()
+    chosen = zip(found[run - 1 :: runs], real, strict=True)
+    return torch.cat([states[mask] for states, mask in chosen]).double().numpy()
 
 
 def fitted_tokens(batches: list[dict[str, Tensor]]) -> np.ndarray:
@@ -146,6 +149,25 @@ def test_the_stream_is_fitted_where_layers_are_missing() -> None:
     found = students.recover(student, teacher, batches, layers=[2, 4])
     assert [each.name for each in found] == ["layer 1 output.dense", "layer 2 output.dense"]
     assert {each.fit for each in found} == {"block"}
+    np.testing.assert_allclose(module.weight.detach().numpy(), matrix @ weight, atol=1e-5)
+    np.testing.assert_allclose(module.bias.detach().numpy(), matrix @ bias + offset, atol=1e-5)
+
+
+@pytest.mark.parametrize("layer", [2, 3])
+def test_a_shared_block_is_read_in_the_run_of_its_layer(layer: int) -> None:
+    teacher = tiny_models.tiny("albert", "AutoModelForSequenceClassification", 4)
+    student, batches = students.from_layers(teacher, layers=[layer]), sentences()
+    block = "albert.encoder.albert_layer_groups.0.albert_layers.0"
+    module = student.get_submodule(f"{block}.ffn_output")
+    weight, bias = (tensor.detach().double().numpy() for tensor in (module.weight, module.bias))
+    fits = fitted_tokens(batches)
+    output = shown(student, f"{block}.ffn_output", batches, "output")[fits]
+    ours = shown(student, f"{block}.full_layer_layer_norm", batches, "input")[fits]
+    theirs = shown(teacher, f"{block}.full_layer_layer_norm", batches, "input", runs=4, run=layer)[fits]
+    matrix, offset = ridge_regression(output, theirs - (ours - output), np.eye(len(weight)), 0.1)
+    found = students.recover(student, teacher, batches, layers=[layer])
+    assert [each.name for each in found] == ["layer 1 ffn_output"]
+    assert found[0].kept
     np.testing.assert_allclose(module.weight.detach().numpy(), matrix @ weight, atol=1e-5)
     np.testing.assert_allclose(module.bias.detach().numpy(), matrix @ bias + offset, atol=1e-5)
 
@@ -286,8 +308,10 @@ def test_pairs_that_cannot_be_compared_are_refused() -> None:
         students.recover(narrow, teacher, sentences())
     with pytest.raises(IncompatiblePair, match="the student is 'roberta', the teacher 'bert'"):
         students.recover(tiny_models.tiny("roberta", "AutoModelForSequenceClassification", 2), teacher, sentences())
-    with pytest.raises(IncompatiblePair, match="nothing to recover"):
-        students.recover(copy.deepcopy(teacher), teacher, sentences())
+    for first in (1, 2):
+        student = students.from_layers(teacher, layers=first, pick="first")
+        with pytest.raises(IncompatiblePair, match=f"first {first} of its teacher's 2 layers, .*nothing to recover"):
+            students.recover(student, teacher, sentences(), layers=[1, 2][:first])
 
 
 def test_projections_into_which_nothing_can_be_merged_are_refused() -> None:
@@ -367,6 +391,21 @@ def test_a_recipe_makes_a_corrected_student(maker: dict[str, Any], tmp_path: Pat
         made.append(models.make_student(asked, workload, teacher, tiny_runs.tokenizer()))
     assert tiny.distance(made[0], made[1]) > 1e-4
     assert tiny.distance(made[1], made[2]) == 0.0
+
+
+def test_a_student_of_several_steps_is_corrected_by_the_layers_that_it_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 12 layers 9 are kept, [1, 3, 4, 5, 7, 8, 9, 11, 12], and of these [2, 3, 5, 6, 8, 9]."""
+    tiny_runs.save_teacher(tmp_path / "teacher", layers=12, dropout=0.0)
+    tiny_runs.write_sst2(tmp_path / "data", train=30)
+    shape = {"num_hidden_layers": 6, "steps": 2, "initialisation": "importance", "calibration_rows": 8}
+    asked = recipe(tmp_path, {"from_shape": shape, "few_sample": {"sentences": 20}})
+    given: list[Any] = []
+    monkeypatch.setattr(students, "recover", lambda *models, layers, **settings: given.append(layers))
+    workload = load_workload(asked)
+    models.make_student(asked, workload, models.load_teacher(asked, workload), tiny_runs.tokenizer())
+    assert given == [[3, 4, 7, 8, 11, 12]]
 
 
 @pytest.mark.parametrize(

@@ -207,7 +207,7 @@ FILES: Group = {
 """Files of one's own, for the scripts that take any."""
 
 HUB: Group = {
-    "dataset_name": flag("A data set on the Hub, with splits train, validation and, if there is one, test."),
+    "dataset_name": flag("A data set on the Hub: its splits train, validation (else a tenth of train), and test."),
     "dataset_config_name": flag("Its configuration."),
     "dataset_revision": flag("Its branch, tag or commit."),
 }

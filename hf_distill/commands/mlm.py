@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
 from hf_distill.commands.flags import ON_POLICY, flag, whole
-from hf_distill.commands.overrides import Changes, Script, on_policy
+from hf_distill.commands.overrides import OF_HUB, Changes, Script, on_policy, refuse_beside
 from hf_distill.commands.script import entry_points
 from hf_distill.data.packing import PACKINGS
 from hf_distill.data.streams import UNITS
 from hf_distill.errors import RecipeError
-from hf_distill.recipe import Recipe
+from hf_distill.recipe import Recipe, TextSource
 from hf_distill.tasks import Encoder, MaskedLM
 
 DESCRIPTION = """Distil a teacher into a smaller student on raw text, with masked words, or without a head (--encoder).
@@ -36,8 +36,8 @@ FLAGS: dict[str, dict[str, Any]] = {
     "dataset_split": flag("Its split (default: train)."),
     "dataset_revision": flag("Its branch, tag or commit."),
     "max_train_documents": flag("Read so many documents at most, of a Hub data set for example.", whole),
-    "text_column": flag("The column of the text in .jsonl, .parquet and on the Hub (default: text)."),
-    "text_unit": flag("What a document is in a .txt file (default: line).", choices=UNITS),
+    "text_column": flag("The column of the text in .jsonl, .parquet and on the Hub (default: the recipe's, or text)."),
+    "text_unit": flag("What a document is in a .txt file (default: the recipe's, or line).", choices=UNITS),
     "held_out": flag("Rows held out for validation, at most a tenth (default: 1000).", whole),
     "packing": flag("Full rows, rows of whole documents, or one document a row.", choices=PACKINGS),
     "streaming": {
@@ -104,16 +104,18 @@ def _data(own: Mapping[str, Any], recipe: Recipe) -> Changes:
     given = [name for name in SOURCE if name in own]
     if len(given) > 1:
         raise RecipeError("command line: --train_file and --dataset_name are both given; a recipe mixes sources.")
+    refuse_beside(own, "train_file", "dataset_name", OF_HUB)
+    train, validation = _sources(recipe)
     changes: Changes = {}
     if given:
         before = {} if recipe.data is None or recipe.data.text is None else recipe.data.text.model_dump()
         text = {key: value for key, value in before.items() if key != "validation"}
-        changes["data"] = (f"--{given[0]}", {"text": {**text, "train": [_source(own)]}})
+        changes["data"] = (f"--{given[0]}", {"text": {**text, "train": [_source(own, train)]}})
         changes["task"] = (f"--{given[0]}", None)
     else:
         _need_text(own, recipe)
     if "validation_file" in own:
-        source = {"files": own["validation_file"], **_form(own)}
+        source = {"files": own["validation_file"], **_form(own, validation or train)}
         changes["data.text.validation"] = ("--validation_file", [source])
     if own.get("encoder"):
         changes["data.text.task"] = ("--encoder", Encoder.name)
@@ -121,18 +123,28 @@ def _data(own: Mapping[str, Any], recipe: Recipe) -> Changes:
     return changes | {f"data.text.{key}": (f"--{name}", own[name]) for name, key in KEYS.items() if name in own}
 
 
-def _source(own: Mapping[str, Any]) -> dict[str, Any]:
+def _sources(recipe: Recipe) -> tuple[Sequence[TextSource], Sequence[TextSource]]:
+    """Those of the recipe, to train on and to validate on; empty where it has none."""
+    text = None if recipe.data is None else recipe.data.text
+    return ([], []) if text is None else (text.train, text.validation or [])
+
+
+def _source(own: Mapping[str, Any], before: Sequence[TextSource]) -> dict[str, Any]:
+    """The one that the flags name, in place of those of the recipe."""
     most = {"documents": own["max_train_documents"]} if "max_train_documents" in own else {}
     if "train_file" in own:
-        return {"files": own["train_file"], **_form(own), **most}
+        return {"files": own["train_file"], **_form(own, before), **most}
     keys = {"id": "dataset_name", "config": "dataset_config_name", "split": "dataset_split"}
     keys["revision"] = "dataset_revision"
-    return {"hub": {key: own[name] for key, name in keys.items() if name in own}, **_form(own), **most}
+    return {"hub": {key: own[name] for key, name in keys.items() if name in own}, **_form(own, before), **most}
 
 
-def _form(own: Mapping[str, Any]) -> dict[str, str]:
+def _form(own: Mapping[str, Any], before: Sequence[TextSource]) -> dict[str, str]:
+    """What a source's column and unit are: what the flags say, else what all of the recipe's sources have."""
     names = {"column": "text_column", "unit": "text_unit"}
-    return {key: own[name] for key, name in names.items() if name in own}
+    shared = [key for key in names if len({getattr(source, key) for source in before}) == 1]
+    kept = {key: getattr(before[0], key) for key in shared}
+    return {**kept, **{key: own[name] for key, name in names.items() if name in own}}
 
 
 def _need_text(own: Mapping[str, Any], recipe: Recipe) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
@@ -60,6 +60,12 @@ SCRIPTS = {
     "text": "mlm",
 }
 """Which script is for which kind of data, by the key of `data` that says the kind."""
+
+OF_FILES = ("validation_file", "test_file")
+"""Flags that go with --train_file."""
+
+OF_HUB = ("dataset_config_name", "dataset_revision", "dataset_split")
+"""Flags that go with --dataset_name."""
 
 RUN_LEVEL = frozenset({"output_dir", "do_train", "do_eval", "do_predict", "seed", "push_to_hub"})
 """Training arguments that belong to the run; those of the Hub do as well."""
@@ -178,6 +184,15 @@ def on_own_data(own: Mapping[str, Any], keys: Mapping[str, str], has_data: bool)
     return {keys[flag]: (f"--{flag}", own[flag]) for flag in given}
 
 
+def refuse_beside(own: Mapping[str, Any], source: str, other: str, flags: Sequence[str]) -> None:
+    """Raises: `RecipeError` for `flags` that go with the flag `other`, where `source` names the rows."""
+    given = [flag for flag in flags if flag in own]
+    if source in own and given:
+        raise RecipeError(
+            f"command line: --{given[0]} goes with --{other}, and the rows are those of --{source}; leave it out."
+        )
+
+
 def name_of_rows(own: Mapping[str, Any]) -> str | None:
     """What the flags name a data set of the Hub or files by, None if they name none."""
     if "dataset_name" in own:
@@ -243,11 +258,17 @@ def on_rows(own: Mapping[str, Any], recipe: Recipe, kind: str, settings: Mapping
 
 
 def _source(own: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """The flag that names the rows, and where the recipe has them from."""
+    """The flag that names the rows, and where the recipe has them from.
+
+    Raises: `RecipeError` for flags of another source.
+    """
+    refuse_beside(own, "dataset_name", "train_file", OF_FILES)
+    refuse_beside(own, "train_file", "dataset_name", OF_HUB)
+    cut = {"split": {"validation": 0.1}}
     if "dataset_name" in own:
         keys = {"dataset_name": "id", "dataset_config_name": "config", "dataset_revision": "revision"}
-        return "--dataset_name", {"hub": {key: own[flag] for flag, key in keys.items() if flag in own}}
-    split = {} if "validation_file" in own else {"split": {"validation": 0.1}}
+        return "--dataset_name", {"hub": {key: own[flag] for flag, key in keys.items() if flag in own}, **cut}
+    split = {} if "validation_file" in own else cut
     return "--train_file", {"files": files(own), **split}
 
 

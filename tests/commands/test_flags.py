@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from hf_distill import objectives
+from hf_distill.commands import embeddings, lm, ner, qa, translation
 from hf_distill.commands import main as commands
-from hf_distill.commands import ner, qa
 from hf_distill.commands.flags import Flags, make_parser
 from hf_distill.commands.flags import parse as parse_with
 from hf_distill.commands.glue import SCRIPT
@@ -160,6 +160,34 @@ def test_rows_of_the_hub_and_of_files_on_top_of_a_recipe() -> None:
     }
     with pytest.raises(RecipeError, match="--test_file goes with"):
         asked(ner.SCRIPT, "--recipe", "qa/squad", "--test_file", "x")
+
+
+def test_a_data_set_of_the_hub_without_validation_gets_one_as_files_do() -> None:
+    recipe = asked(qa.SCRIPT, "--dataset_name", "me/qa", *PLAIN[2:])
+    assert recipe["data"]["split"]["validation"] == 0.1
+
+
+@pytest.mark.parametrize(
+    ("rows", "flag", "words"),
+    [
+        (
+            "--dataset_name",
+            "--validation_file",
+            "--validation_file goes with --train_file.* --dataset_name; leave it out",
+        ),
+        ("--dataset_name", "--test_file", "--test_file goes with --train_file"),
+        (
+            "--train_file",
+            "--dataset_config_name",
+            "--dataset_config_name goes with --dataset_name.* --train_file; leave",
+        ),
+        ("--train_file", "--dataset_revision", "--dataset_revision goes with --dataset_name"),
+    ],
+)
+@pytest.mark.parametrize("script", [embeddings.SCRIPT, lm.SCRIPT, ner.SCRIPT, qa.SCRIPT, translation.SCRIPT])
+def test_flags_of_another_source_are_refused_by_name(script: Script, rows: str, flag: str, words: str) -> None:
+    with pytest.raises(RecipeError, match=words):
+        asked(script, rows, "mine.jsonl", flag, "x", *PLAIN[2:])
 
 
 @pytest.mark.parametrize(

@@ -16,13 +16,16 @@ from safetensors.torch import load_file
 from torch.nn import functional
 from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer
 
-from hf_distill.commands.mlm import main
+from hf_distill.commands.flags import make_parser, parse
+from hf_distill.commands.mlm import SCRIPT, main
+from hf_distill.commands.overrides import recipe_of
 from hf_distill.data.masking import Masking
 from hf_distill.data.packing import Layout
 from hf_distill.data.pretraining import PackedRows
 from hf_distill.data.streams import TextFiles
 from hf_distill.data.token_store import stored
 from hf_distill.hub.record import Record
+from hf_distill.recipe import Recipe
 from hf_distill.run.stages import StageTrainer
 from hf_distill.tasks import IGNORED
 from tests import tiny_runs
@@ -129,7 +132,7 @@ def test_more_ways_to_read_and_to_hide(text: Path, tmp_path: Path) -> None:
     sizes = Record.read(tmp_path / "one").data.sizes
     assert sizes.keys() == {"train", "validation"}
     words = ["--train_file", str(text / "train.txt"), "--packing", "none", "--validation_file", str(text / "dev.txt")]
-    words += ["--max_train_documents", "200", "--mlm_probability", "0.3"]
+    words += ["--max_train_documents", "200", "--mlm_probability", "0.3", "--text_unit", "line"]
     assert main([*common, *words, "--output_dir", str(tmp_path / "two")]) == 0
     told = Record.read(tmp_path / "two").data
     assert told.sizes == {"train": 200, "validation": 60}
@@ -140,6 +143,39 @@ def test_more_ways_to_read_and_to_hide(text: Path, tmp_path: Path) -> None:
         "smoothing": 0.7,
         "whole_word": False,
     }
+
+
+def told(*words: str) -> dict[str, Any]:
+    """The sources that a command line makes."""
+    flags_of = make_parser(SCRIPT.name, SCRIPT.description, SCRIPT.flags)
+    recipe, _ = recipe_of(parse(words, flags_of), SCRIPT)
+    found: dict[str, Any] = recipe.to_dict()["data"]["text"]
+    return found
+
+
+def test_files_are_read_as_the_recipe_reads_its_own() -> None:
+    shipped = ("--recipe", "pretraining/minilm_v2_6x384", "--train_file", "mine.txt")
+    assert told(*shipped)["train"] == [{"files": ["mine.txt"], "unit": "paragraph", "column": "text"}]
+    otherwise = ("--text_unit", "line", "--text_column", "body")
+    assert told(*shipped, *otherwise)["train"] == [{"files": ["mine.txt"], "unit": "line", "column": "body"}]
+    assert told(*shipped, "--validation_file", "dev.txt")["validation"][0]["unit"] == "paragraph"
+    plain = ("--train_file", "mine.txt", "--teacher_name_or_path", "t", "--student_layers", "1")
+    assert told(*plain)["train"][0]["unit"] == "line"
+
+
+def test_validation_is_read_as_the_recipe_reads_its_own_or_as_the_training(tmp_path: Path) -> None:
+    recipe = Recipe.load("pretraining/minilm_v2_6x384").to_dict()
+    text = recipe["data"]["text"]
+    text["train"] = [{"files": ["a.jsonl"], "column": "body"}, {"files": ["b.jsonl"], "column": "body"}]
+    (tmp_path / "a.yaml").write_text(yaml.safe_dump(recipe))
+    flagged = ("--recipe", str(tmp_path / "a.yaml"), "--validation_file", "dev.jsonl")
+    assert told(*flagged)["validation"][0]["column"] == "body"
+    assert told("--recipe", str(tmp_path / "a.yaml"), "--dataset_name", "me/text")["train"][0]["column"] == "body"
+    text["validation"] = [{"files": ["dev.jsonl"], "column": "other"}]
+    text["train"][1]["column"] = "text"
+    (tmp_path / "a.yaml").write_text(yaml.safe_dump(recipe))
+    assert told(*flagged, "--train_file", "mine.jsonl")["validation"][0]["column"] == "other"
+    assert told(*flagged, "--train_file", "mine.jsonl")["train"][0]["column"] == "text"
 
 
 # ---- going on ----
@@ -331,6 +367,9 @@ def test_a_stream_needs_a_number_of_steps(text: Path, tmp_path: Path, capsys: py
     assert "needs max_steps" in capsys.readouterr().err
 
 
+OWN = ["--recipe", "pretraining/distilgpt2", "--train_file", "a.txt"]
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -338,6 +377,9 @@ def test_a_stream_needs_a_number_of_steps(text: Path, tmp_path: Path, capsys: py
         (["--packing", "none", "--recipe", "glue/sst2"], "--packing goes with .* a recipe of raw text"),
         (["--held_out", "0"], "is no number of 1 or more"),
         ([], "there are no data"),
+        ([*OWN, "--dataset_split", "all"], "--dataset_split goes with --dataset_name, .*leave it out"),
+        ([*OWN, "--dataset_config_name", "en"], "--dataset_config_name goes with --dataset_name"),
+        ([*OWN, "--dataset_revision", "v1"], "--dataset_revision goes with --dataset_name"),
     ],
 )
 def test_flags_that_go_with_text(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

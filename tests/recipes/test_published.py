@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from hf_distill.distillation import Distillation
-from hf_distill.recipe import shipped
+from hf_distill.recipe import Recipe, shipped
 from tests.recipes.full_size import stages_of, student_of
 
 ROOT = Path(__file__).parents[2]
@@ -97,3 +97,10 @@ def test_the_table_of_recipes_is_up_to_date() -> None:
     script = runpy.run_path(str(ROOT / "scripts" / "document_recipes.py"))
     readme = (ROOT / "recipes" / "README.md").read_text(encoding="utf-8")
     assert f"{script['BEGIN']}\n{script['table']()}\n{script['END']}" in readme
+
+
+def test_pretraining_is_saved_long_before_its_end() -> None:
+    for name in (name for name in shipped() if name.startswith("pretraining/")):
+        for stage in Recipe.load(name).stages:
+            assert stage.arguments.get("save_strategy") == "steps", (name, stage.name)
+            assert stage.arguments.get("save_steps", 0) > 0, (name, stage.name)

@@ -135,12 +135,5 @@ def _recipes(flags: Flags) -> dict[str, Recipe]:
     found = {}
     for name, place in named.items():
         recipe = Recipe.load(Path(place) if Path(place).suffix in (".yaml", ".yml") else place)
-        found[name] = _trained_teacher(recipe_of(changed, glue.SCRIPT, recipe)[0])
+        found[name] = recipe_of(changed, glue.SCRIPT, recipe)[0]
     return found
-
-
-def _trained_teacher(recipe: Recipe) -> Recipe:
-    """The recipe with the teacher as it is: one that is trained already is not trained first."""
-    if recipe.teacher is None or recipe.teacher.fine_tune is None:
-        return recipe
-    return recipe.override({"teacher.fine_tune": None})

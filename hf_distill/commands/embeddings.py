@@ -28,7 +28,11 @@ text is searched by the first. Pooling and normalisation are the teacher's, unle
 SETTINGS = {
     "rows": {"help": "What a training row is (default: sentences).", "choices": [*BESIDE]},
     "text_columns": flag("The columns of the training texts (default: text,other).", names_in),
-    "pair_columns": flag("The two columns of validation and test (default: the first two of text_columns).", names_in),
+    "pair_columns": flag(
+        "The two columns of validation and test (default: the first two of text_columns); their scores, if "
+        "they have any, are named beside them.",
+        names_in,
+    ),
     "score_column": flag("The column of gold similarities, 0 to 5; without it texts are searched."),
     "margin_column": flag("The column of a teacher's margins, of triplets."),
     "pooling": {"help": "How token states become a vector (default: as the teacher's).", "choices": [*POOLINGS]},
@@ -43,7 +47,8 @@ KEYS = {name: name for name in SETTINGS}
 
 def _data(own: Mapping[str, Any], recipe: Recipe) -> Changes:
     told = {"normalize": own["normalize"] == "true"} if "normalize" in own else {}
-    return on_rows({**own, **told}, recipe, "embeddings", KEYS)
+    unscored = {"score_column": None} if "pair_columns" in own else {}  # a recipe's scores are those of its own pairs
+    return on_rows({**unscored, **own, **told}, recipe, "embeddings", KEYS)
 
 
 SCRIPT = Script(

@@ -150,6 +150,11 @@ def flag(help_: str, kind: Callable[[str], Any] = str, **settings: Any) -> dict[
 DISTILLATION: Group = {
     "recipe": flag("A recipe: a .yaml file, or the name of a shipped one (quickstart, glue/sst2 …)."),
     "teacher_name_or_path": flag("The teacher, trained for the task: a folder or an id on the Hub."),
+    "fine_tune_teacher": {
+        "help": "Train the teacher that is named first, as the recipe says of its own (teacher.fine_tune); without it "
+        "a teacher that is named is not trained.",
+        "action": "store_true",
+    },
     "teacher_revision": flag("Branch, tag or commit of the teacher."),
     "teacher_dtype": flag("What the teacher is held and computed in, bfloat16 for example.", choices=list(DTYPES)),
     "cache_teacher": flag(

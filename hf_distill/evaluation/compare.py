@@ -9,6 +9,7 @@ import os
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
@@ -51,9 +52,12 @@ class Run:
     cpu_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
     peak_bytes: Count | None = None
 
-    @property
+    @cached_property
     def evidence(self) -> Evidence:
-        """What the value is made of."""
+        """What the value is made of.
+
+        Raises: `ValueError` for rows of several lengths, and `DataError`, which is one, as `Evidence`.
+        """
         return Evidence(self.kind, np.asarray(self.rows, dtype=np.float64))
 
     @property
@@ -68,11 +72,14 @@ def run_of(given: Any, place: str, remedy: str) -> Run:
     Raises: `DataError` that names the place, where they are none.
     """
     try:
-        return TypeAdapter(Run).validate_python(vars(Run(**given)))
+        run = TypeAdapter(Run).validate_python(vars(Run(**given)))
+        if run.outcome == SCORED:
+            _ = run.evidence
+        return run
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         reason = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         reason = str(error)
     raise DataError(f"{place}: no run of a comparison ({reason}); {remedy}.")
 
@@ -90,7 +97,7 @@ class Log:
         """
         if not self.path.exists():
             return {}
-        whole, _, _ = self.path.read_text(encoding="utf-8").rpartition("\n")
+        whole, _, _ = self.path.read_bytes().rpartition(b"\n")
         runs = [self._run(line, number) for number, line in enumerate(whole.splitlines(), start=1) if line]
         return {run.key: run for run in runs}
 
@@ -106,7 +113,7 @@ class Log:
             file.flush()
             os.fsync(file.fileno())
 
-    def _run(self, line: str, number: int) -> Run:
+    def _run(self, line: bytes, number: int) -> Run:
         try:
             given = json.loads(line)
         except (ValueError, RecursionError) as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from hf_distill.errors import DataError
 from hf_distill.evaluation.metrics import METRICS
+from hf_distill.evaluation.retrieval import correlation
 
 Floats = NDArray[np.float64]
 
@@ -38,8 +40,28 @@ class Evidence:
             )
 
     def value(self, chosen: NDArray[np.int64] | None = None) -> float:
-        """The metric over the chosen rows, by default over all."""
-        return KINDS[self.kind](self.rows if chosen is None else self.rows[chosen])
+        """The metric over the chosen rows, by default over all: what is not defined there is noted in the log, once.
+
+        Over chosen rows it is computed in a way that is quick enough for thousands of resamples, to the same value.
+        """
+        if chosen is None:
+            return self._of_all
+        if self.kind in QUICK:
+            return QUICK[self.kind](self._read[chosen])
+        return KINDS[self.kind](self.rows[chosen])
+
+    @cached_property
+    def _of_all(self) -> float:
+        return KINDS[self.kind](self.rows)
+
+    @cached_property
+    def _read(self) -> NDArray[Any]:
+        """The rows as their quick metric reads them."""
+        if self.kind == "matthews_correlation":  # all the classes that there are, by number
+            return np.unique(self.rows, return_inverse=True)[1].reshape(self.rows.shape)
+        if self.kind == "spearmanr":  # each column's values by their order
+            return np.stack([np.unique(column, return_inverse=True)[1].ravel() for column in self.rows.T], axis=1)
+        return self.rows
 
 
 def _mean(rows: Floats) -> float:
@@ -58,6 +80,38 @@ def error_rate(rows: NDArray[Any]) -> float:
     return float(wrong / there) if there else float(wrong > 0)
 
 
+def _accuracy(rows: Floats) -> float:
+    return float((rows[:, 0] == rows[:, 1]).mean())
+
+
+def _f1(rows: Floats) -> float:
+    """Of class 1; 0.0 where it is neither said nor true."""
+    ones = rows == 1
+    number = int(ones.sum())
+    return 2.0 * int(ones.all(axis=1).sum()) / number if number else 0.0
+
+
+def _matthews(rows: NDArray[np.int64]) -> float:
+    """(c n - s't) / sqrt((n² - s's)(n² - t't)) of n rows, c of which are right, that were said to be of class k s_k
+    times, and are t_k times (Gorodkin, 2004, Comput. Biol. Chem. 28); 0.0 where only one class is said, or true."""
+    number, classes = float(len(rows)), int(rows.max()) + 1
+    said, true = (np.bincount(column, minlength=classes).astype(np.float64) for column in rows.T)
+    spread = (number**2 - said @ said) * (number**2 - true @ true)
+    right = float((rows[:, 0] == rows[:, 1]).sum())
+    return float((right * number - said @ true) / np.sqrt(spread)) if spread else 0.0
+
+
+def _spearman(rows: NDArray[np.int64]) -> float:
+    return correlation(np.stack([_ranks(column) for column in rows.T], axis=1))
+
+
+def _ranks(places: NDArray[np.int64]) -> Floats:
+    """The rank of each row, from its value's place among all values; equal ones share the mean of theirs."""
+    counts = np.bincount(places)
+    ranks: Floats = np.cumsum(counts) - (counts - 1) / 2.0
+    return ranks[places]
+
+
 def _labels(name: str) -> Callable[[Floats], float]:
     return lambda rows: METRICS[name](rows[:, 0], rows[:, 1])
 
@@ -68,5 +122,14 @@ KINDS: dict[str, Callable[[Floats], float]] = {
     "errors": error_rate,
     **{name: _labels(name) for name in METRICS},
 }
+QUICK: dict[str, Callable[[NDArray[Any]], float]] = {
+    "accuracy": _accuracy,
+    "f1": _f1,
+    "matthews_correlation": _matthews,
+    "pearson": correlation,
+    "spearmanr": _spearman,
+}
+"""Those of `METRICS`, without scikit-learn's and scipy's looking at their arguments, and 0.0 where not defined."""
+
 COLUMNS = {"mean": 1, "entities": 3}
 """Of the other kinds there are two."""

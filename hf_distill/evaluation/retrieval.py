@@ -73,10 +73,16 @@ def top_one(queries: Vectors, corpus: Vectors, *, chunk: int = 256) -> NDArray[n
 
 def rank_correlation(pairs: NDArray[np.float64]) -> float:
     """Spearman's correlation of two columns, `[rows, 2]`; 0.0 where one of them is constant."""
-    ranks = stats.rankdata(pairs, axis=0)
-    ranks = ranks - ranks.mean(axis=0)
-    size = float(np.sqrt((ranks**2).sum(axis=0).prod()))
-    return float(ranks.prod(axis=1).sum() / size) if size > 0 else 0.0
+    return correlation(stats.rankdata(pairs, axis=0))
+
+
+def correlation(pairs: NDArray[np.float64]) -> float:
+    """Pearson's correlation of two columns, `[rows, 2]`; 0.0 where one of them is constant."""
+    if not np.ptp(pairs, axis=0).all():
+        return 0.0
+    centred = pairs - pairs.mean(axis=0)
+    size = float(np.sqrt((centred**2).sum(axis=0)).prod())
+    return float(np.clip(centred.prod(axis=1).sum() / size, -1.0, 1.0)) if size > 0 else 0.0
 
 
 def _best(similarities: NDArray[np.float32], depth: int) -> NDArray[np.int64]:

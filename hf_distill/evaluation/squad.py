@@ -74,6 +74,13 @@ def scores(prediction: str, answers: Sequence[str]) -> tuple[float, float]:
     return max(exact_match(prediction, answer) for answer in golden), max(f1(prediction, answer) for answer in golden)
 
 
+def plain_scores(prediction: str, answers: Sequence[str]) -> tuple[float, float]:
+    """The same for SQuAD 1.1, where every answer counts, and F1 is 0.0 where nothing is shared, also of two texts
+    without words."""
+    exact = max(exact_match(prediction, answer) for answer in answers)
+    return exact, max(_plain_f1(prediction, answer) for answer in answers)
+
+
 class SquadMetric(LocalMetric):
     """The metric "squad" of the library evaluate, same names and values: `exact_match` and `f1`, in percent.
 
@@ -94,14 +101,12 @@ class SquadMetric(LocalMetric):
         exact, overlap = 0.0, 0.0
         for row in references:
             if row["id"] in given:  # an unanswered question counts as wrong
-                answers = row["answers"]["text"]
-                exact += max(exact_match(given[row["id"]], answer) for answer in answers)
-                overlap += max(_plain_f1(given[row["id"]], answer) for answer in answers)
+                found = plain_scores(given[row["id"]], row["answers"]["text"])
+                exact, overlap = exact + found[0], overlap + found[1]
         return {"exact_match": 100.0 * exact / len(references), "f1": 100.0 * overlap / len(references)}
 
 
 def _plain_f1(prediction: str, answer: str) -> float:
-    """F1 as SQuAD 1.1 has it: 0.0 where nothing is shared, also of two texts without words."""
     return f1(prediction, answer) if essence(prediction) and essence(answer) else 0.0
 
 

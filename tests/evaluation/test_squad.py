@@ -10,7 +10,7 @@ from typing import Any
 import evaluate
 import pytest
 
-from hf_distill.evaluation.squad import SquadMetric, SquadV2Metric, essence, exact_match, f1, scores
+from hf_distill.evaluation.squad import SquadMetric, SquadV2Metric, essence, exact_match, f1, plain_scores, scores
 
 
 def predictions(*texts: str, **probabilities: list[float]) -> list[dict[str, Any]]:
@@ -62,6 +62,12 @@ def test_the_answer_that_fits_best_counts_and_empty_ones_do_not() -> None:
     assert scores("", ["the", "dog"]) == (0.0, 0.0)
     assert scores("", ["the"]) == (1.0, 1.0)
     assert scores("", []) == (1.0, 1.0)
+
+
+def test_in_squad_1_every_answer_counts_and_articles_share_nothing() -> None:
+    assert plain_scores("the", ["a", "dog"]) == (1.0, 0.0)
+    assert scores("the", ["a", "dog"]) == (0.0, 0.0)
+    assert plain_scores("a big red dog", ["dog", "red dog"]) == (0.0, pytest.approx(0.8))
 
 
 def test_squad_is_in_percent_and_a_missing_prediction_is_wrong() -> None:

@@ -107,6 +107,20 @@ def test_the_interval_and_the_lead_go_over_questions(loaded: QuestionAnswering) 
     assert "f1 +0.00, 95 % [+0.00, +0.00]" in loaded.lead("validation", half, half)
 
 
+def test_the_f1_of_a_question_is_that_of_the_metric(folder: Path, tmp_path: Path) -> None:
+    """SQuAD 1.1 gives 0 for two texts of articles alone, and 2.0 gives 1: the mean of the evidence is the metric."""
+    rows = [json.loads(line) for line in (folder / "validation.jsonl").read_text().splitlines()]
+    first = rows[0]["context"].split()[0]
+    rows[0] |= {"context": f"the {first}", "answers": {"text": ["the"], "answer_start": [0]}}
+    tiny_runs.write_jsonl(tmp_path / "validation.jsonl", rows)
+    files = {"train": str(folder / "train.jsonl"), "validation": str(tmp_path / "validation.jsonl")}
+    for second, expected in ((False, 0.0), (True, 100.0)):
+        found = workload(recipe({"files": files}, question_answering={"version_2_with_negative": second}))
+        answers = answered("a", *[""] * 8)
+        assert found.evidence("validation", answers).rows[0, 0] == expected
+        assert found.evidence("validation", answers).value() == pytest.approx(found.score("validation", answers)["f1"])
+
+
 def test_agreement_is_on_the_same_answer(loaded: QuestionAnswering) -> None:
     ours, theirs = answered("The film", "plot", "", "x"), answered("film!", "a plot", "y", "x")
     assert loaded.agreement("validation", ours, theirs) == 0.75

@@ -18,7 +18,7 @@ from hf_distill.evaluation import fidelity
 from hf_distill.evaluation.evidence import Evidence
 from hf_distill.evaluation.parting import Answered, Asked
 from hf_distill.evaluation.spans import Answer, Search, best_answers
-from hf_distill.evaluation.squad import SquadMetric, SquadV2Metric, essence, scores
+from hf_distill.evaluation.squad import SquadMetric, SquadV2Metric, essence, plain_scores, scores
 from hf_distill.recipe import Data, Recipe
 from hf_distill.recipe.sections.data import QuestionAnswering as Settings
 from hf_distill.run.labels import Columns
@@ -121,9 +121,13 @@ class QuestionAnswering(PredictedRows):
 
     def _f1(self, split: str, answers: list[Answer]) -> np.ndarray:
         """The F1 of each question, in percent."""
+        return 100.0 * self._scores(split, answers)[:, 1]
+
+    def _scores(self, split: str, answers: list[Answer]) -> np.ndarray:
+        """Exact match and F1 of each question, as the metric of its kind of data has them, `[questions, 2]`."""
         golden = self.splits[split][ANSWERS][:]
-        found = [scores(answer.text, row["text"])[1] for answer, row in zip(answers, golden, strict=True)]
-        return 100.0 * np.asarray(found)
+        judge = scores if self.settings.version_2_with_negative else plain_scores
+        return np.asarray([judge(answer.text, row["text"]) for answer, row in zip(answers, golden, strict=True)])
 
     def agreement(self, split: str, ours: list[Answer], teachers: list[Answer]) -> float:
         """The share of questions with the same answer, but for case, punctuation and articles."""
@@ -160,10 +164,8 @@ class QuestionAnswering(PredictedRows):
 
     def answered(self, split: str, answers: list[Answer]) -> Answered:
         """Right is the very text of one of the answers, but for case, punctuation and articles."""
-        golden = self.splits[split][ANSWERS][:]
-        exact = [scores(answer.text, row["text"])[0] > 0 for answer, row in zip(answers, golden, strict=True)]
-        said = np.asarray([essence(answer.text) for answer in answers])
-        return Answered(said, np.asarray(exact), in_words=lambda item: answers[item].text or NO_ANSWER)
+        said, exact = np.asarray([essence(answer.text) for answer in answers]), self._scores(split, answers)[:, 0] > 0
+        return Answered(said, exact, in_words=lambda item: answers[item].text or NO_ANSWER)
 
     def texts(self) -> list[tuple[str, str]]:
         """Questions and contexts of the reported split."""

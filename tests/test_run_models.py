@@ -55,6 +55,22 @@ def test_a_missing_package_names_the_command_that_installs_it(monkeypatch: pytes
         load_workload(Recipe.load("quickstart"))
 
 
+def test_the_size_is_that_of_the_weights_that_are_loaded(tmp_path: Path) -> None:
+    model = AutoModelForSequenceClassification.from_config(tiny_runs.config(("no", "yes")))
+    assert models.size_on_disk(tmp_path, model) == 4 * sum(p.numel() for p in model.parameters()), "in memory"
+    files = {
+        "pytorch_model-00001-of-00002.bin": 1, "pytorch_model-00002-of-00002.bin": 2, "pytorch_model.bin": 4,
+        "model-00001-of-00002.safetensors": 8, "model-00002-of-00002.safetensors": 16, "model.safetensors": 32,
+    }  # fmt: skip
+    for name in ("model.fp16.safetensors", "pytorch_model.fp16.bin", "optimizer.bin", "distillation.safetensors"):
+        (tmp_path / name).write_bytes(b"x" * 1000)
+    found = []
+    for name, size in files.items():
+        (tmp_path / name).write_bytes(b"x" * size)
+        found.append(models.size_on_disk(tmp_path, model))
+    assert found == [1, 3, 4, 8, 24, 32], "safetensors before torch's own, whole before shards"
+
+
 def quickstart() -> TextClassification:
     found = load_workload(Recipe.load("quickstart"))
     assert isinstance(found, TextClassification)

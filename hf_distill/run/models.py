@@ -27,6 +27,9 @@ from hf_distill.tasks import CTC, MaskedLM, task_of
 AUGMENTING = "augmentation's masked LM"
 """The role of the model that varies texts, in messages."""
 
+LOADED = ("model.safetensors", "model-*-of-*.safetensors", "pytorch_model.bin", "pytorch_model-*-of-*.bin")
+"""Files of weights as a loader prefers them; others (`model.fp16.safetensors`) it takes where they are asked for."""
+
 
 class _Place(NamedTuple):
     """Where a model is that no section of its own describes."""
@@ -252,10 +255,11 @@ def limits(recipe: Recipe, *models: PreTrainedModel | None) -> Limits:
 
 
 def size_on_disk(folder: str | Path, model: PreTrainedModel) -> int:
-    """Bytes of the weights in a folder; those in memory for a model of the Hub."""
-    files = [*Path(folder).glob("*.safetensors"), *Path(folder).glob("pytorch_model*.bin")]
-    bytes_of = [path.stat().st_size for path in files if path.name.startswith(("model", "pytorch_model"))]
-    return sum(bytes_of) or sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+    """Bytes of the weights in a folder, of which the first kind counts that a loader would take; those in memory for a
+    model of the Hub."""
+    kinds = (sum(path.stat().st_size for path in Path(folder).glob(pattern)) for pattern in LOADED)
+    in_memory = (parameter.numel() * parameter.element_size() for parameter in model.parameters())
+    return next(filter(None, kinds), 0) or sum(in_memory)
 
 
 def _teacher(recipe: Recipe) -> TeacherSection | Member:

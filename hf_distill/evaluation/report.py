@@ -23,13 +23,17 @@ MOST_SHOWN = 24
 
 @dataclass(frozen=True)
 class Reported:
-    """A finished run: its models, teacher first, the metric, what stands below the table, and what else is shown."""
+    """A finished run: its models, teacher first, the metric, what stands below the table, and what else is shown.
+
+    `rows` tells the rows that were evaluated from others; where it is empty, the first of the notes does.
+    """
 
     name: str
     runs: Sequence[RunSummary]
     metric: str
     notes: Sequence[str] = ()
     findings: Findings | None = None
+    rows: str = ""
 
 
 def write_report(
@@ -63,7 +67,7 @@ def write_comparison(output_dir: str | os.PathLike[str], reported: Sequence[Repo
     """
     groups: dict[tuple[str, str], list[Reported]] = {}
     for each in reported:
-        groups.setdefault((each.metric, "".join(each.notes[:1])), []).append(each)
+        groups.setdefault((each.metric, each.rows or "".join(each.notes[:1])), []).append(each)
     alone = len(groups) == 1
     chapters = [_compared(group, "" if alone else str(number)) for number, group in enumerate(groups.values(), 1)]
     return _written(Path(output_dir), f"Distillation report: {len(reported):,} runs", chapters)

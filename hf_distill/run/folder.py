@@ -52,9 +52,14 @@ class RunFolder:
         """Whether a run has begun here, which may have been broken off."""
         return self._identity.exists()
 
+    def identity(self) -> dict[str, Any] | None:
+        """The `recipe` of the run that the folder holds, as plain values, and the SHA-256 of its `sources` by split;
+        None where it holds no run."""
+        return read_json(self._identity)
+
     def recipe(self) -> Recipe | None:
         """The recipe of the run that the folder holds, if it holds one."""
-        identity = read_json(self._identity)
+        identity = self.identity()
         return None if identity is None else Recipe.from_dict(identity.get("recipe", {}), str(self._identity))
 
     def check(self, recipe: Recipe, sources: Mapping[str, str]) -> None:
@@ -64,7 +69,7 @@ class RunFolder:
         """
         if self.path.exists() and not self.path.is_dir():
             raise DistillationError(f"{self.path} is a file; give a folder as output_dir.")
-        identity, before = read_json(self._identity), self.recipe()
+        identity, before = self.identity(), self.recipe()
         if identity is None or before is None:
             self._refuse_foreign()
             return

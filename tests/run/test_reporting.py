@@ -14,7 +14,7 @@ from hf_distill.evaluation import canvas
 from hf_distill.evaluation.findings import Findings
 from hf_distill.evaluation.report import write_findings
 from hf_distill.run import reporting
-from hf_distill.run.folder import RunFolder
+from hf_distill.run.folder import RunFolder, write_json
 from hf_distill.run.reporting import draw_report
 from hf_distill.run.results import RunResult
 from tests import reports
@@ -58,6 +58,48 @@ def test_runs_in_a_folder_are_drawn_on_one_page(tmp_path: Path, caplog: pytest.L
     assert "inside" not in page
     assert page.count("<h3>How alike the layers are</h3>") == 1
     assert f"{tmp_path / 'unfinished'}: no results" in caplog.text
+
+
+CUT = {"split": {"validation": 0.1, "seed": 0}}
+
+
+def of_data(folder: Path, sums: dict[str, str], metric: str = "accuracy", note: str = "All.", **recipe: Any) -> None:
+    left_by(folder, metric=metric, notes=[note])
+    write_json(folder / "stages" / "run.json", {"recipe": recipe, "sources": sums})
+
+
+@pytest.mark.parametrize(("one", "other", "chapters"), [
+    ({"sums": {"train": "1", "validation": "2"}}, {"sums": {"train": "9", "validation": "2"}}, 1),
+    ({"sums": {"validation": "2"}}, {"sums": {"validation": "3"}}, 2),
+    ({"sums": {"validation": "2"}}, {"sums": {"validation": "2"}, "note": "All on another name."}, 1),
+    ({"sums": {"validation": "2"}}, {"sums": {"validation": "2"}, "max_samples": {"validation": 5}}, 2),
+    ({"sums": {"validation": "2"}}, {"sums": {"validation": "2"}, "max_samples": {"train": 5}}, 1),
+    ({"sums": {"train": "1"}, "data": CUT}, {"sums": {"train": "1"}, "data": {"split": {"seed": 1}}}, 2),
+    ({"sums": {"train": "1"}, "data": CUT}, {"sums": {"train": "2"}, "data": CUT}, 2),
+    ({"sums": {"validation": "2"}, "data": {"label_column": "a"}},
+     {"sums": {"validation": "2"}, "data": {"label_column": "b"}}, 2),
+])  # fmt: skip
+def test_runs_are_compared_on_the_same_rows_whatever_their_files_are_called(
+    tmp_path: Path, one: dict[str, Any], other: dict[str, Any], chapters: int
+) -> None:
+    of_data(tmp_path / "one", **one)
+    of_data(tmp_path / "other", **other)
+    draw_report(tmp_path)
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert ("2. accuracy" in page) == (chapters == 2)
+
+
+def test_values_of_the_same_objectives_alone_are_compared(tmp_path: Path) -> None:
+    """The metric of models without a head is the value of their objectives, which also stands in the first note."""
+    runs = [{**reports.RUN, "metrics": {"loss": 0.5}}]
+    for name, term in (("a", "minilm"), ("b", "minilm"), ("c", "hidden_mse")):
+        left_by(tmp_path / name, metric="loss", runs=runs, notes=[f"The objectives' weighted sum: {name}."])
+        stages = [{"objectives": [{term: {}}]}]
+        identity = {"recipe": {"stages": stages}, "sources": {"validation": "2"}}
+        write_json(tmp_path / name / "stages" / "run.json", identity)
+    draw_report(tmp_path)
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert ("2. loss" in page, "3. loss" in page) == (True, False)
 
 
 def test_a_run_below_the_fifth_folder_is_not_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

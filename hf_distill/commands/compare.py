@@ -13,7 +13,7 @@ from transformers import HfArgumentParser
 
 from hf_distill import students
 from hf_distill.commands import glue, ner, qa, reports_errors
-from hf_distill.commands.comparing import CONTROL, PICK, REFERENCE, Trial, planned, start_of
+from hf_distill.commands.comparing import CONTROL, PICK, REFERENCE, Files, Trial, planned, start_of
 from hf_distill.commands.flags import Flags, Group, flag, layers_in, make_parser, parse
 from hf_distill.commands.help import page
 from hf_distill.commands.overrides import Script
@@ -82,8 +82,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     script, task = SCRIPTS[words[0]]
     flags = _parsed(script, words[1:])
     folder = Path(flags.arguments["output_dir"])
-    start = start_of(folder, flags.own)
-    plan = planned(script, flags, start)
+    files = Files()
+    start = start_of(folder, flags.own, files)
+    plan = planned(script, flags, start, files)
     log = Log(folder / "runs.jsonl")
     if not flags.own.get("report"):
         _write_start(start, flags, TASKS[task].auto_class)

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -59,23 +59,42 @@ class Trial:
         return self.name, self.seed, self.digest
 
 
-def start_of(folder: Path, own: Mapping[str, Any]) -> Path:
+class Files:
+    """The sums of the files that recipes name, each read once. What lies on the Hub is told by the recipe."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, str], Sums] = {}
+
+    def of(self, recipe: Mapping[str, Any], start: Path) -> dict[str, Sums]:
+        """By the keys of the recipe; those of the `start`, which may not be there yet, are told by its name."""
+        return {place.key: self.sums(place) for place in places(recipe) if place.name != str(start)}
+
+    def sums(self, place: Place) -> Sums:
+        """Those of one place. Raises: `DistillationError` for a file that cannot be read."""
+        known = (place.kind, place.name)
+        if known not in self._known:
+            self._known[known] = _sums(place)
+        return self._known[known]
+
+
+def start_of(folder: Path, own: Mapping[str, Any], files: Files) -> Path:
     """The folder of the student before training, for recipes that name one instead of making it of the teacher. It is
     named by what it is made of: the layers, and the teacher's files, or its name on the Hub."""
     layers, teacher = own["student_layers"], own["teacher_name_or_path"]
     chosen = "-".join(map(str, layers)) if isinstance(layers, list) else f"{layers}-{own.get('student_pick', PICK)}"
-    sums = _sums(Place("teacher.model", "model", teacher))
+    sums = files.sums(Place("teacher.model", "model", teacher))
     return folder / f"start-{chosen}-{_digest(sums or teacher)}"
 
 
-def planned(script: Script, flags: Flags, start: Path) -> list[Trial | Run]:
+def planned(script: Script, flags: Flags, start: Path, files: Files) -> list[Trial | Run]:
     """The trials of a command line, the teacher first, then seed by seed; a refusal for each recipe that the flags
     cannot make a trial of. `start` is the folder of the student that those recipes take which name one.
 
     Raises: `RecipeError` for recipes that cannot be read, or share a name; `DistillationError` for files that cannot.
     """
-    recipes, files = _recipes(flags.own["recipes"]), _Files(start)
-    found: list[Trial | Run] = [_teacher(script, flags, recipes[CONTROL], files)]
+    recipes = _recipes(flags.own["recipes"])
+    teacher = _teacher(script, flags, recipes[CONTROL])
+    found: list[Trial | Run] = [replace(teacher, files=files.of(teacher.recipe, start))]
     refused: set[str] = set()
     for seed in dict.fromkeys(flags.own["seeds"]):
         for name, recipe in recipes.items():
@@ -83,7 +102,7 @@ def planned(script: Script, flags: Flags, start: Path) -> list[Trial | Run]:
                 continue
             try:
                 plain = _changed(script, flags, recipe, start, seed).to_dict()
-                found.append(Trial(name, seed, plain, files=files.of(plain)))
+                found.append(Trial(name, seed, plain, files=files.of(plain, start)))
             except RecipeError as error:
                 refused.add(name)
                 found.append(Run(name=name, seed=seed, recipe="", outcome=REFUSED, message=str(error)))
@@ -102,25 +121,6 @@ def _recipes(given: Sequence[str]) -> dict[str, Recipe]:
     return {name: Recipe.load(place) for name, place in places.items()}
 
 
-class _Files:
-    """The sums of the files that recipes name, each read once; those of the `start`, which may not be there yet, are
-    told by its name. What lies on the Hub is told by the recipe."""
-
-    def __init__(self, start: Path) -> None:
-        self._start = str(start)
-        self._known: dict[tuple[str, str], Sums] = {}
-
-    def of(self, recipe: Mapping[str, Any]) -> dict[str, Sums]:
-        """By the keys of the recipe."""
-        return {place.key: self._sums(place) for place in places(recipe) if place.name != self._start}
-
-    def _sums(self, place: Place) -> Sums:
-        known = (place.kind, place.name)
-        if known not in self._known:
-            self._known[known] = _sums(place)
-        return self._known[known]
-
-
 def _sums(place: Place) -> Sums:
     """Those of the files of a place; none where there is no such folder or file. Raises: `DistillationError` for one
     that cannot be read."""
@@ -137,11 +137,11 @@ def _digest(plain: Any) -> str:
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode("utf-8")).hexdigest()[:16]
 
 
-def _teacher(script: Script, flags: Flags, control: Recipe, files: _Files) -> Trial:
+def _teacher(script: Script, flags: Flags, control: Recipe) -> Trial:
     """The teacher, to be scored as it is."""
     alone = {"teacher": None, "student": {"model": flags.own["teacher_name_or_path"]}}
     recipe = _on_data(script, flags, control.override(alone)).to_dict()
-    return Trial(TEACHER, flags.own["seeds"][0], recipe, train=False, files=files.of(recipe))
+    return Trial(TEACHER, flags.own["seeds"][0], recipe, train=False)
 
 
 def _changed(script: Script, flags: Flags, recipe: Recipe, start: Path, seed: int) -> Recipe:

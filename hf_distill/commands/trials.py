@@ -13,6 +13,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from hf_distill.commands.comparing import Trial
+from hf_distill.errors import Preempted
 from hf_distill.evaluation.compare import FAILED, REFUSED, SCORED, Log, Run, run_of
 from hf_distill.run.folder import read_json, write_json
 from hf_distill.run.trial import ASKED, LOCK, TAKEN, TOLD
@@ -26,6 +27,8 @@ def carry_out(trials: Iterable[Trial], log: Log, folder: Path, *, retry: bool = 
 
     A recipe that was refused with one seed is not tried with others. Trials that another process is at work on are
     passed over. The folder of a trial is removed when it is over, unless its process failed.
+
+    Exits: `Preempted` where the process of a trial was asked to stop; called again, that trial goes on.
     """
     refused: set[str] = set()
     (folder / "trials").mkdir(parents=True, exist_ok=True)
@@ -78,6 +81,10 @@ def _made(trial: Trial, folder: Path) -> Run | None:
             status = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, check=False).returncode
     if status == TAKEN:
         return None
+    if status == Preempted.STATUS:
+        message = f"{trial.name}, seed {trial.seed}: its process was asked to stop; run again to go on."
+        logger.warning(message)
+        raise Preempted(message)
     told = read_json(folder / TOLD)
     facts: dict[str, Any] = {"name": trial.name, "seed": trial.seed, "recipe": trial.digest}
     if told is None:

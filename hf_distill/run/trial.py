@@ -23,8 +23,9 @@ from hf_distill.run.running import run
 
 ASKED, TOLD, LOCK = "asked.json", "told.json", ".lock"
 
-TAKEN = 75
-"""The exit status where another process is at work in the folder."""
+TAKEN = 69
+"""The exit status where another process is at work in the folder ("service unavailable", `EX_UNAVAILABLE` of
+sysexits.h)."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -47,10 +48,12 @@ def told(asked: Mapping[str, Any], output_dir: Path) -> dict[str, Any]:
     `asked` is the `recipe`, and whether to `train`; without that the recipe's student is scored as it is.
     """
     try:
-        recipe = Recipe.from_dict(asked["recipe"])
+        recipe, folder = Recipe.from_dict(asked["recipe"]), RunFolder(output_dir)
+        before = _marks(folder)
         if asked["train"]:
             run(recipe, output_dir, evaluate=False)
-        costs = {**_steps(RunFolder(output_dir)), "peak_bytes": peak_bytes()}
+        was_trained = bool(before) and _marks(folder) == before  # by an earlier process, whose peak it was
+        costs = {**_steps(folder), "peak_bytes": None if was_trained else peak_bytes()}
         metric, evidence = evidence_of(recipe, output_dir)
     except NonFiniteLoss as error:
         return {"outcome": FAILED, "message": str(error)}
@@ -68,11 +71,16 @@ def told(asked: Mapping[str, Any], output_dir: Path) -> dict[str, Any]:
 
 def _steps(folder: RunFolder) -> dict[str, Any]:
     """The optimizer steps of all stages, and the CPU seconds of one of them on average."""
-    marks = [read_json(path) or {} for path in sorted(folder.stages.glob(f"*/{MARK}"))]
+    marks = _marks(folder)
     steps = sum(int(mark["steps"]) for mark in marks)
     timed = [(mark["steps"], mark["metrics"][CPU_SECONDS]) for mark in marks if CPU_SECONDS in mark["metrics"]]
     total = sum(number for number, _ in timed)
     return {"steps": steps, "cpu_seconds": sum(number * each for number, each in timed) / total if total else None}
+
+
+def _marks(folder: RunFolder) -> list[dict[str, Any]]:
+    """What finished stages left."""
+    return [read_json(path) or {} for path in sorted(folder.stages.glob(f"*/{MARK}"))]
 
 
 def peak_bytes() -> int | None:

@@ -15,7 +15,7 @@ from filelock import FileLock
 from hf_distill.commands import comparing, glue, trials
 from hf_distill.commands import main as commands
 from hf_distill.commands.compare import main
-from hf_distill.commands.comparing import Trial, planned, start_of
+from hf_distill.commands.comparing import Files, Trial, planned, start_of
 from hf_distill.commands.flags import Flags
 from hf_distill.evaluation.compare import Log, Run
 from hf_distill.run import trial
@@ -28,7 +28,7 @@ START = Path("O", "start")
 
 def plan(*recipes: str, **own: Any) -> dict[tuple[str, int], Trial | Run]:
     flags = Flags({**OWN, "recipes": list(recipes), **own}, ARGUMENTS)
-    return {(each.name, each.seed): each for each in planned(glue.SCRIPT, flags, START)}
+    return {(each.name, each.seed): each for each in planned(glue.SCRIPT, flags, START, Files())}
 
 
 def recipe_of(found: Trial | Run) -> Any:
@@ -101,7 +101,9 @@ def test_a_start_is_told_apart_by_layers_pick_and_the_teacher(tmp_path: Path) ->
         (tmp_path / name / "model.safetensors").write_text(name.replace("b", "a"))
 
     def start(teacher: str, layers: int | list[int] = 2, **own: Any) -> str:
-        path = start_of(Path("O"), {"teacher_name_or_path": str(tmp_path / teacher), "student_layers": layers, **own})
+        path = start_of(
+            Path("O"), {"teacher_name_or_path": str(tmp_path / teacher), "student_layers": layers, **own}, Files()
+        )
         assert path.parent == Path("O")
         return path.name
 
@@ -328,6 +330,46 @@ def test_a_process_that_fails_is_told_and_runs_again_when_asked(
     assert not log.exists()
 
 
+def test_a_trial_that_was_asked_to_stop_ends_the_comparison_and_goes_on_with_the_next_call(
+    do: Do, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    stops = True
+
+    def run(command: Sequence[str], **settings: Any) -> SimpleNamespace:
+        if "pkt" in command[3] and stops:
+            (Path(command[3]) / "run").mkdir()
+            return SimpleNamespace(returncode=75)
+        told = {"outcome": "scored", "metric": "accuracy", "value": 1.0, "kind": "mean", "rows": [[1.0]], "steps": 1}
+        (Path(command[3]) / trial.TOLD).write_text(json.dumps(told))
+        return SimpleNamespace(returncode=0)
+
+    monkeypatch.setattr(trials.subprocess, "run", run)
+    with pytest.raises(SystemExit) as stopped:
+        do()
+    assert stopped.value.code == 75
+    assert "pkt, seed 0: its process was asked to stop; run again to go on." in caplog.text
+    assert "another process" not in caplog.text
+    assert (tmp_path / "out" / "trials" / "pkt-0" / "run").is_dir(), "what it saved"
+    stops = False
+    assert do() == 0
+    assert "pkt" in {run.name for run in Log(tmp_path / "out" / "runs.jsonl").read().values()}
+
+
+def test_the_peak_is_not_that_of_a_process_that_only_scores(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where the one that trained was killed before it was scored."""
+    stage = {"name": "labels", "objectives": [{"labels": {}}], "arguments": {"use_cpu": True, "max_steps": 1}}
+    recipe = {
+        "schema": 1, "task": "sst2", "dataset_dir": str(home / "sst2"), "student": {"model": str(home / "teacher")},
+        "max_length": 16, "stages": [stage],
+    }  # fmt: skip
+    monkeypatch.setattr(trial, "peak_bytes", lambda: 7)
+    asked = {"recipe": recipe, "train": True}
+    assert [trial.told(asked, tmp_path / "run")["peak_bytes"] for _ in range(2)] == [7, None]
+    assert trial.told({**asked, "train": False}, tmp_path / "none")["peak_bytes"] == 7
+
+
 @pytest.mark.parametrize(
     "lock",
     [
@@ -365,6 +407,18 @@ def test_a_trial_that_finished_when_nobody_waited_is_taken(
     monkeypatch.undo()
     monkeypatch.setattr(trials.subprocess, "run", lambda *words, **settings: pytest.fail("nothing is left to run"))
     assert do() == 0
+
+
+def test_teacher_and_start_are_read_once(do: Do, scored_at_once: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[Path] = []
+
+    def sums(folder: Path, patterns: Sequence[str]) -> dict[str, str]:
+        read.append(folder)
+        return {"config.json": "1"}
+
+    monkeypatch.setattr(comparing, "sha256_of_files", sums)
+    assert do() == 0
+    assert len(read) == len(set(read)) > 1
 
 
 def test_a_trial_does_not_start_in_a_folder_that_is_taken(tmp_path: Path) -> None:

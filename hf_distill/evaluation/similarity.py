@@ -138,6 +138,7 @@ def _states(model: nn.Module, batches: list[Mapping[str, Tensor]], most: int = M
     capture = Capture(anatomy, [Signal("hidden", layer) for layer in layers], "teacher")
     modes = [(module, module.training) for module in model.modules()]
     found: list[list[Tensor]] = [[] for _ in layers]
+    left = most
     model.eval()
     try:
         with closing(capture), torch.no_grad():
@@ -145,11 +146,14 @@ def _states(model: nn.Module, batches: list[Mapping[str, Tensor]], most: int = M
                 _, activations = capture({name: value.to(anatomy.base.device) for name, value in batch.items()})
                 real = activations.mask.bool()  # type: ignore[union-attr]
                 for layer in layers:
-                    found[layer].append(activations.hidden[layer][real].cpu().double())
+                    found[layer].append(activations.hidden[layer][real][:left].cpu().double())
+                left -= len(found[0][-1])
+                if not left:
+                    break
     finally:
         for module, training in modes:
             module.training = training
-    return [torch.cat(parts)[:most].numpy() if parts else np.zeros((0, 1)) for parts in found]
+    return [torch.cat(parts).numpy() if parts else np.zeros((0, 1)) for parts in found]
 
 
 def _centred(name: str, x: ArrayLike, y: ArrayLike) -> tuple[Floats, Floats]:

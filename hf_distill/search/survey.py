@@ -47,9 +47,7 @@ def survey(shapes: Sequence[Shape], forms: Sequence[Form], bench: Bench, budget:
 
     Raises: `DistillationError` where nothing fits, which says what comes nearest.
     """
-    fitted = [form for form in forms if _measure_some(shapes, form, bench)]
-    if not fitted:
-        raise DistillationError(f"no model can be had in any form: {'; '.join(bench.refused.values())}")
+    fitted = _not_refused([form for form in forms if _measure_some(shapes, form, bench)], bench)
     chosen_by = budget.with_headroom()
     for form in fitted:
         predicted = predictions(shapes, form, bench)
@@ -57,7 +55,7 @@ def survey(shapes: Sequence[Shape], forms: Sequence[Form], bench: Bench, budget:
             if abs(chosen_by.overrun(predicted[shape]) - 1) <= NEAR:
                 bench.cost(shape, form)
     while True:
-        fitted = [form for form in fitted if form.name not in bench.refused]
+        fitted = _not_refused(fitted, bench)
         kept = _kept(shapes, fitted, bench, chosen_by, keep)
         if not kept:
             raise DistillationError(_nearest(shapes, fitted, bench, budget))
@@ -66,6 +64,14 @@ def survey(shapes: Sequence[Shape], forms: Sequence[Form], bench: Bench, budget:
             return [Candidate(shape, form, _known(bench, shape, form)) for shape, form in kept]
         for shape, form in unknown:
             bench.cost(shape, form)
+
+
+def _not_refused(forms: Sequence[Form], bench: Bench) -> list[Form]:
+    """Those in which every student that was tried can be had. Raises: `DistillationError` where there are none."""
+    found = [form for form in forms if form.name not in bench.refused]
+    if not found:
+        raise DistillationError(f"no model can be had in any form: {'; '.join(bench.refused.values())}")
+    return found
 
 
 def predictions(shapes: Sequence[Shape], form: Form, bench: Bench) -> dict[Shape, dict[str, float]]:

@@ -14,7 +14,7 @@ from hf_distill import students
 from hf_distill.commands import similarity as command
 from hf_distill.commands.main import main
 from hf_distill.errors import DataError, IncompatiblePair
-from hf_distill.evaluation.similarity import layer_similarity, linear_cka, svcca
+from hf_distill.evaluation.similarity import layer_cka, layer_similarity, linear_cka, svcca
 from tests import tiny_models, tiny_runs
 
 
@@ -132,6 +132,15 @@ def test_padding_changes_nothing_and_modes_stay() -> None:
     assert one.training
     assert not other.training
     assert not any(module._forward_hooks for module in one.modules())
+
+
+def test_what_is_not_compared_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, asked = tiny_models.tiny("bert", "AutoModel", layers=1), []
+    batches = [{"input_ids": torch.arange(12).reshape(2, 6) + 5} for _ in range(4)]
+    model.register_forward_hook(lambda module, args, output: asked.append(1))
+    found, rows = layer_cka(model, model, batches, most=14)
+    assert (rows, len(asked)) == (14, 2 * 2)
+    assert np.diag(found) == pytest.approx(np.ones(2))
 
 
 def test_what_cannot_be_compared_is_refused() -> None:

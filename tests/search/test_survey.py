@@ -100,6 +100,19 @@ def test_a_form_that_cannot_be_had_is_left_out() -> None:
         survey(SHAPES, [INT8_ONNX], bench, Budget(latency_ms=3.0), keep=1)
 
 
+def test_a_form_that_some_student_cannot_have_is_told_where_no_other_is_left() -> None:
+    class Late(MadeUp):
+        """Refuses what is measured behind the first eight."""
+
+        def cost(self, shape: Shape, form: Form) -> Cost | None:
+            if len(self.asked) >= 8 and (shape.name, form.name) not in self.known:
+                self.refused[form.name] = "too deep to be exported"
+            return super().cost(shape, form)
+
+    with pytest.raises(DistillationError, match="in any form: too deep to be exported"):
+        survey(SHAPES, [PLAIN], Late(), Budget(latency_ms=3.0), keep=2)
+
+
 def test_a_budget_that_nothing_meets_names_what_comes_nearest() -> None:
     with pytest.raises(DistillationError, match=r"The nearest is 1x32-128 float32 eager: 1\.32 ms .*, 1\.32 times"):
         survey(SHAPES, [PLAIN], MadeUp(), Budget(latency_ms=1.0), keep=1)

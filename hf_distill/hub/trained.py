@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,10 +28,10 @@ if TYPE_CHECKING:
 
 
 def record_of(trainer: BoundTrainer) -> Record:
-    """Student, teacher, terms, arguments, data sizes, versions, and the last evaluation of a trainer's run."""
+    """Student, teacher, terms, arguments, data sizes, versions, and the student's evaluation of a trainer's run."""
     versions, hardware = environment()
     args, state, teacher = trainer.args, trainer.state, trainer.teacher
-    data = {"train": trainer.train_dataset, "validation": trainer.eval_dataset}
+    data = {"train": trainer.train_dataset, **_validation(trainer.eval_dataset)}
     found = [_teacher(each) for each in (teacher.members.values() if isinstance(teacher, Ensemble) else (teacher,))]
     return Record(
         command=list(sys.argv),
@@ -56,7 +57,7 @@ def record_of(trainer: BoundTrainer) -> Record:
         hardware=hardware,
         steps=state.global_step,
         epochs=float(state.epoch or 0.0),
-        metrics=finite_metrics(_last_evaluation(state.log_history)),
+        metrics=finite_metrics(_evaluation(state.log_history, _best_step(trainer))),
         emissions=emissions_of([Path(args.output_dir)]),
     )
 
@@ -82,12 +83,24 @@ def _name(dataset: Any) -> str:
     return getattr(info, "dataset_name", None) or "a data set of your own"
 
 
-def _last_evaluation(history: list[dict[str, float]]) -> dict[str, float]:
-    """The newest row of evaluation results, without times and without what a training row says."""
+def _validation(rows: Any) -> dict[str, Any]:
+    """The sets that are evaluated on, by their names in the record."""
+    if isinstance(rows, Mapping):
+        return {f"validation_{name}": each for name, each in rows.items()}
+    return {"validation": rows}
+
+
+def _best_step(trainer: BoundTrainer) -> int | None:
+    """The step whose checkpoint became the student at the end; None where it is the last one."""
+    best = trainer.state.best_model_checkpoint
+    return int(best.rpartition("-")[2]) if trainer.args.load_best_model_at_end and best is not None else None
+
+
+def _evaluation(history: list[dict[str, float]], step: int | None) -> dict[str, float]:
+    """The results at a step (None: at the newest that has any), of which each set of rows has a line, without times
+    and without what a training row says."""
     rows = [row for row in history if any(key.startswith("eval_") for key in row)]
+    chosen = rows[-1].get("step") if rows and step is None else step
+    found = {key: value for row in rows if row.get("step") == chosen for key, value in row.items()}
     times = ("_runtime", "_per_second")
-    return {
-        key: value
-        for key, value in (rows[-1] if rows else {}).items()
-        if key.startswith("eval_") and not key.endswith(times)
-    }
+    return {key: value for key, value in found.items() if key.startswith("eval_") and not key.endswith(times)}

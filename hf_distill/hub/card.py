@@ -11,7 +11,7 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from hf_distill.hub.card_results import quality
 from hf_distill.hub.card_text import text_of
-from hf_distill.hub.card_use import inherited_license, teachers_of
+from hf_distill.hub.card_use import inherited_license, is_adapter, teachers_of
 from hf_distill.hub.front_matter import FILE_NAME, check
 from hf_distill.hub.markdown import line
 from hf_distill.hub.record import Record, write_whole
@@ -96,14 +96,14 @@ def _metadata(
     task = TASKS.get(record.task)
     tag = task.pipeline_tag if task else None
     results = _eval_results(record, tag) if tag else []
-    teachers = [each.id for each in teachers_of(record) if each.id]
+    bases = _bases(record)
     return ModelCardData(
         language=language,
         license=license,
-        library_name="sentence-transformers" if record.task == Embeddings.name else "transformers",
+        library_name=_library(record),
         tags=list(dict.fromkeys([*TAGS, *(OF_SENTENCES if record.task == Embeddings.name else ()), *tags])),
-        base_model=teachers[0] if len(teachers) == 1 else teachers or None,
-        base_model_relation=_relation(record) if teachers else None,
+        base_model=bases[0] if len(bases) == 1 else bases or None,
+        base_model_relation=_relation(record) if bases else None,
         pipeline_tag=tag,
         datasets=[record.data.id] if record.data.id else None,
         metrics=sorted({result.metric_type for result in results}) or None,
@@ -113,14 +113,27 @@ def _metadata(
     )
 
 
+def _library(record: Record) -> str:
+    """What loads the student."""
+    if record.task == Embeddings.name:
+        return "sentence-transformers"
+    return "peft" if is_adapter(record.student) else "transformers"
+
+
+def _bases(record: Record) -> list[str]:
+    """The models of the Hub that the student comes from: the one that an adapter is of, or else its teachers."""
+    found = [record.student.adapter_of] if is_adapter(record.student) else [each.id for each in teachers_of(record)]
+    return [name for name in found if name]
+
+
 def _relation(record: Record) -> str:
-    """What the student is to its teacher in the Hub's tree of models.
+    """What the student is to these in the Hub's tree of models.
 
     The Hub knows adapter, merge, quantized and finetune, and guesses one of them where none is stated; there is none
     for a distilled model, for which users have asked in vain. A finetune is what comes nearest; the tag
     `knowledge-distillation` says the rest.
     """
-    return "adapter" if any(name.startswith("adapter_") for name in record.student.files) else "finetune"
+    return "adapter" if is_adapter(record.student) else "finetune"
 
 
 def _emissions(record: Record) -> dict[str, Any] | None:

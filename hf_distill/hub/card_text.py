@@ -9,7 +9,7 @@ from hf_distill.hub.card_again import emissions, reproduction
 from hf_distill.hub.card_on_policy import on_policy
 from hf_distill.hub.card_results import exports, fidelity, results, size
 from hf_distill.hub.card_targets import targets
-from hf_distill.hub.card_use import intended_use, limits, teachers_of, usage
+from hf_distill.hub.card_use import intended_use, is_adapter, limits, teachers_of, usage
 from hf_distill.hub.markdown import block, code, escaped, table
 from hf_distill.hub.record import CutFacts, ModelFacts, ObjectiveFacts, Record
 
@@ -69,10 +69,19 @@ def _section(title: str, text: str) -> str:
 
 
 def _introduction(record: Record) -> str:
-    what = f"{code(record.student.class_name)}{_depth(record.student)}, {record.student.num_parameters:,} parameters"
+    student = record.student
+    what = f"{code(student.class_name)}{_depth(student)}, {student.num_parameters:,} parameters{_base(student)}"
     teachers = [_model(each) for each in teachers_of(record)]
     source = f", distilled from {' and '.join(teachers)}" if teachers else ""
     return f"{what}{source} on {escaped(record.data.name)} with hf_distill {escaped(record.toolkit_version)}."
+
+
+def _base(student: ModelFacts) -> str:
+    """What an adapter is one of."""
+    if not is_adapter(student):
+        return ""
+    name = student.adapter_of
+    return f", an adapter of {f'[{escaped(name)}](https://huggingface.co/{name})' if name else 'another model'}"
 
 
 def _depth(model: ModelFacts) -> str:

@@ -94,6 +94,11 @@ def teachers_of(record: Record) -> list[ModelFacts]:
     return [each for each in (record.teacher, *record.other_teachers) if each is not None]
 
 
+def is_adapter(student: ModelFacts) -> bool:
+    """Whether its files are those of an adapter, which needs the model that it is one of."""
+    return student.adapter_of is not None or any(name.startswith("adapter_") for name in student.files)
+
+
 def inherited_license(record: Record) -> str | None:
     """The licence that all of the teachers have."""
     found = {each.license for each in teachers_of(record)}

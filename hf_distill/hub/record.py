@@ -26,10 +26,14 @@ from pydantic import (
     JsonValue,
     ValidationError,
 )
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from hf_distill import writing
 from hf_distill.errors import HubError
 from hf_distill.hub.redaction import redacted, redacted_command, redacted_text
+from hf_distill.sentences import DENSE
 from hf_distill.version import __version__
 
 if TYPE_CHECKING:
@@ -81,7 +85,8 @@ class _Strict(BaseModel):
 
 class ModelFacts(_Strict):
     """Which model it was. A model from the Hub has `id` and `revision`, one from a folder the sums of its `files`; the
-    student of a record those of what lies beside the record. `license` is what the model's card says."""
+    student of a record those of what lies beside the record. `adapter_of` is the model of the Hub that a student is an
+    adapter of, `license` what the model's card says."""
 
     id: HubId | None = None
     revision: Text | None = None
@@ -91,29 +96,45 @@ class ModelFacts(_Strict):
     num_parameters: Count
     num_bytes: Count
     num_hidden_layers: Count | None = None
+    adapter_of: HubId | None = None
     license: Text | None = None
 
     @classmethod
     def of(cls, model: PreTrainedModel, name_or_path: str | Path | None = None) -> ModelFacts:
         """Facts of `model`, which was loaded from `name_or_path` (None: made here).
 
-        Parameters that are tied count once; `num_bytes` is what they take in their present dtypes. A parameter that
-        DeepSpeed has partitioned counts in full.
+        Parameters that are tied count once, those of dense layers behind a pooling with them; `num_bytes` is what
+        they take in their present dtypes, quantized ones as they are stored. A parameter that DeepSpeed has
+        partitioned counts in full.
         """
         folder = None if name_or_path is None else Path(name_or_path)
         is_local = folder is not None and folder.is_dir()
         hub_id = None if name_or_path is None or is_local or not is_hub_id(str(name_or_path)) else str(name_or_path)
-        sizes = [(getattr(p, "ds_numel", p.numel()), p.element_size()) for p in model.parameters()]
+        dense = model._modules.get(DENSE)
+        tensors = [*model.parameters(), *(() if dense is None else dense.buffers())]
         return cls(
             id=hub_id,
             revision=getattr(model.config, "_commit_hash", None) if hub_id else None,
             files=sha256_of_files(folder, WEIGHT_FILES) if folder is not None and is_local else {},
             class_name=type(model).__name__,
             model_type=str(model.config.model_type),
-            num_parameters=sum(count for count, _ in sizes),
-            num_bytes=sum(count * size for count, size in sizes),
+            num_parameters=sum(_count(tensor) for tensor in tensors),
+            num_bytes=sum(_bytes(tensor) for tensor in tensors),
             num_hidden_layers=getattr(model.config, "num_hidden_layers", None),
         )
+
+
+def _count(tensor: Tensor) -> int:
+    """The values of a parameter; bitsandbytes keeps two of 4 bits in one element, and their shape beside them."""
+    state = getattr(tensor, "quant_state", None)
+    return int(getattr(tensor, "ds_numel", tensor.numel() if state is None else state.shape.numel()))
+
+
+def _bytes(tensor: Tensor) -> int:
+    """What a parameter takes; torchao's tensors say the dtype of what they stand for, and are made of others."""
+    if is_traceable_wrapper_subclass(tensor) and not isinstance(tensor, DTensor):
+        return sum(_bytes(getattr(tensor, name)) for name in tensor.__tensor_flatten__()[0])
+    return int(getattr(tensor, "ds_numel", tensor.numel())) * tensor.element_size()
 
 
 class CacheFacts(_Strict):

@@ -12,6 +12,7 @@ import yaml
 from huggingface_hub import ModelCard, constants
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
+from peft import LoraConfig, get_peft_model
 
 from hf_distill.errors import HubError
 from hf_distill.hub.card import Card
@@ -30,10 +31,11 @@ from hf_distill.hub.record import (
     Record,
     SourceFacts,
 )
+from hf_distill.hub.student import student_facts
 from hf_distill.run.record import _lasting
 from hf_distill.tasks import TASKS
 
-from .conftest import HINTON, make_export, make_record
+from .conftest import HINTON, make_export, make_record, tiny_student
 from .server import Hub
 
 EVIL = (
@@ -253,9 +255,31 @@ def test_the_intended_use_is_that_of_the_task() -> None:
     assert set(PURPOSES) == set(TASKS)
 
 
-def test_a_student_that_is_an_adapter_is_called_one() -> None:
-    student = make_record().student.model_copy(update={"files": {"adapter_model.safetensors": "c" * 64}})
-    assert front_matter(str(Card.from_record(make_record(student=student))))["base_model_relation"] == "adapter"
+@pytest.mark.parametrize("base", ["someone/small", None])
+def test_a_student_that_is_an_adapter_is_one_of_its_base(base: str | None) -> None:
+    files = {"adapter_model.safetensors": "c" * 64}
+    student = make_record().student.model_copy(update={"files": files, "adapter_of": base})
+    text = str(Card.from_record(make_record(student=student)))
+    found = front_matter(text)
+    assert found.get("base_model") == base
+    assert found.get("base_model_relation") == ("adapter" if base else None)
+    assert found["library_name"] == "peft"
+    told = "[someone/small](https://huggingface.co/someone/small)" if base else "another model"
+    assert f"an adapter of {told}, distilled from [someone/bert-base-sst2]" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "found"), [("someone/small", "someone/small"), ("local/small", None), ("/models/small", None), ("", None)]
+)
+def test_the_base_of_an_adapter_is_named_where_it_is_on_the_hub(
+    name: str, found: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "local" / "small").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    model = tiny_student()
+    model.name_or_path = name
+    assert student_facts(get_peft_model(model, LoraConfig()), tmp_path).adapter_of == found
+    assert student_facts(tiny_student(), tmp_path).adapter_of is None
 
 
 @pytest.mark.parametrize(

@@ -9,16 +9,22 @@ import math
 import os
 import platform
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+import transformers
 from pydantic import ValidationError
-from transformers import BertForMaskedLM
+from torch import nn
+from torch.testing._internal.two_tensor import TwoTensor
+from transformers import BertForMaskedLM, BertForSequenceClassification, BertModel
 
+from hf_distill import students
 from hf_distill.errors import HubError
 from hf_distill.hub import record as module
 from hf_distill.hub.record import FILE_NAME, ModelFacts, Record, environment, finite_metrics, is_hub_id
+from hf_distill.sentences import SentenceEmbedding, give
 
 from .conftest import make_record, tiny_student
 
@@ -177,6 +183,60 @@ def test_a_folder_that_looks_like_a_hub_name_is_a_folder(tmp_path: Path, monkeyp
     monkeypatch.chdir(tmp_path)
     (tmp_path / "someone" / "bert").mkdir(parents=True)
     assert ModelFacts.of(tiny_student(), "someone/bert").id is None
+
+
+def test_packed_weights_count_what_they_stand_for() -> None:
+    """As bitsandbytes keeps 4 bits: two values in a byte, and the shape beside them."""
+    model = tiny_student()
+    whole, weight = ModelFacts.of(model), model.bert.pooler.dense.weight
+    packed = nn.Parameter(torch.zeros(32, 1, dtype=torch.uint8), requires_grad=False)
+    packed.quant_state = SimpleNamespace(shape=torch.Size([8, 8]))
+    model.bert.pooler.dense.weight = packed
+    found = ModelFacts.of(model)
+    assert weight.numel() == 64
+    assert found.num_parameters == whole.num_parameters
+    assert found.num_bytes == whole.num_bytes - 64 * 4 + 32
+
+
+def test_a_tensor_made_of_others_takes_what_these_take() -> None:
+    """As torchao's: it says float32, and holds bytes and scales."""
+    model = tiny_student()
+    whole = ModelFacts.of(model)
+    parts = torch.zeros(8, 8), torch.zeros(8, 8)
+    model.bert.pooler.dense.weight = nn.Parameter(TwoTensor(*parts), requires_grad=False)
+    found = ModelFacts.of(model)
+    assert found.num_parameters == whole.num_parameters
+    assert found.num_bytes == whole.num_bytes + 64 * 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["4 bits of bitsandbytes", "8 bits of bitsandbytes", "8 bits of torchao"])
+def test_a_quantized_model_counts_all_its_values(kind: str, tmp_path: Path) -> None:
+    """Of 4 x 8 x 8 + 2 x 8 x 16 + 8 x 8 + 2 x 8 = 592 values in the linear layers; torchao's tensors hold a scale and
+    a zero point as well, 5 bytes for each of 66 outputs."""
+    model = tiny_student()
+    model.save_pretrained(tmp_path)
+    whole = ModelFacts.of(model)
+    if kind == "8 bits of torchao":
+        quantization = pytest.importorskip("torchao.quantization")
+        settings: Any = transformers.TorchAoConfig(quantization.Int8WeightOnlyConfig())
+        saved = 592 * 3 - 66 * 5
+    else:
+        pytest.importorskip("bitsandbytes")
+        settings = transformers.BitsAndBytesConfig(load_in_4bit="4" in kind, load_in_8bit="8" in kind)
+        saved = 592 * 7 // 2 if "4" in kind else 592 * 3
+    loaded = BertForSequenceClassification.from_pretrained(tmp_path, quantization_config=settings, dtype=torch.float32)
+    found = ModelFacts.of(loaded)
+    assert found.num_parameters == whole.num_parameters
+    assert found.num_bytes == whole.num_bytes - saved
+
+
+def test_dense_layers_behind_a_pooling_count() -> None:
+    teacher = BertModel(tiny_student().config)
+    plain = ModelFacts.of(teacher).num_parameters
+    give(teacher, SentenceEmbedding("mean", True), nn.Sequential(nn.Linear(8, 4), nn.Tanh()))
+    student = students.from_layers(teacher, layers=1)
+    assert [ModelFacts.of(model).num_parameters - plain for model in (teacher, student)] == [36, 36]
 
 
 def test_tied_parameters_count_once() -> None:

@@ -37,13 +37,18 @@ def add_graph(
     least_agreement: float = 0.98,
 ) -> tuple[Path, Export]:
     """Writes the graph of that form into `folder`, compared with the model on `batches`, which are called `told` in
-    the record, and times both on `texts` with the threads that torch has.
+    the record, and times both on `texts` with the threads that torch has. The graph gets its place when it is timed.
 
     Errors: as `hf_distill.hub.onnx.write_onnx`, and `measure_latency`.
     """
-    path, found = write_graph(model, batches, folder, quantized=QUANTIZED[form], least_agreement=least_agreement)
-    graph = OnnxModel(path)
-    speeds = [measure_latency(model, tokenizer, texts, max_length=max_length, call=call) for call in (None, graph)]
+    part = folder / f".{form}.{os.getpid()}.part"
+    try:
+        made, found = write_graph(model, batches, part, quantized=QUANTIZED[form], least_agreement=least_agreement)
+        graph = OnnxModel(made)
+        speeds = [measure_latency(model, tokenizer, texts, max_length=max_length, call=call) for call in (None, graph)]
+        path = made.replace(folder / made.name)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
     return path, Export(
         scheme=form,
         sha256=sha256_of(path),

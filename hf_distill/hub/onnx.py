@@ -130,13 +130,17 @@ def write_graph(
         shutil.rmtree(part, ignore_errors=True)
 
 
+def longest_row(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
+    """The tokens of a row at most; a tokenizer without a limit says 1e30."""
+    limits = [tokenizer.model_max_length, Anatomy.of(model).shape.max_length, LONGEST]
+    return int(min(length for length in limits if length is not None))
+
+
 def batches_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> Batches:
     """The texts four at a time, padded, and the longest and the shortest alone. Raises: `DataError` for no text."""
     if not texts:
         raise DataError("export: a graph is compared with its model on texts, and there are none.")
-    anatomy = Anatomy.of(model)
-    limits = [tokenizer.model_max_length, anatomy.shape.max_length, LONGEST]
-    limit = min(length for length in limits if length is not None)
+    anatomy, limit = Anatomy.of(model), longest_row(model, tokenizer)
     ordered = sorted(texts, key=len)
     groups = [ordered[first : first + BATCH] for first in range(0, len(ordered), BATCH)]
     found = [

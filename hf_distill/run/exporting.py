@@ -17,7 +17,7 @@ from hf_distill.hub.card_text import with_exports
 from hf_distill.hub.comparing import Batches
 from hf_distill.hub.front_matter import FILE_NAME as CARD
 from hf_distill.hub.graphs import FOLDER, Texts, add_graph
-from hf_distill.hub.onnx import SENTENCES, batches_of, require_onnx
+from hf_distill.hub.onnx import SENTENCES, batches_of, longest_row, require_onnx
 from hf_distill.hub.record import Export, Record, write_whole
 from hf_distill.loading import load_model
 from hf_distill.recipe import Recipe
@@ -99,7 +99,7 @@ def _tell(place: Path, found: dict[str, Export]) -> None:
 def _seen(recipe: Recipe | None, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> _Seen:
     if recipe is None or task_of(model).vocabulary_sized:
         told = f"{len(SENTENCES)} sentences of English"
-        return _Seen(batches_of(model, tokenizer, SENTENCES), SENTENCES, told, tokenizer.model_max_length)
+        return _Seen(batches_of(model, tokenizer, SENTENCES), SENTENCES, told, longest_row(model, tokenizer))
     workload = load_workload(recipe, train=False)
     batches = _rows(workload, recipe, model, tokenizer)
     told = f"{workload.name}, {workload.reported_split}"

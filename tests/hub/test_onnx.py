@@ -11,10 +11,11 @@ import pytest
 from hf_distill.commands import publish
 from hf_distill.commands.main import main
 from hf_distill.errors import DistillationError, HubError
-from hf_distill.hub import onnx
+from hf_distill.hub import graphs, onnx
 from hf_distill.hub.onnx import SENTENCES, OnnxModel, batches_of, write_onnx
 from hf_distill.hub.publish import Published
 from hf_distill.hub.record import Export
+from hf_distill.run import exporting
 from hf_distill.run.exporting import export_run
 from tests import tiny_models, tiny_runs
 
@@ -81,6 +82,36 @@ def test_sentences_come_in_padded_batches_of_different_lengths_and_alone() -> No
     assert len(set(lengths)) >= 3
     assert max(lengths) == 20  # one is longer
     assert sum(len(batch["input_ids"]) for batch in found[:4]) == len(SENTENCES)
+
+
+def test_rows_end_somewhere_where_neither_model_nor_tokenizer_has_a_limit() -> None:
+    tokenizer = tiny_runs.tokenizer()
+    tokenizer.model_max_length = int(1e30)
+    model = tiny_models.tiny("deberta-v2", tiny_models.CLASSIFIER, layers=1, position_biased_input=False)
+    assert exporting._seen(None, model, tokenizer).max_length == 2**16
+    tokenizer.model_max_length = 9
+    assert exporting._seen(None, model, tokenizer).max_length == 9
+
+
+def test_a_graph_that_cannot_be_timed_gets_no_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def written(model: Any, batches: Any, folder: Path, **settings: Any) -> Any:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "model.onnx").write_bytes(b"of this student")
+        return folder / "model.onnx", None
+
+    def failing(*given: Any, **settings: Any) -> Any:
+        raise OverflowError("int too big to convert")
+
+    monkeypatch.setattr(graphs, "write_graph", written)
+    monkeypatch.setattr(graphs, "OnnxModel", lambda path: None)
+    monkeypatch.setattr(graphs, "measure_latency", failing)
+    (tmp_path / "model.onnx").write_bytes(b"told of in the record")
+    model = tiny_models.tiny("bert", tiny_models.CLASSIFIER, layers=1)
+    with pytest.raises(OverflowError):
+        graphs.add_graph("onnx", model, tiny_runs.tokenizer(), tmp_path, [], ["a"], told="some", max_length=8)
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [
+        ("model.onnx", b"told of in the record")
+    ]
 
 
 def test_settings_of_one_form_are_refused_for_another(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -35,7 +35,8 @@ PARTS = ("codes", "alpha", "beta", "points")
 
 
 class _Coding(BaseModel):
-    """How the codes of one weight are read; `places` are the names under which the model holds it."""
+    """How the codes of one weight are read; `places` are the names under which the model holds it, and `dtype` what
+    its values are rounded to (None in files of before: not rounded)."""
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
@@ -43,6 +44,7 @@ class _Coding(BaseModel):
     shape: list[Annotated[int, Field(ge=1, lt=2**31)]]
     bits: Annotated[int, Field(ge=1, le=8)]
     bucket_size: Annotated[int, Field(ge=2, lt=2**31)]
+    dtype: Annotated[str, Field(pattern="^(float64|float32|float16|bfloat16)$")] | None = None
 
 
 class _Header(BaseModel):
@@ -70,7 +72,13 @@ def write_packed(student: PreTrainedModel, folder: str | os.PathLike[str]) -> Pa
         tensors[f"{name}.codes"] = torch.from_numpy(packed(coded.codes.cpu().numpy(), bits))
         names = [f"{path}.weight" for path, _ in places]
         size = grid_of(module).bucket_size
-        grids[name] = _Coding(places=names, shape=list(original.shape), bits=bits, bucket_size=size)
+        grids[name] = _Coding(
+            places=names,
+            shape=list(original.shape),
+            bits=bits,
+            bucket_size=size,
+            dtype=str(original.dtype).removeprefix("torch."),
+        )
         for held in names:
             del state[held]
     if not grids:
@@ -192,4 +200,5 @@ def _values(path: Path, name: str, coding: _Coding, parts: list[Tensor | None]) 
     codes = unpacked(stream.numpy(), coding.bits, number)
     if int(codes.max()) >= len(points):
         raise BrokenCheckpoint(f"{path}: {name} has the code {codes.max()}, and {len(points)} points.")
-    return Coded(torch.from_numpy(codes), alpha, beta, points).values(coding.shape, coding.bucket_size)
+    values = Coded(torch.from_numpy(codes), alpha, beta, points).values(coding.shape, coding.bucket_size)
+    return values if coding.dtype is None else values.to(getattr(torch, coding.dtype))

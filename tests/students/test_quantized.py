@@ -435,6 +435,19 @@ def test_a_student_in_codes_is_the_student(kind: str, tied: bool, tmp_path: Path
     assert path.stat().st_size < (tmp_path / "model.safetensors").stat().st_size / 2
 
 
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])
+def test_codes_of_a_student_in_half_precision_are_its_values(kind: torch.dtype, tmp_path: Path) -> None:
+    model = tiny_models.tiny("bert", tiny_models.CLASSIFIER).to(kind)
+    students.quantize_uniform(model, bits=4, bucket_size=SIZE)
+    model.save_pretrained(tmp_path)
+    packed.write_packed(model, tmp_path)
+    plain, state = load_file(tmp_path / "model.safetensors"), packed.read_packed(tmp_path)
+    assert {tensor.dtype for tensor in state.values()} == {kind}
+    assert all(torch.equal(state[name], tensor) for name, tensor in plain.items())
+    loaded = packed.load_packed(tmp_path, tiny_models.CLASSIFIER).state_dict()
+    assert all(torch.equal(loaded[name], tensor.to(loaded[name].dtype)) for name, tensor in plain.items())
+
+
 def test_the_bytes_of_the_codes_are_those_of_the_ratio(tmp_path: Path) -> None:
     student = students.quantize_uniform(tiny.model("single_label", hidden=64), bits=2, bucket_size=256)
     whole = sum(weight.numel() for weight in weights_of(tiny.model("single_label", hidden=64)).values()) * 4

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import GenerationConfig, Seq2SeqTrainer
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
+from hf_distill.anatomy import Anatomy
 from hf_distill.errors import DistillationError, IncompatiblePair
 from hf_distill.tasks import task_of
 from hf_distill.teachers.generation import WRITING
@@ -131,16 +132,13 @@ class Generating(Evaluating):
         return found
 
     def _generated(self, inputs: Mapping[str, Any], settings: dict[str, Any]) -> Tensor:
-        """What the student writes, `[rows, length]`. Decoder inputs that were made of the labels are not shown to
-        it."""
+        """What the student writes, `[rows, length]`. It is shown what it reads, and not what others read of the rows;
+        of decoder inputs none that were made of the labels."""
+        accepts = Anatomy.of(self.model).accepts
         labels, told = inputs.get("labels"), inputs.get("decoder_input_ids")
-        read = dict(inputs)
         if labels is not None and told is not None and labels.shape == told.shape:
-            read = {
-                name: value
-                for name, value in inputs.items()
-                if name not in ("decoder_input_ids", "decoder_attention_mask")
-            }
+            accepts -= {"decoder_input_ids", "decoder_attention_mask"}
+        read = {name: value for name, value in inputs.items() if name in accepts}
         with torch.no_grad(), self.accelerator.autocast():
             found: Tensor = self.model.generate(**read, **settings)
         return found

@@ -7,11 +7,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from transformers import EvalPrediction, GenerationConfig, Seq2SeqTrainer, Seq2SeqTrainingArguments
+from datasets import Dataset
+from transformers import (
+    EvalPrediction,
+    GenerationConfig,
+    Seq2SeqTrainer,
+    Seq2SeqTrainingArguments,
+    default_data_collator,
+)
 
 from hf_distill import DistillationTrainer
 from hf_distill.errors import DistillationError, IncompatiblePair
-from tests import tiny
+from tests import tiny, tiny_models
 from tests.dropin import sides
 
 ROWS = tiny.rows("seq2seq_lm", 7, seed=3)
@@ -59,6 +66,19 @@ def test_predictions_are_those_of_the_seq2seq_trainer(settings: dict[str, Any]) 
     if "prediction_loss_only" not in settings:
         assert found.metrics["test_sum"] == expected.metrics["test_sum"]
         assert found.metrics["test_labels"] == expected.metrics["test_labels"]
+
+
+@pytest.mark.parametrize("task", ["seq2seq_lm", "causal_lm"])
+def test_columns_that_the_student_does_not_read_are_not_shown_to_generate(task: str) -> None:
+    """They are kept for teachers and terms, and the Seq2SeqTrainer drops them."""
+    columns = {"special_tokens_mask": [0] * 4, "token_type_ids": [0] * 4}
+    given = [{"input_ids": [5, 6, 7, 4 + i], "attention_mask": [1] * 4, "labels": [8, 4, 5, 1]} for i in range(3)]
+    rows = Dataset.from_list([{**row, **columns} for row in given])
+    settings = {"task": task, "args": arguments(generation_max_length=8), "data_collator": default_data_collator}
+    stock = sides.stock(kind=Seq2SeqTrainer, **settings)
+    teacher = tiny_models.tiny("gpt2" if task == "causal_lm" else "t5")
+    ours = sides.ours(teacher=teacher, **settings)
+    np.testing.assert_array_equal(ours.predict(rows).predictions, stock.predict(rows).predictions)
 
 
 def test_settings_of_a_call_go_before_the_arguments() -> None:

@@ -57,7 +57,7 @@ def _names(table: Table, column: str) -> tuple[str, ...]:
             if isinstance(tag, int) and not isinstance(tag, bool):
                 raise DataError(
                     f"{table.place(row, column)}: the tag is the number {tag}, and tags have names, such as B-PER: "
-                    "give tag_names, in the order of the numbers."
+                    "give --class_names (tag_names in a recipe), in the order of the numbers."
                 )
             found.add(_text(tag, table, row, column))
     if "" in found:

@@ -182,7 +182,7 @@ CASES: dict[str, tuple[Callable[[Path, Path], list[str]], str]] = {
         lambda place, folder: rows_with(folder, tokens=["good"], ner_tags=[5]),
         "line 8, column 'ner_tags': unknown tag 5 (int); the numbers go from 0 to 4",
     ),
-    "numbers without names": (lambda place, folder: rows_with(folder)[:2], "give tag_names"),
+    "numbers without names": (lambda place, folder: rows_with(folder)[:2], "give --class_names (tag_names in"),
     "empty file": (lambda place, folder: empty(folder), "holds no rows"),
     "teacher of some of the tags": (
         lambda place, folder: [*rows_with(folder), "--teacher_name_or_path", str(place / "three")],

@@ -81,7 +81,10 @@ def test_what_is_wrong_is_told_with_its_line(tmp_path: Path, wrong: dict[str, An
 
 
 def test_numbers_need_names_and_names_are_texts(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"line 1, column 'tags': the tag is the number 1, .*give tag_names"):
+    with pytest.raises(
+        DataError,
+        match=r"line 1, column 'tags': the tag is the number 1, .*give --class_names \(tag_names in a recipe\)",
+    ):
         loaded(tmp_path, sentence("ann", 1), names=None)
     with pytest.raises(DataError, match="holds an empty tag; write O"):
         loaded(tmp_path, sentence("ann", ""), names=None)

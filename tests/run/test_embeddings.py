@@ -7,13 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from datasets import Dataset
 
 from hf_distill.errors import DataError, DistillationError, IncompatiblePair
 from hf_distill.evaluation.latency import Latency
 from hf_distill.recipe import Recipe
 from hf_distill.run import measuring, results, run
 from hf_distill.run.workload import Limits
-from hf_distill.run.workloads import load_workload
+from hf_distill.run.workloads import load_workload, splits
 from hf_distill.sentences import SentenceEmbedding
 from tests import tiny_runs, tiny_sentences
 
@@ -62,6 +63,25 @@ def test_without_scores_the_second_text_is_searched_by_the_first(tmp_path: Path)
     turned = vectors.copy()
     turned[0] = (0, 1)
     assert workload.agreement("validation", turned, vectors) == pytest.approx(2 / 3)
+
+
+def test_validation_is_cut_only_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A data set of the Hub says by itself which splits it has; training rows need the pairs where these are cut."""
+    pairs = Dataset.from_dict({"one": ["a", "b", "c", "d"], "two": ["e", "f", "g", "h"], "gold": [1.0, 2.0, 3.0, 4.0]})
+    texts = Dataset.from_dict({"text": ["a", "b"], "one": [None, None], "two": [None, None], "gold": [None, None]})
+    recipe = tiny_sentences.recipe(Path("x"))
+    settings = recipe["data"]["embeddings"]
+
+    def sizes(found: dict[str, Dataset], **changes: Any) -> Any:
+        data = {"hub": {"id": "me/texts"}, "split": {"validation": 0.25}, "embeddings": {**settings, **changes}}
+        monkeypatch.setattr(splits, "load_splits", lambda *args, **kwargs: found)
+        return load_workload(Recipe.from_dict({**recipe, "data": data})).sizes
+
+    assert sizes({"train": texts, "validation": pairs}) == {"train": 2, "validation": 4}
+    assert sizes({"train": texts.select_columns(["text"]), "validation": pairs}) == {"train": 2, "validation": 4}
+    assert sizes({"train": pairs}, text_columns=["one", "two"])["validation"] == 1
+    with pytest.raises(DataError, match="no column 'god', and validation is cut from these rows"):
+        sizes({"train": pairs}, text_columns=["one", "two"], score_column="god")
 
 
 def test_training_rows_are_what_their_kind_says(tmp_path: Path) -> None:

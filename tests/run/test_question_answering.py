@@ -136,7 +136,8 @@ def test_own_files_are_split_by_context(folder: Path) -> None:
     data = {"files": {"train": str(folder / "train.jsonl")}, "split": {"validation": 0.25}}
     splits = workload(recipe(data)).data.splits
     assert not set(splits["train"]["context"]) & set(splits["validation"]["context"])
-    with pytest.raises(DataError, match="no validation split; give a validation file"):
+    both = r"no validation split; give a validation file \(--validation_file\), or data\.split\.validation"
+    with pytest.raises(DataError, match=both):
         workload(recipe({"files": data["files"]}))
     with pytest.raises(DataError, match="no test split to predict"):
         workload(recipe(data), predict=True)

@@ -10,6 +10,7 @@ import numpy as np
 from datasets import Dataset
 from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase
 
+from hf_distill.data.files import Table
 from hf_distill.data.sentences import (
     BESIDE,
     MARGIN,
@@ -33,7 +34,7 @@ from hf_distill.run.labels import Columns
 from hf_distill.run.sentence_encoders import Encoders
 from hf_distill.run.workload import Collator, Interval, Limits
 from hf_distill.run.workloads.labelled_rows import LabelledRows
-from hf_distill.run.workloads.splits import at_most, data_name, tables_by_split, with_cuts
+from hf_distill.run.workloads.splits import at_most, cut_splits, data_name, tables_with, with_cuts
 from hf_distill.tasks import Embeddings as Task
 
 SAMPLE = 50
@@ -218,6 +219,22 @@ def _searched(pairs: Pairs) -> tuple[np.ndarray, np.ndarray, list[list[int]]]:
     return np.asarray(queries), np.asarray(corpus), [list(relevant[query]) for query in queries]
 
 
+def _trained_on(table: Table, pairs: Sequence[str], cut: Sequence[str]) -> Table:
+    """The training rows with the columns of `pairs` where the splits `cut` are taken from them, else without.
+
+    Raises: `DataError` where they lack one.
+    """
+    missing = [column for column in pairs if column not in table.columns]
+    if cut and missing:
+        raise DataError(
+            f"{table.path}: no column {missing[0]!r}, and {cut[0]} is cut from these rows; name the columns of the "
+            f"pairs and of their score, or give {cut[0]} rows of their own."
+        )
+    for column in () if cut else (column for column in pairs if column in table.columns):
+        table = table.without(column)
+    return table
+
+
 def load(data: Data, settings: Settings, recipe: Recipe, *, predict: bool) -> SentenceVectors:
     """The sentences of a recipe. Raises: `DataError`, as `load_workload`."""
     name = data_name(data)
@@ -225,12 +242,9 @@ def load(data: Data, settings: Settings, recipe: Recipe, *, predict: bool) -> Se
         raise DataError(f"{name}: a sentence encoder predicts no labels; leave --do_predict out.")
     judged = [*settings.judged_columns, *([settings.score_column] if settings.score_column else [])]
     learned = [*settings.text_columns, *([settings.margin_column] if settings.margin_column else [])]
-    cut = data.split is not None
-
-    def columns_of(split: str) -> list[str]:
-        return [*dict.fromkeys((*learned, *(judged if cut else ())) if split == "train" else judged)]
-
-    tables = tables_by_split(data, columns_of)
+    pairs = [column for column in dict.fromkeys(judged) if column not in learned]
+    tables = tables_with(data, lambda split: (learned, pairs) if split == "train" else (judged, []))
+    tables["train"] = _trained_on(tables["train"], pairs, cut_splits(data, tables))
     texts = (*settings.text_columns, *settings.judged_columns)
     splits = {
         split: checked(

@@ -28,14 +28,22 @@ def with_cuts(splits: dict[str, Dataset], data: Data, cut_rows: Cut = split) -> 
     Raises: `DataError` where there is no validation split then.
     """
     cut = data.split
-    if cut is not None:
-        shares = {name: getattr(cut, name) for name in ("validation", "test") if name not in splits}
-        if any(shares.values()):
-            parts = cut_rows(splits["train"], shares.get("validation", 0.0), shares.get("test", 0.0), cut.seed)
-            splits = {**splits, **parts}
+    shares = {} if cut is None else {name: getattr(cut, name) for name in cut_splits(data, splits)}
+    if cut is not None and shares:
+        parts = cut_rows(splits["train"], shares.get("validation", 0.0), shares.get("test", 0.0), cut.seed)
+        splits = {**splits, **parts}
     if "validation" not in splits:
-        raise DataError("the data has no validation split; give a validation file, or data.split.validation.")
+        raise DataError(
+            "the data has no validation split; give a validation file (--validation_file), or data.split.validation "
+            "in a recipe."
+        )
     return splits
+
+
+def cut_splits(data: Data, given: Iterable[str]) -> list[str]:
+    """The splits that are cut from train, where those that are `given` lack them."""
+    shares = {} if data.split is None else {name: getattr(data.split, name) for name in ("validation", "test")}
+    return [name for name, share in shares.items() if share and name not in given]
 
 
 def data_name(data: Data) -> str:
@@ -49,11 +57,6 @@ def tables_of(data: Data, columns: Sequence[str], labels: Sequence[str]) -> dict
     Raises: `DataError` for what is missing or cannot be read.
     """
     return tables_with(data, lambda split: _columns(split, columns, labels))
-
-
-def tables_by_split(data: Data, columns_of: Callable[[str], list[str]]) -> dict[str, Table]:
-    """The splits of files or of a data set of the Hub, each with columns of its own. Raises: as `tables_of`."""
-    return tables_with(data, lambda split: (columns_of(split), []))
 
 
 def tables_with(data: Data, columns_of: Callable[[str], tuple[list[str], list[str]]]) -> dict[str, Table]:
@@ -92,7 +95,10 @@ def hub_facts(recipe: Recipe) -> dict[str, str | None]:
 def need_test(splits: Mapping[str, Dataset], name: str, predict: bool) -> None:
     """Raises: `DataError` if tests are to be predicted and there are none."""
     if predict and "test" not in splits:
-        raise DataError(f"{name}: there is no test split to predict; give a test file, or data.split.test.")
+        raise DataError(
+            f"{name}: there is no test split to predict; give a test file (--test_file), or data.split.test in a "
+            "recipe."
+        )
 
 
 def at_most(splits: Mapping[str, Dataset], recipe: Recipe) -> DatasetDict:

@@ -142,7 +142,7 @@ def keep_vectors(student: Any, teacher: Any) -> None:
     if embedding is None:
         return
     if dense is None:
-        give(student, embedding)
+        setattr(student.config, KEY, embedding.to_dict())  # with the width of layers that were lost, to be asked for
         return
     wanted, width = linear_layers(dense)[0].in_features, student.config.hidden_size
     if wanted != width:

@@ -263,6 +263,14 @@ def test_every_maker_keeps_how_vectors_are_made(maker: str, has_dense: bool, tmp
     torch.testing.assert_close(found, vector / vector.norm(dim=-1, keepdim=True))
 
 
+@pytest.mark.parametrize("maker", MAKERS)
+def test_dense_layers_that_the_teacher_lost_are_missed_in_the_student_as_well(maker: str, tmp_path: Path) -> None:
+    teacher = dense_teacher(tmp_path)
+    delattr(teacher, DENSE)
+    with pytest.raises(IncompatiblePair, match=r"tells of dense layers behind the pooling, 6 wide, and it has none"):
+        SentenceVectors(MAKERS[maker](teacher))
+
+
 def test_a_head_makes_no_sentence_vectors(tmp_path: Path) -> None:
     teacher = dense_teacher(tmp_path)
     assert SentenceEmbedding.of(MAKERS["mobilebert"](teacher, task="masked_lm").config) is None

@@ -55,7 +55,7 @@ SMALLEST_PART = 1e-6
 TermsLike = Objective | Term | Terms | Iterable[Objective | Term]
 
 
-class DistillationTrainer(OnPolicyTrainer, Loaders, Generating, Watching, Checkpointing, Publishing):
+class DistillationTrainer(Loaders, Generating, OnPolicyTrainer, Watching, Checkpointing, Publishing):
     """A `transformers.Trainer` whose loss is a sum of objectives between the student and a teacher.
 
     `model` is the student. `teacher` is a loaded model, a path or Hub id, or a `Teacher`. `objectives` are weighted

@@ -14,7 +14,7 @@ from hf_distill.checks.models import (
 )
 from hf_distill.checks.on_policy import fits_on_policy, fits_texts, texts_end, tokens_of
 from hf_distill.checks.optimizer import optimizer_is_complete, optimizer_is_current
-from hf_distill.checks.rows import fits_batches, fits_data, fits_positions, fits_token_budget
+from hf_distill.checks.rows import fits_batches, fits_data, fits_joined_rows, fits_positions, fits_token_budget
 from hf_distill.checks.terms import fits_arguments, fits_passes, fits_steps, has_peers
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "fits_batches",
     "fits_data",
     "fits_grids",
+    "fits_joined_rows",
     "fits_on_policy",
     "fits_passes",
     "fits_positions",

@@ -5,6 +5,9 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
+from transformers import DataCollatorWithFlattening
+from transformers.trainer_utils import has_length
+
 from hf_distill.data.batching import fits_budget, lengths_of
 from hf_distill.errors import DataError, DistillationError
 from hf_distill.objectives.pair import Pair
@@ -104,6 +107,23 @@ def fits_batches(trainer: BoundTrainer) -> None:
             )
         if related < objective.advised_batch:
             logger.warning("%s; below %d it says little. Raise it.", together, objective.advised_batch)
+
+
+def fits_joined_rows(trainer: BoundTrainer) -> None:
+    """Refuses a collator that joins rows where some are repeated to fill the batches of several processes: what they
+    were is gone by then, and they would count twice."""
+    if not isinstance(trainer.data_collator, DataCollatorWithFlattening) or not has_length(trainer.train_dataset):
+        return
+    processes, batch = trainer.accelerator.num_processes, trainer.args.per_device_train_batch_size
+    step = batch * (1 if trainer.accelerator.split_batches else processes)
+    left = len(trainer.train_dataset) % step
+    if processes > 1 and left and not trainer.args.dataloader_drop_last:
+        raise DistillationError(
+            f"DataCollatorWithFlattening joins the rows of a batch, and {processes} processes read {step} at once: an "
+            f"epoch ends with {left}, to which rows from its beginning are added that could not be told apart any "
+            f"more, and would count twice. Set dataloader_drop_last=True, or leave {left} of the "
+            f"{len(trainer.train_dataset)} rows out."
+        )
 
 
 def _examples(trainer: BoundTrainer) -> tuple[int, str]:

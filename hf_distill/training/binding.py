@@ -164,6 +164,7 @@ class BoundTrainer(Trainer):  # type: ignore[misc]
         checks.half_precision_student(self.model)
         checks.fits_data(self, any(isinstance(o, RowWise) and o.reads_labels for o in distillation.terms()))
         checks.fits_batches(self)
+        checks.fits_joined_rows(self)
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()

@@ -15,6 +15,7 @@ from hf_distill.teachers import Frozen
 from hf_distill.teachers.cache.scanning import same_random_numbers
 from hf_distill.training.binding import BoundTrainer
 from hf_distill.training.policy import OnPolicy, Source
+from hf_distill.training.repeated import is_hollow
 from hf_distill.training.sampling import Sampling, numbers, special_token, write
 from hf_distill.training.teacher_cache import compared_rows
 from hf_distill.training.texts import Prompts, answered, continued, prompts_of
@@ -28,7 +29,8 @@ _STRIDE = 2**20
 
 class OnPolicyTrainer(BoundTrainer):
     """Overrides `get_batch_samples`, in which texts are written before anything of the window is counted, and `log`,
-    which adds what that cost.
+    which adds what that cost. It takes the batches of a window together, so it stands behind `Repeated`, which looks
+    at each as it leaves the loader.
 
     Texts are drawn with numbers that follow from seed, step and row alone, in eval mode: none of the generators that
     a checkpoint restores is used, as in a resumed epoch they are restored after this. Each process writes for its own
@@ -83,7 +85,8 @@ class OnPolicyTrainer(BoundTrainer):
             model, precision = self._writer(source)
             with precision():
                 written = write(model, prompts, self._sampling, drawn, settings.rows_at_once)
-        lengths, ended = torch.stack([written.mask.sum(1), written.ended.long()]).tolist()
+        counted = torch.stack([written.mask.sum(1), written.ended.long()])[:, _own(window, prompts.sizes)]
+        lengths, ended = counted.tolist()
         self._cost.add(lengths, ended)
         if self._decodes_alone:
             return continued(window, prompts, written, self._sampling.padding)
@@ -123,6 +126,12 @@ class OnPolicyTrainer(BoundTrainer):
         if self.on_policy is not None and self.is_in_train and "loss" in logs:
             logs.update(self._cost.read(self))
         super().log(logs, start_time)
+
+
+def _own(window: Sequence[Any], sizes: Sequence[int]) -> list[int]:
+    """The rows of a window that are not there for other processes alone."""
+    hollow = [is_hollow(batch) for batch, size in zip(window, sizes, strict=True) for _ in range(size)]
+    return [row for row, empty in enumerate(hollow) if not empty]
 
 
 def _some_rows(trainer: OnPolicyTrainer) -> Mapping[str, Tensor] | None:

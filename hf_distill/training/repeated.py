@@ -21,7 +21,8 @@ weighs nothing."""
 class Repeated(BoundTrainer):
     """Overrides `get_batch_samples` and `get_train_dataloader`: in the last round of an epoch, where accelerate gives
     every process a full batch by repeating early rows, each process keeps its own rows of the data set, as one process
-    would have them; one that has none of them runs a single row whose loss is multiplied by 0.
+    would have them; one that has none of them runs a single row whose loss is multiplied by 0. What takes the batches
+    of a step together stands behind this class, as accelerate tells of the batch alone that it gave last.
 
     Batches are left as they are where an objective exchanges the examples of all processes, as each must then have as
     many; where accelerate does not know how many rows there are (a stream that every process reads for itself,
@@ -44,24 +45,25 @@ class Repeated(BoundTrainer):
 
     def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> Any:
         """The Trainer's window of batches, without repeated rows."""
-        own = (self._without_repeated(batch) for batch in epoch_iterator)
+        own = (self._without_repeated(batch, self._rest or 0) for batch in epoch_iterator)
         return super().get_batch_samples(own, num_batches, device)
 
-    def _without_repeated(self, batch: Any) -> Any:
-        """A batch that the loader has just given."""
+    def _without_repeated(self, batch: Any, rest: int = 0) -> Any:
+        """A batch that the loader has just given; `rest` are the rows of its last round, where accelerate does not
+        tell."""
         if self.accelerator.num_processes == 1 or self._exchanges_examples:
             return batch
         size = self.distillation.pair.task.num_examples(batch)
-        own = self._own_rows(size)
+        own = self._own_rows(size, rest)
         return batch if own == size else _cut(batch, size, own)
 
-    def _own_rows(self, rows: int) -> int:
+    def _own_rows(self, rows: int, rest: int = 0) -> int:
         """How many of this process's rows are no repetitions; those stand last in the last batch of all processes."""
         state = self.accelerator.gradient_state
-        rest = (self._rest or 0) if state.remainder < 0 else state.remainder
-        if not state.end_of_dataloader or rest < 1:
+        last = rest if state.remainder < 0 else int(state.remainder)
+        if not state.end_of_dataloader or last < 1:
             return rows
-        return min(max(int(rest) - int(self.accelerator.process_index) * rows, 0), rows)
+        return min(max(last - int(self.accelerator.process_index) * rows, 0), rows)
 
     @property
     def _exchanges_examples(self) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -117,7 +117,8 @@ def _fitted(ids: Tensor, mask: Tensor, length: int, padding: int, *, left: bool)
 
 def continued(window: Sequence[Batch], prompts: Prompts, written: Written, padding: int) -> list[dict[str, Tensor]]:
     """The batches of a decoder: each row its prompt and what was written behind it, padded on the right, with labels
-    where something was written. Of other columns those stay that have a value for each row, and no more.
+    where something was written. Of other columns those stay that have a value for each row, and no more; so does what
+    is said of a batch as a whole.
     """
     mask = torch.cat([prompts.mask, written.mask], 1)
     ids = torch.cat([prompts.ids, written.ids], 1)
@@ -152,5 +153,6 @@ def _parts(rows: Tensor, sizes: Sequence[int]) -> tuple[Tensor, ...]:
     return torch.split(rows, list(sizes))
 
 
-def _by_row(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: value for name, value in batch.items() if value.dim() == 1 and name != PROMPT_TOKENS}
+def _by_row(batch: Mapping[str, Any]) -> dict[str, Any]:
+    kept = {name: value for name, value in batch.items() if not isinstance(value, Tensor) or value.dim() == 1}
+    return {name: value for name, value in kept.items() if name != PROMPT_TOKENS}

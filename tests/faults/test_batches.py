@@ -8,9 +8,12 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import Accelerator
+from accelerate.state import GradientState
+from transformers import DataCollatorWithFlattening
 
 from hf_distill import HiddenMSE, Labels, SoftTargets
-from hf_distill.errors import DataError, NonFiniteLoss
+from hf_distill.errors import DataError, DistillationError, NonFiniteLoss
 from tests import tiny
 from tests.faults.tiny_faults import trainer_for
 
@@ -116,3 +119,37 @@ def test_infinite_scores_are_named() -> None:
     rows = [{**row, "labels": float("inf")} for row in tiny.rows("regression", 8)]
     with pytest.raises(NonFiniteLoss, match=r"step 1: the value of 'labels' is NaN or infinite"):
         trainer_for("regression", train_dataset=rows).train()
+
+
+def test_joined_rows_that_several_processes_would_repeat_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 10 rows two processes read 4 at once, and the 2 that are left would be filled up."""
+
+    def made(**arguments: Any) -> Any:
+        return trainer_for(
+            "causal_lm",
+            objectives=SoftTargets(),
+            train_dataset=tiny.rows("causal_lm", 10),
+            data_collator=DataCollatorWithFlattening(),
+            arguments={"per_device_train_batch_size": 2, "remove_unused_columns": False, **arguments},
+        )
+
+    made()
+    monkeypatch.setattr(Accelerator, "num_processes", property(lambda self: 2))
+    with pytest.raises(DistillationError, match=r"2 processes read 4 at once: an epoch ends with 2.*2 of the 10"):
+        made()
+    made(dataloader_drop_last=True)
+    made(per_device_train_batch_size=5)
+
+
+def test_an_evaluation_has_no_rows_left_over_from_the_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where accelerate does not tell how many rows are left, what is known is of the training loader alone: 8 rows, of
+    which two processes read 6 at once."""
+    trainer = trainer_for(objectives=SoftTargets(), arguments={"per_device_train_batch_size": 3})
+    monkeypatch.setattr(Accelerator, "num_processes", property(lambda self: 2))
+    trainer.get_train_dataloader()
+    monkeypatch.setattr(GradientState, "remainder", property(lambda self: -1))
+    monkeypatch.setattr(GradientState, "end_of_dataloader", property(lambda self: True))
+    batch = tiny.Pad()(tiny.rows("single_label", 3))
+    trained = trainer.get_batch_samples(iter([dict(batch)]), 1, torch.device("cpu"))[0][0]
+    assert len(trained["input_ids"]) == 2
+    assert len(trainer._without_repeated(dict(batch))["input_ids"]) == 3

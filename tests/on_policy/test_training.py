@@ -39,11 +39,15 @@ SPLIT = (("decoder", "causal_lm"), ("encoder-decoder", "seq2seq_lm"))
 """The runs that are compared over ranks, by name, and their tasks."""
 
 
-def on_ranks(task: str, **arguments: Any) -> DistillationTrainer:
+LAST_WINDOWS = {20: "one batch", 22: "one batch and a half"}
+"""Numbers of rows, and what of them the last window of an epoch has over two processes."""
+
+
+def on_ranks(task: str, number: int, **arguments: Any) -> DistillationTrainer:
     """Trained over an epoch and a half, in windows of two batches of four rows over all processes."""
     arguments |= {"max_steps": 4, "gradient_accumulation_steps": 2}
     policy = OnPolicy(student_share=0.7, teacher_share=0.1, max_new_tokens=LENGTH)
-    return trained(task, arguments=arguments, on_policy=policy, train_dataset=rows(task, 20))
+    return trained(task, arguments=arguments, on_policy=policy, train_dataset=rows(task, number))
 
 
 def trained(*args: Any, **given: Any) -> DistillationTrainer:

@@ -199,11 +199,13 @@ def standardized(logits: Tensor, ddof: int = 0) -> Tensor:
     """(z - mean z) / (std z + 1e-7) over the classes, with std^2 = sum (z - mean z)^2 / (C - ddof).
 
     A row of logits that are equal but for rounding becomes 0, with a gradient of 0. `[..., classes]` to the same.
+    Logits are summed up in a tree, so their mean is off by a rounding or so for each of its log2(C) levels.
     """
     centred = logits - logits.mean(-1, keepdim=True)
     deviation = safe_sqrt(centred.square().sum(-1, keepdim=True) / (logits.shape[-1] - ddof))
-    rounding = logits.shape[-1] * torch.finfo(logits.dtype).eps * logits.abs().amax(-1, keepdim=True)
-    return torch.where(deviation <= rounding, 0.0, centred / (deviation + 1e-7))  # NaN stays NaN
+    roundings = 2.0 * math.log2(logits.shape[-1]) * torch.finfo(logits.dtype).eps
+    equal = deviation <= roundings * logits.abs().amax(-1, keepdim=True)
+    return torch.where(equal, 0.0, centred / (deviation + 1e-7))  # NaN stays NaN
 
 
 def label_loss(logits: Tensor, labels: Tensor, form: str, *, label_smoothing: float = 0.0) -> Tensor:

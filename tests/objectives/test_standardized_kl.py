@@ -80,7 +80,23 @@ def test_refuses_settings_out_of_range(settings: dict[str, object], words: str) 
         bound("standardized_kl", **settings)
 
 
-@pytest.mark.parametrize("classes", [3, 7, 1000])
+@pytest.mark.parametrize(("classes", "offset"), [(50_257, -90.0), (256_000, -100.0), (250_112, 60.0)])
+def test_the_offset_of_a_large_vocabulary_does_not_matter(classes: int, offset: float) -> None:
+    """What each logit is rounded to behind an offset of 100 is off by 4e-6; that is no row of equal logits."""
+    logits = 3.0 * randn(2, classes)
+    found = standardized((logits + offset).float().requires_grad_())
+    expected = (logits - logits.mean(-1, keepdim=True)) / logits.std(-1, correction=0, keepdim=True)
+    torch.testing.assert_close(found.double(), expected, rtol=0, atol=2e-5)
+    assert found.requires_grad
+    assert found.norm() > 0
+    objective = bound("standardized_kl", classes=classes)
+    found = value(objective, randn(2, classes, seed=1).float() + offset, logits.float() + offset)
+    kept = value(objective, randn(2, classes, seed=1), logits)
+    torch.testing.assert_close(found.double(), kept.double(), rtol=1e-4, atol=0)
+    assert objective.remarks() == []
+
+
+@pytest.mark.parametrize("classes", [3, 7, 1000, 50_257, 256_000])
 def test_logits_that_are_equal_but_for_rounding_say_nothing(classes: int) -> None:
     logits = torch.full((1, classes), 10.1)
     logits[0, 1] = torch.nextafter(logits[0, 1], torch.tensor(11.0))

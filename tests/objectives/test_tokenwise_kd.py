@@ -10,6 +10,7 @@ import torch
 from hf_distill.activations import Activations
 from hf_distill.errors import DistillationError, IncompatiblePair
 from hf_distill.tasks import IGNORED
+from hf_distill.top_logits import RECORDED
 from tests.objectives.answers import bound, randn, value
 
 MASK = torch.tensor([[1, 1, 1, 0], [1, 1, 0, 0]])
@@ -46,6 +47,18 @@ def test_a_causal_model_is_compared_at_its_last_token_too() -> None:
     ).backward()
     assert leaf.grad is not None
     assert torch.equal(leaf.grad.abs().sum(-1) > 0, MASK.bool())
+
+
+@pytest.mark.parametrize(("task", "tokens", "counts"), [("masked_lm", "all", 4), ("causal_lm", "attention", 4)])
+def test_tokens_of_which_a_teacher_left_no_record_do_not_count(task: str, tokens: str, counts: int) -> None:
+    recorded = torch.tensor([[True, False, True, True], [True, True, True, True]])
+    batch = {"input_ids": MASK, "attention_mask": MASK, "labels": LABELS, RECORDED: recorded}
+    for objective in (bound("tokenwise_kd", task, 5), bound("soft_targets", task, 5, tokens=tokens)):
+        assert int(objective.count(batch, objective.pair.task)) == counts
+        leaf = randn(2, 4, 5).requires_grad_()
+        objective(Activations(logits=leaf), Activations(logits=randn(2, 4, 5, seed=1)), batch).backward()
+        assert leaf.grad is not None
+        assert torch.equal(leaf.grad.abs().sum(-1) > 0, MASK.bool() & recorded)
 
 
 @pytest.mark.parametrize("task", ["single_label", "multi_label", "regression", "question_answering"])

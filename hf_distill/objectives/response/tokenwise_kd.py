@@ -10,7 +10,6 @@ from hf_distill.objectives.pair import Pair
 from hf_distill.objectives.registry import register
 from hf_distill.objectives.settings import check_choice, check_number
 from hf_distill.objectives.soft_rows import SoftRows, number_of_classes
-from hf_distill.tasks import Batch
 
 EVERY_TOKEN = ("all", "attention")
 """How the tasks call the positions of all real tokens."""
@@ -63,9 +62,6 @@ class TokenwiseKD(SoftRows):
     @property
     def softens_at(self) -> float:
         return self.temperature
-
-    def mask(self, batch: Batch) -> Tensor | None:
-        return self.pair.task.soft_mask(batch, self.tokens_read)
 
     def rows(self, student_logits: Tensor, teacher_rows: Tensor | None, labels: Tensor | None) -> Tensor:
         if teacher_rows is None:

@@ -90,9 +90,9 @@ class Activations:
     1 on real tokens. Shapes: `hidden[i]`, `final` `[batch, length, width]`; `queries[i]`, `keys[i]`, `values[i]`
     `[batch, length, heads * head_size]`, before any rotation and, with grouped heads, not repeated;
     `rotated_queries[i]`, `rotated_keys[i]` the same after the rotary position embedding, if there is one; `scores[i]`
-    `[batch, heads, length, length]`, before the softmax and unmasked; `feedforward[i]` `[batch, length, width]`, of
-    the feed-forward part before its activation function, or of its gate; `pooled`, `sentence` `[batch, width]`;
-    `next_sentence_logits` `[batch, 2]`, of a pre-training head.
+    `[batch, heads, length, length]` in at least float32, before the softmax and unmasked; `feedforward[i]`
+    `[batch, length, width]`, of the feed-forward part before its activation function, or of its gate; `pooled`,
+    `sentence` `[batch, width]`; `next_sentence_logits` `[batch, 2]`, of a pre-training head.
 
     A field that nobody asked for is absent; reading it raises `DistillationError`, naming the objective that reads.
     `members` is empty but for several teachers (`EnsembleActivations`). `passes`: what further passes showed

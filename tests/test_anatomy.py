@@ -87,6 +87,42 @@ def test_scores_give_the_eager_attentions(family, stack):
         torch.testing.assert_close(mine.transpose(1, 2)[real], attention.transpose(1, 2)[real], rtol=0, atol=3e-6)
 
 
+@pytest.mark.parametrize("family", ["bert", "llama", "gemma2", "t5"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_mixed_precision_rounds_queries_and_keys_and_not_their_scores(family, dtype):
+    """Of products in 16 bits a score would be off by 0.05, and in float16 beyond 65504 before it is scaled."""
+    model, inputs = tiny(family), batch(family)
+    stack = "encoder" if family == "t5" else ""
+    fields = ("scores", "rotated_queries", "rotated_keys")
+    if family == "bert":
+        with torch.no_grad():
+            attention = model.bert.encoder.layer[0].attention.self
+            for projection in (attention.query, attention.key):
+                projection.bias += 400.0
+    with torch.no_grad(), torch.autocast("cpu", dtype=dtype):
+        shown = captured(model, inputs, *[Signal(field, 1, stack) for field in fields]).stack(stack)
+    assert shown.scores[1].dtype == torch.float32
+    shape = Anatomy.of(model).shape.stack(stack)
+    query, key = (shown.rotated_queries[1].double(), shown.rotated_keys[1].double())
+    query = query.unflatten(-1, (shape.num_attention_heads, -1)).transpose(1, 2)
+    key = key.unflatten(-1, (shape.num_key_value_heads, -1)).transpose(1, 2)
+    key = key.repeat_interleave(shape.num_attention_heads // shape.num_key_value_heads, 1)
+    expected = query @ key.mT
+    if family == "gemma2":
+        expected = 2.0 * torch.tanh(expected / 9**0.5 / 2.0)
+    elif family == "t5":
+        first = model.encoder.block[0].layer[0].SelfAttention
+        expected = expected + first.compute_bias(11, 11).double()
+    else:
+        expected = expected / shape.head_size**0.5
+    torch.testing.assert_close(shown.scores[1].double(), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_scores_of_float64_stay_so():
+    shown = captured(tiny("bert").double(), batch("bert"), Signal("scores", 1))
+    assert shown.scores[1].dtype == torch.float64
+
+
 def test_scores_do_not_depend_on_the_attention_function_nor_on_dropout():
     model, inputs, signal = tiny("llama"), batch("llama"), Signal("scores", 1)
     expected = captured(model, inputs, signal).scores[1]

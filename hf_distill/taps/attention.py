@@ -12,6 +12,7 @@ from hf_distill.activations import Signal
 from hf_distill.anatomy import StackShape
 from hf_distill.errors import IncompatiblePair
 from hf_distill.families import Family
+from hf_distill.losses import at_least_float32
 from hf_distill.taps.points import Point, Read, Tap, read_given_bias, read_output, read_returned_bias, read_rotation
 
 
@@ -58,7 +59,7 @@ def rotated(row: Family, attention: nn.Module, shape: StackShape, signal: Signal
 
 
 def scores(row: Family, attention: nn.Module, shape: StackShape, signal: Signal, runs: tuple[int, int]) -> Tap:
-    """Scores before mask and softmax, recomputed from queries and keys as the family does."""
+    """Scores before mask and softmax, recomputed from queries and keys as the family does, in at least float32."""
     if not row.scores:
         raise IncompatiblePair(
             f"{signal}: {type(attention).__name__} adds position terms to its scores, so they cannot be recomputed "
@@ -80,11 +81,12 @@ def scores(row: Family, attention: nn.Module, shape: StackShape, signal: Signal,
         return plain(query, key) + bias
 
     def combine(query: Tensor, key: Tensor, *position: Any) -> Tensor:
-        query = split_heads(queries.combine(query), shape.num_attention_heads)
-        key = split_heads(keys.combine(key), shape.num_key_value_heads)
+        query = split_heads(at_least_float32(queries.combine(query)), shape.num_attention_heads)
+        key = split_heads(at_least_float32(keys.combine(key)), shape.num_key_value_heads)
         if groups > 1:
             key = key.repeat_interleave(groups, dim=1)
-        return forms[row.scores](query, key, *position)
+        with torch.autocast(query.device.type, enabled=False):
+            return forms[row.scores](query, key, *position)
 
     forms: dict[str, Callable[..., Tensor]] = {"plain": plain, "rotary": rotary}
     forms |= {"returned_bias": biased, "given_bias": biased}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from datasets import Dataset
@@ -12,7 +13,10 @@ from hf_distill.objectives.base import ROW_INDEX
 
 
 class NumberedRows:
-    """Rows of any kind that can be counted, with a column `row_index`; all else is that of the rows."""
+    """Rows of any kind that can be counted, with a column `row_index`; all else is that of the rows.
+
+    A row keeps its number where one is asked for by another in each epoch, as of `PackedRows`.
+    """
 
     def __init__(self, rows: Any) -> None:
         self._rows = rows
@@ -21,7 +25,16 @@ class NumberedRows:
         return len(self._rows)
 
     def __getitem__(self, number: int) -> dict[str, Any]:
-        return {**self._rows[number], ROW_INDEX: number}
+        return self._with_number(self._rows[number], number)
+
+    def __getitems__(self, numbers: Sequence[int]) -> list[dict[str, Any]]:
+        """Rows fetched together, as torch's loaders do where it is offered: the rows' own way, where they have one."""
+        fetch = getattr(self._rows, "__getitems__", None)
+        found = [self._rows[number] for number in numbers] if fetch is None else fetch(numbers)
+        return [self._with_number(row, number) for row, number in zip(found, numbers, strict=True)]
+
+    def _with_number(self, row: Mapping[str, Any], number: int) -> dict[str, Any]:
+        return {**row, ROW_INDEX: number % len(self)}
 
     def __getattr__(self, name: str) -> Any:
         if name == "_rows":

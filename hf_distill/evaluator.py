@@ -36,6 +36,7 @@ class Evaluator:
         self._losses = (Labels(label_smoothing=0.0),) if pair.task.label_names else ()
         self._in_words, self._in_part = False, True
         self._reader: WordReader | None = None
+        self._beside: nn.Module | None = None
         self._teacher: WordReader | None = None
         self.bind(pair)
 
@@ -46,18 +47,23 @@ class Evaluator:
             loss.bind(pair)
 
     def look(self, anatomy: Anatomy) -> None:
-        """Makes what reads the student, of the modules that it has now."""
+        """Makes what reads the student, of the modules that it has now, and what reads the teacher beside it."""
         signals = [signal for loss in self._losses for signal in loss.needs().student]
         signals += [Signal(field) for field in self._task.shown_fields]
         self._capture = Capture(anatomy, signals, role="evaluation")
         if self._in_words:
-            self._reader = WordReader(anatomy, in_part=self._in_part)
+            self._read_words(anatomy)
 
     def answer_in_words(self, anatomy: Anatomy, teacher: nn.Module | None, *, in_part: bool) -> None:
         """See `Distillation.answer_in_words`."""
-        self._in_words, self._in_part = True, in_part
-        self._reader = WordReader(anatomy, in_part=in_part)
-        self._teacher = None if teacher is None else WordReader(Anatomy.of(teacher.eval()))
+        self._close_readers()
+        self._in_words, self._in_part, self._beside = True, in_part, teacher
+        self._read_words(anatomy)
+
+    def _read_words(self, anatomy: Anatomy) -> None:
+        beside = self._beside
+        self._reader = WordReader(anatomy, in_part=self._in_part)
+        self._teacher = None if beside is None else WordReader(Anatomy.of(beside.eval()))
 
     @property
     def blanks(self) -> dict[str, int]:
@@ -66,10 +72,13 @@ class Evaluator:
 
     def close(self) -> None:
         """Takes the hooks off the models."""
+        self._close_readers()
+        self._capture.close()
+
+    def _close_readers(self) -> None:
         for reader in (self._reader, self._teacher):
             if reader is not None:
                 reader.close()
-        self._capture.close()
 
     def __call__(self, batch: Batch) -> Evaluation:
         """The evaluation of a batch."""

@@ -14,6 +14,7 @@ from hf_distill.commands import reports_errors
 from hf_distill.commands.console import quiet
 from hf_distill.commands.flags import layers_in, names_in, whole
 from hf_distill.commands.help import Parser
+from hf_distill.commands.outputs import check_place, write_text
 from hf_distill.errors import RecipeError
 from hf_distill.inspection.diagnosis import diagnose
 from hf_distill.inspection.report import report
@@ -21,7 +22,6 @@ from hf_distill.inspection.starting import data_for, starting_recipe
 from hf_distill.recipe import Recipe
 from hf_distill.recipe.document import Dumper
 from hf_distill.students.layers import ALL_PICKS
-from hf_distill.writing import write_whole
 
 DESCRIPTION = """\
 Looks at a teacher, a student and a recipe before any training: whether labels, vocabularies and tokenizers fit, which
@@ -86,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         found = diagnose(recipe, batch=given.batch_size, length=given.length, measure=not given.no_cost)
     sys.stdout.write(report(found, given.rows) + "\n")
     if given.write is not None:
-        write_whole(given.write, written.encode())
+        write_text(given.write, written, "doctor: --write")
         sys.stdout.write(f"\nWrote {given.write}: train with `--recipe {given.write}`.\n")
     return 1 if found.problems else 0
 
@@ -155,8 +155,9 @@ def _data(given: argparse.Namespace) -> dict[str, Any]:
 
 
 def _check_place(given: argparse.Namespace) -> None:
-    """Raises: `RecipeError` where there is nothing to write, or a file in the way."""
+    """Raises: `RecipeError` where there is nothing to write, a file in the way, or no folder for it."""
     if given.write.exists():
         raise RecipeError(f"doctor: --write: {given.write} is there already; name another file.")
     if given.recipe is None and given.task_name is None and given.train_file is None:
         raise RecipeError("doctor: --write needs the data of the recipe: give --task_name, or --train_file.")
+    check_place(given.write, "doctor: --write")

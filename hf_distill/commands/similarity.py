@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
 from torch import Tensor
-from transformers import DataCollatorWithPadding
+from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_distill import checks
+from hf_distill.anatomy import Anatomy
 from hf_distill.commands import reports_errors
+from hf_distill.commands.flags import whole
 from hf_distill.commands.help import Parser
+from hf_distill.commands.outputs import check_place, write_text
 from hf_distill.errors import DataError
 from hf_distill.evaluation.similarity import layer_similarity
 from hf_distill.loading import load_model, load_tokenizer
+from hf_distill.run.models import plain_tokenizer
+from hf_distill.run.workload import Limits
 
 BATCH = 32
 
@@ -31,8 +37,8 @@ def parser() -> Parser:
     made.add_argument("--student", required=True, help="a folder, or the id of a model on the Hub")
     made.add_argument("--teacher", required=True, help="the model to compare it with; it must read the same tokens")
     made.add_argument("--texts", required=True, type=Path, help="a text file with a sentence a line")
-    made.add_argument("--max_texts", type=int, default=512, help="read so many lines at most (512)")
-    made.add_argument("--max_length", type=int, default=128, help="cut texts to so many tokens (128)")
+    made.add_argument("--max_texts", type=whole, default=512, help="read so many lines at most (512)")
+    made.add_argument("--max_length", type=whole, default=128, help="cut texts to so many tokens at most (128)")
     made.add_argument("--output", type=Path, help="a file for the table; without it the table is printed")
     return made
 
@@ -41,16 +47,18 @@ def parser() -> Parser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Prints or writes the table; the exit status."""
     given = parser().parse_args(argv)
-    tokenizer = load_tokenizer(given.student, role="student")
+    if given.output is not None:
+        check_place(given.output, "--output")
+    tokenizer = plain_tokenizer(given.student, "student")
     checks.equal_tokenizers(tokenizer, load_tokenizer(given.teacher, role="teacher"), given.teacher)
     student, teacher = (load_model(getattr(given, role), "AutoModel", role=role) for role in ("student", "teacher"))
-    lines = _lines(given.texts, given.max_texts)
+    lines, length = _lines(given.texts, given.max_texts), _length(given, tokenizer, student, teacher)
     accepted = ("input_ids", "attention_mask")
     collator = DataCollatorWithPadding(tokenizer)
 
     def batches() -> Iterator[dict[str, Tensor]]:
         for first in range(0, len(lines), BATCH):
-            read = tokenizer(lines[first : first + BATCH], truncation=True, max_length=given.max_length)
+            read = tokenizer(lines[first : first + BATCH], truncation=True, max_length=length)
             rows = [{name: read[name][i] for name in accepted} for i in range(len(read["input_ids"]))]
             yield dict(collator(rows))
 
@@ -58,8 +66,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     if given.output is None:
         sys.stdout.write(table + "\n")
     else:
-        given.output.write_text(table + "\n", encoding="utf-8")
+        write_text(given.output, table + "\n", "--output")
     return 0
+
+
+def _length(given: argparse.Namespace, tokenizer: PreTrainedTokenizerBase, *models: PreTrainedModel) -> int:
+    """The most tokens of a text: those that are asked for, as far as tokenizer and models take them. Raises:
+    `DataError` where the special tokens leave no room for others."""
+    positions = [Anatomy.of(model).shape.max_length for model in models]
+    length: int = Limits(given.max_length, positions, frozenset()).longest(tokenizer)
+    special: int = tokenizer.num_special_tokens_to_add()
+    if length <= special:
+        raise DataError(f"--max_length {length} leaves no room beside the {special} special tokens of a text.")
+    return length
 
 
 def _lines(path: Path, number: int) -> list[str]:

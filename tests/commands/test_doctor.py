@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from transformers import AutoModelForSequenceClassification, BertForQuestionAnswering
 
-from hf_distill.commands import doctor
+from hf_distill.commands import doctor, outputs
 from hf_distill.commands.doctor import main
 from hf_distill.commands.main import main as hf_distill
 from hf_distill.errors import DataError
@@ -189,6 +189,28 @@ def test_what_cannot_be_looked_at_is_one_error(
     assert (out, err.count("\n")) == ("", 1)
     assert said in err
     assert not Path("new.yaml").exists()
+
+
+def test_a_place_that_cannot_be_written_is_told_before_the_work(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(doctor, "diagnose", lambda *given, **more: pytest.fail("it was looked at"))
+    flags = ("doctor", "--teacher", models / "teacher", "--student_layers", 1, "--task_name", "sst2", "--write")
+    assert hf_distill([*map(str, flags), str(tmp_path / "nowhere" / "start.yaml")]) == 2
+    assert f"there is no folder {tmp_path / 'nowhere'}" in capsys.readouterr().err
+
+
+def test_a_disk_that_refuses_the_recipe_is_told_in_one_line(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(path: Path, data: bytes) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(outputs, "write_whole", full)
+    flags = ("--teacher", models / "teacher", "--student_layers", 1, "--task_name", "sst2", "--no_cost")
+    status, out = run(capsys, *flags, "--write", tmp_path / "start.yaml")
+    assert status == 2
+    assert f"--write {tmp_path / 'start.yaml'} cannot be written: No space left on device." in out
 
 
 def test_a_tokenizer_that_is_missing_is_a_problem(

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hf_distill import students
 from hf_distill.commands import similarity as command
 from hf_distill.commands.main import main
 from hf_distill.errors import DataError, IncompatiblePair
-from hf_distill.evaluation.similarity import layer_cka, layer_similarity, linear_cka, svcca
+from hf_distill.evaluation.similarity import LayerSimilarity, layer_cka, layer_similarity, linear_cka, svcca
 from tests import tiny_models, tiny_runs
 
 
@@ -183,6 +186,62 @@ def test_the_command_writes_the_table(home: Path, tmp_path: Path, capsys: pytest
     assert printed.count("\n| ") == 4
     assert command.main(flags(home, max_texts="3")) == 0
     assert capsys.readouterr().out != printed
+
+
+def test_texts_are_cut_to_what_both_models_and_the_tokenizer_take(
+    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    compare = layer_similarity
+
+    def looked_at(one: nn.Module, other: nn.Module, batches: Iterable[dict[str, Tensor]]) -> LayerSimilarity:
+        read = list(batches)
+        asked.append(max(batch["input_ids"].shape[1] for batch in read))
+        return compare(one, other, read)
+
+    monkeypatch.setattr(command, "layer_similarity", looked_at)
+    (home / "long.txt").write_text("\n".join(["a good film " * 30] * 3), encoding="utf-8")
+    assert command.main(flags(home, texts=str(home / "long.txt"), max_length="5000")) == 0
+    assert command.main(flags(home, texts=str(home / "long.txt"), max_length="7")) == 0
+    assert asked == [32, 7], "the models have 32 positions"
+
+
+@pytest.mark.parametrize(("name", "value", "message"), [
+    ("max_texts", "-1", "'-1' is no number of 1 or more"),
+    ("max_length", "0", "'0' is no number of 1 or more"),
+    ("max_length", "2", "leaves no room beside the 2 special tokens"),
+    ("output", "nowhere/table.md", "there is no folder nowhere"),
+    ("output", "/", "is a folder"),
+])  # fmt: skip
+def test_flags_that_cannot_be_followed_are_refused_at_once(
+    name: str,
+    value: str,
+    message: str,
+    home: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(command, "layer_similarity", lambda *given: pytest.fail("the models were compared"))
+    try:
+        status = command.main(flags(home, **{name: value}))
+    except SystemExit as stopped:
+        status = int(stopped.code or 0)
+    assert status == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_tokenizer_that_cannot_pad_is_refused_by_name(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As that of GPT-2."""
+    shutil.copytree(home / "student", tmp_path / "student")
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        path = tmp_path / "student" / name
+        if path.is_file():
+            kept = {key: value for key, value in json.loads(path.read_text()).items() if key != "pad_token"}
+            path.write_text(json.dumps(kept))
+    assert command.main(flags(home, student=str(tmp_path / "student"))) == 2
+    assert "the tokenizer of the student" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -105,7 +105,7 @@ class Blueprint:
                 )
             _look_at(model)
             self._as_encoder(model, role)
-        except IncompatiblePair:
+        except (IncompatiblePair, torch.OutOfMemoryError):
             raise
         except UNFIT as error:
             raise DistillationError(

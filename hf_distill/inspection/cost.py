@@ -5,17 +5,22 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from math import ceil
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils.memory import should_reduce_batch_size
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, default_data_collator
 
 from hf_distill.anatomy import Anatomy
+from hf_distill.errors import DistillationError
 from hf_distill.inspection.binding import models_of_stages, teacher_of
 from hf_distill.inspection.blueprint import Blueprint
-from hf_distill.inspection.memory import forget_peak, peak_bytes
+from hf_distill.inspection.layout import size as size_of
+from hf_distill.inspection.memory import accelerator_memory, forget_peak, peak_bytes
 from hf_distill.inspection.rows import made_up_rows, read_twice, with_prompts, with_texts_beside
 from hf_distill.recipe import Recipe
 from hf_distill.run.folder import RunFolder
@@ -61,6 +66,13 @@ class Expected:
     length: int
     measured: int
     accumulated: int = 1
+    drops_last: bool = False
+
+    def steps_of(self, rows: int) -> int:
+        """Steps of an epoch of so many rows: what is left for a batch, unless it is left out, or for a step, is one
+        too."""
+        batches = rows // self.batch if self.drops_last else ceil(rows / self.batch)
+        return ceil(batches / self.accumulated)
 
 
 class Watch(TrainerCallback):  # type: ignore[misc]
@@ -118,13 +130,22 @@ class Trial:
         job = replace(self.job, settings=settings, tokens_per_batch=None)
         watch = Watch()
         inputs = Inputs(rows, None, self.tokenizer, default_data_collator, None, None)
-        rehearse_stage(job, self.student, self.teacher, inputs, watch)
+        on_cpu = bool(self.job.settings.get("use_cpu"))
+        with _told_if_it_does_not_fit(
+            f"{self.job.title}: steps of {batch} rows of {self.length} tokens", on_cpu=on_cpu
+        ):
+            rehearse_stage(job, self.student, self.teacher, inputs, watch)
         return watch.cost
 
     @property
     def accumulated(self) -> int:
         """Batches of a step."""
         return int(self.job.settings.get("gradient_accumulation_steps", 1))
+
+    @property
+    def drops_last(self) -> bool:
+        """Whether a batch that would not be whole is left out."""
+        return bool(self.job.settings.get("dataloader_drop_last", False))
 
 
 def expected_costs(
@@ -139,16 +160,17 @@ def expected_costs(
     longest, in batches of `batch`, by default the recipe's. Tables of embeddings of two sizes need the `tokenizer` of
     both models, which has no more entries than the smaller one.
 
-    Raises: `DistillationError` and its kinds for what a stage refuses.
+    Raises: `DistillationError` and its kinds for what a stage refuses, and where the memory does not suffice.
     """
     blueprint = Blueprint(recipe, str(_device()))
     jobs = plan(recipe, RunFolder(Path("doctor"))).student  # which is no folder: nothing is read or written there
-    for job, (stage, student, made) in zip(jobs, models_of_stages(blueprint), strict=True):
-        if stage.name in stages:
-            teacher = teacher_of(stage, blueprint, made)
-            tokens = length or _longest(recipe, student, blueprint.teacher)
-            trial = Trial(_idle(job), student, teacher, tokens, tokenizer)
-            yield stage.name, _expected(trial, batch or _batch_of(job, tokens))
+    with _told_if_it_does_not_fit("the models of the recipe"):
+        for job, (stage, student, made) in zip(jobs, models_of_stages(blueprint), strict=True):
+            if stage.name in stages:
+                teacher = teacher_of(stage, blueprint, made)
+                tokens = length or _longest(recipe, student, blueprint.teacher)
+                trial = Trial(_idle(job), student, teacher, tokens, tokenizer)
+                yield stage.name, _expected(trial, batch or _batch_of(job, tokens))
 
 
 def _expected(trial: Trial, size: int) -> Expected:
@@ -161,12 +183,29 @@ def _expected(trial: Trial, size: int) -> Expected:
     if second > first:
         larger = trial.cost(second)
         cost = larger if second == size else larger.beyond(cost, second, first, size)
-    return Expected(cost, size, trial.length, second, trial.accumulated)
+    return Expected(cost, size, trial.length, second, trial.accumulated, trial.drops_last)
+
+
+@contextmanager
+def _told_if_it_does_not_fit(what: str, *, on_cpu: bool = False) -> Iterator[None]:
+    """Raises: `DistillationError` that names `what` asked for more memory than there is."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not should_reduce_batch_size(error):
+            raise
+        accelerator = None if on_cpu else accelerator_memory()
+        room = "memory" if accelerator is None else f"the {size_of(accelerator[1])} of the accelerator"
+        raise DistillationError(
+            f"{what} do not fit into {room}. Take fewer rows a batch (per_device_train_batch_size, and more "
+            "gradient_accumulation_steps for as many a step), shorter ones (max_length), gradient_checkpointing, or "
+            "smaller models."
+        ) from error
 
 
 def _device() -> torch.device:
     """Where a run would train."""
-    return torch.accelerator.current_accelerator() or torch.device("cpu")
+    return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
 
 
 def _longest(recipe: Recipe, *models: PreTrainedModel | None) -> int:

@@ -15,7 +15,7 @@ from hf_distill.inspection.blueprint import Blueprint
 from hf_distill.inspection.cost import Expected, expected_costs
 from hf_distill.inspection.explanation import pairs_of
 from hf_distill.inspection.fitting import Comparison, Tokenizers, check_tasks, comparisons
-from hf_distill.inspection.memory import free_bytes
+from hf_distill.inspection.memory import accelerator_memory, free_bytes
 from hf_distill.inspection.parameters import Trained
 from hf_distill.layer_map import LayerMap
 from hf_distill.objectives import Pair
@@ -123,14 +123,21 @@ def _unmeasured(found: Diagnosis, measure: bool) -> str:
     columns = {c for stage in found.recipe.stages for term in stage.terms() for c in term.objective.columns}
     if columns or any(stage.targets != "reference" for stage in found.recipe.stages):
         return "the rows have what a teacher writes"
-    least = least_bytes(found)
-    if least > free_bytes():
+    least, (free, kind) = least_bytes(found), _room(found.recipe)
+    if least > free:
         found.problems.append(
             f"weights, gradients and the optimizer's averages alone take {least / 1e9:.1f} GB, and "
-            f"{free_bytes() / 1e9:.1f} GB of memory are free. Take a smaller student, or a machine with more."
+            f"{free / 1e9:.1f} GB of {kind} are free. Take a smaller student, or a machine with more."
         )
         return "there is too little memory for it"
     return ""
+
+
+def _room(recipe: Recipe) -> tuple[int, str]:
+    """Free bytes where a recipe trains, and of what."""
+    on_cpu = all(stage.arguments.get("use_cpu") for stage in recipe.stages)
+    accelerator = None if on_cpu else accelerator_memory()
+    return (free_bytes(), "memory") if accelerator is None else (accelerator[0], "the accelerator's memory")
 
 
 def least_bytes(found: Diagnosis) -> float:

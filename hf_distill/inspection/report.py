@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from math import ceil
 
 from hf_distill.inspection.cost import Expected
 from hf_distill.inspection.diagnosis import Diagnosis
@@ -81,7 +80,7 @@ def _costs(found: Diagnosis, rows: int | None) -> Iterator[str]:
     for name, expected in found.costs.items():
         yield from item(name, _cost(expected), column=16)
         if rows is not None:
-            steps = ceil(ceil(rows / expected.batch) / expected.accumulated)
+            steps = expected.steps_of(rows)
             hours = steps * expected.cost.seconds / 3600
             yield from item("", f"an epoch of {rows} rows: {steps} steps, {hours:.2f} hours", column=16)
     if found.costs:

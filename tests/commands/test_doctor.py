@@ -9,15 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from transformers import AutoModelForSequenceClassification, BertForQuestionAnswering
 
 from hf_distill.commands import doctor, outputs
 from hf_distill.commands.doctor import main
 from hf_distill.commands.main import main as hf_distill
 from hf_distill.errors import DataError
-from hf_distill.inspection import diagnosis
+from hf_distill.inspection import cost, diagnosis
 from hf_distill.inspection.cost import Expected, StepCost
 from hf_distill.recipe import Recipe
+from hf_distill.run.stages import StageTrainer
 from tests import chats, tiny_runs
 
 OTHER_WORDS = (*tiny_runs.WORDS[:-1], "x", "y")
@@ -244,8 +246,9 @@ def test_the_cost_is_told(models: Path, monkeypatch: pytest.MonkeyPatch, capsys:
     assert "an epoch of 6400 rows: 100 steps, 0.01 hours" in out
 
 
-@pytest.mark.parametrize(("rows", "accumulated", "steps"), [
-    (96, 1, 3), (100, 1, 4), (1, 1, 1), (100, 2, 2), (160, 2, 3), (161, 2, 3), (1, 4, 1),
+@pytest.mark.parametrize(("rows", "accumulated", "drops", "steps"), [
+    (96, 1, False, 3), (100, 1, False, 4), (1, 1, False, 1), (100, 2, False, 2), (160, 2, False, 3),
+    (161, 2, False, 3), (1, 4, False, 1), (100, 1, True, 3), (96, 2, True, 2), (159, 2, True, 2), (31, 1, True, 0),
 ])  # fmt: skip
 def test_what_is_left_of_an_epoch_makes_a_step(
     models: Path,
@@ -253,14 +256,60 @@ def test_what_is_left_of_an_epoch_makes_a_step(
     capsys: pytest.CaptureFixture[str],
     rows: int,
     accumulated: int,
+    drops: bool,
     steps: int,
 ) -> None:
-    """As in a training, where the last batch and the last batches of a step may be fewer."""
-    expected = Expected(StepCost(1.25, 36.0, 2.0e9), batch=32, length=64, measured=8, accumulated=accumulated)
+    """As in a training, where the last batch, unless it is left out, and the last batches of a step may be fewer."""
+    expected = Expected(StepCost(1.25, 36.0, 2.0e9), 32, 64, measured=8, accumulated=accumulated, drops_last=drops)
     monkeypatch.setattr(diagnosis, "expected_costs", lambda *args, **given: [("distil", expected)])
     status, out = run(capsys, "--teacher", models / "teacher", "--student_layers", 1, "--rows", rows)
     assert status == 0
     assert f"an epoch of {rows} rows: {steps} steps, {steps / 100:.2f} hours" in out
+
+
+@pytest.mark.parametrize("steps", [False, True])
+def test_memory_of_an_accelerator_that_is_not_enough_is_a_problem(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], steps: bool
+) -> None:
+    """Where `steps`, it is enough for the weights, but not for a step."""
+    free = 10**9 if steps else 10**3
+    monkeypatch.setattr(diagnosis, "accelerator_memory", lambda: (free, 2 * 10**9))
+    monkeypatch.setattr(cost, "accelerator_memory", lambda: (free, 2 * 10**9))
+
+    def exhausted(self: Any, model: Any, inputs: Any, *args: Any, **given: Any) -> None:
+        if not steps:
+            pytest.fail("it was tried")
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr(StageTrainer, "compute_loss", exhausted)
+    monkeypatch.chdir(tmp_path)
+    flags = ("--teacher", models / "teacher", "--student_layers", 1, "--task_name", "sst2", "--batch_size", 4)
+    status, out = run(capsys, *flags, "--length", 16)
+    assert status == 1
+    if steps:
+        assert "1. stage 'distil': steps of 4 rows of 16 tokens do not fit into the 2 GB of the accelerator" in out
+        assert "per_device_train_batch_size" in out
+        assert "not measured: the recipe does not run as it is" in out
+    else:
+        assert "averages alone take 0.0 GB, and 0.0 GB of the accelerator's memory are free" in out
+
+
+def test_memory_of_an_accelerator_does_not_count_for_stages_without_it(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "r.yaml").write_text(
+        f"""
+schema: 1
+task: sst2
+teacher: {{model: {models / "teacher"}}}
+student: {{from_layers: {{layers: 2}}}}
+stages: [{{name: one, objectives: [{{soft_targets: {{}}}}], arguments: {{use_cpu: true}}}}]
+""",
+        encoding="utf-8",
+    )
+    monkeypatch.setattr(diagnosis, "accelerator_memory", lambda: (10**3, 2 * 10**9))
+    monkeypatch.setattr(diagnosis, "expected_costs", lambda *args, **given: [])
+    assert run(capsys, "--recipe", tmp_path / "r.yaml")[0] == 0
 
 
 def test_what_the_trainer_refuses_is_a_problem(

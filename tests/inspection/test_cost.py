@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from transformers import BertForSequenceClassification
 
 from hf_distill.anatomy import Anatomy
-from hf_distill.inspection import cost
+from hf_distill.errors import DistillationError
+from hf_distill.inspection import cost, memory
 from hf_distill.inspection.cost import StepCost, Trial, expected_costs
 from hf_distill.inspection.memory import forget_peak, free_bytes, peak_bytes
 from hf_distill.inspection.rows import made_up_rows
@@ -151,6 +156,79 @@ def test_a_regression_has_scores() -> None:
     rows = made_up_rows(Anatomy.of(model), task_of(model), 4, 6, 96).with_format("torch")
     assert rows["labels"][:].shape == (4, 1)
     assert rows["labels"][:].is_floating_point()
+
+
+def test_without_a_driver_the_device_is_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A torch that was built for CUDA names it on every machine, unless asked whether it is there."""
+
+    def of_the_build(check_available: bool = False) -> torch.device | None:
+        return None if check_available else torch.device("cuda")
+
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", of_the_build)
+    assert cost._device() == torch.device("cpu")
+
+
+def test_whether_the_last_batch_is_left_out_follows_from_the_stage(
+    recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Trial, "cost", lambda self, batch: StepCost(0.0, 1e-9, 0.0))
+    changed = recipe.override({"stages.1.arguments.dataloader_drop_last": True})
+    assert [found.drops_last for _, found in expected_costs(changed, ["one", "two"])] == [False, True]
+
+
+def test_what_is_no_lack_of_memory_keeps_its_traceback(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*args: object, **given: object) -> None:
+        raise RuntimeError("a defect")
+
+    monkeypatch.setattr(StageTrainer, "compute_loss", broken)
+    with pytest.raises(RuntimeError, match="a defect"):
+        list(expected_costs(recipe, ["two"]))
+
+
+def test_models_that_do_not_fit_are_told(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    def exhausted(*args: object, **given: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr(BertForSequenceClassification, "__init__", exhausted)
+    monkeypatch.setattr(cost, "accelerator_memory", lambda: (10**9, 8 * 10**9))
+    with pytest.raises(DistillationError, match="the models of the recipe do not fit into the 8 GB of the"):
+        list(expected_costs(recipe, ["one"]))
+
+
+def groups(folder: Path, own: str, files: dict[str, str]) -> None:
+    (folder / "own").write_text(own, encoding="ascii")
+    for name, content in files.items():
+        (folder / "groups" / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / "groups" / name).write_text(content, encoding="ascii")
+
+
+@pytest.mark.parametrize(("own", "files", "left"), [
+    ("0::/a/b\n", {"a/b/memory.max": "900\n", "a/b/memory.current": "500\n", "a/b/memory.stat": "anon 7\n"}, 400),
+    ("0::/a/b\n", {"a/memory.max": "900\n", "a/memory.current": "500\n", "a/memory.stat": "inactive_file 30\n"}, 430),
+    ("0::/\n", {"memory.max": "max\n", "memory.current": "500\n"}, None),
+    ("0::/\n", {"memory.max": "900\n", "memory.current": "1000\n"}, 0),
+    ("5:cpu:/x\n4:memory:/x\n", {"memory/memory.limit_in_bytes": "900\n", "memory/memory.usage_in_bytes": "500\n",
+     "memory/memory.stat": "inactive_file 1\ntotal_inactive_file 20\n"}, 420),
+    ("4:memory:/\n", {"memory/memory.limit_in_bytes": f"{2**63 - 4096}", "memory/memory.usage_in_bytes": "1\n"}, None),
+])  # fmt: skip
+def test_memory_is_no_more_than_a_container_leaves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own: str, files: dict[str, str], left: int | None
+) -> None:
+    """Of the files that it has read, the group can let go."""
+    groups(tmp_path, own, files)
+    monkeypatch.setattr(memory, "OWN_GROUPS", tmp_path / "own")
+    monkeypatch.setattr(memory, "GROUPS", tmp_path / "groups")
+    machine = SimpleNamespace(available=10**6)
+    monkeypatch.setattr(memory.psutil, "virtual_memory", lambda: machine)
+    assert free_bytes() == (machine.available if left is None else left)
+
+
+def test_memory_is_told_without_the_files_of_linux(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows has neither these nor the module `resource`."""
+    monkeypatch.setitem(sys.modules, "resource", None)
+    importlib.reload(memory)
+    monkeypatch.setattr(memory, "OWN_GROUPS", tmp_path / "none")
+    assert memory.free_bytes() > 0
 
 
 def test_the_peak_is_that_since_it_was_forgotten() -> None:

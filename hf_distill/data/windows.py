@@ -33,7 +33,7 @@ def windows(
 
     Where question and context together have more than `max_length` tokens, the context is cut into windows that share
     `doc_stride` tokens (of the context; in BERT's own code the stride is the step). Questions are cut to the words
-    that fit into `MAX_QUESTION` tokens, or into what `max_length` and `doc_stride` leave.
+    that fit into `MAX_QUESTION` tokens, or into what `max_length` and `doc_stride` leave; a longer word is cut, too.
 
     `start_positions` and `end_positions` are the tokens in which the first answer begins and ends; the position of
     the classification token (0 without one) in a window that does not hold the whole of it, for an answer that the
@@ -79,18 +79,30 @@ def windows(
 
 
 def _cut(questions: list[str], tokenizer: PreTrainedTokenizerBase, most: int) -> list[str]:
-    """The questions without the blanks around them, and without the words that begin or end after `most` tokens."""
+    """The questions without the blanks around them, and without what begins or ends after `most` tokens."""
     stripped = [question.strip() for question in questions]
     encoded = tokenizer(stripped, add_special_tokens=False, return_offsets_mapping=True)
     cut = []
     for row, question in enumerate(stripped):
         words, offsets = encoded.word_ids(row), encoded["offset_mapping"][row]
         if len(words) > most:
-            kept = [end for word, (_, end) in zip(words[:most], offsets[:most], strict=True) if word != words[most]]
-            logger.warning("a question of %d tokens is cut to %d: %.60r …", len(words), len(kept), question)
-            question = question[: kept[-1] if kept else 0]
+            kept = _kept(question, words, offsets, most)
+            logger.warning("a question of %d tokens is cut to %d: %.60r …", len(words), kept, question)
+            question = question[: offsets[kept - 1][1] if kept else 0].rstrip()
         cut.append(question)
     return cut
+
+
+def _kept(question: str, words: list[int | None], offsets: list[tuple[int, int]], most: int) -> int:
+    """How many tokens of a question are kept, up to a word or a blank; where there is none, up to a character.
+
+    To a tokenizer that does not divide texts beforehand (Llama 2, Gemma, Mistral) a text is one word, whatever blanks
+    it has.
+    """
+    ends = [token for token in range(1, most + 1) if 0 < offsets[token - 1][1] <= offsets[token][0]]
+    between = {token: question[offsets[token - 1][1] - 1 : offsets[token][0] + 1] for token in ends}
+    whole = [token for token in ends if words[token - 1] != words[token] or any(map(str.isspace, between[token]))]
+    return (whole or ends or [0])[-1]
 
 
 def _columns(

@@ -9,14 +9,15 @@ from typing import Any
 
 import pytest
 from datasets import Dataset
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from hf_distill.data.files import read
 from hf_distill.data.question_answering import ANSWERS, COLUMNS, Questions, questions_of, split_by_context
-from hf_distill.data.windows import windows
+from hf_distill.data.windows import MAX_QUESTION, windows
 from hf_distill.errors import DataError
 from tests import tiny_runs
+from tests.tokenizers_of_kinds import tokenizer
 
 CONTEXT = "the film was very good and the plot was quite dull"
 
@@ -220,3 +221,54 @@ def test_a_long_question_is_cut_to_whole_words(caplog: pytest.LogCaptureFixture)
 def test_what_leaves_no_room_is_refused() -> None:
     with pytest.raises(DataError, match="12 tokens leave no room for a question beside a doc_stride of 8"):
         read_windows(row(1), max_length=12, doc_stride=8)
+
+
+def marking_blanks(form: str) -> PreTrainedTokenizerFast:
+    """A tokenizer to which a text is one word, in the forms of those for Llama 2, Gemma and Mistral; or, with `words`,
+    several."""
+    made = Tokenizer.from_str(tokenizer("unigram").backend_tokenizer.to_str())
+    if form == "blanks become marks":
+        made.normalizer = normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")])
+        made.pre_tokenizer = None
+    else:
+        made.pre_tokenizer = pre_tokenizers.Metaspace(split=form == "words")
+    around = [(name, made.token_to_id(name)) for name in ("<s>", "</s>")]
+    template = {"single": "<s> $A </s>", "pair": "<s> $A </s> $B </s>", "special_tokens": around}
+    made.post_processor = processors.TemplateProcessing(**template)
+    return PreTrainedTokenizerFast(tokenizer_object=made, cls_token="<s>", sep_token="</s>", pad_token="<pad>")
+
+
+def question_ids(question: str, tokenizer: PreTrainedTokenizerFast, max_length: int = 128) -> list[int]:
+    """The tokens of the question that stand in its window, which has a special token before and behind it."""
+    columns = {"id": ["q"], "context": ["the dog does not mind"], "question": [question]}
+    (window,) = windows(
+        Dataset.from_dict(columns), tokenizer, max_length=max_length, doc_stride=2, with_offsets=True
+    )  # fmt: skip
+    found: list[int] = window["input_ids"][1 : window["context_start"] - 1]
+    return found
+
+
+@pytest.mark.parametrize("form", ["blanks become marks", "marks that do not split", "words"])
+def test_a_long_question_is_cut_behind_the_last_word_that_fits(form: str) -> None:
+    made = marking_blanks(form)
+    question = "what does the student answer as the large teacher answers and the dog does not mind the text " * 3
+    asked = question.split()
+    tokens = [made(" ".join(asked[:n]), add_special_tokens=False)["input_ids"] for n in range(len(asked) + 1)]
+    fitting = [ids for ids in tokens if len(ids) <= MAX_QUESTION]
+    assert len(tokens[-1]) > MAX_QUESTION > len(fitting[-1]) > MAX_QUESTION - 12
+    assert question_ids(question, made) == fitting[-1]
+
+
+@pytest.mark.parametrize("form", ["blanks become marks", "marks that do not split", "words"])
+def test_a_long_question_of_one_word_is_cut_behind_the_last_token_that_fits(form: str) -> None:
+    made, question = marking_blanks(form), "wherearethestudents" * 10
+    whole = made(question, add_special_tokens=False)["input_ids"]
+    assert len(whole) > MAX_QUESTION
+    assert question_ids(question, made) == whole[:MAX_QUESTION]
+
+
+def test_a_long_question_is_not_cut_inside_a_character() -> None:
+    """Each has three tokens, and 64 have room for 21 of them."""
+    expected = byte_level()("\u3042" * 21, add_special_tokens=False)["input_ids"]
+    assert len(expected) == 63
+    assert question_ids("\u3042" * 40, byte_level()) == expected

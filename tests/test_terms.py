@@ -126,6 +126,14 @@ def test_a_list_must_hold_objectives() -> None:
         Terms.of(["labels"])  # type: ignore[list-item]
 
 
+@pytest.mark.parametrize("given", ["soft_targets", ["soft_targets"], SoftTargets, [SoftTargets]])
+def test_a_name_and_a_class_are_told_how_to_become_an_objective(given: Any) -> None:
+    named = "soft_targets" in given if isinstance(given, list) else given == "soft_targets"
+    remedy = r"hf_distill\.objectives\.make\('soft_targets', {}\)" if named else r"by brackets: SoftTargets\(\)"
+    with pytest.raises(DistillationError, match=remedy):
+        Terms.of(given)
+
+
 def test_is_a_sequence() -> None:
     terms = Labels() + SoftTargets()
     assert len(terms) == 2

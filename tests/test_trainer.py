@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from tokenizers import Tokenizer
@@ -187,6 +187,12 @@ def test_data_without_labels_are_predicted_without_a_loss() -> None:
     assert prediction.label_ids is None
     assert "test_loss" not in prediction.metrics
     assert prediction.predictions.shape == (6, 3)
+
+
+def test_splits_in_place_of_rows_are_refused() -> None:
+    splits = DatasetDict(dict.fromkeys(("train", "validation"), Dataset.from_list(tiny.rows("single_label"))))
+    with pytest.raises(DataError, match=r"DatasetDict of the splits train, validation; .*train_dataset=…\['train'\]"):
+        trainer_for(train_dataset=splits)
 
 
 def test_label_smoothing_factor_reaches_the_labels() -> None:

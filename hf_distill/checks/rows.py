@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from transformers import DataCollatorWithFlattening
@@ -23,7 +24,13 @@ def fits_data(trainer: BoundTrainer, needs_labels: bool) -> None:
 
     A collator makes the labels of a language model out of the text, and any labels out of columns that are kept.
     """
-    columns = getattr(trainer.train_dataset, "column_names", None)
+    rows = trainer.train_dataset
+    if isinstance(rows, Mapping):
+        kind, split = type(rows).__name__, "train" if "train" in rows else next(iter(rows), "train")
+        raise DataError(
+            f"train_dataset is a {kind} of the splits {', '.join(rows)}; give one of them: train_dataset=…[{split!r}]."
+        )
+    columns = getattr(rows, "column_names", None)
     if columns is None:
         return
     task = trainer.distillation.pair.task

@@ -47,7 +47,7 @@ class Term:
 
     def __init__(self, objective: Objective, weight: Weight | str = 1.0, name: str = "", member: str = "") -> None:
         if not isinstance(objective, Weighable):
-            raise DistillationError(f"a term weighs an objective, not {objective!r}.")
+            raise DistillationError(f"a term weighs an objective, not {objective!r}.{_remedy(objective)}")
         if name and not name.replace("-", "_").isidentifier():
             raise DistillationError(f"{name!r} is no name for a term; use letters, digits, '_' and '-'.")
         if hasattr(_MODULES, name):
@@ -106,8 +106,8 @@ class Terms(Sequence[Term]):
             return terms
         if isinstance(terms, Weighable | Term):
             terms = [terms]
-        if not isinstance(terms, Iterable):
-            raise DistillationError(f"{terms!r} is no objective, no term, and no list of them.")
+        if isinstance(terms, str) or not isinstance(terms, Iterable):
+            raise DistillationError(f"{terms!r} is no objective, no term, and no list of them.{_remedy(terms)}")
         return cls(term if isinstance(term, Term) else Term(term) for term in terms)
 
     def __add__(self, other: Objective | Term | Terms) -> Terms:
@@ -134,6 +134,15 @@ class Terms(Sequence[Term]):
 
     def __repr__(self) -> str:
         return " + ".join(map(repr, self._terms))
+
+
+def _remedy(given: Any) -> str:
+    """A sentence on how to make an objective of what was given in place of one."""
+    if isinstance(given, str):
+        return f" By its name an objective is made by hf_distill.objectives.make({given!r}, {{}})."
+    if isinstance(given, type) and issubclass(given, Weighable):
+        return f" It is the class; make an objective of it by brackets: {given.__name__}()."
+    return ""
 
 
 def _free_name(name: str, taken: list[str]) -> str:

@@ -78,11 +78,12 @@ def rank_correlation(pairs: NDArray[np.float64]) -> float:
 
 def correlation(pairs: NDArray[np.float64]) -> float:
     """Pearson's correlation of two columns, `[rows, 2]`; 0.0 where one of them is constant."""
-    if not np.ptp(pairs, axis=0).all():
+    x, y = np.ascontiguousarray(pairs.T)
+    if min(np.ptp(x), np.ptp(y)) == 0:
         return 0.0
-    centred = pairs - pairs.mean(axis=0)
-    size = float(np.sqrt((centred**2).sum(axis=0)).prod())
-    return float(np.clip(centred.prod(axis=1).sum() / size, -1.0, 1.0)) if size > 0 else 0.0
+    x, y = x - x.mean(), y - y.mean()
+    size = np.sqrt(x @ x) * np.sqrt(y @ y)
+    return float(np.clip(x @ y / size, -1.0, 1.0)) if size > 0 else 0.0
 
 
 def _best(similarities: NDArray[np.float32], depth: int) -> NDArray[np.int64]:

@@ -163,7 +163,7 @@ class Activations:
         return self._each(lambda tensor: tensor.to(device), lambda mask: mask.to(device))
 
     def _each(self, change: Callable[[Tensor], Tensor], of_mask: Callable[[Tensor], Tensor]) -> Activations:
-        """With every tensor changed, and the mask in a way of its own."""
+        """With every tensor changed, those of further passes too, and the mask in a way of its own."""
         made: dict[str, Any] = {}
         for name, value in self.tensors.items():
             if isinstance(value, Activations):
@@ -172,7 +172,10 @@ class Activations:
                 made[name] = {layer: change(tensor) for layer, tensor in value.items()}
             else:
                 made[name] = change(value)
-        return Activations(None if self.mask is None else of_mask(self.mask), self.reader, **made)
+        changed = Activations(None if self.mask is None else of_mask(self.mask), self.reader, **made)
+        changed.passes = {source: shown._each(change, of_mask) for source, shown in self.passes.items()}
+        changed.drawn = {name: change(tensor) for name, tensor in self.drawn.items()}
+        return changed
 
     def signals(self, stack: str = "") -> set[Signal]:
         """Every signal that is present."""

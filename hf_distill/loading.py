@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_distill.access_tokens import TOKEN
@@ -44,6 +46,13 @@ class Held:
 def stays(model: Any) -> bool:
     """Whether a model stays where it is, as it was laid over devices when it was loaded."""
     return getattr(model, "hf_device_map", None) is not None
+
+
+def brought(batch: Mapping[str, Tensor], model: Any) -> Mapping[str, Tensor]:
+    """A batch as a model reads it: on its device where it stays on one, else as it is."""
+    if not stays(model):
+        return batch
+    return {name: value.to(model.device) for name, value in batch.items() if isinstance(value, Tensor)}
 
 
 def is_cast(model: Any) -> bool:

@@ -11,7 +11,7 @@ from hf_distill.anatomy import Anatomy
 from hf_distill.capture import Capture
 from hf_distill.chunks import Sizes
 from hf_distill.depth import Run, runs_whole, shallow
-from hf_distill.loading import stays
+from hf_distill.loading import brought
 from hf_distill.losses import at_least_float32, forward_kl
 from hf_distill.tasks import IGNORED, Batch, Task
 
@@ -32,10 +32,7 @@ class WordReader:
 
     def states(self, batch: Batch) -> Tensor:
         """`[batch, length, width]`, or logits `[batch, length, classes]`."""
-        if stays(self.anatomy.model):
-            place = self.anatomy.base.device
-            batch = {name: value.to(place) for name, value in batch.items() if isinstance(value, Tensor)}
-        shown: Activations = self._capture(batch)[1]
+        shown: Activations = self._capture(brought(batch, self.anatomy.base))[1]
         found: Tensor = shown.stack(self._stack).final if self.in_chunks else shown.logits
         return found
 

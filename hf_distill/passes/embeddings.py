@@ -96,7 +96,7 @@ class Embeddings:
         if not self._active or self._shown is not None:
             return None
         if self._noise is not None:
-            output = output + self._noise.to(output.dtype)
+            output = output + self._noise.to(output)
         elif torch.is_grad_enabled() and not output.requires_grad:
             output = output.detach().requires_grad_()
         self._shown = output

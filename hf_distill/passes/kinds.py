@@ -163,7 +163,8 @@ class Noisy(Kind):
         assert embeddings is not None
         real = real_tokens(batch)
         noise = torch.randn(*real.shape, embeddings.width, device=real.device)
-        return {"noise": blank(noise * (self.sigma * embeddings.root_mean_square), real)}
+        deviation = self.sigma * embeddings.root_mean_square.to(noise.device)
+        return {"noise": blank(noise * deviation, real)}
 
 
 @dataclass(frozen=True)

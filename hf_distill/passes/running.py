@@ -14,6 +14,7 @@ from hf_distill.anatomy import Anatomy
 from hf_distill.capture import Capture
 from hf_distill.depth import Run, shallow
 from hf_distill.errors import DistillationError, IncompatiblePair
+from hf_distill.loading import brought
 from hf_distill.passes.embeddings import Embeddings
 from hf_distill.passes.kinds import Drawn, InputGradient, Kind
 from hf_distill.tasks import Batch
@@ -69,7 +70,7 @@ class Passes:
         for source, capture in self._captures.items():
             known = {} if teacher is None else teacher.passes
             drawn = known[source].drawn if source in known else source.draw(batch, self._embeddings)
-            given = source.batch(batch, drawn)
+            given = brought(source.batch(batch, drawn), self.anatomy.base)
             if isinstance(source, InputGradient):
                 found[source] = self._differentiate(source, capture, given, drawn)
                 continue
@@ -105,7 +106,7 @@ class Passes:
         ):
             shown = capture(batch)[1]
             logits = source.in_student_order(shown.logits) if self.role == "teacher" else shown.logits
-            classes = source.classes(logits, batch, drawn)
+            classes = source.classes(logits, batch, drawn).to(logits.device)
             value = source.value(logits, classes)
             (gradient,) = torch.autograd.grad(value, [embeddings.shown], create_graph=twice)
         found = Activations(mask=shown.mask, input_gradient=gradient)

@@ -16,7 +16,7 @@ from hf_distill.anatomy import Anatomy
 from hf_distill.capture import Capture
 from hf_distill.depth import Run, runs_whole, shallow
 from hf_distill.errors import DataError, DistillationError
-from hf_distill.loading import is_cast, load_model, stays
+from hf_distill.loading import brought, is_cast, load_model, stays
 from hf_distill.passes import Passes
 from hf_distill.shards import fold, in_shards
 from hf_distill.tasks import Batch
@@ -189,14 +189,13 @@ class Frozen(Teacher):
             return shown
         with torch.no_grad(), self._autocast():
             taught: Activations = self._passes.show(batch, shown)
-        return taught
+        return taught.to(self._device) if self._stays else taught
 
     def _main(self, batch: Batch) -> Activations:
         assert self._show is not None
         if self._sharded:  # what is gathered outlives the pass, and must be no inference tensor
             return self._gathered(batch)
-        if self._stays:
-            batch = {name: value.to(self.model.device) for name, value in batch.items() if isinstance(value, Tensor)}
+        batch = brought(batch, self.model)
         if self._large_logits:
             with torch.no_grad(), self._autocast():
                 shown = self._show(batch)[1]

@@ -29,6 +29,11 @@ FLAGS = {
     "text_columns": flag("The column of the text, or the two of a pair: a,b.", names_in),
     "label_column": flag("The column of the label (default: label)."),
     "class_names": flag("The labels in the order of their ids: negative,positive.", names_in),
+    "regression": {
+        "help": "The labels are scores. Without it they are where one has a fraction, or the teacher gives one score; "
+        "other whole numbers are classes.",
+        "action": "store_true",
+    },
 }
 
 DESCRIPTION = """Distil a teacher into a smaller student, on a GLUE task or on texts of your own.
@@ -86,6 +91,7 @@ KEYS = {
     "text_columns": "data.text_columns",
     "label_column": "data.label_column",
     "class_names": "data.label_names",
+    "regression": "data.regression",
 }
 
 
@@ -97,6 +103,8 @@ def _own_data(own: Mapping[str, Any]) -> dict[str, Any]:
     data = {"files": files(own), "text_columns": own["text_columns"], "label_column": own.get("label_column", "label")}
     if "class_names" in own:
         data["label_names"] = own["class_names"]
+    if "regression" in own:
+        data["regression"] = own["regression"]
     if "validation_file" not in own:
         data["split"] = {"validation": 0.1}
     return data

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from hf_distill.data.files import Table, check_text, choices, describe
 from hf_distill.errors import DataError
+
+logger = logging.getLogger(__name__)
 
 Label = str | int | float
 
@@ -27,11 +30,13 @@ class Labels:
     is_regression: bool = False
 
     @staticmethod
-    def of(table: Table, column: str, names: Sequence[str] | None = None) -> Labels:
+    def of(table: Table, column: str, names: Sequence[str] | None = None, trained: Sequence[str] = ()) -> Labels:
         """Reads from one table what kind of labels its column holds, and which.
 
         Numbers with a fraction are a regression. Else each distinct cell is a class, in alphabetical or numerical
         order, or in the order of `names`: there numbers are positions, unless all of them stand among the names.
+        `trained` are the labels of a model that was trained for the task: where there is one alone, all numbers are a
+        regression; where there are as many as numbers from 0 on, they are the names of these.
 
         Errors: DataError for a label that is missing, not finite, neither text nor number, or of another kind than the
         first; for names given to a regression.
@@ -41,13 +46,23 @@ class Labels:
         if len(numbers) < len(cells):
             known = sorted({str(cell) for cell in cells}) if names is None else list(names)
             return Labels(tuple(known), {name: i for i, name in enumerate(known)})
-        if any(number % 1 for number in numbers):
+        trained = trained if names is None else ()
+        if any(number % 1 for number in numbers) or len(trained) == 1:
             if names is not None:
                 raise DataError(
                     f"{table.path}: column {column!r} has fractions, a regression, but label names are given."
                 )
             return Labels((), {}, is_regression=True)
         classes = [str(number) for number in sorted({int(number) for number in numbers})]
+        if classes == [str(i) for i in range(len(trained))]:
+            logger.warning(
+                "%s: the labels %s in column %r are taken to be %s, the model's, in its order.",
+                table.path,
+                classes,
+                column,
+                list(trained),
+            )
+            names = trained
         known = classes if names is None else list(names)
         by_name = set(classes) <= set(known)
         return Labels(tuple(known), {_number(name, True) if by_name else i: i for i, name in enumerate(known)})

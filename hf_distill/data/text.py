@@ -45,12 +45,14 @@ def load_files(
     label_column: str | None = None,
     label_names: Sequence[str] | None = None,
     where: Where | None = None,
+    trained_labels: Sequence[str] = (),
 ) -> TextData:
     """Reads the splits `train`, `validation`, `test` from files of the formats of `hf_distill.data.files`.
 
     Labels are text or numbers; what they are is read from `train` as `Labels.of` says, `label_names` fixes their
-    order. Without `label_column` nothing is labelled; a `test` that lacks the column, or has nothing in it, stays
-    unlabelled. `where` keeps the rows with these values. Other columns are dropped.
+    order, and `trained_labels`, those of a model, say what numbers mean. Without `label_column` nothing is labelled; a
+    `test` that lacks the column, or has nothing in it, stays unlabelled. `where` keeps the rows with these values.
+    Other columns are dropped.
 
     Errors: DataError, with file, line and column, for a text that is missing, not text, or holds a lone surrogate; for
     labels that are missing, of mixed kinds, not finite or unknown; for an unknown split; where `where` matches
@@ -69,7 +71,7 @@ def load_files(
         labelled = [] if label_column is None else [label_column]
         needed = [*text_columns, *(where or {}), *(labelled if split != "test" else [])]
         tables[split] = _matching(read(path, needed, labelled if split == "test" else []), where or {})
-    return _text_data(tables, text_columns, label_column, label_names)
+    return _text_data(tables, text_columns, label_column, label_names, trained_labels)
 
 
 def load_packaged(
@@ -80,6 +82,7 @@ def load_packaged(
     label_column: str | None = None,
     label_names: Sequence[str] | None = None,
     where: Where | None = None,
+    trained_labels: Sequence[str] = (),
 ) -> TextData:
     """Reads `train` from a data file that an installed Python package brings; no code of the package runs.
 
@@ -92,7 +95,8 @@ def load_packaged(
         raise DataError(f"package {package!r}: sha256 {sha256!r} is not 64 lower-case hexadecimal digits.")
     needed = [*text_columns, *([] if label_column is None else [label_column]), *(where or {})]
     table = read(_packaged_file(package, file), needed, sha256=sha256)
-    return _text_data({"train": _matching(table, where or {})}, text_columns, label_column, label_names)
+    tables = {"train": _matching(table, where or {})}
+    return _text_data(tables, text_columns, label_column, label_names, trained_labels)
 
 
 def to_dataset(table: Table, text_columns: Sequence[str], label_column: str, labels: Labels) -> Dataset:
@@ -132,12 +136,16 @@ def _check_arguments(text_columns: Sequence[str], label_column: str | None, labe
 
 
 def _text_data(
-    tables: Mapping[str, Table], text_columns: Sequence[str], label_column: str | None, names: Sequence[str] | None
+    tables: Mapping[str, Table],
+    text_columns: Sequence[str],
+    label_column: str | None,
+    names: Sequence[str] | None,
+    trained: Sequence[str],
 ) -> TextData:
     column = label_column or ""
     known = {split: unlabelled(table, column) if split == "test" else table for split, table in tables.items()}
     labelled = [known[split] for split in SPLITS if split in known and column in known[split].columns]
-    labels = Labels.of(labelled[0], column, names) if labelled else Labels(tuple(names or ()), {})
+    labels = Labels.of(labelled[0], column, names, trained) if labelled else Labels(tuple(names or ()), {})
     if labelled and len(labels.names) == 1:
         logger.warning("%s: there is one class only, %r.", labelled[0].path, labels.names[0])
     splits = {split: to_dataset(table, text_columns, column, labels) for split, table in known.items()}

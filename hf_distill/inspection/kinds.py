@@ -43,6 +43,8 @@ class Kind:
             return cls._named(data.text.task)
         task = next((task for key, task in OF_DATA.items() if getattr(data, key) is not None), "single_label")
         tags = None if data.token_classification is None else data.token_classification.tag_names
+        if data.regression:
+            return cls._named("regression", ())
         given = tags if task == "token_classification" else data.label_names
         return cls._named(task, None if given is None else tuple(given))
 

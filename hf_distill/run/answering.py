@@ -47,7 +47,8 @@ def predict_diagnostics(recipe: Recipe, output_dir: str | Path, dataset_dir: str
 
 def evaluate_alone(recipe: Recipe, folder: RunFolder, *, evaluate: bool, predict: bool) -> RunResult:
     """Evaluates the student in the folder, or the recipe's own, on its own; writes `eval_results.json`."""
-    workload = load_workload(recipe, train=False, predict=predict)
+    source = _source(recipe, folder)
+    workload = load_workload(recipe, train=False, predict=predict, student=source)
     if workload.judged_by_objectives:
         raise DistillationError(
             f"{folder.path}: a model without a head has nothing to evaluate by itself; its training is judged by the "
@@ -65,7 +66,7 @@ def evidence_of(recipe: Recipe, output_dir: str | Path) -> tuple[str, Evidence]:
 
     Raises: `DistillationError` where nothing is reported row by row, as of models without a head.
     """
-    workload = load_workload(recipe, train=False)
+    workload = load_workload(recipe, train=False, student=_source(recipe, RunFolder(output_dir)))
     split = workload.reported_split
     student = _Student(recipe, RunFolder(output_dir), workload.auto_class)
     found = workload.evidence(split, student.answers(workload, (split,)).kept[split])
@@ -74,12 +75,17 @@ def evidence_of(recipe: Recipe, output_dir: str | Path) -> tuple[str, Evidence]:
     return workload.metrics[0], found
 
 
+def _source(recipe: Recipe, folder: RunFolder) -> str | None:
+    """Where a trained student is: in the folder of a run, or else where the recipe says."""
+    return str(folder.path) if (folder.path / "config.json").is_file() else recipe.student.model
+
+
 class _Student:
     """A trained student, from the folder of a run, or else from where the recipe says."""
 
     def __init__(self, recipe: Recipe, folder: RunFolder, auto_class: str) -> None:
         self.recipe, self.folder = recipe, folder
-        source = str(folder.path) if (folder.path / "config.json").is_file() else recipe.student.model
+        source = _source(recipe, folder)
         if source is None:
             raise DistillationError(
                 f"{folder.path} holds no student to evaluate or predict with; train it first (--do_train), or name a "

@@ -100,7 +100,7 @@ def _seen(recipe: Recipe | None, model: PreTrainedModel, tokenizer: PreTrainedTo
     if recipe is None or task_of(model).vocabulary_sized:
         told = f"{len(SENTENCES)} sentences of English"
         return _Seen(batches_of(model, tokenizer, SENTENCES), SENTENCES, told, longest_row(model, tokenizer))
-    workload = load_workload(recipe, train=False)
+    workload = load_workload(recipe, train=False, student=model.name_or_path or None)
     batches = _rows(workload, recipe, model, tokenizer)
     told = f"{workload.name}, {workload.reported_split}"
     return _Seen(batches, workload.texts() or SENTENCES, told, recipe.max_length)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from datasets import Dataset
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from hf_distill.errors import IncompatiblePair
 from hf_distill.objectives.pair import GENERIC
@@ -33,13 +33,26 @@ def label_settings(names: Sequence[str]) -> dict[str, Any]:
     }
 
 
+def stored_labels(path: str, revision: str | None = None) -> tuple[str, ...]:
+    """The labels of a model that is stored, in their order, as its configuration tells: one for a score, nothing where
+    several have no names, or none are told, or it cannot be read, which is said when it is loaded."""
+    try:
+        config, _ = PreTrainedConfig.get_config_dict(path, revision=revision)
+        told = config.get("id2label") or {}
+        names = tuple(str(told[key]) for key in sorted(told, key=int))
+    except (OSError, ValueError, TypeError, AttributeError):
+        return ()
+    named = len({*names}) == len(names) and not any(GENERIC.match(name) or name.isdigit() for name in names)
+    return names if named or len(names) == 1 else ()
+
+
 def align_labels(model: PreTrainedModel, role: str, names: Sequence[str]) -> Columns:
     """Gives the model's labels the spelling of `names`, the task's in order (none: a regression), and returns where
     each class of the task stands.
 
-    Names are compared without regard to case, blanks, `_` and `-`. A model without names of its own (`LABEL_0` …) and
-    a task whose labels are the numbers from 0 are taken to be in the same order. A teacher may have some of the task's
-    classes alone, by their names, as one from before its student's labels grew.
+    Names are compared without regard to case, blanks, `_` and `-`. Where the model has none of its own (`LABEL_0` …),
+    or one side has the numbers from 0 in their place, both are taken to be in the same order. A teacher may have some
+    of the task's classes alone, by their names, as one from before its student's labels grew.
 
     Raises: `IncompatiblePair` if the numbers of labels or their names differ: the model was trained for something
     else.
@@ -54,7 +67,7 @@ def align_labels(model: PreTrainedModel, role: str, names: Sequence[str]) -> Col
         grown = f", or let its head grow (student: {{grow_labels: {{names: [{lacking}]}}}})" if lacking else ""
         raise IncompatiblePair(
             f"the {role} has {config.num_labels} labels ({', '.join(map(str, config.id2label.values()))}), the task "
-            f"{task}: it was not trained for this task. Give a {role} that was{grown}."
+            f"{task}: it was not trained for this task. Give a {role} that was{grown}.{_rule_of(names)}"
         )
     if not names:
         return (0,)
@@ -64,6 +77,15 @@ def align_labels(model: PreTrainedModel, role: str, names: Sequence[str]) -> Col
     config.id2label = dict(sorted(zip(columns, names, strict=True)))
     config.label2id = {name: column for column, name in config.id2label.items()}
     return columns
+
+
+def _rule_of(names: Sequence[str]) -> str:
+    """A sentence on labels that may be scores."""
+    if not names or not all(name.lstrip("-").isdigit() for name in names):
+        return ""
+    return (
+        " Labels that are whole numbers are classes, unless --regression (data.regression) says that they are scores."
+    )
 
 
 def _are_same(found: list[str], names: Sequence[str]) -> bool:
@@ -76,7 +98,7 @@ def _are_same(found: list[str], names: Sequence[str]) -> bool:
 def _by_order(role: str, found: list[str], names: Sequence[str]) -> Columns | None:
     """The order as it is, where one side has no names."""
     generic = all(GENERIC.match(name) for name in found)
-    numbered = list(names) == [str(i) for i in range(len(names))]
+    numbered = [str(i) for i in range(len(names))] in (list(names), found)
     if not generic and not numbered:
         return None
     if found != list(names):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -165,6 +167,54 @@ def test_a_task_of_ones_own(home: Path, tmp_path: Path) -> None:
     assert record.data.sources["train"].name == "train.csv.gz"
     assert {label for _, label in predictions(out / "predict_results_test.txt")} <= {"no", "yes"}
     assert AutoModelForSequenceClassification.from_pretrained(out).config.label2id == {"no": 0, "yes": 1}
+
+
+def own_rows(home: Path, folder: Path, labels: Sequence[object], teacher: Path, *more: str) -> list[str]:
+    """The flags of rows in a CSV file with these labels, again and again, and of tests without any."""
+    with (folder / "train.csv").open("w", newline="", encoding="utf-8") as file:
+        rows = [(tiny_runs.sentence(i)[0], labels[i % len(labels)]) for i in range(30)]
+        csv.writer(file).writerows([("text", "label"), *rows])
+    tiny_runs.write_jsonl(folder / "test.jsonl", [{"text": tiny_runs.sentence(i)[0]} for i in range(3)])
+    return [
+        "--train_file", str(folder / "train.csv"), "--test_file", str(folder / "test.jsonl"), "--text_columns", "text",
+        "--teacher_name_or_path", str(teacher), "--student_layers", "1", "--output_dir", str(folder / "out"), *FAST,
+        *more,
+    ]  # fmt: skip
+
+
+def test_numbers_get_the_names_that_the_teacher_has_for_its_classes(home: Path, tmp_path: Path) -> None:
+    teacher = tiny_runs.save_teacher(tmp_path / "teacher", labels=("neg", "pos"))
+    steps = ["--do_train", "--do_eval", "--do_predict"]
+    assert main(own_rows(home, tmp_path, ("0", "1"), teacher, *steps)) == 0
+    student = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
+    assert student.config.id2label == {0: "neg", 1: "pos"}
+    told = predictions(tmp_path / "out" / "predict_results_test.txt")
+    assert {label for _, label in told} <= {"neg", "pos"}
+    shutil.rmtree(teacher)
+    assert main(["--output_dir", str(tmp_path / "out"), "--do_predict", "--use_cpu"]) == 0
+    assert predictions(tmp_path / "out" / "predict_results_test.txt") == told
+
+
+def test_whole_numbers_are_scores_where_the_teacher_gives_one(home: Path, tmp_path: Path) -> None:
+    flags = own_rows(home, tmp_path, ("1", "2.0", "5"), home / "score", "--do_train", "--do_eval")
+    assert main(flags) == 0
+    found = json.loads((tmp_path / "out" / "eval_results.json").read_text())
+    assert {"eval_pearson", "teacher_eval_pearson"} <= found.keys()
+    assert main(["--output_dir", str(tmp_path / "out"), "--do_eval", "--use_cpu"]) == 0
+    again = json.loads((tmp_path / "out" / "eval_results.json").read_text())
+    assert again["eval_pearson"] == pytest.approx(found["eval_pearson"])
+
+
+def test_whole_numbers_are_scores_where_it_is_said(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = own_rows(home, tmp_path, ("1", "2", "5"), home / "teacher")
+    assert main(flags) == 2
+    assert "whole numbers are classes, unless --regression (data.regression" in capsys.readouterr().err
+    assert main([*flags, "--regression"]) == 2
+    assert "a regression, one score" in capsys.readouterr().err
+    assert main([*own_rows(home, tmp_path, ("bad", "good"), home / "teacher"), "--regression"]) == 2
+    assert "column 'label' holds words, and --regression" in capsys.readouterr().err
 
 
 def test_a_student_is_evaluated_from_its_folder_alone(home: Path, tmp_path: Path) -> None:

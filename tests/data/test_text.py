@@ -85,6 +85,26 @@ def test_csv_labels_are_numbers_if_all_look_like_numbers(
     assert data.splits["train"]["label"][:] == expected
 
 
+@pytest.mark.parametrize(
+    ("labels", "trained", "names", "expected"),
+    [
+        (("0", "1"), ("neg", "pos"), ("neg", "pos"), [0, 1]),
+        (("0", "1"), ("a", "b", "c"), ("0", "1"), [0, 1]),
+        (("1", "2"), ("neg", "pos"), ("1", "2"), [0, 1]),
+        (("pos", "neg"), ("pos", "neg"), ("neg", "pos"), [1, 0]),
+        (("1", "3.0", "5"), ("LABEL_0",), (), [1.0, 3.0, 5.0]),
+        (("bad", "good"), ("LABEL_0",), ("bad", "good"), [0, 1]),
+    ],
+)
+def test_a_trained_model_says_what_numbers_mean(
+    labels: tuple[str, ...], trained: tuple[str, ...], names: tuple[str, ...], expected: list[float], tmp_path: Path
+) -> None:
+    file = csv_file(tmp_path / "t.csv", *labels)
+    data = load_files({"train": file}, ["text"], "label", trained_labels=trained)
+    assert data.label_names == names
+    assert data.splits["train"]["label"][:] == expected
+
+
 def test_csv_names_of_train_that_look_like_numbers_elsewhere(tmp_path: Path) -> None:
     files = {
         "train": csv_file(tmp_path / "t.csv", "1", "x"),

@@ -100,6 +100,7 @@ TAGGED = "token_classification: {tokens_column: words, tags_column: tags, tag_na
             ["line 2, data", "question_answering and token_c"],
         ),
         (TAGS, TAGGED, f"{TAGGED}\n  label_names: [a, b]", ["line 5, data.label_names", "goes with text_columns"]),
+        (TAGS, TAGGED, f"{TAGGED}\n  regression: true", ["line 5, data.regression", "goes with text_columns"]),
         (TAGS, TAGGED, f"{TAGGED}\n  deduplicate: true", ["line 5, data.deduplicate", "goes with text_columns"]),
         (TAGS, TAGGED, f"{TAGGED}\n  where: {{a: 1}}", ["line 5, data.where", "goes with text_columns"]),
     ],

@@ -30,7 +30,8 @@ def test_numbers_are_names_where_both_sides_have_the_same() -> None:
 def test_numbers_on_one_side_alone_are_in_order(caplog: pytest.LogCaptureFixture) -> None:
     assert align_labels(model_of(("bad", "good")), "teacher", ("0", "1")) == (0, 1)
     assert align_labels(model_of(("LABEL_0", "LABEL_1")), "teacher", ("good", "bad")) == (0, 1)
-    assert caplog.text.count("are taken to be the task's in its order") == 2
+    assert align_labels(model_of(("0", "1")), "student", ("bad", "good")) == (0, 1)
+    assert caplog.text.count("are taken to be the task's in its order") == 3
 
 
 def test_names_are_compared_without_case_and_must_be_the_same() -> None:

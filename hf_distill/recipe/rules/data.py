@@ -13,7 +13,7 @@ KINDS = (
     "text",
 )  # fmt: skip
 """The keys of `data` that say what the rows are."""
-OF_TEXTS = ("package", "where", "label_column", "label_names", "deduplicate", "exemplars")
+OF_TEXTS = ("package", "where", "label_column", "label_names", "regression", "deduplicate", "exemplars")
 """The keys of `data` that go with `text_columns`."""
 TEXTS_OF = {"triplets": 3, "parallel": 2}
 """The texts of a training row of sentences, of the kinds that say how many they are."""
@@ -40,6 +40,10 @@ def rows(data: Mapping[str, Any]) -> Iterator[Problem]:
             yield Problem(("data", key), "goes with text_columns, texts that have a label each; leave it out.")
         if section.get("speech") is not None and section.get("hub") is not None:
             yield Problem(("data", "hub"), "does not go with speech; give files, parquet for example.")
+    if section.get("regression") is True and section.get("label_names") is not None:
+        yield Problem(
+            ("data", "regression"), "is for labels that are scores, and label_names names classes; keep one."
+        )
     columns = items(section.get("text_columns"))
     if section.get("label_column") is not None and section["label_column"] in columns:
         yield Problem(("data", "label_column"), f"{section['label_column']!r} is a text column as well.")

@@ -158,7 +158,11 @@ class Data(Section):
     """One column of text, or two for pairs."""
     label_column: Text | None = None
     label_names: Names | None = None
-    """The labels in the order of their ids; without them they are taken from the training rows."""
+    """The labels in the order of their ids; without them they are taken from the training rows, and numbers from 0 on
+    have the names that the teacher has for them."""
+    regression: bool = False
+    """The labels are scores. Without it they are where one of them has a fraction, or the teacher gives one score;
+    other whole numbers are classes."""
     question_answering: QuestionAnswering | None = None
     token_classification: TokenClassification | None = None
     translation: Translation | None = None

@@ -20,11 +20,14 @@ from hf_distill.run.workloads import (
 __all__ = ["load_workload"]
 
 
-def load_workload(recipe: Recipe, *, train: bool = True, predict: bool = False) -> Workload:
+def load_workload(
+    recipe: Recipe, *, train: bool = True, predict: bool = False, student: str | None = None
+) -> Workload:
     """The rows of a recipe, deduplicated, split and cut as it says, with all that a run asks about its task.
 
     `train` and `predict` say whether the training rows and the tests must be there; own training rows always must, as
-    they say which labels there are.
+    they say which labels there are. `student` is the folder or id of a finished one, which knows best what numbers
+    among them mean; else it is the teacher.
 
     Raises: `DataError` naming file, row and column of what is missing or wrong.
     """
@@ -47,4 +50,4 @@ def load_workload(recipe: Recipe, *, train: bool = True, predict: bool = False) 
         return across_tokenizers.load(data.text, recipe, predict=predict)
     if data is not None and data.text is not None:
         return pretraining.load(data.text, recipe, predict=predict)
-    return text_classification.load(recipe, train=train, predict=predict)
+    return text_classification.load(recipe, train=train, predict=predict, student=student)

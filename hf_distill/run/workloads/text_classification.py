@@ -22,9 +22,10 @@ from hf_distill.evaluation import fidelity
 from hf_distill.evaluation.evidence import Evidence
 from hf_distill.evaluation.metrics import compute_metrics_for
 from hf_distill.evaluation.parting import Answered, Asked
-from hf_distill.recipe import Data, Recipe
+from hf_distill.recipe import Data, Recipe, Teacher
 from hf_distill.run.abilities import Augmentable, Predicting
-from hf_distill.run.labels import Columns, align_labels, in_task_order, label_settings
+from hf_distill.run.labels import Columns, align_labels, in_task_order, label_settings, stored_labels
+from hf_distill.run.models import leading, teacher_path
 from hf_distill.run.workload import Collator, Interval, Limits
 from hf_distill.run.workloads.labelled_rows import PredictedRows
 from hf_distill.run.workloads.splits import at_most, need_test, with_cuts
@@ -39,6 +40,9 @@ FILE_NAMES = {"test_mismatched": "mnli-mm", "test_matched": "mnli"}
 """Splits whose predictions are not named after the task."""
 
 DIAGNOSTICS = "ax"
+
+SCORE = ("score",)
+"""The one label of a regression."""
 
 
 @dataclass(frozen=True)
@@ -215,10 +219,10 @@ class TextClassification(PredictedRows, Augmentable):
         return (load_diagnostics(recipe, place),)
 
 
-def load(recipe: Recipe, *, train: bool, predict: bool) -> TextClassification:
+def load(recipe: Recipe, *, train: bool, predict: bool, student: str | None = None) -> TextClassification:
     """The texts and labels of a recipe. Raises: `DataError`, as `load_workload`."""
     if recipe.data is not None:
-        name, text = _own_data(recipe.data)
+        name, text = _own_data(recipe.data, _trained_labels(recipe, student))
         need_test(text.splits, name, predict)
         found = TextClassification(name, text, ("pearson", "spearmanr") if text.is_regression else ("accuracy",))
     else:
@@ -236,12 +240,24 @@ def load_diagnostics(recipe: Recipe, dataset_dir: str | Path | None) -> TextClas
     return TextClassification(task.name, replace(text, splits=DatasetDict({"test": test})), task.metrics, task)
 
 
-def _own_data(data: Data) -> tuple[str, TextData]:
+def _trained_labels(recipe: Recipe, student: str | None) -> tuple[str, ...]:
+    """Those of the finished student, or else of a teacher that is not trained by the run."""
+    teacher = leading(recipe)
+    if recipe.data is not None and recipe.data.regression:
+        return SCORE
+    if student is not None:
+        return stored_labels(student, recipe.student.revision)
+    if teacher is None or (isinstance(teacher, Teacher) and teacher.fine_tune is not None):
+        return ()
+    return stored_labels(teacher_path(teacher), teacher.revision)
+
+
+def _own_data(data: Data, trained: Sequence[str]) -> tuple[str, TextData]:
     columns = data.text_columns or []
     if data.files is not None:
         given = {name: path for name, path in data.files.model_dump().items() if path is not None}
         name = Path(given["train"]).name
-        text = load_files(given, columns, data.label_column, data.label_names, data.where or None)
+        text = load_files(given, columns, data.label_column, data.label_names, data.where or None, trained)
     elif data.package is not None:
         source = data.package
         name = source.name
@@ -253,10 +269,16 @@ def _own_data(data: Data) -> tuple[str, TextData]:
             data.label_column,
             data.label_names,
             data.where or None,
+            trained,
         )
     else:
         raise DataError("the recipe's data names neither files nor a package.")
     _check_labels(name, str(data.label_column), text)
+    if data.regression and not text.is_regression:
+        raise DataError(
+            f"{name}: column {data.label_column!r} holds words, and --regression (data.regression) says that its "
+            "labels are scores; name the column of the scores, or leave it out."
+        )
     splits = dict(text.splits)
     if data.deduplicate:
         splits = {split: deduplicate(of_split, text.text_columns) for split, of_split in splits.items()}

@@ -10,6 +10,7 @@ from hf_distill.errors import IncompatiblePair
 from hf_distill.inspection.binding import bound_stages
 from hf_distill.inspection.blueprint import Blueprint, configuration, stored_class
 from hf_distill.recipe import Recipe
+from hf_distill.run.labels import stored_labels
 from hf_distill.sentence_modules import read_modules
 from hf_distill.tasks import HEADS
 
@@ -36,7 +37,8 @@ OBJECTIVES: dict[str, list[dict[str, Any]]] = {
 """Terms to start with; those that do not fit the pair are left out. Other tasks have both halves."""
 
 ARGUMENTS = {"num_train_epochs": 3, "learning_rate": 5.0e-5, "warmup_steps": 0.1, "per_device_train_batch_size": 32}
-TRAIN = "train.jsonl"
+TRAIN, LABEL, TAGS, PAIRS = "train.jsonl", "label", "ner_tags", ["sentence1", "sentence2"]
+"""The file and the columns of a start where no flag names others."""
 LONGEST_CHAT = 1024
 
 
@@ -52,8 +54,9 @@ def task_of(teacher: str) -> str:
 
 def data_for(teacher: str, files: Mapping[str, str], columns: Mapping[str, Any]) -> dict[str, Any]:
     """The section `data` of a recipe for a teacher's task; `files` are by split, train.jsonl where none is named.
-    `columns` are keys that go with texts and labels, in place of the usual ones. Files of a causal
-    model hold conversations, unless they are .txt or a column of texts is named.
+    `columns` are keys that go with texts and labels, in place of the usual ones; they name tokens and tags, and pairs
+    and their score, as well. Files of a causal model hold conversations, unless they are .txt or a column of texts is
+    named.
     """
     task = task_of(teacher)
     given = dict(files) or {"train": TRAIN}
@@ -65,14 +68,28 @@ def data_for(teacher: str, files: Mapping[str, str], columns: Mapping[str, Any])
         kept = {split: [{"files": [path], **named}] for split, path in given.items() if split != "test"}
         return {"text": {"task": task, **kept}}
     if task == "embeddings":
-        pairs = {"pair_columns": ["sentence1", "sentence2"], "score_column": "label"}
-        return {**rows, "embeddings": {"text_columns": ["text"], **pairs}}
+        return {**rows, "embeddings": _sentences(columns)}
     if task == "single_label":
-        return {**rows, "text_columns": ["text"], "label_column": "label", **_label_names(teacher), **columns}
+        return {**rows, "text_columns": ["text"], "label_column": LABEL, **_label_names(teacher), **columns}
     if task == "token_classification":
-        names = _label_names(teacher).get("label_names")
-        return {**rows, "token_classification": {"tags_column": "tags", **({"tag_names": names} if names else {})}}
+        return {**rows, "token_classification": _tags(teacher, columns)}
     return {**rows, SECTIONS[task]: {}}
+
+
+def _sentences(columns: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a sentence encoder: two columns of texts are the pairs as well, whose score is the label, if one is named."""
+    texts = columns.get("text_columns", ["text"])
+    pairs = {"pair_columns": PAIRS, "score_column": LABEL} if len(texts) == 1 else {}
+    score = {"score_column": columns["label_column"]} if "label_column" in columns else {}
+    return {"text_columns": texts, **pairs, **score}
+
+
+def _tags(teacher: str, columns: Mapping[str, Any]) -> dict[str, Any]:
+    """Of tagged tokens; the columns are those of `distill_ner` where none is named."""
+    tokens = {"tokens_column": columns["text_columns"][0]} if "text_columns" in columns else {}
+    names = _label_names(teacher).get("label_names")
+    known = {"tag_names": names} if names else {}
+    return {**tokens, "tags_column": columns.get("label_column", TAGS), **known}
 
 
 def _is_text(file: str, columns: Mapping[str, Any]) -> bool:
@@ -87,8 +104,9 @@ def _longest_chat(teacher: str) -> int:
 
 
 def _label_names(teacher: str) -> dict[str, list[str]]:
-    names = [str(name) for name in configuration(teacher, "teacher", None, False).id2label.values()]
-    return {"label_names": names} if len(names) > 1 else {}
+    """The teacher's, if they have names: of others the data tell what they are."""
+    names = stored_labels(teacher)
+    return {"label_names": [*names]} if len(names) > 1 else {}
 
 
 def starting_recipe(

@@ -10,6 +10,7 @@ from hf_distill.commands import mlm
 from hf_distill.commands.flags import FILES, HUB, ON_POLICY, WRITING, WRITING_KEYS, flag, whole
 from hf_distill.commands.overrides import Changes, Script, name_of_rows, on_policy, on_rows, on_targets
 from hf_distill.commands.script import entry_points
+from hf_distill.data.streams import UNITS
 from hf_distill.errors import RecipeError
 from hf_distill.objectives.response.soft_targets import KINDS
 from hf_distill.recipe import Recipe
@@ -43,6 +44,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     },
     "num_samples": flag("Validation prompts that teacher and student answer in the report (default: 4).", int),
     "text_column": flag("The rows are raw text, in this column."),
+    "text_unit": flag("The rows are raw text: what a document is in a .txt file.", choices=UNITS),
 }
 
 LOSSES: dict[str, dict[str, Any]] = {
@@ -65,6 +67,9 @@ KEYS = {
 }
 """Where flags stand below `data.chat`."""
 
+OF_TEXT = ("text_column", "text_unit")
+"""Flags that say that the rows are raw text, and how it is read."""
+
 OF_LOSS = {"divergence": "kind", "beta": "beta", "skew": "alpha", "top_k": "top_k"}
 """Where flags stand below `soft_targets`."""
 
@@ -76,7 +81,7 @@ def _data(own: Mapping[str, Any], recipe: Recipe) -> Changes:
 
 def _is_text(own: Mapping[str, Any], recipe: Recipe) -> bool:
     """Whether the rows are raw text: by the flags, or else by the recipe."""
-    if "text_column" in own or (recipe.data is not None and recipe.data.text is not None):
+    if any(name in own for name in OF_TEXT) or (recipe.data is not None and recipe.data.text is not None):
         return True
     return PurePath(own.get("train_file", "").removesuffix(".gz")).suffix == ".txt"
 
@@ -87,11 +92,14 @@ def _text(own: Mapping[str, Any], recipe: Recipe) -> Changes:
     Raises: `RecipeError` for flags about conversations.
     """
     of_chat = [name for name in KEYS if name in own]
-    if of_chat or "test_file" in own:
-        name = (*of_chat, "test_file")[0]
-        raise RecipeError(f"command line: --{name} is about conversations, and the rows are raw text; leave it out.")
+    if of_chat:
+        raise RecipeError(
+            f"command line: --{of_chat[0]} is about conversations, and the rows are raw text; leave it out."
+        )
+    if "test_file" in own:
+        raise RecipeError("command line: --test_file goes with conversations; raw text has no test. Leave it out.")
     files = {f"{split}_file": [own[f"{split}_file"]] for split in ("train", "validation") if f"{split}_file" in own}
-    kept = {name: own[name] for name in (*HUB, "text_column") if name in own}
+    kept = {name: own[name] for name in (*HUB, *OF_TEXT) if name in own}
     changes = mlm.SCRIPT.data({**kept, **files}, recipe)
     if "data" in changes:
         typed, data = changes["data"]

@@ -50,6 +50,16 @@ def test_raw_text_is_learned_word_by_word(words: tuple[str, ...]) -> None:
         asked(*words, "--packing", *MODELS)
 
 
+def test_raw_text_is_read_as_the_recipe_or_the_flag_says() -> None:
+    text = asked("--train_file", "a.txt", *MODELS, "--text_unit", "paragraph")["data"]["text"]
+    assert text["train"][0]["unit"] == "paragraph"
+    shipped = ("--recipe", "language_models/on_policy_text", "--train_file", "a.txt", "--validation_file", "b.txt")
+    text = asked(*shipped)["data"]["text"]
+    assert [text[split][0]["unit"] for split in ("train", "validation")] == ["paragraph", "paragraph"]
+    with pytest.raises(RecipeError, match="--test_file goes with conversations; raw text has no test"):
+        asked("--train_file", "a.txt", "--test_file", "b.txt", *MODELS)
+
+
 def test_losses_and_adapters_by_flags() -> None:
     flags = ("--divergence", "skew_rkl", "--skew", "0.2", "--top_k", "9", "--lora_rank", "4")
     recipe = asked("--recipe", "language_models/jsd", "--train_file", "a.jsonl", *flags)

@@ -1,4 +1,4 @@
-"""Whether models keep the documents of a packed row apart."""
+"""Whether models and terms keep the documents of a packed row apart."""
 
 from __future__ import annotations
 
@@ -25,18 +25,30 @@ _SO = (
 
 
 def keeps_documents_apart(trainer: BoundTrainer, *, sharded: bool) -> None:
-    """Refuses packed rows for models that look across their documents: by position_ids alone these are told apart, and
-    OPT, bidirectional models made causal, and layers that scan their inputs do not heed them.
+    """Refuses packed rows for terms that join their documents, and for models that look across these: by position_ids
+    alone they are told apart, and OPT, bidirectional models made causal, and layers that scan their inputs do not heed
+    them.
 
     A student whose parameters no process has whole is not tried.
     """
     rows, columns = trainer.data_collator, getattr(trainer.train_dataset, "column_names", None) or ()
     if not isinstance(rows, PaddedRows) or POSITIONS not in columns:
         return
+    _refuse_terms(trainer)
     students = [] if sharded else [("student", trainer.model)]
     teachers = [] if trainer.teacher is None else [("teacher", each) for each in trainer.teacher.models]
     for role, model in [*students, *teachers]:
         _try(model, role)
+
+
+def _refuse_terms(trainer: BoundTrainer) -> None:
+    distillation = trainer.distillation
+    for name, objective in zip(distillation.objectives, distillation.terms(), strict=True):
+        if found := objective.joins_documents:
+            raise IncompatiblePair(
+                f"objective {name!r} {found}, and the training rows hold several documents each, which are texts of "
+                "their own. Do not pack (data.chat.packing: false), or leave the term out."
+            )
 
 
 @torch.no_grad()

@@ -158,6 +158,13 @@ class Objective(Weighable):
             )
         self._pair = pair
 
+    @property
+    def joins_documents(self) -> str:
+        """What it does with the documents of a packed row as if they were one text, to be said of it; empty where its
+        value is that of the documents in rows of their own, but for how a mean over texts weighs them. Asked after
+        `bind`."""
+        return ""
+
     def remark(self, happened: Tensor | bool, text: str) -> None:
         """Have `text` said in the log, once, if `happened` is true of any batch of the training.
 

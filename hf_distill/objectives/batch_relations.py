@@ -95,6 +95,10 @@ class BatchRelation(LayerPairs):
         return pooled(state, mask, self.pool), pooled(target, mask, self.pool)
 
     @property
+    def joins_documents(self) -> str:
+        return "has one vector of each row"
+
+    @property
     def processes(self) -> int:
         """The processes whose texts make one batch."""
         return process_count() if self.gather else 1

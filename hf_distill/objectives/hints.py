@@ -19,9 +19,9 @@ class Hints(HiddenStates):
     the teacher. The values of several pairs of layers are added.
 
     A subclass writes `errors(student, teacher) -> [batch, length, width]`. `form="paper"` sums them over the tokens
-    and features of a text and counts texts, so that long texts weigh more; `form="code"` takes the mean over tokens
-    and features. `regressor`, where the widths differ: `linear`, `conv1d` (a token and its two neighbours), or
-    `none`, and then different widths are refused.
+    and features of a text and counts texts, each document of a packed row as one, so that long texts weigh more;
+    `form="code"` takes the mean over tokens and features. `regressor`, where the widths differ: `linear`, `conv1d` (a
+    token and its two neighbours), or `none`, and then different widths are refused.
     """
 
     def __init__(self, *, layer_map: Layers | None, regressor: str, form: str, stack: str) -> None:
@@ -49,6 +49,11 @@ class Hints(HiddenStates):
             "regressor='linear' or 'conv1d'."
         )
 
+    @property
+    def joins_documents(self) -> str:
+        looks_beside = self.regressor == "conv1d" and len(self.projections) > 0
+        return "looks at the tokens beside each (regressor='conv1d')" if looks_beside else ""
+
     def distance(self, student: Tensor, teacher: Tensor) -> Tensor:
         return self.over_features(self.errors(student, teacher))
 
@@ -57,5 +62,4 @@ class Hints(HiddenStates):
         return errors.sum(-1) if self.form == "paper" else errors.mean(-1)
 
     def count(self, batch: Batch, task: Task) -> Tensor | int:
-        mask = self.mask(batch)
-        return mask.any(1).sum() if self.form == "paper" else mask.sum()
+        return self.texts(batch) if self.form == "paper" else self.mask(batch).sum()

@@ -16,7 +16,7 @@ from hf_distill.losses import at_least_float32, example_means, masked_sum
 from hf_distill.objectives.base import Objective
 from hf_distill.objectives.pair import Pair
 from hf_distill.objectives.settings import check_choice
-from hf_distill.tasks import Batch, Task, real_tokens
+from hf_distill.tasks import DOCUMENTS, Batch, Task, real_tokens
 
 Layers = str | Sequence[Sequence[int]]
 
@@ -87,6 +87,11 @@ class LayerPairs(Objective):
     def count(self, batch: Batch, task: Task) -> Tensor | int:
         mask = self.mask(batch)
         return mask.sum() if self.reduction == "token_mean" else mask.any(1).sum()
+
+    def texts(self, batch: Batch) -> Tensor:
+        """How many texts have a real token; each document of a packed row is one."""
+        mask = self.mask(batch)
+        return (mask * batch[DOCUMENTS]).amax(1).sum() if DOCUMENTS in batch else mask.any(1).sum()
 
     def shown_mask(self, student: Activations) -> Tensor:
         """Real tokens of the stack, as the student's pass had them."""

@@ -42,6 +42,10 @@ class TextRelations(LayerPairs):
     def columns(self) -> frozenset[str]:
         return frozenset({"special_tokens_mask"} if self.special_tokens == "exclude" else ())
 
+    @property
+    def joins_documents(self) -> str:
+        return "relates the tokens of a row to each other"
+
     def count(self, batch: Batch, task: Task) -> Tensor | int:
         return self.counted(self.mask(batch), batch).any(1).sum()
 

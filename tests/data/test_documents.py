@@ -26,10 +26,11 @@ from transformers import (
     RobertaForCausalLM,
 )
 
-from hf_distill import DistillationTrainer, HiddenMSE, Labels, SoftTargets, students
+from hf_distill import DistillationTrainer, FitNetsHint, HiddenMSE, Labels, PairwiseKD, SoftTargets, students
 from hf_distill.data.documents import PaddedRows, best_fit, packed
 from hf_distill.distillation import Counts
 from hf_distill.errors import IncompatiblePair
+from hf_distill.objectives import Terms
 from hf_distill.tasks import IGNORED
 from tests import chats, tiny
 
@@ -181,3 +182,22 @@ def test_a_model_that_looks_across_packed_documents_is_refused(
     with pytest.raises(IncompatiblePair, match=rf"^the {role}, a {type(other).__name__}, {told}.*Do not pack"):
         trained(packed(Dataset.from_list(rows()), 16))
     trained(Dataset.from_list(rows()))
+
+
+def test_a_term_that_joins_packed_documents_is_refused_by_its_name() -> None:
+    """It would relate the tokens of one document to those of another, without a word."""
+
+    def trained(terms: Terms, dataset: Dataset) -> None:
+        torch.manual_seed(0)
+        given = {"args": tiny.arguments(max_steps=1), "data_collator": PaddedRows(0), "train_dataset": dataset}
+        DistillationTrainer(model=chats.model(), teacher=chats.model(), objectives=terms, **given).train()
+
+    together = packed(Dataset.from_list(rows()), 16)
+    told = (
+        r"^objective 'pairs' relates the tokens of a row to each other, and the training rows hold several documents.*"
+        r"Do not pack \(data.chat.packing: false\)"
+    )
+    with pytest.raises(IncompatiblePair, match=told):
+        trained(SoftTargets() + (1.0 * PairwiseKD()).named("pairs"), together)
+    trained(SoftTargets() + (1.0 * PairwiseKD()).named("pairs"), Dataset.from_list(rows()))
+    trained(SoftTargets() + FitNetsHint(), together)

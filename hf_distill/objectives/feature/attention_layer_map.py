@@ -69,6 +69,10 @@ class AttentionLayerMap(LayerGroups):
                 "pool='last_token'."
             )
 
+    @property
+    def joins_documents(self) -> str:
+        return "has one vector of each row"
+
     def count(self, batch: Batch, task: Task) -> Tensor | int:
         return self.mask(batch).any(1).sum()
 

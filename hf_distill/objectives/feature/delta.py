@@ -88,7 +88,7 @@ class Delta(LayerPairs):
         self.register_buffer("feature_weights", uniform)
 
     def count(self, batch: Batch, task: Task) -> Tensor | int:
-        return self.mask(batch).any(1).sum()
+        return self.texts(batch) if self.form == "paper" else self.mask(batch).any(1).sum()
 
     def forward(self, student: Activations, teacher: Activations | None, batch: Batch) -> Tensor:
         mask, values = self.shown_mask(student), []

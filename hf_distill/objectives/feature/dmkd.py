@@ -70,6 +70,10 @@ class DMKD(Hints):
         self.reconstructions = nn.ModuleList(Reconstruction(width) for _ in self.layers)
 
     @property
+    def joins_documents(self) -> str:
+        return "rebuilds a token of those beside it"
+
+    @property
     def equation(self) -> str:
         square = "|w_tok A + w_chan B - t|^2"
         over = f"sum_k {square} of each text" if self.form == "paper" else f"(1/D) {square} at every real token"

@@ -61,6 +61,10 @@ class FactorTransfer(LayerPairs):
         self.paraphrasers = nn.ModuleList(TwoMaps(teacher, teacher, width, trains=False) for _ in self.layers)
         self.translators = nn.ModuleList(TwoMaps(student, width, width, trains=True) for _ in self.layers)
 
+    @property
+    def joins_documents(self) -> str:
+        return "compares all tokens of a row as one vector"
+
     def count(self, batch: Batch, task: Task) -> Tensor | int:
         return self.mask(batch).any(1).sum()
 

@@ -163,6 +163,10 @@ class HolisticKD(Objective):
             return real_tokens(batch)
         return task.soft_mask(batch, task.tokens[0]) if task.tokens else None
 
+    @property
+    def joins_documents(self) -> str:
+        return "scores each row as a whole"
+
     def count(self, batch: Batch, task: Task) -> Tensor | int:
         mask = self.mask(batch)
         return task.num_examples(batch) if mask is None else mask.any(1).sum()

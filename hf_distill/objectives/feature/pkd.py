@@ -76,6 +76,10 @@ class PKD(LayerPairs):
                 "pooling='last_token'."
             )
 
+    @property
+    def joins_documents(self) -> str:
+        return "has one vector of each row"
+
     def count(self, batch: Batch, task: Task) -> Tensor | int:
         return self.mask(batch).any(1).sum()
 

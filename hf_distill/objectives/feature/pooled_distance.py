@@ -70,6 +70,10 @@ class PooledDistance(HiddenStates):
                 "pooling='last_token'."
             )
 
+    @property
+    def joins_documents(self) -> str:
+        return "has one vector of each row"
+
     def distance(self, student: Tensor, teacher: Tensor) -> Tensor:
         if self.kind == "mse":
             return mean_squared_difference(student, teacher)

@@ -55,6 +55,10 @@ class AttentionMSE(AttentionScores):
     def equation(self) -> str:
         return "L = (1/A) sum_a MSE(A_a_student, A_a_teacher) over A heads, A_a = q k^T / sqrt(d) the scores of head a"
 
+    @property
+    def joins_documents(self) -> str:
+        return "takes its mean over all positions of a row (masking='keys')" if self.masking == "keys" else ""
+
     def count(self, batch: Batch, task: Task) -> Tensor | int:
         counted = self._pairs(self.mask(batch), batch)[1]
         return counted.sum() if self.reduction == "token_mean" else counted.flatten(1).any(1).sum()

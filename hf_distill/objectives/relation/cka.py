@@ -76,6 +76,10 @@ class CKA(BatchRelation):
         self.unbiased = unbiased
         self.smallest_batch = 1 if rows == "tokens" else 4 if unbiased else 3
 
+    @property
+    def joins_documents(self) -> str:
+        return "" if self.rows == "tokens" else super().joins_documents
+
     def forward(self, student: Activations, teacher: Activations | None, batch: Batch) -> Tensor:
         if self.rows == "pooled":
             return super().forward(student, teacher, batch)

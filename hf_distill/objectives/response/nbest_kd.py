@@ -67,6 +67,10 @@ class NBestKD(RowWise):
     def columns(self) -> frozenset[str]:
         return frozenset({SCORES, PLACE})
 
+    @property
+    def joins_documents(self) -> str:
+        return "takes each row for one hypothesis"
+
     def mask(self, batch: Batch) -> Tensor:
         return self.pair.task.label_mask(batch)
 

@@ -10,7 +10,7 @@ import re
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -137,7 +137,10 @@ class TextFiles(Source):
 class HubText(Source):
     """A split of a data set on the Hub, streamed: only what is read is downloaded.
 
-    `revision` is a branch, tag or commit; the commit that it stands for is looked up once and read from then on.
+    `revision` is a branch, tag or commit; the commit that it stands for is looked up when the source is made, and read
+    from then on, by its copies in worker processes as well.
+
+    Errors: DataError where the Hub cannot be asked.
     """
 
     id: str
@@ -145,14 +148,18 @@ class HubText(Source):
     config: str | None = None
     split: str = "train"
     revision: str | None = None
+    commit: str = field(init=False)
+    """The commit that is read."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "commit", self._commit_now())
 
     @property
     def name(self) -> str:  # type: ignore[override]
         """Id, configuration and split."""
         return ":".join(part for part in (self.id, self.config, self.split) if part)
 
-    def commit(self) -> str:
-        """The commit that `revision` stands for. Errors: DataError where the Hub cannot be asked."""
+    def _commit_now(self) -> str:
         if self.revision is not None and re.fullmatch(r"[0-9a-f]{40}", self.revision):
             return self.revision
         try:
@@ -165,15 +172,14 @@ class HubText(Source):
         return str(found)
 
     def identity(self) -> str:
-        return hashlib.sha256(f"{self.name}\n{self.column}\n{self.commit()}\n".encode()).hexdigest()
+        return hashlib.sha256(f"{self.name}\n{self.column}\n{self.commit}\n".encode()).hexdigest()
 
     def documents(self) -> Iterator[str]:
         return _documents(self.name, self._texts())
 
     def _texts(self) -> Iterator[Text]:
-        commit = self.commit()
         try:
-            rows = load_dataset(self.id, self.config, split=self.split, revision=commit, streaming=True)
+            rows = load_dataset(self.id, self.config, split=self.split, revision=self.commit, streaming=True)
             for number, row in enumerate(rows, start=1):
                 if self.column not in row:
                     raise DataError(f"{self.name}: no column {self.column!r}; {choices(self.column, row)}.")
@@ -181,7 +187,7 @@ class HubText(Source):
         except DataError:
             raise
         except HUB_ERRORS as error:
-            raise DataError(f"{self.name}, commit {commit}: could not be read: {error}.") from error
+            raise DataError(f"{self.name}, commit {self.commit}: could not be read: {error}.") from error
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,7 @@ def predict_diagnostics(recipe: Recipe, output_dir: str | Path, dataset_dir: str
 def evaluate_alone(recipe: Recipe, folder: RunFolder, *, evaluate: bool, predict: bool) -> RunResult:
     """Evaluates the student in the folder, or the recipe's own, on its own; writes `eval_results.json`."""
     source = _source(recipe, folder)
-    workload = load_workload(recipe, train=False, predict=predict, student=source)
+    workload = load_workload(folder.pinned(recipe), train=False, predict=predict, student=source)
     if workload.judged_by_objectives:
         raise DistillationError(
             f"{folder.path}: a model without a head has nothing to evaluate by itself; its training is judged by the "

@@ -29,7 +29,8 @@ _SHOWN = 12
 class RunFolder:
     """`output_dir`: the finished student at the top, and below `stages/` a folder for each training run.
 
-    `stages/run.json` says which recipe and which data the folder belongs to. It stays at home: it may hold paths.
+    `stages/run.json` says which recipe and which data the folder belongs to, and which commits of data sets on the Hub
+    were read. It stays at home: it may hold paths.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -61,6 +62,14 @@ class RunFolder:
         """The recipe of the run that the folder holds, if it holds one."""
         identity = self.identity()
         return None if identity is None else Recipe.from_dict(identity.get("recipe", {}), str(self._identity))
+
+    def pinned(self, recipe: Recipe) -> Recipe:
+        """The recipe with the commits that the run which the folder holds reads, where a branch may have moved since;
+        the recipe itself where its data are others."""
+        before, commits = self.recipe(), (self.identity() or {}).get("commits")
+        if before is None or not commits or before.to_dict().get("data") != recipe.to_dict().get("data"):
+            return recipe
+        return recipe.override(commits)
 
     def check(self, recipe: Recipe, sources: Mapping[str, str]) -> None:
         """Refuses a folder that belongs to something else: another recipe, other data, or no run at all.
@@ -104,8 +113,10 @@ class RunFolder:
             )
 
     @contextmanager
-    def claimed(self, recipe: Recipe, sources: Mapping[str, str]) -> Iterator[None]:
-        """Makes the folder and keeps other runs out of it; the main process alone.
+    def claimed(
+        self, recipe: Recipe, sources: Mapping[str, str], commits: Mapping[str, str] | None = None
+    ) -> Iterator[None]:
+        """Makes the folder and keeps other runs out of it; the main process alone. `commits` are kept for `pinned`.
 
         Raises: `DistillationError` if another process works in it, or it cannot be made.
         """
@@ -115,7 +126,8 @@ class RunFolder:
         at_work = f"another process is at work in {self.path}; wait for it, or choose another output_dir."
         with claimed(self.stages, DistillationError, at_work, f"output_dir {self.path}"):
             if not self._identity.exists():
-                write_json(self._identity, {"recipe": recipe.to_dict(), "sources": dict(sources)})
+                told = {"recipe": recipe.to_dict(), "sources": dict(sources), "commits": dict(commits or {})}
+                write_json(self._identity, told)
             yield
 
     def results(self) -> dict[str, Any] | None:

@@ -84,7 +84,7 @@ def trained(
     folder = RunFolder(output_dir)
     if publication is not None:
         publication.check()
-    workload = load_workload(recipe, predict=predict)
+    workload = load_workload(folder.pinned(recipe), predict=predict)
     if check is not None:
         check(workload)
     folder.check(recipe, workload.sources)
@@ -110,7 +110,7 @@ def _train(
     publication: Publication | None,
 ) -> RunResult:
     setup = prepare(recipe, folder, workload, jobs)
-    with folder.claimed(recipe, workload.sources):
+    with folder.claimed(recipe, workload.sources, workload.commits):
         wait_for_everyone()
         saves = None if publication is None else publication.callback()
         train_all(setup, () if saves is None else (saves,))

@@ -88,6 +88,11 @@ class Workload(ABC):
     def sizes(self) -> Mapping[str, int]: ...
 
     @property
+    def commits(self) -> Mapping[str, str]:
+        """The commits that are read of data sets on the Hub, by the keys of the recipe that name a branch or none."""
+        return {}
+
+    @property
     @abstractmethod
     def evaluated_splits(self) -> tuple[str, ...]:
         """Splits that are scored, the one that training looks at first: `validation…`, and `test…` with labels."""

@@ -36,7 +36,7 @@ def write_down(
     place = place_of(loaded, folder)
     if place is None:
         raise RecipeError(missing)
-    workload = load_workload(loaded)
+    workload = load_workload(folder.pinned(loaded))
     folder.check(loaded, workload.sources)
     jobs = plan(loaded, folder)
     if jobs.teacher is not None and jobs.teacher.mark is None:
@@ -45,7 +45,7 @@ def write_down(
             f"{later}."
         )
     setup = prepare(loaded, folder, workload, jobs)
-    with folder.claimed(loaded, workload.sources):
+    with folder.claimed(loaded, workload.sources, workload.commits):
         wait_for_everyone()
         write(setup, place)
         wait_for_everyone()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gzip
 import json
+import pickle
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -147,10 +149,12 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 class Asked:
-    """Stands for the Hub: `rows` are streamed, and `calls` keeps what was asked."""
+    """Stands for the Hub: `rows` are streamed, and `calls` keeps what was asked. Its branches move all the time: the
+    first commit is `COMMIT`, and each that it is asked for is another."""
 
     def __init__(self, rows: list[dict[str, Any]], error: Exception | None = None) -> None:
         self.rows, self.error, self.calls = rows, error, []  # type: ignore[var-annotated]
+        self.commits = (f"{int(COMMIT, 16) + moved:040x}" for moved in count())
 
     def load(self, *place: Any, **settings: Any) -> Iterator[dict[str, Any]]:
         self.calls.append((place, settings))
@@ -161,7 +165,7 @@ class Asked:
     def dataset_info(self, name: str, revision: str | None) -> Any:
         if self.error is not None:
             raise self.error
-        return type("Info", (), {"sha": COMMIT})
+        return type("Info", (), {"sha": next(self.commits)})
 
 
 @pytest.fixture
@@ -179,6 +183,17 @@ def test_a_hub_data_set_is_streamed_at_one_commit(hub: Asked) -> None:
     assert source.name == "some/corpus:en:train"
     assert source.identity() == HubText("some/corpus", config="en", revision=COMMIT).identity()
     assert source.identity() != HubText("some/corpus", revision=COMMIT).identity()
+
+
+def test_a_branch_that_moves_is_read_at_the_commit_that_was_looked_up(hub: Asked) -> None:
+    """In each pass, in the key of what is stored, and by a copy in a worker process."""
+    source = HubText("some/corpus")
+    identity = source.identity()
+    for each in (source, source, First(source, 9), pickle.loads(pickle.dumps(source))):
+        assert list(each.documents()) == ["one", "two"]
+    assert [settings["revision"] for _, settings in hub.calls] == [COMMIT] * 4
+    assert identity == source.identity() == HubText("some/corpus", revision=COMMIT).identity()
+    assert HubText("some/corpus").identity() != identity
 
 
 def test_a_hub_data_set_without_the_column(hub: Asked) -> None:

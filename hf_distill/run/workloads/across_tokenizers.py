@@ -82,6 +82,7 @@ class AlignedWords(AcrossTokenizers, NextWords):
     def read(
         self, tokenizer: PreTrainedTokenizerBase, limits: Limits, splits: Sequence[str] | None = None
     ) -> dict[str, Any]:
+        self._agree()
         given, found = {"train": self.train, "validation": self.validation}, {}
         for split, sources in given.items():
             if splits is None or split in splits:

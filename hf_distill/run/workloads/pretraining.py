@@ -31,6 +31,7 @@ from hf_distill.data.token_store import stored
 from hf_distill.errors import DataError
 from hf_distill.evaluation.language_models import NEW_TOKENS, Prompt
 from hf_distill.hub.record import DataFacts, SourceFacts
+from hf_distill.ranks import agreed
 from hf_distill.recipe import Masks, Recipe, TextSource, UnlabelledText
 from hf_distill.run.workload import Collator, Limits, Workload
 from hf_distill.run.workloads.words import WordAnswers
@@ -49,6 +50,10 @@ WRITTEN, BEGINNING = 4, 32
 
 LARGEST_SHARE = 10
 """At most a tenth of the rows is held out."""
+
+_APART = {"hub": {"revision"}}
+_UNTOLD: dict[str, Any] = {"cache_dir": True, "train": {"__all__": _APART}, "validation": {"__all__": _APART}}
+"""What the fingerprint leaves out: the commits are in those of the sources."""
 
 
 class Pretraining(Workload):
@@ -76,6 +81,15 @@ class Pretraining(Workload):
         return self._sources
 
     @property
+    def commits(self) -> Mapping[str, str]:
+        return {
+            f"data.text.{split}.{number}.hub.revision": source.commit
+            for split, sources in (("train", self.train), ("validation", self.validation))
+            for number, source in enumerate(map(_whole, sources))
+            if isinstance(source, HubText) and source.revision != source.commit
+        }
+
+    @property
     def sizes(self) -> Mapping[str, int]:
         return self._sizes
 
@@ -85,11 +99,11 @@ class Pretraining(Workload):
 
     def facts(self, recipe: Recipe) -> DataFacts:
         named = [*_numbered("train", self.train), *_numbered("validation", self.validation)]
-        told = json.dumps([self.text.model_dump(exclude={"cache_dir"}), self._sources], sort_keys=True, default=str)
-        only = getattr(self.train[0], "source", self.train[0])
+        told = json.dumps([self.text.model_dump(exclude=_UNTOLD), self._sources], sort_keys=True, default=str)
+        only = _whole(self.train[0])
         hub: dict[str, Any] = {}
         if len(self.train) == 1 and isinstance(only, HubText):
-            hub = {"id": only.id, "config": only.config, "revision": only.commit()}
+            hub = {"id": only.id, "config": only.config, "revision": only.commit}
         return DataFacts(
             name=self.name,
             **hub,
@@ -112,11 +126,16 @@ class Pretraining(Workload):
         self, tokenizer: PreTrainedTokenizerBase, limits: Limits, splits: Sequence[str] | None = None
     ) -> dict[str, Any]:
         """See `hf_distill.data.pretraining`: `PackedRows`, or for a stream's training text a `PackedStream`."""
+        self._agree()
         layout = Layout.of(tokenizer, limits.longest(tokenizer), self.text.packing)
         self._length = layout.max_length if self.text.streaming else None
         found = self._streamed(tokenizer, layout) if self.text.streaming else self._stored(tokenizer, layout)
         self._sizes = {name: len(rows) for name, rows in found.items() if isinstance(rows, PackedRows)}
         return {name: rows for name, rows in found.items() if splits is None or name in splits}
+
+    def _agree(self) -> None:
+        """All processes read the commits that the first one found, once they have met."""
+        self.train, self.validation = agreed(lambda: (self.train, self.validation))
 
     def _stored(self, tokenizer: PreTrainedTokenizerBase, layout: Layout) -> dict[str, Any]:
         stores = [stored(source, tokenizer, layout, self.text.cache_dir) for source in self.train]
@@ -262,6 +281,11 @@ def _whole_source(given: TextSource) -> Source:
     if given.hub is None:
         raise DataError("a source of text names neither files nor a data set of the Hub.")
     return HubText(given.hub.id, given.column, given.hub.config, given.hub.split, given.hub.revision)
+
+
+def _whole(source: Source) -> Source:
+    """What a source is the beginning of, or the source itself."""
+    return source.source if isinstance(source, First) else source
 
 
 def _numbered(split: str, sources: Sequence[Source]) -> list[tuple[str, Source]]:

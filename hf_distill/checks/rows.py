@@ -119,7 +119,10 @@ def fits_batches(trainer: BoundTrainer) -> None:
 def fits_joined_rows(trainer: BoundTrainer) -> None:
     """Refuses a collator that joins rows where some are repeated to fill the batches of several processes: what they
     were is gone by then, and they would count twice."""
-    if not isinstance(trainer.data_collator, DataCollatorWithFlattening) or not has_length(trainer.train_dataset):
+    filled = (
+        trainer.accelerator.even_batches and trainer.tokens_per_batch is None and has_length(trainer.train_dataset)
+    )
+    if not filled or not isinstance(trainer.data_collator, DataCollatorWithFlattening):
         return
     processes, batch = trainer.accelerator.num_processes, trainer.args.per_device_train_batch_size
     step = batch * (1 if trainer.accelerator.split_batches else processes)

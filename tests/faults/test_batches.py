@@ -124,12 +124,13 @@ def test_infinite_scores_are_named() -> None:
 def test_joined_rows_that_several_processes_would_repeat_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of 10 rows two processes read 4 at once, and the 2 that are left would be filled up."""
 
-    def made(**arguments: Any) -> Any:
+    def made(tokens: int | None = None, **arguments: Any) -> Any:
         return trainer_for(
             "causal_lm",
             objectives=SoftTargets(),
             train_dataset=tiny.rows("causal_lm", 10),
             data_collator=DataCollatorWithFlattening(),
+            tokens_per_batch=tokens,
             arguments={"per_device_train_batch_size": 2, "remove_unused_columns": False, **arguments},
         )
 
@@ -139,6 +140,8 @@ def test_joined_rows_that_several_processes_would_repeat_are_refused(monkeypatch
         made()
     made(dataloader_drop_last=True)
     made(per_device_train_batch_size=5)
+    made(accelerator_config={"even_batches": False})
+    made(tokens=100)
 
 
 def test_an_evaluation_has_no_rows_left_over_from_the_training(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -76,19 +76,19 @@ VOCABULARIES = (
 """What the tokenizers of transformers are loaded from, by the names that their classes give these files."""
 
 TEMPLATES = ("chat_template.jinja", "additional_chat_templates/*.jinja")
+OF_A_TOKENIZER = (*VOCABULARIES, "tokenizer_config.json", "special_tokens_map.json", *TEMPLATES)
+OF_A_PROCESSOR = ("preprocessor_config.json", "processor_config.json")
+SETTINGS = ("config.json", "generation_config.json")
+"""Of the model itself, beside its weights."""
+
 PUBLISHED = (
-    "config.json",
-    "generation_config.json",
+    *SETTINGS,
     *WEIGHTS,
     PACKED,
     *EXPORTS,
-    *VOCABULARIES,
     *OF_SENTENCES,
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "preprocessor_config.json",
-    "processor_config.json",
-    *TEMPLATES,
+    *OF_A_TOKENIZER,
+    *OF_A_PROCESSOR,
     "README.md",
     RECORD,
 )

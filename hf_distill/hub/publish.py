@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,13 +13,31 @@ from huggingface_hub.hf_api import RepoFile
 
 from hf_distill.errors import HubError
 from hf_distill.hub.client_errors import CLIENT_ERRORS, WAITS, as_hub_error, may_pass, until_it_holds
-from hf_distill.hub.folder import OBJECTIVE_STATE, PUBLISHED, LocalFile, is_published, select
+from hf_distill.hub.folder import (
+    EXPORTS,
+    OBJECTIVE_STATE,
+    OF_A_PROCESSOR,
+    OF_A_TOKENIZER,
+    OF_SENTENCES,
+    PACKED,
+    SETTINGS,
+    WEIGHTS,
+    LocalFile,
+    is_published,
+    select,
+)
 from hf_distill.hub.front_matter import FILE_NAME as CARD
 from hf_distill.hub.record import FILE_NAME as RECORD
 from hf_distill.hub.record import is_hub_id
 
-OF_A_STUDENT = (*PUBLISHED, OBJECTIVE_STATE)
+OF_A_STUDENT = (*WEIGHTS, PACKED, *EXPORTS, *OF_SENTENCES, OBJECTIVE_STATE, RECORD)
 """Files that belong to one student, and must not stay beside the files of another."""
+
+RECORDED = (*SETTINGS, CARD)
+"""What belongs to an earlier student where its record stands beside, and is somebody's own elsewhere."""
+
+READERS = (OF_A_TOKENIZER, OF_A_PROCESSOR)
+"""The same of kinds of which a student may have none: they are somebody's own, too, where the new one has none."""
 
 
 @dataclass(frozen=True)
@@ -49,9 +67,9 @@ def publish(
 
     The repository is made if it is missing, the branch `revision` too. Only files on the list `PUBLISHED` are sent;
     those of an earlier student that this one does not have are removed, because a loader would prefer them or take
-    them for this one's: weights, vocabularies, templates, exports, what objectives learned, the record and the card
-    beside it. Nothing is sent when the Hub has the same files. The token is the one of
-    `hf auth login` or HF_TOKEN.
+    them for this one's: weights, exports, what objectives learned and the record; where there is a record, its card
+    and settings, and vocabularies and templates, too, if this one has a tokenizer. Nothing is sent when the Hub has the
+    same files. The token is the one of `hf auth login` or HF_TOKEN.
 
     Failures that may pass (408, 429, 5xx, lost connections) are tried again after `waits`; before each attempt it is
     looked up whether the last commit arrived after all, so none is made twice. The client itself has no time limit.
@@ -184,16 +202,14 @@ class _Push:
         return None
 
     def _differing(self, revision: str) -> tuple[list[str], list[str]]:
-        """Names of files to send, and of those on the Hub that are an earlier student's. A card that has no record
-        beside it is somebody's own.
-        """
+        """Names of files to send, and of those on the Hub that are an earlier student's."""
         tree = self.api.list_repo_tree(self.repo_id, recursive=True, revision=revision)
         entries = [entry for entry in tree if isinstance(entry, RepoFile) and entry.path.startswith(self.place)]
         remote = {entry.path.removeprefix(self.place): entry for entry in entries}
         changed = [name for name, file in self.files.items() if not _is_same(file, remote.get(name))]
-        stale = [name for name in remote if is_published(name, OF_A_STUDENT) and name not in self.files]
-        has_earlier_record = RECORD in remote and (RECORD in changed or RECORD in stale)
-        return changed, [name for name in stale if name != CARD or has_earlier_record]
+        has_earlier_record = RECORD in remote and (RECORD in changed or RECORD not in self.files)
+        patterns = (*OF_A_STUDENT, *(_beside_a_record(self.files) if has_earlier_record else ()))
+        return changed, [name for name in remote if name not in self.files and is_published(name, patterns)]
 
     def _committed(self, head: str) -> tuple[str, str]:
         """URL and commit after sending; compared with what the Hub then holds."""
@@ -225,6 +241,14 @@ class _Push:
 
     def _head(self) -> str:
         return str(self.api.model_info(self.repo_id, revision=self.revision).sha)
+
+
+def _beside_a_record(files: Iterable[str]) -> Iterator[str]:
+    """The patterns of what is an earlier student's where its record is, and `files` are the new one's."""
+    yield from RECORDED
+    for kind in READERS:
+        if any(is_published(name, kind) for name in files):
+            yield from kind
 
 
 def _is_same(file: LocalFile, remote: RepoFile | None) -> bool:

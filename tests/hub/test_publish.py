@@ -51,6 +51,9 @@ EARLIER = dict.fromkeys(
 )
 """What a repository may still hold of an earlier student."""
 
+OWN = ("README.md", "chat_template.jinja", "generation_config.json", "preprocessor_config.json", "dict.txt")
+"""What may stand in a repository before any student is sent there."""
+
 LOADER = """
 import hashlib, json, os, re, sys
 sys.modules["hf_distill"] = None
@@ -132,6 +135,9 @@ def cases(student: Path, root: Path) -> dict[str, dict[str, Any]]:
     bare = shutil.copytree(student, root / "bare", symlinks=True)
     for name in ("README.md", "distillation.json"):
         (bare / name).unlink()
+    unread = shutil.copytree(bare, root / "unread", symlinks=True)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (unread / name).unlink()
     faulty = ("flaky", "lost", "dropped", "down", "forbidden", "stale", "limited", "patient", "corrupt", "info")
     return {
         "first": case("student"),
@@ -147,6 +153,7 @@ def cases(student: Path, root: Path) -> dict[str, dict[str, Any]]:
         "stale weights": case("me/sharded"),
         "save": case("me/trained-before", bare),
         "save beside a card": case("me/described", bare),
+        "weights alone": case("me/read", unread),
         "state": case("me/state", include_objective_state=True),
         **{name: case(f"me/{name}") for name in faulty},
         "bad token": case("me/nobody", token="hf_" + "x" * 34),
@@ -166,7 +173,8 @@ def world(student_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
         old = {"model-00001-of-00002.safetensors": b"old", "model.safetensors.index.json": b"{}", "notes.md": b"kept"}
         hub.create("me/sharded", private=True, files=old | {"quantized.safetensors": b"codes of another"})
         hub.create("me/trained-before", private=True, files=EARLIER | {"notes.md": b"kept"})
-        hub.create("me/described", private=True, files={"README.md": b"what it will be"})
+        hub.create("me/described", private=True, files=dict.fromkeys(OWN, b"what it will be"))
+        hub.create("me/read", private=True, files=EARLIER | {"tokenizer.json": b"{}"})
         ran = subprocess.run(
             [sys.executable, str(Path(__file__).with_name("publisher.py"))],
             input=json.dumps(cases(student_folder, root)),
@@ -287,12 +295,22 @@ def test_weights_of_an_earlier_student_are_removed_and_other_files_kept(world: W
 def test_whatever_else_is_an_earlier_students_is_removed_with_its_card_and_record(world: World) -> None:
     assert world.done("save")["changed"] is True
     of_a_save = MODEL_FILES - {"README.md", "distillation.json"}
-    assert set(world.hub.repositories["me/trained-before"].files) == of_a_save | {".gitattributes", "notes.md"}
+    kept = {".gitattributes", "notes.md", "preprocessor_config.json"}  # a student of texts has no processor
+    assert set(world.hub.repositories["me/trained-before"].files) == of_a_save | kept
 
 
-def test_a_card_without_a_record_is_left_alone(world: World) -> None:
+def test_what_stands_without_a_record_is_left_alone(world: World) -> None:
     assert world.done("save beside a card")["changed"] is True
-    assert world.hub.repositories["me/described"].files["README.md"] == b"what it will be"
+    files = world.hub.repositories["me/described"].files
+    assert {name: files.get(name) for name in OWN} == dict.fromkeys(OWN, b"what it will be")
+
+
+def test_a_student_without_a_tokenizer_leaves_the_one_that_is_there(world: World) -> None:
+    """Beside an earlier record, whose card, generation settings and learned state go."""
+    assert world.done("weights alone")["changed"] is True
+    of_the_earlier = {"README.md", "distillation.json", "distillation.safetensors", "generation_config.json"}
+    expected = set(EARLIER) - of_the_earlier | {"tokenizer.json", ".gitattributes", "config.json", "model.safetensors"}
+    assert set(world.hub.repositories["me/read"].files) == expected
 
 
 def test_the_state_of_the_objectives_goes_only_when_asked_for(world: World) -> None:

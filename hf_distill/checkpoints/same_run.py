@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ DIFFERENCES = ("data", "teacher", "base", "objectives", "arguments", "world_size
 """What tells one run from another, and may be told to differ."""
 
 _SHOWN = 6
+_DIGESTS = ("data", "teacher", "base")
+_SHA256 = re.compile("[0-9a-f]{64}")
 
 
 def known_differences(names: Collection[str]) -> frozenset[str]:
@@ -88,8 +91,12 @@ def _differences(name: str, before: Any, now: Any) -> list[str]:
         return [line for lines in found for line in lines]
     if before == now:
         return []
-    digests = name in ("data", "teacher", "base")
-    return [f"{name}: another than before" if digests else f"{name}: {_brief(now)}, was {_brief(before)}"]
+    digests = all(isinstance(value, str) and _SHA256.fullmatch(value) for value in (before, now))
+    return [
+        f"{name}: another than before"
+        if digests or name in _DIGESTS
+        else f"{name}: {_brief(now)}, was {_brief(before)}"
+    ]
 
 
 def _brief(value: Any) -> str:

@@ -45,6 +45,10 @@ class Source(ABC):
     def identity(self) -> str:
         """SHA-256 of what is read, by which tokens that were stored earlier are known again."""
 
+    def version(self) -> str:
+        """What is read, as messages tell of it: the `identity`, where there is no name for it."""
+        return self.identity()
+
     @abstractmethod
     def documents(self) -> Iterator[str]:
         """The documents in order, each of at most `LONGEST` characters; those without a visible character are left
@@ -174,6 +178,9 @@ class HubText(Source):
     def identity(self) -> str:
         return hashlib.sha256(f"{self.name}\n{self.column}\n{self.commit}\n".encode()).hexdigest()
 
+    def version(self) -> str:
+        return f"commit {self.commit} of {self.name}, {self.column}"
+
     def documents(self) -> Iterator[str]:
         return _documents(self.name, self._texts())
 
@@ -204,6 +211,9 @@ class First(Source):
 
     def identity(self) -> str:
         return hashlib.sha256(f"{self.source.identity()} {self.number}".encode()).hexdigest()
+
+    def version(self) -> str:
+        return f"{self.source.version()}, {self.number} documents"
 
     def documents(self) -> Iterator[str]:
         return islice(self.source.documents(), self.number)

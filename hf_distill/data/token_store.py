@@ -172,12 +172,12 @@ def _key(source: Source, tokenizer: PreTrainedTokenizerBase, layout: Layout) -> 
         "version": VERSION,
         "source": source.identity(),
         "layout": asdict(layout),
-        "tokenizer": _spelled(tokenizer),
+        "tokenizer": spelled(tokenizer),
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def _spelled(tokenizer: PreTrainedTokenizerBase) -> Any:
+def spelled(tokenizer: PreTrainedTokenizerBase) -> Any:
     """All that decides which ids a text gets: of a fast tokenizer its whole file, else class, vocabulary and
     settings."""
     backend = getattr(tokenizer, "backend_tokenizer", None)

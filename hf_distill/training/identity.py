@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from transformers.trainer_utils import has_length
 
 from hf_distill.checks import engine_of
+from hf_distill.data.pretraining import PackedStream
+from hf_distill.data.token_store import spelled
 from hf_distill.hub.terms import objective_facts
 from hf_distill.shards import gathered
 from hf_distill.teachers import Cached, Ensemble, Teacher
@@ -29,6 +34,9 @@ _OF_BATCHES = (
     "dataloader_drop_last",
 )
 """Arguments that say which rows are in a batch."""
+
+_WORKERS = "dataloader_num_workers"
+"""The argument that says so of a stream."""
 
 _OF_STEPS = (
     "learning_rate",
@@ -56,32 +64,42 @@ _PLAIN = (Tensor, nn.Parameter)
 
 
 def run_of(trainer: BoundTrainer) -> dict[str, Any]:
-    """Digests of the data, of the teacher and of what is below adapters, the terms and arguments as they are, the
-    number of processes, and what holds the weights in them; None where something has no digest.
-
-    Where `ignore_data_skip` begins the epoch's batches anew, the arguments that say which rows are in one are left
-    out.
+    """Digests of the data, of the teacher and of what is below adapters, what a stream of raw text follows from, the
+    terms and arguments as they are, the number of processes, and what holds the weights in them; None where something
+    has no digest.
     """
-    args, distillation = trainer.args, trainer.distillation
-    named: tuple[str, ...] = _OF_STEPS if args.ignore_data_skip else (*_OF_BATCHES, *_OF_STEPS)
-    if args.auto_find_batch_size:
-        named = tuple(name for name in named if name != "per_device_train_batch_size")
-    told = args.to_dict()
-    facts = {fact.name: fact.model_dump(exclude={"name", "citation"}) for fact in objective_facts(distillation)}
+    args, rows = trainer.args, trainer.train_dataset
+    facts = {
+        fact.name: fact.model_dump(exclude={"name", "citation"}) for fact in objective_facts(trainer.distillation)
+    }
     if trainer.on_policy is not None:
         facts[_WRITTEN] = {**trainer.on_policy.facts(), "rows_at_once": None}  # which changes last digits alone
     found = {
-        "data": rows_digest(trainer.train_dataset),
+        "data": stream_facts(rows) if isinstance(rows, PackedStream) else rows_digest(rows),
         "teacher": teacher_digest(trainer.teacher),
         "base": _base_digest(trainer.model),
         "objectives": facts,
-        "arguments": {name: told.get(name) for name in named},
+        "arguments": _arguments_of(trainer),
         "world_size": args.world_size,
         "stage": trainer.stage,
         "engine": engine_of(trainer),
     }
     plain: dict[str, Any] = json.loads(json.dumps(found, default=str))
     return plain
+
+
+def _arguments_of(trainer: BoundTrainer) -> dict[str, Any]:
+    """The arguments that are compared. Where `ignore_data_skip` begins the epoch's batches anew, those that say which
+    rows are in one are left out."""
+    args, rows = trainer.args, trainer.train_dataset
+    named: tuple[str, ...] = _OF_STEPS if args.ignore_data_skip else (*_OF_BATCHES, *_OF_STEPS)
+    if args.auto_find_batch_size:
+        named = tuple(name for name in named if name != "per_device_train_batch_size")
+    told = args.to_dict()
+    found = {name: told.get(name) for name in named}
+    if rows is not None and not has_length(rows) and not args.ignore_data_skip:
+        found[_WORKERS] = _dealt_to(rows, args.dataloader_num_workers)
+    return found
 
 
 def rows_digest(rows: Any) -> str | None:
@@ -100,6 +118,27 @@ def rows_digest(rows: Any) -> str | None:
             told, again = (json.dumps(rows[row], default=_plain, sort_keys=True) for _ in range(2))
             digest.update(told.encode() if told == again else b"\0")
     return digest.hexdigest()
+
+
+def stream_facts(stream: PackedStream) -> dict[str, Any]:
+    """What rows and order of a stream of raw text follow from, but for the workers that read it."""
+    masking = stream.masking
+    kind = getattr(masking, "__qualname__", type(masking).__qualname__)
+    return {
+        "sources": {str(number): source.version() for number, source in enumerate(stream.sources, start=1)},
+        "weights": list(stream.weights),
+        "shuffle": stream.shuffle,
+        "seed": stream.seed,
+        "layout": asdict(stream.layout),
+        "tokenizer": _digest([json.dumps(spelled(stream.tokenizer))]),
+        "masking": _digest([kind, json.dumps(getattr(masking, "__dict__", {}), default=_plain)]),
+    }
+
+
+def _dealt_to(stream: Any, workers: int) -> int:
+    """Among how many workers the rows of a stream are dealt out: one where the process reads it itself, and no more
+    than a data set in shards has of these."""
+    return min(max(workers, 1), getattr(stream, "num_shards", None) or sys.maxsize)
 
 
 def _plain(value: Any) -> Any:

@@ -30,7 +30,8 @@ from transformers import AutoModel, AutoTokenizer
 
 from hf_distill import Recipe, run
 
-METHODS = ("soft_targets", "distilbert", "pkd", "tinybert", "minilm_v2")
+METHODS = ("soft_targets", "distilbert", "pkd", "tinybert", "minilm_v2", "labels_twice")
+"""The last is a control as well: the labels alone for as many epochs as the two stages of tinybert and minilm_v2."""
 
 EPOCHS = {"sst2": 1, "rte": 3, "stsb": 2}
 METRIC = {"sst2": "eval_accuracy", "rte": "eval_accuracy", "stsb": "eval_spearmanr"}

@@ -20,9 +20,16 @@ def in_shards(model: nn.Module) -> bool:
         return True
     if not (distributed.is_available() and distributed.is_initialized()):
         return False
+    return any(is_shard(parameter.data) for parameter in model.parameters())
+
+
+def is_shard(tensor: Tensor) -> bool:
+    """Whether a tensor is a `DTensor`, of which each process holds a part."""
+    if not distributed.is_available():  # torch may be built without it
+        return False
     from torch.distributed.tensor import DTensor
 
-    return any(isinstance(parameter.data, DTensor) for parameter in model.parameters())
+    return isinstance(tensor, DTensor)
 
 
 def partitioned(model: nn.Module) -> bool:

@@ -22,6 +22,7 @@ FLOORS = (
     "writing",
     "suggestions",
     "splitmix",
+    "written_shares",
     "shards",
     "activations",
     "losses",

@@ -7,6 +7,7 @@ from typing import Any
 
 from hf_distill.hub.markdown import code, escaped
 from hf_distill.hub.record import Record
+from hf_distill.written_shares import STUDENT_SHARE, TEACHER_SHARE, writes_all
 
 
 def on_policy(record: Record) -> list[str]:
@@ -34,11 +35,9 @@ def _paragraph(stage: str, settings: Mapping[str, Any]) -> str:
         return f"{value:g}" if isinstance(value, int | float) else escaped(str(value))
 
     where = f" in stage {code(stage)}" if stage else ""
-    teacher = told("teacher_share", 0)
+    teacher = told("teacher_share", TEACHER_SHARE)
     by_teacher = "" if teacher == "0" else f", in the share {teacher} by the teacher"
-    shares = [settings.get("student_share", 0.5), settings.get("teacher_share", 0)]
-    is_all = all(isinstance(share, int | float) for share in shares) and sum(shares) >= 1
-    others = "" if is_all else "; in the others they are those of the data"
+    others = "" if writes_all(settings) else "; in the others they are those of the data"
     limits = "".join(
         f", of the {what.format(told(name, every))}"
         for name, every, what in (("top_k", 0, "{} likeliest tokens"), ("top_p", 1, "likeliest tokens of mass {}"))
@@ -46,8 +45,9 @@ def _paragraph(stage: str, settings: Mapping[str, Any]) -> str:
     )
     temperature = told("temperature", 1)
     drawn = "the likeliest token each time" if temperature == "0" else f"drawn at temperature {temperature}{limits}"
+    student = told("student_share", STUDENT_SHARE)
     return (
-        f"On-policy{where} (GKD): in the share {told('student_share', 0.5)} of the steps the texts were written by "
+        f"On-policy{where} (GKD): in the share {student} of the steps the texts were written by "
         f"the student itself, as it was then, behind the prompts of the data{by_teacher}{others}. "
         f"Written texts are {drawn}, with {told('max_new_tokens', 128)} new tokens at most."
     )

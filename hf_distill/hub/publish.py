@@ -68,8 +68,8 @@ def publish(
     The repository is made if it is missing, the branch `revision` too. Only files on the list `PUBLISHED` are sent;
     those of an earlier student that this one does not have are removed, because a loader would prefer them or take
     them for this one's: weights, exports, what objectives learned and the record; where there is a record, its card
-    and settings, and vocabularies and templates, too, if this one has a tokenizer. Nothing is sent when the Hub has the
-    same files. The token is the one of `hf auth login` or HF_TOKEN.
+    and settings, too, and vocabularies and templates if this one has a tokenizer. Nothing is sent when the Hub has
+    the same files. The token is the one of `hf auth login` or HF_TOKEN.
 
     Failures that may pass (408, 429, 5xx, lost connections) are tried again after `waits`; before each attempt it is
     looked up whether the last commit arrived after all, so none is made twice. The client itself has no time limit.

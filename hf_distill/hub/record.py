@@ -27,13 +27,13 @@ from pydantic import (
     ValidationError,
 )
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from hf_distill import writing
 from hf_distill.errors import HubError
 from hf_distill.hub.redaction import redacted, redacted_command, redacted_text
 from hf_distill.sentences import DENSE
+from hf_distill.shards import is_shard
 from hf_distill.version import __version__
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ def _count(tensor: Tensor) -> int:
 
 def _bytes(tensor: Tensor) -> int:
     """What a parameter takes; torchao's tensors say the dtype of what they stand for, and are made of others."""
-    if is_traceable_wrapper_subclass(tensor) and not isinstance(tensor, DTensor):
+    if is_traceable_wrapper_subclass(tensor) and not is_shard(tensor):
         return sum(_bytes(getattr(tensor, name)) for name in tensor.__tensor_flatten__()[0])
     return int(getattr(tensor, "ds_numel", tensor.numel())) * tensor.element_size()
 

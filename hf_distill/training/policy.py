@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 
 from hf_distill.objectives.settings import check_count, check_number
+from hf_distill.written_shares import STUDENT_SHARE, TEACHER_SHARE
 
 Source = Literal["data", "student", "teacher"]
 
@@ -37,8 +37,8 @@ class OnPolicy:
     Raises: `DistillationError` for shares outside [0, 1] or above 1 together, and other settings out of range.
     """
 
-    student_share: float = 0.5
-    teacher_share: float = 0.0
+    student_share: float = STUDENT_SHARE
+    teacher_share: float = TEACHER_SHARE
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
@@ -74,9 +74,3 @@ class OnPolicy:
     def facts(self) -> dict[str, Any]:
         """The settings as plain values."""
         return dataclasses.asdict(self)
-
-
-def writes_all(settings: Mapping[str, Any]) -> bool:
-    """Whether these settings, as plain values, have every text written, so that no step is on those of the data."""
-    shares = [settings.get("student_share", OnPolicy.student_share), settings.get("teacher_share", 0.0)]
-    return all(isinstance(share, int | float) for share in shares) and sum(shares) >= 1

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import logging
 import math
 import os
 import platform
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -38,6 +40,20 @@ def test_a_record_survives_writing_and_reading(tmp_path: Path) -> None:
     assert written["schema_version"] == 1
     assert written["layer_maps"] == {"hidden_cosine": [[0, 0], [1, 4]]}
     assert record.toolkit_version == "0.1.0"
+
+
+def test_records_need_no_torch_that_was_built_for_several_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of which `torch.distributed.tensor` cannot be imported."""
+    monkeypatch.setattr(torch.distributed, "is_available", lambda: False)
+    monkeypatch.setitem(sys.modules, "torch.distributed.tensor", None)
+    spec = importlib.util.spec_from_file_location("record_alone", str(module.__file__))
+    assert spec is not None
+    assert spec.loader is not None
+    alone = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "record_alone", alone)
+    spec.loader.exec_module(alone)
+    halves = TwoTensor(torch.zeros(3), torch.zeros(3))
+    assert alone._bytes(halves) == 2 * 3 * 4
 
 
 def test_nothing_private_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

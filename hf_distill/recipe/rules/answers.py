@@ -9,7 +9,7 @@ from hf_distill.data.chat import WRITTEN
 from hf_distill.recipe.problems import Problem
 from hf_distill.recipe.rules.kept import REFERENCE
 from hf_distill.recipe.rules.reading import mappings, section_of
-from hf_distill.training.policy import writes_all
+from hf_distill.written_shares import writes_all
 
 
 def prompts_alone(data: Mapping[str, Any]) -> Iterator[Problem]:

@@ -14,7 +14,7 @@ import transformers
 from transformers import HfArgumentParser
 
 from hf_distill.commands import glue, reports_errors
-from hf_distill.commands.console import configure_logging
+from hf_distill.commands.console import configure_logging, quiet
 from hf_distill.commands.flags import Flags, Group, flag, make_parser, parse, whole
 from hf_distill.commands.overrides import recipe_of
 from hf_distill.errors import RecipeError
@@ -135,5 +135,6 @@ def _recipes(flags: Flags) -> dict[str, Recipe]:
     found = {}
     for name, place in named.items():
         recipe = Recipe.load(Path(place) if Path(place).suffix in (".yaml", ".yml") else place)
-        found[name] = recipe_of(changed, glue.SCRIPT, recipe)[0]
+        with quiet():  # that the teacher is taken as trained: auto trains none
+            found[name] = recipe_of(changed, glue.SCRIPT, recipe)[0]
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
@@ -14,6 +15,8 @@ from hf_distill.recipe.problems import shown
 from hf_distill.recipe.rules.data import KINDS
 from hf_distill.recipe.rules.models import MADE
 from hf_distill.tasks import CausalLM
+
+logger = logging.getLogger(__name__)
 
 Changes = dict[str, tuple[str, Any]]
 """Overrides by key: the flag they come from, and the value."""
@@ -118,6 +121,11 @@ def _with_teacher_as_named(own: Mapping[str, Any], recipe: Recipe) -> Recipe:
         )
     if not has or "teacher_name_or_path" not in own or own.get("fine_tune_teacher"):
         return recipe
+    logger.info(
+        "%s is taken as trained, and the training of the recipe's teacher (teacher.fine_tune) left out; "
+        "--fine_tune_teacher trains it as the recipe says.",
+        own["teacher_name_or_path"],
+    )
     return recipe.override({"teacher.fine_tune": None})
 
 

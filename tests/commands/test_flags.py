@@ -67,6 +67,18 @@ def test_a_teacher_that_is_named_is_trained_already_unless_a_flag_says_otherwise
         made(*PLAIN, "--fine_tune_teacher")
 
 
+def test_a_teacher_that_is_taken_as_trained_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "hf_distill")
+    named = ["--recipe", "qa/squad", "--teacher_name_or_path", "org/pre-trained"]
+    asked(qa.SCRIPT, *named, "--fine_tune_teacher")
+    made(*PLAIN, "--teacher_name_or_path", "org/pre-trained")
+    assert caplog.messages == []
+    asked(qa.SCRIPT, *named)
+    (message,) = caplog.messages
+    assert "org/pre-trained is taken as trained" in message
+    assert "--fine_tune_teacher trains it as the recipe says" in message
+
+
 @pytest.mark.parametrize("script", [SCRIPT, ner.SCRIPT])
 def test_the_trainers_label_names_are_no_classes(script: Script) -> None:
     with pytest.raises(RecipeError, match=r"--label_names .* --class_names"):

@@ -38,6 +38,13 @@ FIRST = 4
 PATIENCE = 20.0
 """Seconds for which steps of the whole batch may be measured; a larger one is reckoned from smaller ones."""
 
+FEWER = (
+    "Take fewer rows a batch (per_device_train_batch_size, and more gradient_accumulation_steps for as many a step), "
+    "shorter ones (max_length), gradient_checkpointing, or smaller models."
+)
+SMALLER = "Take smaller models, or a machine with more memory."
+"""Remedies where steps do not fit, and where models do not."""
+
 
 @dataclass(frozen=True)
 class StepCost:
@@ -73,6 +80,10 @@ class Expected:
         too."""
         batches = rows // self.batch if self.drops_last else ceil(rows / self.batch)
         return ceil(batches / self.accumulated)
+
+
+class TooLittleMemory(DistillationError):
+    """What was measured asked for more memory than there is."""
 
 
 class Watch(TrainerCallback):  # type: ignore[misc]
@@ -132,7 +143,7 @@ class Trial:
         inputs = Inputs(rows, None, self.tokenizer, default_data_collator, None, None)
         on_cpu = bool(self.job.settings.get("use_cpu"))
         with _told_if_it_does_not_fit(
-            f"{self.job.title}: steps of {batch} rows of {self.length} tokens", on_cpu=on_cpu
+            f"{self.job.title}: steps of {batch} rows of {self.length} tokens", FEWER, on_cpu=on_cpu
         ):
             rehearse_stage(job, self.student, self.teacher, inputs, watch)
         return watch.cost
@@ -162,9 +173,10 @@ def expected_costs(
 
     Raises: `DistillationError` and its kinds for what a stage refuses, and where the memory does not suffice.
     """
-    blueprint = Blueprint(recipe, str(_device()))
+    on_cpu = is_on_cpu(recipe)
+    blueprint = Blueprint(recipe, "cpu" if on_cpu else str(_device()))
     jobs = plan(recipe, RunFolder(Path("doctor"))).student  # which is no folder: nothing is read or written there
-    with _told_if_it_does_not_fit("the models of the recipe"):
+    with _told_if_it_does_not_fit("the models of the recipe", SMALLER, on_cpu=on_cpu):
         for job, (stage, student, made) in zip(jobs, models_of_stages(blueprint), strict=True):
             if stage.name in stages:
                 teacher = teacher_of(stage, blueprint, made)
@@ -187,8 +199,8 @@ def _expected(trial: Trial, size: int) -> Expected:
 
 
 @contextmanager
-def _told_if_it_does_not_fit(what: str, *, on_cpu: bool = False) -> Iterator[None]:
-    """Raises: `DistillationError` that names `what` asked for more memory than there is."""
+def _told_if_it_does_not_fit(what: str, remedy: str, *, on_cpu: bool) -> Iterator[None]:
+    """Raises: `TooLittleMemory` that names `what` asked for more than there is, and the `remedy`."""
     try:
         yield
     except RuntimeError as error:
@@ -196,15 +208,16 @@ def _told_if_it_does_not_fit(what: str, *, on_cpu: bool = False) -> Iterator[Non
             raise
         accelerator = None if on_cpu else accelerator_memory()
         room = "memory" if accelerator is None else f"the {size_of(accelerator[1])} of the accelerator"
-        raise DistillationError(
-            f"{what} do not fit into {room}. Take fewer rows a batch (per_device_train_batch_size, and more "
-            "gradient_accumulation_steps for as many a step), shorter ones (max_length), gradient_checkpointing, or "
-            "smaller models."
-        ) from error
+        raise TooLittleMemory(f"{what} do not fit into {room}. {remedy}") from error
+
+
+def is_on_cpu(recipe: Recipe) -> bool:
+    """Whether every stage is trained on the CPU, whatever else there is."""
+    return all(stage.arguments.get("use_cpu") for stage in recipe.stages)
 
 
 def _device() -> torch.device:
-    """Where a run would train."""
+    """Where a run would train that is not asked to take the CPU."""
     return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
 
 

@@ -12,11 +12,12 @@ from hf_distill.errors import DistillationError
 from hf_distill.inspection.applicable import Verdict, verdicts
 from hf_distill.inspection.binding import BoundStage, bound_stages
 from hf_distill.inspection.blueprint import Blueprint
-from hf_distill.inspection.cost import Expected, expected_costs
+from hf_distill.inspection.cost import Expected, TooLittleMemory, expected_costs, is_on_cpu
 from hf_distill.inspection.explanation import pairs_of
 from hf_distill.inspection.fitting import Comparison, Tokenizers, check_tasks, comparisons
 from hf_distill.inspection.memory import accelerator_memory, free_bytes
 from hf_distill.inspection.parameters import Trained
+from hf_distill.inspection.weights import built_bytes, is_built_larger, is_spread, least_bytes
 from hf_distill.layer_map import LayerMap
 from hf_distill.objectives import Pair
 from hf_distill.recipe import Recipe
@@ -26,9 +27,6 @@ from hf_distill.tasks import CTC
 
 MOST = 4
 """Stages whose steps are all measured; of more, the first and the last."""
-
-STATES = 4
-"""Copies of a parameter that trains: itself, its gradient, and two averages of AdamW."""
 
 
 @dataclass
@@ -49,6 +47,10 @@ class Diagnosis:
     def pair(self) -> Pair | None:
         """The first pair of a student with its teacher."""
         return next((stage.pair for stage in self.stages if stage.pair is not None), None)
+
+    def learning(self) -> list[tuple[BoundStage, Trained]]:
+        """The stages whose terms are bound, with how many parameters each trains."""
+        return [(each, self.trained[each.stage.name]) for each in self.stages if each.stage.name in self.trained]
 
     def layer_maps(self) -> Iterator[tuple[str, Sequence[tuple[int, int]]]]:
         """The layers that terms pair, each map once, with the names of its terms; without any, `spread`."""
@@ -123,31 +125,31 @@ def _unmeasured(found: Diagnosis, measure: bool) -> str:
     columns = {c for stage in found.recipe.stages for term in stage.terms() for c in term.objective.columns}
     if columns or any(stage.targets != "reference" for stage in found.recipe.stages):
         return "the rows have what a teacher writes"
-    least, (free, kind) = least_bytes(found), _room(found.recipe)
-    if least > free:
+    return _too_little(found)
+
+
+def _too_little(found: Diagnosis) -> str:
+    """Why models are not built here; empty where there is room. It is a problem where a run would have none either."""
+    least, (free, kind) = least_bytes(found.blueprint, found.learning()), _room(found.recipe)
+    if least > free and not is_spread(found.recipe):
         found.problems.append(
             f"weights, gradients and the optimizer's averages alone take {least / 1e9:.1f} GB, and "
             f"{free / 1e9:.1f} GB of {kind} are free. Take a smaller student, or a machine with more."
         )
         return "there is too little memory for it"
+    built = built_bytes(found.blueprint, found.learning())
+    if built > free:
+        return (
+            f"models are built in float32 and in one place for it, where weights, gradients and averages take "
+            f"{built / 1e9:.1f} GB, and {free / 1e9:.1f} GB of {kind} are free"
+        )
     return ""
 
 
 def _room(recipe: Recipe) -> tuple[int, str]:
     """Free bytes where a recipe trains, and of what."""
-    on_cpu = all(stage.arguments.get("use_cpu") for stage in recipe.stages)
-    accelerator = None if on_cpu else accelerator_memory()
+    accelerator = None if is_on_cpu(recipe) else accelerator_memory()
     return (free_bytes(), "memory") if accelerator is None else (accelerator[0], "the accelerator's memory")
-
-
-def least_bytes(found: Diagnosis) -> float:
-    """What weights and the optimizer hold, in float32, before any activation."""
-    teachers = found.blueprint.members or {"": found.blueprint.teacher}
-    read = sum(p.numel() for model in teachers.values() if model is not None for p in model.parameters())
-    trained = max((each.trained + each.beside for each in found.trained.values()), default=0)
-    resting = max((each.student - each.trained for each in found.trained.values()), default=0)
-    least: float = 4.0 * (read + resting + STATES * trained)
-    return least
 
 
 def _measure(
@@ -157,6 +159,15 @@ def _measure(
     chosen = names if len(names) <= MOST else [names[0], names[-1]]
     try:
         found.costs.update(expected_costs(found.recipe, chosen, tokenizer=tokenizer, batch=batch, length=length))
+    except TooLittleMemory as error:
+        if is_built_larger(found.blueprint, found.learning()):
+            found.unmeasured = f"built in float32 and in one place, {error}"
+        else:
+            _refuse(found, error)
     except DistillationError as error:
-        found.problems.append(str(error))
-        found.unmeasured = "the recipe does not run as it is"
+        _refuse(found, error)
+
+
+def _refuse(found: Diagnosis, error: DistillationError) -> None:
+    found.problems.append(str(error))
+    found.unmeasured = "the recipe does not run as it is"

@@ -17,7 +17,7 @@ from hf_distill.commands.doctor import main
 from hf_distill.commands.main import main as hf_distill
 from hf_distill.errors import DataError
 from hf_distill.inspection import cost, diagnosis
-from hf_distill.inspection.cost import Expected, StepCost
+from hf_distill.inspection.cost import Expected, StepCost, TooLittleMemory
 from hf_distill.recipe import Recipe
 from hf_distill.run.stages import StageTrainer
 from tests import chats, tiny_runs
@@ -292,6 +292,79 @@ def test_memory_of_an_accelerator_that_is_not_enough_is_a_problem(
         assert "not measured: the recipe does not run as it is" in out
     else:
         assert "averages alone take 0.0 GB, and 0.0 GB of the accelerator's memory are free" in out
+
+
+TEACHER, STUDENT = 9_090, 5_170
+"""Parameters of classifiers of four layers and of two, 1,960 a layer."""
+
+UNMEASURED = "not measured: models are built in float32 and in one place"
+PROBLEM = "averages alone take"
+
+
+@pytest.mark.parametrize(("section", "arguments", "free", "said"), [
+    ("", "", 4 * TEACHER + 16 * STUDENT, ""),
+    ("", "", 4 * TEACHER + 16 * STUDENT - 1, PROBLEM),
+    ("dtype: bfloat16, ", "", 2 * TEACHER + 16 * STUDENT, UNMEASURED),
+    ("dtype: bfloat16, ", "", 2 * TEACHER + 16 * STUDENT - 1, PROBLEM),
+    ("dtype: bfloat16, ", "", 4 * TEACHER + 16 * STUDENT, ""),
+    ("quantization: int8, ", "", TEACHER + 16 * STUDENT, UNMEASURED),
+    ("quantization: int8, ", "", TEACHER + 16 * STUDENT - 1, PROBLEM),
+    ("device_map: auto, ", "", 1, UNMEASURED),
+    ("cache: {}, ", "", 16 * STUDENT, UNMEASURED),
+    ("cache: {}, ", "", 16 * STUDENT - 1, PROBLEM),
+    ("", "fsdp: full_shard", 1, UNMEASURED),
+    ("", "deepspeed: zero.json", 1, UNMEASURED),
+    ("", "optim: adafactor", 4 * TEACHER + 4 * STUDENT, ""),
+])  # fmt: skip
+def test_only_what_a_run_holds_at_once_is_a_problem(
+    models: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    section: str,
+    arguments: str,
+    free: int,
+    said: str,
+) -> None:
+    """A weight takes four bytes in float32, two in bfloat16 and one in 8 bits, and 16 where AdamW trains it."""
+    (tiny_runs.save_teacher(tmp_path / "student", layers=2) / "model.safetensors").unlink()
+    (tmp_path / "r.yaml").write_text(
+        f"""
+schema: 1
+task: sst2
+teacher: {{{section}model: {models / "teacher"}}}
+student: {{model: {tmp_path / "student"}}}
+stages: [{{name: one, objectives: [{{soft_targets: {{}}}}], arguments: {{{arguments}}}}}]
+""",
+        encoding="utf-8",
+    )
+    monkeypatch.setattr(diagnosis, "accelerator_memory", lambda: (free, 2 * 10**9))
+    monkeypatch.setattr(diagnosis, "_arguments", lambda recipe: iter(()))  # which want what they name installed
+    monkeypatch.setattr(diagnosis, "expected_costs", lambda *args, **given: [])
+    status, out = run(capsys, "--recipe", tmp_path / "r.yaml")
+    assert status == (1 if said == PROBLEM else 0), out
+    assert [text for text in (UNMEASURED, PROBLEM) if text in out] == ([said] if said else [])
+
+
+def test_a_build_that_is_larger_than_the_run_need_not_fit(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def exhausted(*args: object, **given: object) -> None:
+        raise TooLittleMemory("the models of the recipe do not fit into 8 GB.")
+
+    monkeypatch.setattr(diagnosis, "expected_costs", exhausted)
+    monkeypatch.setattr(diagnosis, "accelerator_memory", lambda: (10**9, 2 * 10**9))
+    flags = ("--teacher", models / "teacher", "--student_layers", 2, "--task_name", "sst2")
+    status, out = run(capsys, *flags)
+    assert (status, "1. the models of the recipe do not fit" in out) == (1, True)
+    status, out = run(capsys, *flags, "--write", tmp_path / "r.yaml")
+    (tmp_path / "r.yaml").write_text(
+        (tmp_path / "r.yaml").read_text(encoding="utf-8").replace("teacher:\n", "teacher:\n  dtype: bfloat16\n", 1),
+        encoding="utf-8",
+    )
+    status, out = run(capsys, "--recipe", tmp_path / "r.yaml")
+    assert status == 0
+    assert "not measured: built in float32 and in one place, the models of the recipe do not fit into 8 GB." in out
 
 
 def test_memory_of_an_accelerator_does_not_count_for_stages_without_it(

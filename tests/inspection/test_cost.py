@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +16,7 @@ from transformers import BertForSequenceClassification
 from hf_distill.anatomy import Anatomy
 from hf_distill.errors import DistillationError
 from hf_distill.inspection import cost, memory
+from hf_distill.inspection.blueprint import Blueprint
 from hf_distill.inspection.cost import StepCost, Trial, expected_costs
 from hf_distill.inspection.memory import forget_peak, free_bytes, peak_bytes
 from hf_distill.inspection.rows import made_up_rows
@@ -191,8 +193,29 @@ def test_models_that_do_not_fit_are_told(recipe: Recipe, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(BertForSequenceClassification, "__init__", exhausted)
     monkeypatch.setattr(cost, "accelerator_memory", lambda: (10**9, 8 * 10**9))
-    with pytest.raises(DistillationError, match="the models of the recipe do not fit into the 8 GB of the"):
+    with pytest.raises(DistillationError, match="the models of the recipe do not fit into the 8 GB of the") as told:
         list(expected_costs(recipe, ["one"]))
+    assert "smaller models" in str(told.value)
+    assert "per_device_train_batch_size" not in str(told.value), "which does not make models smaller"
+
+
+@pytest.mark.parametrize(("stages", "expected"), [((1,), "meta"), ((0, 1), "cpu")])
+def test_models_are_built_on_the_cpu_where_every_stage_trains_there(
+    recipe: Recipe, monkeypatch: pytest.MonkeyPatch, stages: tuple[int, ...], expected: str
+) -> None:
+    """The meta device stands for an accelerator."""
+    places: list[str] = []
+
+    def looked_at(blueprint: Blueprint) -> Iterator[Any]:
+        places.append(blueprint.place.type)
+        return iter(())
+
+    monkeypatch.setattr(cost, "_device", lambda: torch.device("meta"))
+    monkeypatch.setattr(cost, "models_of_stages", looked_at)
+    monkeypatch.setattr(cost, "plan", lambda *args: SimpleNamespace(student=[]))
+    changed = recipe.override({f"stages.{i}.arguments.use_cpu": True for i in stages})
+    assert list(expected_costs(changed, ["one"])) == []
+    assert places == [expected]
 
 
 def groups(folder: Path, own: str, files: dict[str, str]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from collections.abc import Iterator
@@ -11,8 +10,8 @@ from pathlib import Path
 from hf_distill.errors import DistillationError
 from hf_distill.evaluation.findings import FILE_NAME, Findings
 from hf_distill.evaluation.report import FOLDER, Reported, write_comparison, write_report
+from hf_distill.run.evaluated_rows import key_of
 from hf_distill.run.folder import RunFolder
-from hf_distill.run.origins import value_at
 from hf_distill.run.results import RunResult
 
 logger = logging.getLogger(__name__)
@@ -75,25 +74,4 @@ def _reported(folder: Path, name: str) -> Reported | None:
         logger.warning("%s: no results, so it is left out: not finished, or its models were not evaluated.", folder)
         return None
     findings = Findings.read(folder / FOLDER / FILE_NAME)
-    return Reported(name, result.runs, result.metric, result.notes, findings, _rows(folder, result))
-
-
-def _rows(folder: Path, result: RunResult) -> str:
-    """What tells the evaluated rows from others: the sums of their split's files, or else of all files and how they
-    are cut, how many of the rows are used, and what of them is the label; the objectives, too, where their value is
-    the metric. Empty where the folder does not say."""
-    identity = RunFolder(folder).identity()
-    if identity is None:
-        return ""
-    split, recipe, sources = result.split, identity.get("recipe", {}), identity.get("sources", {})
-    own = {name: sum_ for name, sum_ in sources.items() if name == split or name.startswith(f"{split} ")}
-    stages = recipe.get("stages") or [{}]
-    told = {
-        "split": split,
-        "sources": own or sources,
-        "cut": None if own else value_at(recipe, "data.split"),
-        "most": value_at(recipe, f"max_samples.{split.partition('_')[0]}"),
-        "label": value_at(recipe, "data.label_column"),
-        "objectives": stages[-1].get("objectives") if result.metric == "loss" else None,
-    }
-    return json.dumps(told, sort_keys=True)
+    return Reported(name, result.runs, result.metric, result.notes, findings, key_of(RunFolder(folder), result))

@@ -68,6 +68,27 @@ def of_data(folder: Path, sums: dict[str, str], metric: str = "accuracy", note: 
     write_json(folder / "stages" / "run.json", {"recipe": recipe, "sources": sums})
 
 
+TRAIN, OWN = {"train": "1"}, {"train": "1", "validation": "2"}
+TEXT = {"task": "masked_lm", "packing": "full", "held_out": 1000, "train": [{"files": ["a.txt"], "unit": "line"}]}
+
+
+def of_text(sums: dict[str, str] = TRAIN, max_length: int = 128, **settings: Any) -> dict[str, Any]:
+    return {"sums": sums, "max_length": max_length, "data": {"text": {**TEXT, **settings}}}
+
+
+def translated(source: str, target: str, **settings: Any) -> dict[str, Any]:
+    columns = {"source_column": source, "target_column": target}
+    return {"sums": OWN, "data": {"translation": {**columns, **settings}}}
+
+
+def tagged(column: str, **settings: Any) -> dict[str, Any]:
+    return {"sums": OWN, "data": {"token_classification": {"tags_column": column, **settings}}}
+
+
+def of_pairs(**settings: Any) -> dict[str, Any]:
+    return {"sums": OWN, "data": {"embeddings": settings}}
+
+
 @pytest.mark.parametrize(("one", "other", "chapters"), [
     ({"sums": {"train": "1", "validation": "2"}}, {"sums": {"train": "9", "validation": "2"}}, 1),
     ({"sums": {"validation": "2"}}, {"sums": {"validation": "3"}}, 2),
@@ -78,6 +99,28 @@ def of_data(folder: Path, sums: dict[str, str], metric: str = "accuracy", note: 
     ({"sums": {"train": "1"}, "data": CUT}, {"sums": {"train": "2"}, "data": CUT}, 2),
     ({"sums": {"validation": "2"}, "data": {"label_column": "a"}},
      {"sums": {"validation": "2"}, "data": {"label_column": "b"}}, 2),
+    (of_text(), of_text(), 1),
+    (of_text(), of_text(held_out=10), 2),
+    (of_text(), of_text(max_length=512), 2),
+    (of_text(), of_text(task="causal_lm"), 2),
+    (of_text(), of_text(packing="none"), 2),
+    (of_text(), of_text(train=[{"files": ["a.txt"], "unit": "paragraph"}]), 2),
+    (of_text(), of_text(train=[{"files": ["b.txt"], "unit": "line"}], cache_dir="c", shuffle=7), 1),
+    (of_text(OWN), of_text(OWN, held_out=10, streaming=True, train=[{"unit": "paragraph"}]), 1),
+    (of_text(OWN), of_text(OWN, validation=[{"documents": 9}]), 2),
+    (translated("en", "de"), translated("de", "en"), 2),
+    (translated("en", "de"), translated("en", "de", prefix="to German: ", generate={"beams": 4}), 1),
+    (translated("en", "de"), {**translated("en", "de"), "max_length": 9}, 2),
+    (tagged("pos"), tagged("ner"), 2),
+    (tagged("pos"), tagged("pos", label_all_tokens=True, tag_names=["a"]), 1),
+    (of_pairs(score_column="a"), of_pairs(score_column="b"), 2),
+    (of_pairs(text_columns=["a", "b", "c"]), of_pairs(text_columns=["a"], pair_columns=["a", "b"]), 1),
+    ({"sums": {"validation": "2"}, "max_length": 64}, {"sums": {"validation": "2"}, "max_length": 128}, 1),
+    ({"sums": {"validation": "2"}, "data": {"where": {"a": 1}}}, {"sums": {"validation": "2"}, "data": {}}, 2),
+    ({"sums": {"validation": "2"}, "note": "All on a, validation: 1,900 rows."},
+     {"sums": {"validation": "2"}, "note": "All on a, validation: 1,902 rows."}, 2),
+    ({"sums": {"validation": "2"}, "note": "All on a, validation: 1,900 rows."},
+     {"sums": {"validation": "2"}, "note": "All on b, validation: 1,900 rows."}, 1),
 ])  # fmt: skip
 def test_runs_are_compared_on_the_same_rows_whatever_their_files_are_called(
     tmp_path: Path, one: dict[str, Any], other: dict[str, Any], chapters: int
@@ -100,6 +143,16 @@ def test_values_of_the_same_objectives_alone_are_compared(tmp_path: Path) -> Non
     draw_report(tmp_path)
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert ("2. loss" in page, "3. loss" in page) == (True, False)
+
+
+def test_of_models_without_a_head_the_record_tells_how_many_rows_there_are(tmp_path: Path) -> None:
+    """Their first note has the value of the objectives, and no number of rows."""
+    for name, size in (("a", 10), ("b", 10), ("c", 11)):
+        of_data(tmp_path / name, OWN, note=f"The objectives' weighted sum on the validation rows: {size}.")
+        write_json(tmp_path / name / "distillation.json", {"data": {"sizes": {"validation": size}}})
+    draw_report(tmp_path)
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert ("2. accuracy" in page, "3. accuracy" in page) == (True, False)
 
 
 def test_a_run_below_the_fifth_folder_is_not_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

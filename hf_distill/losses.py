@@ -195,16 +195,21 @@ def safe_sqrt(values: Tensor) -> Tensor:
     return torch.where(positive, torch.where(positive, values, 1.0).sqrt(), 0.0)
 
 
+EQUAL = 4.0
+"""Roundings of the largest logit of a row by which equal logits may differ."""
+
+
 def standardized(logits: Tensor, ddof: int = 0) -> Tensor:
     """(z - mean z) / (std z + 1e-7) over the classes, with std^2 = sum (z - mean z)^2 / (C - ddof).
 
-    A row of logits that are equal but for rounding becomes 0, with a gradient of 0. `[..., classes]` to the same.
-    Logits are summed up in a tree, so their mean is off by a rounding or so for each of its log2(C) levels.
+    A row of logits that are equal but for rounding becomes 0, with a gradient of 0: it is known by the largest and the
+    smallest of them, as their mean is rounded by so much as the device and the number of classes have it.
+    `[..., classes]` to the same.
     """
     centred = logits - logits.mean(-1, keepdim=True)
     deviation = safe_sqrt(centred.square().sum(-1, keepdim=True) / (logits.shape[-1] - ddof))
-    roundings = 2.0 * math.log2(logits.shape[-1]) * torch.finfo(logits.dtype).eps
-    equal = deviation <= roundings * logits.abs().amax(-1, keepdim=True)
+    low, high = logits.detach().aminmax(dim=-1, keepdim=True)
+    equal = high - low <= EQUAL * torch.finfo(logits.dtype).eps * torch.maximum(high.abs(), low.abs())
     return torch.where(equal, 0.0, centred / (deviation + 1e-7))  # NaN stays NaN
 
 

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import special, stats
 
 from hf_distill.errors import DataError
+from hf_distill.evaluation.retrieval import correlation
 
 Floats = NDArray[np.float64]
 
@@ -37,11 +38,7 @@ def agreement(student_logits: ArrayLike, teacher_logits: ArrayLike) -> float:
         raise DataError(f"agreement: student logits {list(student.shape)}, teacher logits {list(teacher.shape)}.")
     if student.shape[1] > 1:
         return float((student.argmax(axis=1) == teacher.argmax(axis=1)).mean())
-    if min(np.ptp(student), np.ptp(teacher)) == 0:  # less their mean, rounding may leave them not 0 but a constant
-        return 0.0
-    x, y = student[:, 0] - student.mean(), teacher[:, 0] - teacher.mean()
-    scale = np.sqrt((x @ x) * (y @ y))
-    return float(np.clip(x @ y / scale, -1.0, 1.0)) if scale > 0 else 0.0
+    return correlation(np.concatenate([student, teacher], axis=1))
 
 
 def expected_calibration_error(logits: ArrayLike, labels: ArrayLike, bins: int = 15) -> float:

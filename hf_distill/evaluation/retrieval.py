@@ -79,7 +79,7 @@ def rank_correlation(pairs: NDArray[np.float64]) -> float:
 def correlation(pairs: NDArray[np.float64]) -> float:
     """Pearson's correlation of two columns, `[rows, 2]`; 0.0 where one of them is constant."""
     x, y = np.ascontiguousarray(pairs.T)
-    if min(np.ptp(x), np.ptp(y)) == 0:
+    if min(np.ptp(x), np.ptp(y)) == 0:  # less their mean, rounding may leave them not 0 but a constant
         return 0.0
     x, y = x - x.mean(), y - y.mean()
     size = np.sqrt(x @ x) * np.sqrt(y @ y)

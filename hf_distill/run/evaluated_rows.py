@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -30,8 +29,6 @@ CUT = ("token_classification", "translation", "chat", "text")
 OF_A_SOURCE = ("unit", "column", "documents", "weight")
 OF_HELD_OUT = ("held_out", "streaming")
 
-_NUMBER = re.compile(r": ([\d,]+) rows\.")
-
 
 def key_of(folder: RunFolder, result: RunResult) -> str:
     """The sums of the evaluated split's files, or else of all files and how they are cut; how many rows there are, and
@@ -48,7 +45,7 @@ def key_of(folder: RunFolder, result: RunResult) -> str:
         "sources": own or sources,
         "cut": None if own else value_at(recipe, "data.split"),
         "most": value_at(recipe, f"max_samples.{split.partition('_')[0]}"),
-        "number": _number(folder, result),
+        "number": value_at(read_json(folder.path / RECORD) or {}, f"data.sizes.{split}"),
         "where": value_at(recipe, "data.where") or None,
         "distinct": bool(value_at(recipe, "data.deduplicate")),
         "label": value_at(recipe, "data.label_column"),
@@ -56,15 +53,6 @@ def key_of(folder: RunFolder, result: RunResult) -> str:
         "objectives": stages[-1].get("objectives") if result.metric == "loss" else None,
     }
     return json.dumps(told, sort_keys=True)
-
-
-def _number(folder: RunFolder, result: RunResult) -> int | None:
-    """How many rows were evaluated: as the first note says, or the record."""
-    found = _NUMBER.search(result.notes[0]) if result.notes else None
-    if found is not None:
-        return int(found[1].replace(",", ""))
-    size = value_at(read_json(folder.path / RECORD) or {}, f"data.sizes.{result.split}")
-    return size if isinstance(size, int) else None
 
 
 def _read(recipe: Mapping[str, Any], *, has_own: bool) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -103,6 +104,11 @@ class TextFiles(Source):
         return f"{self.paths[0].name}{more}"
 
     def identity(self) -> str:
+        return self._digest
+
+    @cached_property
+    def _digest(self) -> str:
+        """Files may be many gigabytes, and are asked for by the run, and by the trainer of each stage."""
         digest = hashlib.sha256(f"{self.column}\n{self.unit}\n".encode())
         for path in self.paths:
             with path.open("rb") as handle:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import ctypes
 import gc
 import re
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import psutil
 import torch
+
+from hf_distill.run.memory import most_held
 
 STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
@@ -62,12 +63,7 @@ def peak_bytes() -> int:
     """The most that the process has held at once since `forget_peak`, or since it began."""
     if STATUS.is_file():
         return _found(STATUS, r"VmHWM:\s+(\d+) kB") * 1024
-    if sys.platform == "win32":
-        return int(psutil.Process().memory_info().peak_wset)
-    import resource
-
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return most_held()
 
 
 def _left_in_groups() -> Iterator[int]:

@@ -18,6 +18,7 @@ from hf_distill.evaluation.compare import FAILED, REFUSED, SCORED
 from hf_distill.recipe import Recipe
 from hf_distill.run.answering import evidence_of
 from hf_distill.run.folder import MARK, RunFolder, read_json, write_json
+from hf_distill.run.memory import most_held
 from hf_distill.run.progress import CPU_SECONDS
 from hf_distill.run.running import run
 
@@ -53,7 +54,7 @@ def told(asked: Mapping[str, Any], output_dir: Path) -> dict[str, Any]:
         if asked["train"]:
             run(recipe, output_dir, evaluate=False)
         was_trained = bool(before) and _marks(folder) == before  # by an earlier process, whose peak it was
-        costs = {**_steps(folder), "peak_bytes": None if was_trained else peak_bytes()}
+        costs = {**_steps(folder), "peak_bytes": None if was_trained else most_held()}
         metric, evidence = evidence_of(recipe, output_dir)
     except NonFiniteLoss as error:
         return {"outcome": FAILED, "message": str(error)}
@@ -81,16 +82,6 @@ def _steps(folder: RunFolder) -> dict[str, Any]:
 def _marks(folder: RunFolder) -> list[dict[str, Any]]:
     """What finished stages left."""
     return [read_json(path) or {} for path in sorted(folder.stages.glob(f"*/{MARK}"))]
-
-
-def peak_bytes() -> int | None:
-    """The most memory that this process has had; None where the system does not say."""
-    if sys.platform == "win32":
-        return None
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else 1024 * peak
 
 
 if __name__ == "__main__":

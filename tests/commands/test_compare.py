@@ -364,7 +364,7 @@ def test_the_peak_is_not_that_of_a_process_that_only_scores(
         "schema": 1, "task": "sst2", "dataset_dir": str(home / "sst2"), "student": {"model": str(home / "teacher")},
         "max_length": 16, "stages": [stage],
     }  # fmt: skip
-    monkeypatch.setattr(trial, "peak_bytes", lambda: 7)
+    monkeypatch.setattr(trial, "most_held", lambda: 7)
     asked = {"recipe": recipe, "train": True}
     assert [trial.told(asked, tmp_path / "run")["peak_bytes"] for _ in range(2)] == [7, None]
     assert trial.told({**asked, "train": False}, tmp_path / "none")["peak_bytes"] == 7

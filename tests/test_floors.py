@@ -30,6 +30,7 @@ FLOORS = (
     "top_logits",
     "pooling",
     "sentences",
+    "model_sizes",
     "relations",
     "chunks",
     "layer_map",

@@ -26,14 +26,11 @@ from pydantic import (
     JsonValue,
     ValidationError,
 )
-from torch import Tensor
-from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from hf_distill import writing
 from hf_distill.errors import HubError
 from hf_distill.hub.redaction import redacted, redacted_command, redacted_text
-from hf_distill.sentences import DENSE
-from hf_distill.shards import is_shard
+from hf_distill.model_sizes import num_bytes, num_parameters
 from hf_distill.version import __version__
 
 if TYPE_CHECKING:
@@ -101,40 +98,20 @@ class ModelFacts(_Strict):
 
     @classmethod
     def of(cls, model: PreTrainedModel, name_or_path: str | Path | None = None) -> ModelFacts:
-        """Facts of `model`, which was loaded from `name_or_path` (None: made here).
-
-        Parameters that are tied count once, those of dense layers behind a pooling with them; `num_bytes` is what
-        they take in their present dtypes, quantized ones as they are stored. A parameter that DeepSpeed has
-        partitioned counts in full.
-        """
+        """Facts of `model`, which was loaded from `name_or_path` (None: made here)."""
         folder = None if name_or_path is None else Path(name_or_path)
         is_local = folder is not None and folder.is_dir()
         hub_id = None if name_or_path is None or is_local or not is_hub_id(str(name_or_path)) else str(name_or_path)
-        dense = model._modules.get(DENSE)
-        tensors = [*model.parameters(), *(() if dense is None else dense.buffers())]
         return cls(
             id=hub_id,
             revision=getattr(model.config, "_commit_hash", None) if hub_id else None,
             files=sha256_of_files(folder, WEIGHT_FILES) if folder is not None and is_local else {},
             class_name=type(model).__name__,
             model_type=str(model.config.model_type),
-            num_parameters=sum(_count(tensor) for tensor in tensors),
-            num_bytes=sum(_bytes(tensor) for tensor in tensors),
+            num_parameters=num_parameters(model),
+            num_bytes=num_bytes(model),
             num_hidden_layers=getattr(model.config, "num_hidden_layers", None),
         )
-
-
-def _count(tensor: Tensor) -> int:
-    """The values of a parameter; bitsandbytes keeps two of 4 bits in one element, and their shape beside them."""
-    state = getattr(tensor, "quant_state", None)
-    return int(getattr(tensor, "ds_numel", tensor.numel() if state is None else state.shape.numel()))
-
-
-def _bytes(tensor: Tensor) -> int:
-    """What a parameter takes; torchao's tensors say the dtype of what they stand for, and are made of others."""
-    if is_traceable_wrapper_subclass(tensor) and not is_shard(tensor):
-        return sum(_bytes(getattr(tensor, name)) for name in tensor.__tensor_flatten__()[0])
-    return int(getattr(tensor, "ds_numel", tensor.numel())) * tensor.element_size()
 
 
 class CacheFacts(_Strict):

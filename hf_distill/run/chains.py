@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from hf_distill.distillation import Distillation
 from hf_distill.loading import DTYPES
+from hf_distill.model_sizes import num_parameters
 from hf_distill.recipe import Recipe, Several
 from hf_distill.run import models
 from hf_distill.run.stages import Job
@@ -93,8 +94,8 @@ def advise_chains(teacher: PreTrainedModel | None, jobs: Sequence[Job], made: Ma
     """Warns of what makes little sense where a new student learns from that of an earlier stage: an assistant that is
     no size in between, and generations that repeat the seed.
     """
-    sizes = {title: sum(parameter.numel() for parameter in model.parameters()) for title, model in made.items()}
-    whole = None if teacher is None else sum(parameter.numel() for parameter in teacher.parameters())
+    sizes = {title: num_parameters(model) for title, model in made.items()}
+    whole = None if teacher is None else num_parameters(teacher)
     for job in (job for job in jobs if job.learns_from is not None and job.starts is not None):
         assert job.learns_from is not None
         student, assistant = sizes[job.title], sizes[job.learns_from.title]

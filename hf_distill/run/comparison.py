@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from transformers import PreTrainedModel
 
 from hf_distill.evaluation.summary import RunSummary
+from hf_distill.model_sizes import num_parameters
 from hf_distill.run import models, results
 from hf_distill.run.measuring import Answers, Role, answer, key_of, latency_of, summarize
 from hf_distill.run.preparation import Setup, start_of
@@ -51,7 +52,7 @@ class Comparison:
                 name="student",
                 role="student",
                 metrics={self.setup.workload.metrics[0]: value},
-                parameters=sum(parameter.numel() for parameter in student.parameters()),
+                parameters=num_parameters(student),
                 size_bytes=models.size_on_disk(job.folder, student),
                 history=[entry for each in self.setup.jobs.student for entry in each.history],
             )

@@ -16,6 +16,7 @@ from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBas
 from hf_distill.evaluation.latency import Latency, measure_latency
 from hf_distill.evaluation.summary import RunSummary
 from hf_distill.loading import stays
+from hf_distill.model_sizes import num_parameters
 from hf_distill.ranks import is_main_process, wait_for_everyone
 from hf_distill.run.abilities import Generating
 from hf_distill.run.labels import Columns
@@ -173,7 +174,7 @@ def summarize(
         interval=workload.interval(split, kept),
         agreement=None if teacher is None else workload.agreement(split, kept, teacher.kept[split]),
         calibration_error=workload.calibration_error(split, kept),
-        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        parameters=num_parameters(model),
         size_bytes=size_bytes,
         latency=latency,
         history=history,

@@ -16,6 +16,7 @@ from hf_distill.anatomy import Anatomy
 from hf_distill.errors import DistillationError, IncompatiblePair
 from hf_distill.hub.record import is_hub_id, sha256_of
 from hf_distill.loading import DTYPES, HELD_IN, Held, load_model, load_tokenizer
+from hf_distill.model_sizes import num_bytes
 from hf_distill.recipe import Member, PackagedModel, Recipe
 from hf_distill.recipe import Student as StudentSection
 from hf_distill.recipe import Teacher as TeacherSection
@@ -258,8 +259,7 @@ def size_on_disk(folder: str | Path, model: PreTrainedModel) -> int:
     """Bytes of the weights in a folder, of which the first kind counts that a loader would take; those in memory for a
     model of the Hub."""
     kinds = (sum(path.stat().st_size for path in Path(folder).glob(pattern)) for pattern in LOADED)
-    in_memory = (parameter.numel() * parameter.element_size() for parameter in model.parameters())
-    return next(filter(None, kinds), 0) or sum(in_memory)
+    return next(filter(None, kinds), 0) or num_bytes(model)
 
 
 def _teacher(recipe: Recipe) -> TeacherSection | Member:

@@ -22,7 +22,7 @@ from torch import nn
 from torch.testing._internal.two_tensor import TwoTensor
 from transformers import BertForMaskedLM, BertForSequenceClassification, BertModel
 
-from hf_distill import students
+from hf_distill import model_sizes, students
 from hf_distill.errors import HubError
 from hf_distill.hub import record as module
 from hf_distill.hub.record import FILE_NAME, ModelFacts, Record, environment, finite_metrics, is_hub_id
@@ -44,16 +44,16 @@ def test_a_record_survives_writing_and_reading(tmp_path: Path) -> None:
 
 def test_records_need_no_torch_that_was_built_for_several_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of which `torch.distributed.tensor` cannot be imported."""
+    holder = nn.Module()
+    holder.halves = nn.Parameter(TwoTensor(torch.zeros(3), torch.zeros(3)))
     monkeypatch.setattr(torch.distributed, "is_available", lambda: False)
     monkeypatch.setitem(sys.modules, "torch.distributed.tensor", None)
-    spec = importlib.util.spec_from_file_location("record_alone", str(module.__file__))
+    spec = importlib.util.spec_from_file_location("sizes_alone", str(model_sizes.__file__))
     assert spec is not None
     assert spec.loader is not None
     alone = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "record_alone", alone)
     spec.loader.exec_module(alone)
-    halves = TwoTensor(torch.zeros(3), torch.zeros(3))
-    assert alone._bytes(halves) == 2 * 3 * 4
+    assert alone.num_bytes(holder) == 2 * 3 * 4
 
 
 def test_nothing_private_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

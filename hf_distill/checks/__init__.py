@@ -14,7 +14,14 @@ from hf_distill.checks.models import (
 )
 from hf_distill.checks.on_policy import fits_on_policy, fits_texts, texts_end, tokens_of
 from hf_distill.checks.optimizer import optimizer_is_complete, optimizer_is_current
-from hf_distill.checks.rows import fits_batches, fits_data, fits_joined_rows, fits_positions, fits_token_budget
+from hf_distill.checks.rows import (
+    fits_batches,
+    fits_data,
+    fits_joined_rows,
+    fits_positions,
+    fits_token_budget,
+    left_over,
+)
 from hf_distill.checks.terms import fits_arguments, fits_passes, fits_steps, has_peers
 
 __all__ = [
@@ -39,6 +46,7 @@ __all__ = [
     "has_peers",
     "has_whole_student",
     "keeps_documents_apart",
+    "left_over",
     "loaded_in_shards",
     "optimizer_is_complete",
     "optimizer_is_current",

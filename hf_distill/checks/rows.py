@@ -116,22 +116,26 @@ def fits_batches(trainer: BoundTrainer) -> None:
             logger.warning("%s; below %d it says little. Raise it.", together, objective.advised_batch)
 
 
+def left_over(trainer: BoundTrainer) -> int:
+    """How many rows the last round of an epoch has, over all processes, where accelerate fills it with repeated ones;
+    0 where it has none of these, or nobody knows how many rows there are."""
+    rows, accelerator = trainer.train_dataset, trainer.accelerator
+    filled = accelerator.even_batches and trainer.tokens_per_batch is None and not trainer.args.dataloader_drop_last
+    if not filled or rows is None or not has_length(rows):
+        return 0
+    together: int = trainer._train_batch_size * (1 if accelerator.split_batches else accelerator.num_processes)
+    return len(rows) % together
+
+
 def fits_joined_rows(trainer: BoundTrainer) -> None:
     """Refuses a collator that joins rows where some are repeated to fill the batches of several processes: what they
     were is gone by then, and they would count twice."""
-    filled = (
-        trainer.accelerator.even_batches and trainer.tokens_per_batch is None and has_length(trainer.train_dataset)
-    )
-    if not filled or not isinstance(trainer.data_collator, DataCollatorWithFlattening):
-        return
-    processes, batch = trainer.accelerator.num_processes, trainer.args.per_device_train_batch_size
-    step = batch * (1 if trainer.accelerator.split_batches else processes)
-    left = len(trainer.train_dataset) % step
-    if processes > 1 and left and not trainer.args.dataloader_drop_last:
+    processes, left = trainer.accelerator.num_processes, left_over(trainer)
+    if processes > 1 and left and isinstance(trainer.data_collator, DataCollatorWithFlattening):
         raise DistillationError(
-            f"DataCollatorWithFlattening joins the rows of a batch, and {processes} processes read {step} at once: an "
-            f"epoch ends with {left}, to which rows from its beginning are added that could not be told apart any "
-            f"more, and would count twice. Set dataloader_drop_last=True, or leave {left} of the "
+            f"DataCollatorWithFlattening joins the rows of a batch. The last batches of an epoch have {left} rows; "
+            f"{processes} processes fill them with rows from its beginning, which could not be told apart any more, "
+            f"and would count twice. Set dataloader_drop_last=True, or leave {left} of the "
             f"{len(trainer.train_dataset)} rows out."
         )
 

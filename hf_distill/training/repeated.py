@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
-from transformers.trainer_utils import has_length
 
+from hf_distill.checks import left_over
 from hf_distill.distillation import Losses
 from hf_distill.training.binding import BoundTrainer
 
@@ -29,23 +29,19 @@ class Repeated(BoundTrainer):
     `dispatch_batches=False`); and with `tokens_per_batch`, whose sampler repeats fewer rows than there are processes.
     """
 
-    _rest: int | None = None
-    """How many rows the last round of an epoch has, over all processes; None where no row is repeated, or where
-    accelerate tells."""
+    _rest = 0
+    """How many rows the last round of an epoch has, over all processes; 0 where no row is repeated."""
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """The loader. How many rows its last round has is kept: accelerate forgets it where it skips batches, so in
         the epoch in which a run was resumed."""
         loader: DataLoader[Any] = super().get_train_dataloader()
-        evened = self.tokens_per_batch is None and not self.args.dataloader_drop_last
-        size = self._train_batch_size * (1 if self.accelerator.split_batches else self.accelerator.num_processes)
-        rows = self.train_dataset
-        self._rest = len(rows) % size if evened and rows is not None and has_length(rows) else None
+        self._rest = left_over(self)
         return loader
 
     def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> Any:
         """The Trainer's window of batches, without repeated rows."""
-        own = (self._without_repeated(batch, self._rest or 0) for batch in epoch_iterator)
+        own = (self._without_repeated(batch, self._rest) for batch in epoch_iterator)
         return super().get_batch_samples(own, num_batches, device)
 
     def _without_repeated(self, batch: Any, rest: int = 0) -> Any:

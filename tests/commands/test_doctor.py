@@ -49,6 +49,13 @@ def run(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str]:
     return status, " ".join((out + err).split())
 
 
+def recipe_of(place: Path, teacher: Path, stages: str) -> Path:
+    """A recipe of SST-2 for two of the teacher's layers; `stages` as YAML."""
+    text = f"schema: 1\ntask: sst2\nteacher: {{model: {teacher}}}\nstudent: {{from_layers: {{layers: 2}}}}\n{stages}"
+    place.write_text(text, encoding="utf-8")
+    return place
+
+
 def test_a_pair_that_fits(models: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flags = ("--teacher", models / "teacher", "--student_layers", 2, "--task_name", "sst2", "--no_cost")
     status, out = run(capsys, *flags)
@@ -69,20 +76,16 @@ def test_a_pair_that_fits(models: Path, capsys: pytest.CaptureFixture[str]) -> N
 def test_all_that_does_not_fit_is_told_at_once(
     models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "r.yaml").write_text(
-        f"""
-schema: 1
-task: sst2
-teacher: {{model: {models / "teacher"}}}
-student: {{from_layers: {{layers: 2}}}}
-stages:
+    recipe_of(
+        tmp_path / "r.yaml",
+        models / "teacher",
+        """stages:
   - name: one
-    objectives: [{{hidden_cosine: {{layer_map: one_to_one}}}}, {{dkd: {{}}}}]
-    arguments: {{warmup_steps: -1}}
+    objectives: [{hidden_cosine: {layer_map: one_to_one}}, {dkd: {}}]
+    arguments: {warmup_steps: -1}
   - name: two
-    objectives: [{{minilm_v2: {{relation_heads: 7}}}}]
+    objectives: [{minilm_v2: {relation_heads: 7}}]
 """,
-        encoding="utf-8",
     )
     status, out = run(capsys, "--recipe", tmp_path / "r.yaml")
     assert status == 1
@@ -370,19 +373,11 @@ def test_a_build_that_is_larger_than_the_run_need_not_fit(
 def test_memory_of_an_accelerator_does_not_count_for_stages_without_it(
     models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "r.yaml").write_text(
-        f"""
-schema: 1
-task: sst2
-teacher: {{model: {models / "teacher"}}}
-student: {{from_layers: {{layers: 2}}}}
-stages: [{{name: one, objectives: [{{soft_targets: {{}}}}], arguments: {{use_cpu: true}}}}]
-""",
-        encoding="utf-8",
-    )
+    stages = "stages: [{name: one, objectives: [{soft_targets: {}}], arguments: {use_cpu: true}}]"
+    recipe = recipe_of(tmp_path / "r.yaml", models / "teacher", stages)
     monkeypatch.setattr(diagnosis, "accelerator_memory", lambda: (10**3, 2 * 10**9))
     monkeypatch.setattr(diagnosis, "expected_costs", lambda *args, **given: [])
-    assert run(capsys, "--recipe", tmp_path / "r.yaml")[0] == 0
+    assert run(capsys, "--recipe", recipe)[0] == 0
 
 
 def test_what_the_trainer_refuses_is_a_problem(

@@ -15,6 +15,7 @@ from hf_distill.commands.console import quiet
 from hf_distill.commands.flags import layers_in, names_in, whole
 from hf_distill.commands.help import Parser
 from hf_distill.commands.outputs import check_place, write_text
+from hf_distill.commands.overrides import with_teacher_as_named
 from hf_distill.errors import RecipeError
 from hf_distill.inspection.diagnosis import diagnose
 from hf_distill.inspection.report import report
@@ -54,6 +55,9 @@ def parser() -> argparse.ArgumentParser:
     models = made.add_argument_group("what is looked at")
     models.add_argument("--recipe", help="a .yaml file, or the name of a shipped recipe")
     models.add_argument("--teacher", "--teacher_name_or_path", help="a folder or an id on the Hub")
+    models.add_argument(
+        "--fine_tune_teacher", action="store_true", help="train the teacher that is named first, as the recipe says"
+    )
     models.add_argument("--student", "--student_name_or_path", help="a folder or an id on the Hub")
     models.add_argument(
         "--student_layers", type=layers_in, metavar="3", help="a student of the teacher's layers: how many, or which"
@@ -109,6 +113,8 @@ def _recipe(given: argparse.Namespace) -> tuple[Recipe, str]:
     if given.recipe is not None:
         recipe = _changed(given, student)
         return recipe, recipe.to_yaml()
+    if given.fine_tune_teacher:
+        raise RecipeError("doctor: --fine_tune_teacher goes with --recipe, which says how.")
     if given.teacher is None or student is None:
         raise RecipeError(
             "doctor: give --recipe, or --teacher with --student or --student_layers; --help lists the flags."
@@ -120,8 +126,11 @@ def _recipe(given: argparse.Namespace) -> tuple[Recipe, str]:
 
 def _changed(given: argparse.Namespace, student: dict[str, Any] | None) -> Recipe:
     """The recipe that is named, with other models and another task where flags say so."""
+    recipe = Recipe.load(given.recipe)
     changes: dict[str, Any] = {} if student is None else {"student": student}
+    named = {"fine_tune_teacher": given.fine_tune_teacher}
     if given.teacher is not None:
+        named["teacher_name_or_path"] = given.teacher
         changes |= {"teacher.model": given.teacher, "teacher.revision": None, "teacher.package": None}
     if given.task_name is not None:
         changes |= {"task": given.task_name, "data": None}
@@ -130,7 +139,7 @@ def _changed(given: argparse.Namespace, student: dict[str, Any] | None) -> Recip
     own = _own(given)
     if own:
         raise RecipeError(f"doctor: --{own[0]} goes with a starting recipe, and --recipe names its data itself.")
-    return Recipe.load(given.recipe).override(changes)
+    return with_teacher_as_named(named, recipe).override(changes)
 
 
 def _own(given: argparse.Namespace) -> list[str]:

@@ -90,7 +90,7 @@ def recipe_of(flags: Flags, script: Script, kept: Recipe | None = None) -> tuple
             f"command line: --{of_record[0]} goes with a record: distill_{script.name} --reproduce FOLDER_OR_REPO."
         )
     recipe, name = _base(flags, script, kept)
-    recipe = _with_teacher_as_named(flags.own, recipe)
+    recipe = with_teacher_as_named(flags.own, recipe)
     changes = _changes(flags, script, recipe)
     try:
         recipe = recipe.override({key: value for key, (_, value) in changes.items()})
@@ -109,7 +109,7 @@ def _check_names(flags: Flags, script: Script) -> None:
         )
 
 
-def _with_teacher_as_named(own: Mapping[str, Any], recipe: Recipe) -> Recipe:
+def with_teacher_as_named(own: Mapping[str, Any], recipe: Recipe) -> Recipe:
     """The recipe without the training of its teacher, where a flag names another: that one is trained already.
 
     Raises: `RecipeError` where it is to be trained, and nothing says how.

@@ -164,11 +164,20 @@ def test_a_causal_teacher_starts_on_conversations_or_on_text(
 def test_a_recipe_with_other_models(models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "changed.yaml"
     flags = ("--recipe", "glue/rte", "--teacher", models / "base", "--student_layers", 1, "--task_name", "mrpc")
-    assert run(capsys, *flags, "--no_cost", "--write", file)[0] == 0
+    assert run(capsys, *flags, "--fine_tune_teacher", "--no_cost", "--write", file)[0] == 0
     recipe = Recipe.load(file)
     assert (recipe.task, recipe.student.from_layers.layers) == ("mrpc", 1)  # type: ignore[union-attr]
     assert recipe.teacher is not None
     assert recipe.teacher.model == str(models / "base")
+    assert recipe.teacher.fine_tune == Recipe.load("glue/rte").teacher.fine_tune  # type: ignore[union-attr]
+
+
+def test_a_teacher_that_is_named_is_taken_as_trained(models: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As the commands take it, which leave the training of the recipe's teacher out."""
+    assert Recipe.load("glue/rte").teacher.fine_tune is not None  # type: ignore[union-attr]
+    status, out = run(capsys, "--recipe", "glue/rte", "--teacher", models / "base", "--student_layers", 1, "--no_cost")
+    assert status == 2
+    assert "the teacher was saved as a BertModel" in out
 
 
 @pytest.mark.parametrize(("flags", "said"), [
@@ -183,6 +192,8 @@ def test_a_recipe_with_other_models(models: Path, tmp_path: Path, capsys: pytest
     (("--recipe", "quickstart", "--student_pick", "last"), "--student_pick goes with --student_layers"),
     (("--teacher", "T", "--student", "T", "--task_name", "rte", "--train_file", "a.csv"), "--train_file are both"),
     (("--recipe", "quickstart", "--train_file", "a.csv"), "--train_file goes with a starting recipe"),
+    (("--teacher", "T", "--student_layers", "1", "--fine_tune_teacher"), "goes with --recipe, which says how"),
+    (("--recipe", "comparisons/pkd", "--teacher", "T", "--fine_tune_teacher"), "does not say how"),
     (("--teacher", "T", "--student_layers", "1", "--write", "new.yaml"), "--write needs the data"),
 ])  # fmt: skip
 def test_what_cannot_be_looked_at_is_one_error(

@@ -17,6 +17,7 @@ from hf_distill.checks.optimizer import optimizer_is_complete, optimizer_is_curr
 from hf_distill.checks.rows import (
     fits_batches,
     fits_data,
+    fits_joined_evaluation,
     fits_joined_rows,
     fits_positions,
     fits_token_budget,
@@ -34,6 +35,7 @@ __all__ = [
     "fits_batches",
     "fits_data",
     "fits_grids",
+    "fits_joined_evaluation",
     "fits_joined_rows",
     "fits_on_policy",
     "fits_passes",

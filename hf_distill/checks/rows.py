@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from torch.utils.data import DataLoader
 from transformers import DataCollatorWithFlattening
 from transformers.trainer_utils import has_length
 
@@ -130,13 +131,25 @@ def left_over(trainer: BoundTrainer) -> int:
 def fits_joined_rows(trainer: BoundTrainer) -> None:
     """Refuses a collator that joins rows where some are repeated to fill the batches of several processes: what they
     were is gone by then, and they would count twice."""
-    processes, left = trainer.accelerator.num_processes, left_over(trainer)
+    _refuse_joined(trainer, trainer.train_dataset, left_over(trainer), "an epoch")
+
+
+def fits_joined_evaluation(trainer: BoundTrainer, loader: DataLoader[Any]) -> None:
+    """Refuses the same where the rows of `loader` are evaluated."""
+    rows, accelerator = loader.dataset, trainer.accelerator
+    if not has_length(rows) or not accelerator.even_batches or trainer.args.dataloader_drop_last:
+        return
+    together = trainer.args.per_device_eval_batch_size * accelerator.num_processes
+    _refuse_joined(trainer, rows, len(rows) % together, "an evaluation")  # type: ignore[arg-type]
+
+
+def _refuse_joined(trainer: BoundTrainer, rows: Any, left: int, when: str) -> None:
+    processes = trainer.accelerator.num_processes
     if processes > 1 and left and isinstance(trainer.data_collator, DataCollatorWithFlattening):
         raise DistillationError(
-            f"DataCollatorWithFlattening joins the rows of a batch. The last batches of an epoch have {left} rows; "
+            f"DataCollatorWithFlattening joins the rows of a batch. The last batches of {when} have {left} rows; "
             f"{processes} processes fill them with rows from its beginning, which could not be told apart any more, "
-            f"and would count twice. Set dataloader_drop_last=True, or leave {left} of the "
-            f"{len(trainer.train_dataset)} rows out."
+            f"and would count twice. Set dataloader_drop_last=True, or leave {left} of the {len(rows)} rows out."
         )
 
 

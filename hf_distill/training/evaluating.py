@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from transformers.trainer_pt_utils import nested_detach
 from transformers.utils import ModelOutput
 
+from hf_distill import checks
 from hf_distill.distillation import Counts, Losses
 from hf_distill.evaluator import Evaluation
 from hf_distill.losses import at_least_float32
@@ -40,6 +41,7 @@ class Evaluating(Repeated):
 
         A model without a head has no loss of its own; there it is the weighted sum of the objectives.
         """
+        checks.fits_joined_evaluation(self, dataloader)
         prefix = kwargs.get("metric_key_prefix") or (args[2] if len(args) > 2 else "eval")
         self._totals = None
         with told_of_workers():

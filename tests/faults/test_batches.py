@@ -4,6 +4,7 @@ in training and in evaluation."""
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -142,6 +143,29 @@ def test_joined_rows_that_several_processes_would_repeat_are_refused(monkeypatch
     made(per_device_train_batch_size=5)
     made(accelerator_config={"even_batches": False})
     made(tokens=100)
+
+
+@pytest.mark.parametrize(("rows", "arguments", "refused"), [
+    (10, {}, True),
+    (8, {}, False),
+    (10, {"dataloader_drop_last": True}, False),
+    (10, {"per_device_eval_batch_size": 5}, False),
+])  # fmt: skip
+def test_joined_rows_of_an_evaluation_are_refused_as_well(
+    rows: int, arguments: dict[str, Any], refused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 10 rows two processes evaluate 4 at once, and the last two batches would count two rows twice."""
+    trainer = trainer_for(
+        "causal_lm",
+        objectives=SoftTargets(),
+        train_dataset=tiny.rows("causal_lm", 8),
+        data_collator=DataCollatorWithFlattening(),
+        arguments={"per_device_eval_batch_size": 2, "remove_unused_columns": False, **arguments},
+    )
+    monkeypatch.setattr(Accelerator, "num_processes", property(lambda self: 2))
+    found = pytest.raises(DistillationError, match=r"batches of an evaluation have 2 rows.*2 of the 10")
+    with found if refused else nullcontext():
+        trainer.evaluate(tiny.rows("causal_lm", rows))
 
 
 def test_an_evaluation_has_no_rows_left_over_from_the_training(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -89,9 +89,13 @@ class LayerPairs(Objective):
         return mask.sum() if self.reduction == "token_mean" else mask.any(1).sum()
 
     def texts(self, batch: Batch) -> Tensor:
-        """How many texts have a real token; each document of a packed row is one."""
+        """How many texts have a real token; each document of a packed row is one, and, in a row without a mask, each
+        that begins at position 0."""
         mask = self.mask(batch)
-        return (mask * batch[DOCUMENTS]).amax(1).sum() if DOCUMENTS in batch else mask.any(1).sum()
+        if DOCUMENTS in batch:
+            return (mask * batch[DOCUMENTS]).amax(1).sum()
+        joined = "position_ids" in batch and "attention_mask" not in batch
+        return (batch["position_ids"] == 0).sum() if joined else mask.any(1).sum()
 
     def shown_mask(self, student: Activations) -> Tensor:
         """Real tokens of the stack, as the student's pass had them."""

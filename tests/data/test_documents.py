@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import (
     BloomConfig,
     BloomForCausalLM,
+    DataCollatorWithFlattening,
     GPT2Config,
     GPT2LMHeadModel,
     OPTConfig,
@@ -194,10 +195,37 @@ def test_a_term_that_joins_packed_documents_is_refused_by_its_name() -> None:
 
     together = packed(Dataset.from_list(rows()), 16)
     told = (
-        r"^objective 'pairs' relates the tokens of a row to each other, and the training rows hold several documents.*"
-        r"Do not pack \(data.chat.packing: false\)"
+        r"^objective 'pairs' relates the tokens of a row to each other, and the rows of a training batch hold several "
+        r"documents.*Do not pack \(data.chat.packing: false\)"
     )
     with pytest.raises(IncompatiblePair, match=told):
         trained(SoftTargets() + (1.0 * PairwiseKD()).named("pairs"), together)
     trained(SoftTargets() + (1.0 * PairwiseKD()).named("pairs"), Dataset.from_list(rows()))
     trained(SoftTargets() + FitNetsHint(), together)
+
+
+def trained_on(terms: Terms, collator: Any, model: Callable[[], PreTrainedModel] = chats.model) -> list[float]:
+    """The losses of two steps over rows that `collator` pads, or joins."""
+    torch.manual_seed(0)
+    told = {"per_device_train_batch_size": 4, "max_steps": 2, "logging_steps": 1, "remove_unused_columns": False}
+    models = {"model": model(), "teacher": chats.model(seed=1)}
+    given = {"data_collator": collator, "train_dataset": Dataset.from_list(rows())}
+    trainer = DistillationTrainer(objectives=terms, args=tiny.arguments(**told), **models, **given)
+    trainer.train()
+    return [row["loss"] for row in trainer.state.log_history if "loss" in row]
+
+
+def test_rows_that_a_collator_joins_are_documents_as_well() -> None:
+    """They were related to each other, without a word."""
+    joining, told = DataCollatorWithFlattening(), r"join the rows of a batch \(DataCollatorWithFlattening"
+    with pytest.raises(IncompatiblePair, match=rf"^objective 'pairwise_kd' .*{told}"):
+        trained_on(SoftTargets() + PairwiseKD(), joining)
+    with pytest.raises(IncompatiblePair, match=rf"^the student, a RobertaForCausalLM, looks across .*{told}"):
+        trained_on(SoftTargets() + Labels(), joining, roberta)
+
+
+def test_rows_that_a_collator_joins_are_counted_as_texts() -> None:
+    """`fitnets_hint` counts texts; all documents of a batch were one."""
+    apart, joined = (trained_on(1.0 * FitNetsHint(), each) for each in (PaddedRows(0), DataCollatorWithFlattening()))
+    assert min(apart) > 0.1
+    assert joined == pytest.approx(apart, rel=1e-5)

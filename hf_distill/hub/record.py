@@ -68,6 +68,7 @@ def _hub_id(name: str) -> str:
 Text = Annotated[str, AfterValidator(redacted_text)]
 HubId = Annotated[str, AfterValidator(_hub_id)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Commit = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
 Count = Annotated[int, Field(ge=0, lt=2**63)]
 Facts = Annotated[dict[str, JsonValue], BeforeValidator(redacted)]
 Command = Annotated[list[str], AfterValidator(redacted_command)]
@@ -164,7 +165,8 @@ class SourceFacts(_Strict):
 
 
 class DataFacts(_Strict):
-    """The data. `id`, `config`, `revision` name a data set of the Hub; `sources` and `sizes` go by split."""
+    """The data. `id`, `config`, `revision` name a data set of the Hub; `sources` and `sizes` go by split, `commits` of
+    text from the Hub by the keys of the recipe (`data.text.train.0.hub.revision`)."""
 
     name: Text
     id: HubId | None = None
@@ -173,6 +175,7 @@ class DataFacts(_Strict):
     sources: dict[Text, SourceFacts] = {}
     sizes: dict[Text, Count] = {}
     alignment: dict[Text, dict[Text, Count]] = {}
+    commits: dict[Text, Commit] = {}
     fingerprint: Text | None = None
 
 

@@ -79,8 +79,11 @@ def _other_sums(place: Place, path: Path, origin: Origin | None) -> Iterator[str
 
 
 def _pinned_text(record: Record, recipe: Mapping[str, Any]) -> dict[str, str]:
-    """The commit of the one text from the Hub that a recipe trains on."""
-    sources = value_at(recipe, "data.text.train") or []
-    if len(sources) != 1 or sources[0].get("hub") is None or record.data.revision is None:
-        return {}
-    return {"data.text.train.0.hub.revision": record.data.revision}
+    """The commits of text from the Hub that a recipe names; a record may be anybody's, and changes nothing else."""
+    commits, found = record.data.commits, {}
+    for split in ("train", "validation"):
+        for number, source in enumerate(value_at(recipe, f"data.text.{split}") or []):
+            key = f"data.text.{split}.{number}.hub.revision"
+            if source.get("hub") is not None and key in commits:
+                found[key] = commits[key]
+    return found

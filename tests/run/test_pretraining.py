@@ -130,6 +130,8 @@ def test_the_commits_of_a_run_are_for_its_own_data(hub: MovingHub, tmp_path: Pat
         pass
     again = load_workload(folder.pinned(recipe))
     assert again.facts(recipe) == began.facts(recipe)
+    keys = [f"data.text.{split}.0.hub.revision" for split in ("train", "validation")]
+    assert again.facts(recipe).commits == dict(zip(keys, (f"{1:040x}", f"{2:040x}"), strict=True))
     folder.check(recipe, again.sources)
     other = of_the_hub(tmp_path, CORPUS)
     assert folder.pinned(other) is other

@@ -19,7 +19,7 @@ from hf_distill.evaluation.latency import Latency
 from hf_distill.hub.record import Origin, Record
 from hf_distill.recipe import Recipe
 from hf_distill.run import measuring, results, run
-from hf_distill.run.origins import origins_of, places
+from hf_distill.run.origins import origins_of, places, value_at
 from hf_distill.run.reproducing import recipe_again
 from tests import chats, tiny_runs
 from tests.hub.conftest import make_record
@@ -255,6 +255,25 @@ def test_what_came_from_the_hub_is_taken_at_the_commit_of_then(home: Path) -> No
             None,
             False,
         )
+
+
+def test_each_text_of_the_hub_is_read_at_the_commit_of_then(tmp_path: Path) -> None:
+    """Of several sources none was. What else a record names a commit for stays as the recipe has it."""
+    (tmp_path / "a.txt").write_text("A text.\n", encoding="utf-8")
+    corpus = {"hub": {"id": "some/corpus"}}
+    recipe = {
+        "schema": 1,
+        "data": {"text": {"train": [{"files": ["a.txt"]}, corpus], "validation": [corpus]}},
+        "student": {"model": "someone/student"},
+        "stages": LABELS,
+    }
+    keys = [f"data.text.{split}.hub.revision" for split in ("train.0", "train.1", "validation.0")]
+    commits = {**dict.fromkeys(keys, COMMIT), "student.revision": COMMIT}
+    made = make_record(recipe=recipe)
+    record = made.model_copy(update={"data": made.data.model_copy(update={"commits": commits})})
+    text = recipe_again(record, "it", {}, tmp_path, False).to_dict()
+    assert value_at(text, keys[1]) == value_at(text, keys[2]) == COMMIT
+    assert (value_at(text, keys[0]), value_at(text, "student.revision")) == (None, None)
 
 
 LABELS = [{"name": "distil", "objectives": [{"labels": {}}]}]

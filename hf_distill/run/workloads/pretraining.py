@@ -82,12 +82,14 @@ class Pretraining(Workload):
 
     @property
     def commits(self) -> Mapping[str, str]:
-        return {
-            f"data.text.{split}.{number}.hub.revision": source.commit
-            for split, sources in (("train", self.train), ("validation", self.validation))
-            for number, source in enumerate(map(_whole, sources))
-            if isinstance(source, HubText) and source.revision != source.commit
-        }
+        return {key: text.commit for key, text in self._of_hub() if text.revision != text.commit}
+
+    def _of_hub(self) -> Iterator[tuple[str, HubText]]:
+        """The text of the Hub, by the recipe's keys of revisions."""
+        for split, sources in (("train", self.train), ("validation", self.validation)):
+            for number, source in enumerate(map(_whole, sources)):
+                if isinstance(source, HubText):
+                    yield f"data.text.{split}.{number}.hub.revision", source
 
     @property
     def sizes(self) -> Mapping[str, int]:
@@ -109,6 +111,7 @@ class Pretraining(Workload):
             **hub,
             sources={name: SourceFacts(name=source.name, sha256=self._sources[name]) for name, source in named},
             sizes=self._sizes,
+            commits={key: text.commit for key, text in self._of_hub()},
             fingerprint=hashlib.sha256(told.encode()).hexdigest(),
         )
 

@@ -2,37 +2,9 @@
 
 from __future__ import annotations
 
+from hf_distill.hub.card_example import example
 from hf_distill.hub.markdown import block, code, escaped
-from hf_distill.hub.record import ModelFacts, Record, is_hub_id
-from hf_distill.students.ib_bert import AUTO_CLASSES
-from hf_distill.tasks import TASKS, Embeddings
-
-SNIPPETS = {
-    "single_label": "print(model('An example text.'))",
-    "multi_label": "print(model('An example text.', top_k=None))",
-    "token_classification": "print(model('An example text.'))",
-    "masked_lm": "print(model(f'An example {model.tokenizer.mask_token}.'))",
-    "causal_lm": "print(model('An example', max_new_tokens=20))",
-    "ctc": "print(model('recording.wav'))",
-    "regression": "print(model(**tokenizer('An example text.', 'Another text.', return_tensors='pt')).logits)",
-    "question_answering": (
-        "inputs = tokenizer('Who wrote it?', 'Ada wrote it.', return_tensors='pt')\n"
-        "outputs = model(**inputs)\n"
-        "start, end = outputs.start_logits.argmax(), outputs.end_logits.argmax()\n"
-        "print(tokenizer.decode(inputs['input_ids'][0, start : end + 1]))"
-    ),
-    "seq2seq_lm": (
-        "outputs = model.generate(**tokenizer('An example text.', return_tensors='pt'), max_new_tokens=20)\n"
-        "print(tokenizer.decode(outputs[0], skip_special_tokens=True))"
-    ),
-    "encoder": "print(model(**tokenizer('An example text.', return_tensors='pt')).last_hidden_state)",
-    "embeddings": (
-        "vectors = model.encode(['An example text.', 'Another text.'])\n"
-        "print(vectors.shape, model.similarity(vectors, vectors))"
-    ),
-}
-WITH_PIPELINE = frozenset({"single_label", "multi_label", "token_classification", "masked_lm", "causal_lm", "ctc"})
-"""Tasks that have a pipeline in transformers 5 which reads the model as it was trained."""
+from hf_distill.hub.record import ModelFacts, Record
 
 PURPOSES = {
     "single_label": "to sort texts into the classes that it was trained on",
@@ -51,7 +23,7 @@ PURPOSES = {
 
 def usage(record: Record, repo_id: str | None) -> str:
     """A program that runs the student."""
-    return block(_registering(record.student) + _snippet(record.task, repo_id), "python")
+    return block(example(record, repo_id), "python")
 
 
 def intended_use(record: Record) -> str:
@@ -120,29 +92,3 @@ def _terms(record: Record, license: str | None) -> str:
 
 def _listed(names: set[str | None]) -> str:
     return ", ".join(code(name) for name in sorted(filter(None, names)))
-
-
-def _registering(student: ModelFacts) -> str:
-    """What comes before the snippet where transformers alone does not know the class."""
-    known_here = {model_class.__name__ for model_class in AUTO_CLASSES.values()}
-    return "import hf_distill  # makes the class known to transformers\n" if student.class_name in known_here else ""
-
-
-def _snippet(task: str, repo_id: str | None) -> str:
-    name = repo_id if repo_id and is_hub_id(repo_id) else "."
-    kind = TASKS.get(task)
-    if kind and task in WITH_PIPELINE:
-        maker = f"pipeline({kind.pipeline_tag!r}, model={name!r})"
-        return f"from transformers import pipeline\n\nmodel = {maker}\n{SNIPPETS[task]}"
-    if task == Embeddings.name:
-        return (
-            "from sentence_transformers import SentenceTransformer\n\n"
-            f"model = SentenceTransformer({name!r})\n{SNIPPETS[task]}"
-        )
-    auto_class = kind.auto_class if kind else "AutoModel"
-    last = SNIPPETS.get(task, "print(model(**tokenizer('An example text.', return_tensors='pt')))")
-    return (
-        f"from transformers import {auto_class}, AutoTokenizer\n\n"
-        f"tokenizer = AutoTokenizer.from_pretrained({name!r})\n"
-        f"model = {auto_class}.from_pretrained({name!r})\n{last}"
-    )

@@ -16,9 +16,10 @@ from peft import LoraConfig, get_peft_model
 
 from hf_distill.errors import HubError
 from hf_distill.hub.card import Card
+from hf_distill.hub.card_example import example
 from hf_distill.hub.card_results import quality
 from hf_distill.hub.card_text import with_exports
-from hf_distill.hub.card_use import PURPOSES, SNIPPETS
+from hf_distill.hub.card_use import PURPOSES
 from hf_distill.hub.front_matter import check
 from hf_distill.hub.markdown import block, code, escaped, shell
 from hf_distill.hub.record import (
@@ -382,8 +383,33 @@ def test_the_example_is_python_and_names_the_repository(task: str) -> None:
     [snippet] = re.findall(r"```python\n(.*?)\n```", text, re.DOTALL)
     compile(snippet, task, "exec")
     assert "'me/student'" in snippet
-    assert SNIPPETS[task] in snippet
     assert front_matter(text)["pipeline_tag"] == TASKS[task].pipeline_tag
+
+
+PAIR = "{'text': 'An example text.', 'text_pair': 'Another text.'}"
+
+
+@pytest.mark.parametrize(("task", "recipe", "call"), [
+    ("single_label", None, "model('An example text.')"),
+    ("single_label", {"task": "sst2"}, "model('An example text.')"),
+    ("single_label", {"task": "rte"}, f"model({PAIR})"),
+    ("single_label", {"data": {"text_columns": ["question", "context"]}}, f"model({PAIR})"),
+    ("single_label", {"data": {"text_columns": ["review"]}}, "model('An example text.')"),
+    ("multi_label", {"data": {"text_columns": ["a", "b"]}}, f"model({PAIR}, top_k=None)"),
+    ("regression", {"task": "stsb"}, "tokenizer('An example text.', 'Another text.', return_tensors='pt')"),
+    ("regression", {"data": {"text_columns": ["essay"]}}, "tokenizer('An example text.', return_tensors='pt')"),
+    ("causal_lm", {"data": {"text": {}}}, "model('An example', max_new_tokens=20)"),
+    ("causal_lm", {"data": {"chat": {}}}, "model([{'role': 'user', 'content': 'An example'}], max_new_tokens=20)"),
+    ("masked_lm", None, "model(f'An example {model.tokenizer.mask_token}.')"),
+    ("seq2seq_lm", {"data": {"translation": {"prefix": "\"to\" 'de': "}}}, r"""tokenizer('"to" \'de\': An e"""),
+    ("seq2seq_lm", {"data": {"translation": {"prefix": None}}}, "tokenizer('An example text.', return_tensors='pt')"),
+    ("single_label", {"task": ["rte"], "data": "x"}, "model('An example text.')"),
+])  # fmt: skip
+def test_the_example_is_of_the_kind_of_the_rows(task: str, recipe: dict[str, Any] | None, call: str) -> None:
+    """A student of pairs was shown one text, and one of conversations the beginning of a text."""
+    program = example(make_record(task=task, recipe=recipe), None)
+    compile(program, task, "exec")
+    assert call in program
 
 
 def test_an_unknown_task_has_no_pipeline() -> None:

@@ -36,6 +36,13 @@ METHODS = ("soft_targets", "distilbert", "pkd", "tinybert", "minilm_v2", "labels
 EPOCHS = {"sst2": 1, "rte": 3, "stsb": 2}
 METRIC = {"sst2": "eval_accuracy", "rte": "eval_accuracy", "stsb": "eval_spearmanr"}
 
+ON_SCORES: dict[str, dict[str, Any]] = {
+    "pkd": {"stages.distil.objectives.soft_targets.soft_targets": {}},
+    "tinybert": {"stages.prediction.objectives": [{"labels": {}}]},
+}
+"""What a recipe for classes changes where the labels are scores: the squared difference of two scores has no
+temperature and is a mean over elements already, and TinyBERT's prediction stage takes the labels."""
+
 
 def fine_tuned(given: argparse.Namespace) -> str:
     """The teacher: as given, or trained from the base on the labels."""
@@ -74,7 +81,7 @@ def labels_alone(model: str, epochs: int, data: Mapping[str, Any]) -> dict[str, 
 
 
 def changes(given: argparse.Namespace, recipe: Recipe, teacher: str, seed: int) -> dict[str, Any]:
-    """What this task, teacher and seed change in a recipe."""
+    """What this task, teacher and seed change in a recipe, whatever its method."""
     found: dict[str, Any] = {
         "task": given.task,
         "dataset_dir": given.dataset_dir,
@@ -85,9 +92,6 @@ def changes(given: argparse.Namespace, recipe: Recipe, teacher: str, seed: int) 
     for stage in recipe.stages:
         place = f"stages.{stage.name}.arguments"
         found |= {f"{place}.num_train_epochs": EPOCHS[given.task], f"{place}.save_strategy": "no"}
-        if given.task == "stsb" and stage.name == "prediction":
-            # TinyBERT's prediction stage on scores takes the labels.
-            found["stages.prediction.objectives"] = [{"labels": {}}]
     return found
 
 
@@ -97,7 +101,8 @@ def train(given: argparse.Namespace, kept: Kept) -> None:
     for method, seed in left:
         recipe = Recipe.load(f"comparisons/{method}")
         folder = Path(given.output_dir, method, str(seed))
-        run(recipe.override(changes(given, recipe, teacher, seed)), folder)
+        on_scores = ON_SCORES.get(method, {}) if given.task == "stsb" else {}
+        run(recipe.override(changes(given, recipe, teacher, seed) | on_scores), folder)
         found = json.loads((folder / "all_results.json").read_text(encoding="utf-8"))
         scores = {name: score for name, score in found.items() if name.endswith(METRIC[given.task])}
         kept.add(f"{method}/{seed}", scores)

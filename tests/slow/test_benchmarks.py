@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests import tiny_runs
 from tests.data.served import TEXTS, model, tokenizer
 
 ROOT = Path(__file__).parents[2]
@@ -68,6 +69,23 @@ def test_cached_students(tmp_path: Path) -> None:
     assert table[4].split(" | ")[1:3][0] == "32"
     command("cached_students.py", *asked)
     assert {path.name: path.read_text() for path in (tmp_path / "out" / "trials").iterdir()} == trials, "not run again"
+
+
+def test_families_on_scores(tmp_path: Path) -> None:
+    """Patient-KD's soft targets were refused there."""
+    tiny_runs.save_base(tmp_path / "base", layers=6, hidden=24)
+    for split, rows in (("train", 40), ("validation", 20)):
+        found = [{f"sentence{n}": tiny_runs.sentence(i + n)[0] for n in (1, 2)} for i in range(rows)]
+        scored = [{**row, "label": i % 5 + 0.5} for i, row in enumerate(found)]
+        tiny_runs.write_jsonl(tmp_path / "stsb" / f"{split}.jsonl", scored)
+    folders = ["--base", str(tmp_path / "base"), "--dataset_dir", str(tmp_path / "stsb")]
+    results = tmp_path / "results.json"
+    asked = [*folders, "--output_dir", str(tmp_path / "out"), "--results", str(results), "--seeds", "1"]
+    command("families.py", "--task", "stsb", *asked)
+    kept = json.loads(results.read_text())
+    methods = ["distilbert", "labels_twice", "minilm_v2", "pkd", "soft_targets", "tinybert"]
+    assert sorted(kept) == [f"{method}/1" for method in methods]
+    assert all(abs(scores["eval_spearmanr"]) <= 1 for scores in kept.values())
 
 
 def test_spoken_digits(tmp_path: Path) -> None:

@@ -135,12 +135,14 @@ def fits_joined_rows(trainer: BoundTrainer) -> None:
 
 
 def fits_joined_evaluation(trainer: BoundTrainer, loader: DataLoader[Any]) -> None:
-    """Refuses the same where the rows of `loader` are evaluated."""
-    rows, accelerator = loader.dataset, trainer.accelerator
+    """Refuses the same where the rows of `loader` are evaluated, if they can be counted: a subclass may give any
+    loader."""
+    rows: Any = getattr(loader, "dataset", None)
+    accelerator = trainer.accelerator
     if not has_length(rows) or not accelerator.even_batches or trainer.args.dataloader_drop_last:
         return
     together = trainer.args.per_device_eval_batch_size * accelerator.num_processes
-    _refuse_joined(trainer, rows, len(rows) % together, "an evaluation")  # type: ignore[arg-type]
+    _refuse_joined(trainer, rows, len(rows) % together, "an evaluation")
 
 
 def _refuse_joined(trainer: BoundTrainer, rows: Any, left: int, when: str) -> None:

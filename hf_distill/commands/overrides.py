@@ -13,6 +13,7 @@ from hf_distill.errors import RecipeError
 from hf_distill.recipe import Recipe
 from hf_distill.recipe.problems import shown
 from hf_distill.recipe.rules.data import KINDS
+from hf_distill.recipe.rules.kept import REFERENCE
 from hf_distill.recipe.rules.models import MADE
 from hf_distill.tasks import CausalLM
 
@@ -247,7 +248,11 @@ def on_targets(own: Mapping[str, Any], recipe: Recipe, settings: Mapping[str, st
         f"teacher.generate.{key}": (f"--{flag}", own[flag]) for flag, key in settings.items() if flag in own
     }
     if "targets" in own:
-        changes |= {f"stages.{i}.targets": ("--targets", own["targets"]) for i in range(len(recipe.stages))}
+        places = {f"stages.{i}.targets": ("--targets", own["targets"]) for i in range(len(recipe.stages))}
+        writes = recipe.teacher is not None and recipe.teacher.generate is not None
+        if writes and own["targets"] == REFERENCE and not changes:
+            changes["teacher.generate"] = ("--targets", None)  # or it would write what nobody reads
+        changes |= places
     return changes
 
 

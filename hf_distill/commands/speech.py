@@ -16,7 +16,7 @@ Rows are sounds, WAV files above all, with the text that is said in each. Withou
 teacher's best hypotheses of the training sounds, weighed by their probabilities, which are searched for once.
 
   hf-distill speech --train_file sounds.jsonl --teacher_name_or_path TEACHER \\
-      --student_layers 6 --output_dir students/listener"""
+      --student_name_or_path STUDENT --output_dir students/listener"""
 
 SETTINGS = {
     "audio_column": flag(

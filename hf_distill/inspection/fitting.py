@@ -13,6 +13,7 @@ from hf_distill import checks
 from hf_distill.anatomy import Anatomy
 from hf_distill.errors import DistillationError, IncompatiblePair
 from hf_distill.inspection.blueprint import Blueprint, stored_class
+from hf_distill.inspection.kinds import Kind
 from hf_distill.inspection.layout import listed
 from hf_distill.loading import load_tokenizer
 from hf_distill.recipe import Member, Recipe
@@ -20,6 +21,7 @@ from hf_distill.recipe import Student as StudentSection
 from hf_distill.recipe import Teacher as TeacherSection
 from hf_distill.run.labels import align_labels
 from hf_distill.run.models import leading, reads_its_own, teacher_path
+from hf_distill.tasks import CausalLM
 
 TRAINED_HEADS = ("ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering", "ForCTC")
 """Heads of one task each. Others belong to pre-training, or write."""
@@ -145,9 +147,10 @@ class Tokenizers:
         sections = list(_sections(recipe))
         found: dict[str, PreTrainedTokenizerBase] = {}
         problems = []
+        ends_pad = Kind.of(recipe).name == CausalLM.name
         for role, path, section in sections:
             try:
-                found[role] = _readable(path, role, section)
+                found[role] = _readable(path, role, section, ends_pad)
             except DistillationError as error:
                 problems.append(str(error))
         own = reads_its_own(recipe)
@@ -173,10 +176,11 @@ def _sections(recipe: Recipe) -> Iterator[tuple[str, str, TeacherSection | Membe
         yield "student", recipe.student.model, recipe.student
 
 
-def _readable(path: str, role: str, section: Any) -> PreTrainedTokenizerBase:
+def _readable(path: str, role: str, section: Any, ends_pad: bool) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model; `ends_pad` where the end of a text stands for padding that it lacks, as in a run."""
     settings = {"revision": section.revision, "trust_remote_code": section.trust_remote_code}
     tokenizer = load_tokenizer(path, role=role, **settings)
-    if tokenizer.pad_token is None:
+    if tokenizer.pad_token is None and (tokenizer.eos_token is None or not ends_pad):
         raise IncompatiblePair(
             f"the tokenizer of the {role} {path!r} has no padding token, and a batch needs one; set pad_token in its "
             "tokenizer_config.json."

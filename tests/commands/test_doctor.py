@@ -161,6 +161,22 @@ def test_a_causal_teacher_starts_on_conversations_or_on_text(
     assert [entry.weight for entry in recipe.stages[0].objectives] == [0.9, 0.1]
 
 
+def test_the_end_of_a_text_stands_for_padding_of_a_causal_model(
+    models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As in a run; files of Llama 3 were to be changed for nothing."""
+    chats.save(tmp_path / "causal")
+    shutil.copytree(models / "teacher", tmp_path / "encoder")
+    for name, tokenizer in (("causal", chats.tokenizer()), ("encoder", tiny_runs.tokenizer())):
+        tokenizer.pad_token = None
+        tokenizer.save_pretrained(tmp_path / name)
+    flags = ("--student_layers", "1", "--no_cost", "--train_file", "a.jsonl")
+    assert run(capsys, "--teacher", tmp_path / "causal", *flags)[0] == 0
+    status, out = run(capsys, "--teacher", tmp_path / "encoder", *flags, "--text_columns", "text")
+    assert status == 1
+    assert "has no padding token" in out
+
+
 def test_a_recipe_with_other_models(models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "changed.yaml"
     flags = ("--recipe", "glue/rte", "--teacher", models / "base", "--student_layers", 1, "--task_name", "mrpc")

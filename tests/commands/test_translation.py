@@ -33,6 +33,16 @@ def test_flags_alone_are_sequence_level_distillation() -> None:
     assert [*recipe["stages"][0]["objectives"][0]] == ["labels", "weight"]
 
 
+def test_the_texts_of_the_data_need_none_of_the_teacher() -> None:
+    """It was refused, as the teacher wrote texts that no stage read."""
+    for flags in (PLAIN, ("--recipe", "review/seq_kd")):
+        recipe = asked(*flags, "--targets", "reference")
+        assert recipe["teacher"].get("generate") is None
+        assert [stage["targets"] for stage in recipe["stages"]] == ["reference"] * len(recipe["stages"])
+    with pytest.raises(RecipeError, match=r"teacher\.generate: is read by no stage"):
+        asked(*PLAIN, "--targets", "reference", "--num_beams", "7")
+
+
 def test_flags_on_top_of_a_recipe() -> None:
     flags = ("--generated_folder", "texts", "--num_hypotheses", "3", "--max_new_tokens", "9", "--targets", "nearest")
     recipe = asked("--recipe", "review/seq_kd", *flags)

@@ -62,10 +62,8 @@ def _refuse_terms(trainer: BoundTrainer, undo: str) -> None:
 @torch.no_grad()
 def _try(model: nn.Module, role: str, undo: str) -> None:
     """Runs two rows whose second documents are the same, and whose first are not."""
-    anatomy, so = (
-        Anatomy.of(model),
-        f", by which alone documents are told apart. Do not {undo}, or take another model.",
-    )
+    anatomy = Anatomy.of(model)
+    so = f", by which alone documents are told apart. Do not {undo}, or take another model."
     if POSITIONS not in anatomy.accepts:
         raise IncompatiblePair(f"the {role}, a {type(model).__name__}, takes no position_ids{so}")
     size, generator = anatomy.shape.vocab_size, torch.Generator().manual_seed(0)
@@ -81,5 +79,5 @@ def _try(model: nn.Module, role: str, undo: str) -> None:
     largest = LARGEST_CHANGE.get(next(model.parameters()).dtype, 1e-2)
     if not (shown[0] - shown[1]).norm() <= largest * shown[0].norm():
         raise IncompatiblePair(
-            f"the {role}, a {type(model).__name__}, looks across the documents of a row, whatever position_ids say{so}"
+            f"the {role}, a {type(model).__name__}, looks across the documents of a row despite position_ids{so}"
         )

@@ -120,12 +120,18 @@ def fits_batches(trainer: BoundTrainer) -> None:
 def left_over(trainer: BoundTrainer) -> int:
     """How many rows the last round of an epoch has, over all processes, where accelerate fills it with repeated ones;
     0 where it has none of these, or nobody knows how many rows there are."""
-    rows, accelerator = trainer.train_dataset, trainer.accelerator
-    filled = accelerator.even_batches and trainer.tokens_per_batch is None and not trainer.args.dataloader_drop_last
-    if not filled or rows is None or not has_length(rows):
+    if trainer.tokens_per_batch is not None:
         return 0
-    together: int = trainer._train_batch_size * (1 if accelerator.split_batches else accelerator.num_processes)
-    return len(rows) % together
+    return _rest(trainer, trainer.train_dataset, trainer._train_batch_size)
+
+
+def _rest(trainer: BoundTrainer, rows: Any, batch_size: int) -> int:
+    """The same of any rows, in batches of a size."""
+    accelerator = trainer.accelerator
+    if not accelerator.even_batches or trainer.args.dataloader_drop_last or not has_length(rows):
+        return 0
+    together = batch_size * (1 if accelerator.split_batches else accelerator.num_processes)
+    return int(len(rows) % together)
 
 
 def fits_joined_rows(trainer: BoundTrainer) -> None:
@@ -137,12 +143,8 @@ def fits_joined_rows(trainer: BoundTrainer) -> None:
 def fits_joined_evaluation(trainer: BoundTrainer, loader: DataLoader[Any]) -> None:
     """Refuses the same where the rows of `loader` are evaluated, if they can be counted: a subclass may give any
     loader."""
-    rows: Any = getattr(loader, "dataset", None)
-    accelerator = trainer.accelerator
-    if not has_length(rows) or not accelerator.even_batches or trainer.args.dataloader_drop_last:
-        return
-    together = trainer.args.per_device_eval_batch_size * accelerator.num_processes
-    _refuse_joined(trainer, rows, len(rows) % together, "an evaluation")
+    rows = getattr(loader, "dataset", None)
+    _refuse_joined(trainer, rows, _rest(trainer, rows, trainer.args.eval_batch_size), "an evaluation")
 
 
 def _refuse_joined(trainer: BoundTrainer, rows: Any, left: int, when: str) -> None:

@@ -247,13 +247,12 @@ def on_targets(own: Mapping[str, Any], recipe: Recipe, settings: Mapping[str, st
     changes: Changes = {
         f"teacher.generate.{key}": (f"--{flag}", own[flag]) for flag, key in settings.items() if flag in own
     }
-    if "targets" in own:
-        places = {f"stages.{i}.targets": ("--targets", own["targets"]) for i in range(len(recipe.stages))}
-        writes = recipe.teacher is not None and recipe.teacher.generate is not None
-        if writes and own["targets"] == REFERENCE and not changes:
-            changes["teacher.generate"] = ("--targets", None)  # or it would write what nobody reads
-        changes |= places
-    return changes
+    if "targets" not in own:
+        return changes
+    writes = recipe.teacher is not None and recipe.teacher.generate is not None
+    if writes and own["targets"] == REFERENCE and not changes:
+        changes["teacher.generate"] = ("--targets", None)  # or it would write what nobody reads
+    return changes | {f"stages.{i}.targets": ("--targets", own["targets"]) for i in range(len(recipe.stages))}
 
 
 def on_policy(own: Mapping[str, Any], recipe: Recipe) -> Changes:

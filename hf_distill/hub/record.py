@@ -68,7 +68,6 @@ def _hub_id(name: str) -> str:
 Text = Annotated[str, AfterValidator(redacted_text)]
 HubId = Annotated[str, AfterValidator(_hub_id)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-Commit = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
 Count = Annotated[int, Field(ge=0, lt=2**63)]
 Facts = Annotated[dict[str, JsonValue], BeforeValidator(redacted)]
 Command = Annotated[list[str], AfterValidator(redacted_command)]
@@ -175,7 +174,7 @@ class DataFacts(_Strict):
     sources: dict[Text, SourceFacts] = {}
     sizes: dict[Text, Count] = {}
     alignment: dict[Text, dict[Text, Count]] = {}
-    commits: dict[Text, Commit] = {}
+    commits: dict[Text, Text] = {}
     fingerprint: Text | None = None
 
 

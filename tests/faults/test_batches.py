@@ -150,6 +150,7 @@ def test_joined_rows_that_several_processes_would_repeat_are_refused(monkeypatch
     (8, {}, False),
     (10, {"dataloader_drop_last": True}, False),
     (10, {"per_device_eval_batch_size": 5}, False),
+    (10, {"accelerator_config": {"split_batches": True}}, False),
 ])  # fmt: skip
 def test_joined_rows_of_an_evaluation_are_refused_as_well(
     rows: int, arguments: dict[str, Any], refused: bool, monkeypatch: pytest.MonkeyPatch

@@ -16,7 +16,7 @@ from transformers import HfArgumentParser
 from hf_distill.commands import glue, reports_errors
 from hf_distill.commands.console import configure_logging, quiet
 from hf_distill.commands.flags import Flags, Group, flag, make_parser, parse, whole
-from hf_distill.commands.overrides import recipe_of
+from hf_distill.commands.overrides import SOURCES, recipe_of
 from hf_distill.errors import RecipeError
 from hf_distill.recipe import Recipe
 from hf_distill.search import Budget, Settings, find
@@ -114,8 +114,10 @@ def _parsed(words: Sequence[str]) -> Flags:
         raise RecipeError(f"command line: auto needs --{missing[0]}.")
     if not any(name in flags.own for name in BUDGET):
         raise RecipeError(f"command line: auto needs a budget: {', '.join(f'--{name}' for name in BUDGET)}.")
-    if "task_name" not in flags.own and "train_file" not in flags.own:
-        raise RecipeError("command line: auto needs --task_name, or --train_file with --text_columns.")
+    if not any(name in flags.own for name in SOURCES):
+        raise RecipeError(
+            "command line: auto needs --task_name, or --train_file or --dataset_name with --text_columns."
+        )
     return flags
 
 

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import PurePath
 from typing import Any
 
 from transformers import HfArgumentParser
 
 from hf_distill.commands import reports_errors
 from hf_distill.commands.console import show
-from hf_distill.commands.flags import FILES, Flags, flag, names_in
-from hf_distill.commands.overrides import HALF_AND_HALF, Changes, Script, files, on_own_data, recipe_of
+from hf_distill.commands.flags import FILES, HUB, Flags, flag, names_in
+from hf_distill.commands.overrides import (
+    HALF_AND_HALF,
+    SOURCES,
+    Changes,
+    Script,
+    name_of_rows,
+    on_own_data,
+    recipe_of,
+    source,
+)
 from hf_distill.commands.script import begin, distil, kept_recipe, output_dir, parser_of
 from hf_distill.data import glue
 from hf_distill.errors import RecipeError
@@ -25,6 +33,7 @@ FLAGS = {
     "dataset_dir": flag(
         "A folder with the task's files, <split>.jsonl, .csv or .parquet, also .gz, instead of the Hub."
     ),
+    **HUB,
     **FILES,
     "text_columns": flag("The column of the text, or the two of a pair: a,b.", names_in),
     "label_column": flag("The column of the label (default: label)."),
@@ -43,6 +52,8 @@ Without a recipe, data and models the recipe `quickstart` is run.
   hf-distill glue --recipe quickstart --output_dir students/quickstart
   hf-distill glue --task_name sst2 --teacher_name_or_path TEACHER \\
       --student_layers 3 --output_dir students/sst2
+  hf-distill glue --dataset_name dair-ai/emotion --text_columns text \\
+      --teacher_name_or_path TEACHER --student_layers 3 --output_dir students/mood
   hf-distill glue --train_file mine.csv --text_columns text --label_column class \\
       --teacher_name_or_path TEACHER --student_layers 3 --output_dir students/mine"""
 
@@ -63,31 +74,40 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _data_name(own: Mapping[str, Any]) -> str | None:
-    if "task_name" in own:
-        return str(glue.task(own["task_name"]).name)
-    return PurePath(own["train_file"]).name.partition(".")[0] if "train_file" in own else None
+    return str(glue.task(own["task_name"]).name) if "task_name" in own else name_of_rows(own)
 
 
 def _data(own: Mapping[str, Any], recipe: Recipe) -> Changes:
-    if "task_name" in own and "train_file" in own:
-        raise RecipeError("command line: --task_name and --train_file are both given; a run has one task.")
-    changes: Changes = {}
-    if "train_file" in own:
-        changes |= {"data": ("--train_file", _own_data(own))}
-        changes |= {"task": ("--train_file", None), "dataset_dir": ("--train_file", None)}
-    else:
-        has_files = recipe.data is not None and recipe.data.files is not None and "task_name" not in own
-        changes |= on_own_data(own, KEYS, has_files)
-    if "task_name" in own:
-        changes |= {"task": ("--task_name", own["task_name"]), "data": ("--task_name", None)}
-    if "dataset_dir" in own:
-        changes |= {"dataset_dir": ("--dataset_dir", own["dataset_dir"])}
-    return changes
+    sources = [name for name in SOURCES if name in own]
+    if len(sources) > 1:
+        both = " and ".join(f"--{name}" for name in sources[:2])
+        raise RecipeError(f"command line: {both} are both given; a run has one task.")
+    if not sources:
+        return {**_on_top(own, recipe), **_copies(own)}
+    if sources == ["task_name"]:
+        on_own_data(own, {**OF_ROWS, **OF_FILES, **OF_HUB}, has_data=False)
+        return {"task": ("--task_name", own["task_name"]), "data": ("--task_name", None), **_copies(own)}
+    flag, data = _own_data(own)
+    return {"data": (flag, data), "task": (flag, None), "dataset_dir": (flag, None), **_copies(own)}
 
 
-KEYS = {
-    "validation_file": "data.files.validation",
-    "test_file": "data.files.test",
+def _on_top(own: Mapping[str, Any], recipe: Recipe) -> Changes:
+    """What flags change of the recipe's own data."""
+    data = recipe.data
+    return {
+        **on_own_data(own, OF_FILES, data is not None and data.files is not None),
+        **on_own_data(own, OF_HUB, data is not None and data.hub is not None),
+        **on_own_data(own, OF_ROWS, data is not None and data.text_columns is not None),
+    }
+
+
+def _copies(own: Mapping[str, Any]) -> Changes:
+    return {"dataset_dir": ("--dataset_dir", own["dataset_dir"])} if "dataset_dir" in own else {}
+
+
+OF_FILES = {"validation_file": "data.files.validation", "test_file": "data.files.test"}
+OF_HUB = {"dataset_config_name": "data.hub.config", "dataset_revision": "data.hub.revision"}
+OF_ROWS = {
     "text_columns": "data.text_columns",
     "label_column": "data.label_column",
     "class_names": "data.label_names",
@@ -95,19 +115,15 @@ KEYS = {
 }
 
 
-def _own_data(own: Mapping[str, Any]) -> dict[str, Any]:
+def _own_data(own: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The flag that names the rows, and the recipe's section of them."""
+    flag, rows = source(own)
     if "text_columns" not in own:
         raise RecipeError(
-            "command line: --train_file needs --text_columns: the column of the text, or the two of a pair (a,b)."
+            f"command line: {flag} needs --text_columns: the column of the text, or the two of a pair (a,b)."
         )
-    data = {"files": files(own), "text_columns": own["text_columns"], "label_column": own.get("label_column", "label")}
-    if "class_names" in own:
-        data["label_names"] = own["class_names"]
-    if "regression" in own:
-        data["regression"] = own["regression"]
-    if "validation_file" not in own:
-        data["split"] = {"validation": 0.1}
-    return data
+    told = {key.partition(".")[2]: own[name] for name, key in OF_ROWS.items() if name in own}
+    return flag, {**rows, "label_column": "label", **told}
 
 
 def _predict_diagnostics(flags: Flags) -> RunResult:

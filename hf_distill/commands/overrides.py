@@ -68,6 +68,9 @@ SCRIPTS = {
 MODELS = ("teacher_name_or_path", "student_name_or_path")
 """Flags that name models: what they are to be trained on is named as well."""
 
+SOURCES = ("task_name", "train_file", "dataset_name")
+"""Flags that say where the rows are."""
+
 OF_FILES = ("validation_file", "test_file")
 """Flags that go with --train_file."""
 
@@ -154,10 +157,8 @@ def _base(flags: Flags, script: Script, kept: Recipe | None) -> tuple[Recipe, st
     if name is None and script.default is not None and not any(model in own for model in MODELS):
         return Recipe.load(script.default), script.default
     if name is None:
-        task = "--task_name, " if "task_name" in script.flags else ""
-        raise RecipeError(
-            f"command line: there are no data; give {task}--train_file, or --recipe. --help lists the flags."
-        )
+        sources = "".join(f"--{name}, " for name in SOURCES if name in script.flags)
+        raise RecipeError(f"command line: there are no data; give {sources}or --recipe. --help lists the flags.")
     recipe = Recipe.from_dict(script.plain, COMMAND_LINE)
     trains = not any(flags.arguments.get(f"do_{step}") for step in ("eval", "predict")) or flags.arguments.get(
         "do_train"
@@ -221,7 +222,10 @@ def on_own_data(own: Mapping[str, Any], keys: Mapping[str, str], has_data: bool)
     """
     given = [flag for flag in keys if flag in own]
     if given and not has_data:
-        raise RecipeError(f"command line: --{given[0]} goes with --train_file, or with a recipe that names files.")
+        place = "--dataset_name, or with a recipe that names a data set of the Hub"
+        if given[0] not in OF_HUB:
+            place = "--train_file, or with a recipe that names files"
+        raise RecipeError(f"command line: --{given[0]} goes with {place}.")
     return {keys[flag]: (f"--{flag}", own[flag]) for flag in given}
 
 
@@ -294,14 +298,14 @@ def on_rows(own: Mapping[str, Any], recipe: Recipe, kind: str, settings: Mapping
             **on_own_data(own, of_hub, has_hub),
             **on_own_data(own, of_kind, section is not None),
         }
-    flag, source = _source(own)
+    flag, rows = source(own)
     given = {key: own[flag] for flag, key in settings.items() if flag in own}
     before = {} if section is None else section.model_dump()
-    data = {**source, kind: {**before, **given}}
+    data = {**rows, kind: {**before, **given}}
     return {"data": (flag, data), "task": (flag, None), "dataset_dir": (flag, None)}
 
 
-def _source(own: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+def source(own: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     """The flag that names the rows, and where the recipe has them from.
 
     Raises: `RecipeError` for flags of another source.

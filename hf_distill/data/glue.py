@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from datasets import Dataset, DatasetDict, load_dataset
-from datasets.exceptions import DatasetsError
 
 from hf_distill.data.files import FORMATS, choices, find, listing, read
-from hf_distill.data.hub import digest
+from hf_distill.data.hub import HUB_ERRORS, digest
 from hf_distill.data.labels import Labels
 from hf_distill.data.text import TextData, to_dataset, unlabelled
 from hf_distill.errors import DataError
@@ -92,7 +91,7 @@ class GlueTask:
         where = f"GLUE task {self.name!r} of {HUB_ID}"
         try:
             loaded = load_dataset(HUB_ID, self.name, revision=revision, cache_dir=cache_dir)
-        except (OSError, ValueError, DatasetsError) as error:
+        except HUB_ERRORS as error:
             raise DataError(
                 f"{where}, revision {revision or 'main'}, could not be loaded: {error}. Where there is no way to "
                 "the Hub, give a folder with the files (dataset_dir)."

@@ -48,7 +48,7 @@ def to_table(dataset: Dataset, name: str, columns: Sequence[str], optional: Sequ
             raise DataError(f"{name}: no column {column!r}; {choices(column, dataset.column_names)}.")
     if not len(dataset):
         raise DataError(f"{name}: holds no rows.")
-    chosen = [*columns, *(column for column in optional if column in dataset.column_names)]
+    chosen = list(dict.fromkeys([*columns, *(column for column in optional if column in dataset.column_names)]))
     rows = dataset.select_columns(chosen)
     cells = {column: _named(rows[column][:], rows.features[column]) for column in chosen}
     classes = {column: _classes(rows.features[column]) for column in chosen}

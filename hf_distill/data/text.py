@@ -1,4 +1,4 @@
-"""A user's own classification or regression task, from files."""
+"""A user's own classification or regression task, from tables of rows."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import importlib.util
 import logging
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -70,8 +70,37 @@ def load_files(
     for split, path in files.items():
         labelled = [] if label_column is None else [label_column]
         needed = [*text_columns, *(where or {}), *(labelled if split != "test" else [])]
-        tables[split] = _matching(read(path, needed, labelled if split == "test" else []), where or {})
-    return _text_data(tables, text_columns, label_column, label_names, trained_labels)
+        tables[split] = read(path, needed, labelled if split == "test" else [])
+    return of_tables(tables, text_columns, label_column, label_names, where, trained_labels)
+
+
+def of_tables(
+    tables: Mapping[str, Table],
+    text_columns: Sequence[str],
+    label_column: str | None = None,
+    label_names: Sequence[str] | None = None,
+    where: Where | None = None,
+    trained_labels: Sequence[str] = (),
+) -> TextData:
+    """The splits of tables that were read, each with the columns that `load_files` reads; the arguments are those of
+    `load_files`, checked.
+
+    Classes that a table names itself, as those of the Hub do, are in its order. `label_names` then give them another
+    order, or other names if none of theirs is among them.
+
+    Errors: as `load_files`.
+    """
+    column = label_column or ""
+    kept = {split: _matching(_renamed(table, column, label_names), where or {}) for split, table in tables.items()}
+    known = {split: unlabelled(table, column) if split == "test" else table for split, table in kept.items()}
+    labelled = [known[split] for split in SPLITS if split in known and column in known[split].columns]
+    names = label_names or next((table.class_names.get(column) for table in labelled), None)
+    labels = Labels.of(labelled[0], column, names, trained_labels) if labelled else Labels(tuple(names or ()), {})
+    if labelled and len(labels.names) == 1:
+        logger.warning("%s: there is one class only, %r.", labelled[0].path, labels.names[0])
+    splits = {split: to_dataset(table, text_columns, column, labels) for split, table in known.items()}
+    sources = {split: table.sha256 for split, table in tables.items()}
+    return TextData(DatasetDict(splits), tuple(text_columns), labels.names, labels.is_regression, sources)
 
 
 def load_packaged(
@@ -95,8 +124,7 @@ def load_packaged(
         raise DataError(f"package {package!r}: sha256 {sha256!r} is not 64 lower-case hexadecimal digits.")
     needed = [*text_columns, *([] if label_column is None else [label_column]), *(where or {})]
     table = read(_packaged_file(package, file), needed, sha256=sha256)
-    tables = {"train": _matching(table, where or {})}
-    return _text_data(tables, text_columns, label_column, label_names, trained_labels)
+    return of_tables({"train": table}, text_columns, label_column, label_names, where, trained_labels)
 
 
 def to_dataset(table: Table, text_columns: Sequence[str], label_column: str, labels: Labels) -> Dataset:
@@ -135,22 +163,15 @@ def _check_arguments(text_columns: Sequence[str], label_column: str | None, labe
         check_names(label_names)
 
 
-def _text_data(
-    tables: Mapping[str, Table],
-    text_columns: Sequence[str],
-    label_column: str | None,
-    names: Sequence[str] | None,
-    trained: Sequence[str],
-) -> TextData:
-    column = label_column or ""
-    known = {split: unlabelled(table, column) if split == "test" else table for split, table in tables.items()}
-    labelled = [known[split] for split in SPLITS if split in known and column in known[split].columns]
-    labels = Labels.of(labelled[0], column, names, trained) if labelled else Labels(tuple(names or ()), {})
-    if labelled and len(labels.names) == 1:
-        logger.warning("%s: there is one class only, %r.", labelled[0].path, labels.names[0])
-    splits = {split: to_dataset(table, text_columns, column, labels) for split, table in known.items()}
-    sources = {split: table.sha256 for split, table in tables.items()}
-    return TextData(DatasetDict(splits), tuple(text_columns), labels.names, labels.is_regression, sources)
+def _renamed(table: Table, column: str, names: Sequence[str] | None) -> Table:
+    """The table with `names` for the classes that it names itself, where there are as many and none of them is among
+    its own."""
+    own = table.class_names.get(column, ())
+    if not names or len(names) != len(own) or {*names} & {*own}:
+        return table
+    to = dict(zip(own, names, strict=True))
+    cells = [to.get(cell, cell) for cell in table.columns[column]]
+    return replace(table, columns={**table.columns, column: cells})
 
 
 def _matching(table: Table, where: Where) -> Table:

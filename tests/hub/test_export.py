@@ -177,3 +177,51 @@ def test_labels_are_those_of_the_model_by_their_names(model: Path, tmp_path: Pat
     assert main(["export", *flags, "--output_dir", str(tmp_path / "out")]) == 0
     rows = map(json.loads, (tmp_path / "sst2" / "validation.jsonl").read_text().splitlines())
     assert seen == [1 - row["label"] for row in rows]
+
+
+@pytest.mark.parametrize(
+    ("cells", "column", "expected"),
+    [
+        (["positive", "negative", "positive"], "mood", [1, 0, 1]),
+        ([1, 0, 0], "mood", [1, 0, 0]),
+        (["positive", "negative", "positive"], None, []),
+    ],
+)
+def test_rows_may_be_those_of_a_file(
+    cells: list[Any], column: str | None, expected: list[int], model: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
+    seen: list[int] = []
+    rows: list[int] = []
+
+    def quantized(given: Any, batches: Any) -> str:
+        rows.extend(len(batch["input_ids"]) for batch in batches)
+        seen.extend(label for batch in batches for label in batch.get("labels", torch.empty(0)).tolist())
+        return ""
+
+    monkeypatch.setattr(command, "_quantized", quantized)
+    lines = [json.dumps({"text": "good film", "mood": cell}) + "\n" for cell in cells]
+    (tmp_path / "dev.jsonl").write_text("".join(lines))
+    flags = ["--model", str(model), "--validation_file", str(tmp_path / "dev.jsonl"), "--text_columns", "text"]
+    flags += [] if column is None else ["--label_column", column]
+    assert main(["export", *flags, "--output_dir", str(tmp_path / "out")]) == 0
+    assert (rows, seen) == ([3], expected)
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--validation_file", "dev.jsonl"], "--validation_file needs --text_columns"),
+        (["--task_name", "sst2", "--text_columns", "text"], "--text_columns goes with --validation_file"),
+        (
+            ["--validation_file", "dev.jsonl", "--text_columns", "text", "--dataset_dir", "x"],
+            "--dataset_dir goes with --task_name",
+        ),
+        (["--validation_file", "dev.jsonl", "--text_columns", "text"], "dev.jsonl: no such file"),
+    ],
+)
+def test_what_is_wrong_with_its_rows_is_told(
+    flags: list[str], words: str, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["export", "--model", str(model), *flags, "--output_dir", str(tmp_path / "out")]) == 2
+    assert words in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

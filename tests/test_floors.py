@@ -26,6 +26,7 @@ FLOORS = (
     "shards",
     "activations",
     "losses",
+    "drawn_tokens",
     "parameter_groups",
     "top_logits",
     "pooling",

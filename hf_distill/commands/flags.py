@@ -236,6 +236,10 @@ WRITING: Group = {
     "num_beams": flag("Beams of the teacher's search (default: 5).", whole),
     "num_hypotheses": flag("The best ones that are kept of each row (default: 1).", whole),
     "max_new_tokens": flag("Tokens of what it writes at most (default: 128).", whole),
+    "generated_drawing": flag(
+        'Draw the tokens of its texts in place of the search, in JSON: \'{"temperature": 0.8, "top_p": 0.95}\'.',
+        settings_in,
+    ),
     "generated_filters": flag(
         'Which of its texts are learned, in JSON: \'{"max_repetition": 0.3, "distinct": true}\'.', settings_in
     ),
@@ -252,6 +256,7 @@ WRITING_KEYS = {
     "num_beams": "beams",
     "num_hypotheses": "hypotheses",
     "max_new_tokens": "max_new_tokens",
+    "generated_drawing": "drawing",
     "generated_filters": "filters",
 }
 """Where these stand below `teacher.generate`."""

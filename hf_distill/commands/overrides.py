@@ -15,6 +15,7 @@ from hf_distill.recipe.problems import shown
 from hf_distill.recipe.rules.data import KINDS
 from hf_distill.recipe.rules.kept import REFERENCE
 from hf_distill.recipe.rules.models import MADE
+from hf_distill.recipe.sections.teacher import Writing
 from hf_distill.tasks import CausalLM
 
 logger = logging.getLogger(__name__)
@@ -251,6 +252,8 @@ def on_targets(own: Mapping[str, Any], recipe: Recipe, settings: Mapping[str, st
     changes: Changes = {
         f"teacher.generate.{key}": (f"--{flag}", own[flag]) for flag, key in settings.items() if flag in own
     }
+    if "generated_drawing" in own and "num_beams" not in own:  # or those of the recipe's search would stand beside it
+        changes["teacher.generate.beams"] = ("--generated_drawing", Writing.model_fields["beams"].default)
     if "targets" not in own:
         return changes
     writes = recipe.teacher is not None and recipe.teacher.generate is not None

@@ -9,9 +9,9 @@ from hf_distill.hub.markdown import code, escaped
 from hf_distill.hub.record import Record
 
 LEARNED = {
-    "best": "the best of its search for each row",
-    "nearest": "of its search for each row the one that is nearest to the data's own",
-    "all": "all that its search kept for each row",
+    "best": "the best one of each row",
+    "nearest": "of those of each row the one that is nearest to the data's own",
+    "all": "all that were kept of each row",
 }
 """What stages learn, as a recipe calls it."""
 
@@ -40,11 +40,14 @@ def _stage(name: str, choice: str) -> str:
 
 
 def _search(recipe: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str]:
-    """How texts were searched for; of sounds nothing is written, and the search has no length."""
+    """How texts were found; of sounds nothing is written, and the search has no length."""
     data = recipe.get("data")
     beams = f"by a search with {escaped(str(settings.get('beams', 5)))} beams"
     if isinstance(data, dict) and data.get("speech") is not None:
         return [f"The teacher heard them {beams}."]
+    drawing = settings.get("drawing")
+    if isinstance(drawing, dict):
+        beams = f"by drawing their tokens at temperature {escaped(str(drawing.get('temperature', 1.0)))}"
     most = escaped(str(settings.get("max_new_tokens", 128)))
     answers = isinstance(data, dict) and data.get("chat") is not None
     what = ", as answers to what stands before the assistant's last one, which alone is learned" if answers else ""

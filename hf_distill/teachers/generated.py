@@ -20,6 +20,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from filelock import FileLock, Timeout
@@ -43,6 +44,9 @@ PART = 512
 REASONS = ("empty", "too long", "duplicate")
 UNANSWERED = "without room for an answer"
 """Of sources for which nothing is written."""
+
+BEFORE: Mapping[str, Any] = MappingProxyType({"rendered": False, "ends": [], "drawing": "none"})
+"""How the texts of folders were written that do not tell of it, as they are older."""
 
 WriteRows = Callable[[int, int], Iterator[list[Hypothesis]]]
 """Gives the hypotheses of each row from a number on, up to another."""
@@ -118,7 +122,7 @@ class Generated:
             folder,
             wanted,
             len(sources),
-            lambda start, end: write(model, tokenizer, sources[start:end], search, batch_size),
+            lambda start, end: write(model, tokenizer, sources[start:end], search, batch_size, start),
         )
 
     @classmethod
@@ -147,9 +151,9 @@ class Generated:
         return cls(path)
 
     def hypotheses(self, sources: Sequence[str]) -> list[list[Hypothesis]]:
-        """For each source its hypotheses, the best first as the search ranked them, without those that are empty, that
-        were cut off as too long, and that say the same as another one but for blanks: of these the probabilities are
-        added up. How many were left out is said in the log. Of a source nothing may be left.
+        """For each source its hypotheses, the best first as they were ranked, without those that are empty, that were
+        cut off as too long, and that say the same as another one but for blanks: of these the probabilities are added
+        up, those of the same tokens once. How many were left out is said in the log. Of a source nothing may be left.
 
         Raises: `CacheMismatch` where the texts were written for other sources, are not all there, or are damaged.
         """
@@ -190,8 +194,7 @@ def fingerprint(
     config: Any = model.generation_config
     told = {} if config is None else config.to_diff_dict()
     asked = {name: value for name, value in told.items() if name != "transformers_version" and name[0] != "_"}
-    further = {name for name in ("rendered", "ends") if not getattr(search, name)}  # which older folders do not tell
-    told_of = search.model_dump(mode="json", exclude=further)
+    told_of = search.model_dump(mode="json")
     settings = {name: "none" if value is None else value for name, value in told_of.items()}
     return {
         "teacher": teacher_digest(model),
@@ -216,7 +219,7 @@ def digest_of_texts(texts: Sequence[str]) -> str:
 
 def _check_same(facts: Facts, wanted: Mapping[str, Any], path: Path) -> None:
     """Refuses a folder of which something differs, or is not told."""
-    told = {name: value for name, value in facts.fingerprint.items() if value is not None}
+    told = {**BEFORE} | {name: value for name, value in facts.fingerprint.items() if value is not None}
     check_same({name: told.get(name, "unknown") for name in wanted}, wanted, path)
 
 
@@ -321,6 +324,7 @@ def _rows(path: Path, part: PartFacts) -> list[list[Hypothesis]]:
 def _kept(row: list[Hypothesis], left_out: Counter[str]) -> list[Hypothesis]:
     """The hypotheses that say something, each once, in their order; counts the others by the reason."""
     found: dict[str, Hypothesis] = {}
+    tokens: dict[str, set[tuple[int, ...]]] = {}
     for each in row:
         words = said(each.text)
         if not words or not math.isfinite(each.score):
@@ -329,9 +333,11 @@ def _kept(row: list[Hypothesis], left_out: Counter[str]) -> list[Hypothesis]:
             left_out["too long"] += 1
         elif words in found:
             left_out["duplicate"] += 1
-            found[words] = found[words]._replace(score=_log_of_sum(found[words].score, each.score))
+            if each.ids not in tokens[words]:  # drawn again it is no more probable
+                found[words] = found[words]._replace(score=_log_of_sum(found[words].score, each.score))
+                tokens[words].add(each.ids)
         else:
-            found[words] = each
+            found[words], tokens[words] = each, {each.ids}
     return list(found.values())
 
 

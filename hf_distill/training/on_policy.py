@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from hf_distill import checks
+from hf_distill.drawn_tokens import Law
 from hf_distill.teachers import Frozen
 from hf_distill.teachers.cache.scanning import same_random_numbers
 from hf_distill.training.binding import BoundTrainer
@@ -48,15 +49,9 @@ class OnPolicyTrainer(BoundTrainer):
         checks.fits_on_policy(self, self.on_policy)
         ends, padding = _ends(self, self.on_policy), _padding(self)
         checks.texts_end(ends, padding)
-        self._sampling = Sampling(
-            self.on_policy.temperature,
-            self.on_policy.top_k,
-            self.on_policy.top_p,
-            self.on_policy.max_new_tokens,
-            ends,
-            ends[0] if padding is None else padding,
-            self.distillation.pair.vocabulary,
-        )
+        settings = self.on_policy
+        law = Law(settings.temperature, settings.top_k, settings.top_p, self.distillation.pair.vocabulary)
+        self._sampling = Sampling(law, settings.max_new_tokens, ends, ends[0] if padding is None else padding)
         self._cost = Cost(self.args.device)
         batch = _some_rows(self)
         if batch is not None:

@@ -7,60 +7,33 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 from transformers import GenerationConfig, PreTrainedModel
-from transformers.generation import (
-    LogitsProcessor,
-    LogitsProcessorList,
-    TemperatureLogitsWarper,
-    TopKLogitsWarper,
-    TopPLogitsWarper,
-)
 
+from hf_distill.drawn_tokens import Law, numbers_of, processors
 from hf_distill.training.texts import Prompts, Written
 
 _KEPT = ("bos_token_id", "decoder_start_token_id", "forced_bos_token_id")
 """What of a model's own generation config says how a text begins; of the rest nothing is kept."""
 _TEXTS = 1
 """The key that sets these draws apart from others of the same seed."""
-DRAWS = 2**23
-"""What numbers are below."""
-_UNITS = 2.0**38
-"""What a probability of 1 is in whole numbers; times a number of above it fits into 64 bits."""
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How tokens are drawn: from softmax(logits / `temperature`) over the first `vocabulary` classes (None for all),
-    of these the `top_k` most probable (0 for all), and of these the fewest that have `top_p` together. At temperature
-    0 it is the most probable one. A text is over at one of the tokens `ends`, or with `max_new_tokens`.
-    """
+    """How texts are written: tokens are drawn from `law`, until one of the tokens `ends`, or `max_new_tokens`."""
 
-    temperature: float
-    top_k: int
-    top_p: float
+    law: Law
     max_new_tokens: int
     ends: tuple[int, ...]
     padding: int
-    vocabulary: int | None = None
 
 
 def numbers(seed: int, step: int, places: Sequence[int], length: int) -> Tensor:
-    """Whole numbers from 0 on, below `DRAWS`, `[rows, length]`, on the CPU: what the text of a row is drawn with.
-
-    They follow from the seed, the step and the place of the row among all rows of the step, those of other processes
-    included, alone (Philox, a counter-based generator: Salmon et al., 2011).
-    """
-    drawn = [
-        np.random.Generator(np.random.Philox(key=[seed, _TEXTS], counter=[0, 0, step, place])).integers(
-            DRAWS, size=length
-        )
-        for place in places
-    ]
-    return torch.from_numpy(np.asarray(drawn, dtype=np.int64).reshape(-1, length))
+    """What the texts of the rows of a step are drawn with, see `numbers_of`."""
+    return numbers_of(seed, _TEXTS, step, places, length)
 
 
 def write(
@@ -93,54 +66,9 @@ def _written(
     found: Tensor = model.generate(
         input_ids=prompts.ids[rows].to(device),
         attention_mask=prompts.mask[rows].long().to(device),
-        logits_processor=_processors(sampling, drawn[rows].to(device), before),
+        logits_processor=processors(sampling.law, drawn[rows].to(device), before),
     )
     return found[:, before:]
-
-
-def _processors(sampling: Sampling, drawn: Tensor, before: int) -> LogitsProcessorList:
-    found: list[LogitsProcessor] = []
-    if sampling.vocabulary is not None:
-        found.append(_First(sampling.vocabulary))
-    if sampling.temperature == 0:
-        return LogitsProcessorList(found)
-    if sampling.temperature != 1:
-        found.append(TemperatureLogitsWarper(sampling.temperature))
-    if sampling.top_k:
-        found.append(TopKLogitsWarper(sampling.top_k))
-    if sampling.top_p < 1:
-        found.append(TopPLogitsWarper(sampling.top_p))
-    return LogitsProcessorList([*found, _Drawn(drawn, before)])
-
-
-class _First(LogitsProcessor):  # type: ignore[misc]
-    """Keeps to the first classes: those behind are padding of the vocabulary, or the teacher does not know them."""
-
-    def __init__(self, classes: int) -> None:
-        self.classes = classes
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        scores[:, self.classes :] = -torch.inf
-        return scores
-
-
-class _Drawn(LogitsProcessor):  # type: ignore[misc]
-    """Leaves one class of each row: the first at which the sum of probabilities, in the order of classes, is above the
-    share number / `DRAWS` of them all. `before` is how many tokens there are before the first that is written.
-
-    Probabilities are added as whole numbers of 2^-38, so that the sums are the same in whatever order a device forms
-    them; what is less probable is never drawn.
-    """
-
-    def __init__(self, drawn: Tensor, before: int) -> None:
-        self.drawn, self.before = drawn, before
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        sums = (torch.softmax(scores, -1) * _UNITS).long().cumsum(-1)
-        wanted = sums[:, -1:] * self.drawn[:, input_ids.shape[1] - self.before].unsqueeze(1) // DRAWS
-        # Of laws that are not finite, which the loss tells, there is no such class.
-        chosen = torch.searchsorted(sums, wanted, right=True).clamp(max=scores.shape[1] - 1)
-        return torch.full_like(scores, -torch.inf).scatter_(1, chosen, 0.0)
 
 
 def _plain(model: Any) -> PreTrainedModel:

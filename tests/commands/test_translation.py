@@ -12,6 +12,7 @@ from hf_distill.commands import generate, translation
 from hf_distill.commands.flags import make_parser, parse
 from hf_distill.commands.overrides import recipe_of
 from hf_distill.errors import RecipeError
+from hf_distill.recipe import Recipe
 from tests import writers
 
 
@@ -53,6 +54,19 @@ def test_flags_on_top_of_a_recipe() -> None:
     assert recipe["stages"][0]["targets"] == "nearest"
     with pytest.raises(RecipeError, match=r"--num_hypotheses.*are 9, and there are 5 beams"):
         asked("--recipe", "review/seq_kd", "--num_hypotheses", "9")
+
+
+def test_texts_may_be_drawn() -> None:
+    flags = ("--generated_drawing", '{"temperature": 0.8, "top_p": 0.95}', "--num_hypotheses", "9")
+    made = asked(*PLAIN, *flags)["teacher"]["generate"]
+    assert made["drawing"] == {"temperature": 0.8, "top_k": 0, "top_p": 0.95, "seed": 0}
+    assert made["hypotheses"] == 9
+    assert Recipe.load("review/nbest_kd").to_dict()["teacher"]["generate"]["beams"] == 8
+    assert "drawing" in asked("--recipe", "review/nbest_kd", *flags)["teacher"]["generate"]
+    with pytest.raises(RecipeError, match=r"--num_beams.* are of a search, and drawing takes its place"):
+        asked(*PLAIN, *flags, "--num_beams", "9")
+    with pytest.raises(RecipeError, match="temperature"):
+        asked(*PLAIN, "--generated_drawing", '{"temperature": 0}')
 
 
 def test_flags_of_what_is_generated_in_evaluation() -> None:
@@ -107,9 +121,15 @@ def test_student_teacher_and_control_generate_and_are_scored(
     )
 
 
-@pytest.mark.slow
+@pytest.mark.parametrize(
+    "how",
+    [
+        pytest.param([], marks=pytest.mark.slow),
+        ["--generated_drawing", '{"temperature": 0.8}', "--num_hypotheses", "2", "--targets", "all"],
+    ],
+)
 def test_a_teacher_writes_once_and_the_student_learns_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    how: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     writers.write_pairs(tmp_path, {})
     writers.writer().save_pretrained(tmp_path / "teacher")
@@ -117,7 +137,7 @@ def test_a_teacher_writes_once_and_the_student_learns_it(
     words = ["--train_file", str(tmp_path / "train.jsonl"), "--validation_file", str(tmp_path / "validation.jsonl")]
     words += ["--teacher_name_or_path", str(tmp_path / "teacher"), "--student_layers", "1", "--max_new_tokens", "8"]
     words += ["--generated_folder", str(tmp_path / "texts"), "--output_dir", str(tmp_path / "out"), "--use_cpu"]
-    words += ["--max_steps", "2", "--report_to", "none", "--disable_tqdm", "true"]
+    words += ["--max_steps", "2", "--report_to", "none", "--disable_tqdm", "true", *how]
     assert generate.main(words) == 0
     assert f"{tmp_path / 'texts'}: the texts of 12 rows" in capsys.readouterr().out
     before = (tmp_path / "texts" / "part-00000.jsonl").stat().st_mtime_ns

@@ -606,10 +606,13 @@ def test_a_card_says_what_the_teacher_wrote_before_the_training() -> None:
     }
     counts = {"written": 1200, "kept": 1100, "empty": 0, "too long": 100, "without room for an answer": 3}
     text = str(Card.from_record(make_record(recipe=recipe, texts=counts)))
-    assert "Texts of the teacher in stage `second`: learned is the best of its search for each row" in text
+    assert "Texts of the teacher in stage `second`: learned is the best one of each row" in text
     assert "`first`: learned" not in text
     assert "a search with 3 beams, with 64 new tokens at most, as answers to what stands before the" in text
     assert "Of 1,200 texts 1,100 were kept (100 too long, 3 without room for an answer)." in text
+    drawn = {**recipe, "teacher": {"generate": {"drawing": {"temperature": 0.8}, "max_new_tokens": 64}}}
+    text = str(Card.from_record(make_record(recipe=drawn, texts=counts)))
+    assert "before the training by drawing their tokens at temperature 0.8, with 64 new tokens" in text
     odd = {**recipe, "teacher": {"generate": {"beams": "<b>"}}, "stages": [{"targets": "<i>"}], "data": {"speech": {}}}
     text = str(Card.from_record(make_record(recipe=odd)))
     assert "learned is &lt;i&gt;" in text

@@ -8,7 +8,8 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from hf_distill.training.sampling import DRAWS, Sampling, _Drawn, numbers, write
+from hf_distill.drawn_tokens import DRAWS, Drawn, Law
+from hf_distill.training.sampling import Sampling, numbers, write
 from hf_distill.training.texts import Prompts, prompts_of
 from tests import tiny
 from tests.on_policy.worlds import END, drawn_for, prompt_of, rows, small, text_of
@@ -17,10 +18,10 @@ LENGTH = 6
 
 
 def sampling(**changes: Any) -> Sampling:
-    settings: dict[str, Any] = {
-        "temperature": 1.0, "top_k": 0, "top_p": 1.0, "max_new_tokens": LENGTH, "ends": (END,), "padding": 0,
-    }  # fmt: skip
-    return Sampling(**{**settings, **changes})
+    settings: dict[str, Any] = {"max_new_tokens": LENGTH, "ends": (END,), "padding": 0}
+    law = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "vocabulary": None}
+    law |= {name: changes.pop(name) for name in law if name in changes}
+    return Sampling(Law(**law), **{**settings, **changes})
 
 
 def asked(task: str, number: int = 6) -> tuple[list[dict[str, Any]], Prompts]:
@@ -166,13 +167,13 @@ def test_the_first_and_the_last_number_draw_classes_that_have_a_probability() ->
     scores = torch.randn(3, 50_000, generator=torch.Generator().manual_seed(0))
     scores[:, 49_000:] = -torch.inf
     ids = torch.zeros(3, 4, dtype=torch.long)
-    chosen = _Drawn(torch.full((3, 1), DRAWS - 1), 4)(ids, scores).argmax(-1)
+    chosen = Drawn(torch.full((3, 1), DRAWS - 1), 4)(ids, scores).argmax(-1)
     assert all(48_000 < each < 49_000 for each in chosen.tolist())
-    first = _Drawn(torch.zeros(3, 1, dtype=torch.long), 4)(ids, scores.flip(1)).argmax(-1)
+    first = Drawn(torch.zeros(3, 1, dtype=torch.long), 4)(ids, scores.flip(1)).argmax(-1)
     assert first.tolist() == [1000] * 3
     certain = torch.full((3, 50_000), -torch.inf).scatter_(1, torch.tensor([[7], [0], [49_999]]), 1.0)
     for number in (0, DRAWS // 2, DRAWS - 1):
-        assert _Drawn(torch.full((3, 1), number), 4)(ids, certain).argmax(-1).tolist() == [7, 0, 49_999]
+        assert Drawn(torch.full((3, 1), number), 4)(ids, certain).argmax(-1).tolist() == [7, 0, 49_999]
 
 
 def test_laws_that_are_not_finite_still_give_a_token() -> None:

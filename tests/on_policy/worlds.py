@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from hf_distill.training.sampling import DRAWS, numbers
+from hf_distill.drawn_tokens import DRAWS
+from hf_distill.training.sampling import numbers
 from tests import tiny
 
 END = 2
@@ -61,14 +62,16 @@ def text_of(
             written = torch.tensor([[start, *found]])
             encoded = torch.tensor([list(prompt)])
             logits = model(input_ids=encoded, decoder_input_ids=written, use_cache=False).logits[0, -1]
-        found.append(_drawn(logits, number, **law))
+        found.append(token_drawn(logits, number, **law))
         if found[-1] in ends:
             break
     model.train(training)
     return found
 
 
-def _drawn(logits: torch.Tensor, number: float, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0) -> int:
+def token_drawn(
+    logits: torch.Tensor, number: float, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0
+) -> int:
     if temperature == 0:
         return int(logits.argmax())
     law = torch.softmax(logits.double() / temperature, -1)

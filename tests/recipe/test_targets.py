@@ -45,6 +45,12 @@ def test_teachers_answer_conversations(teacher: dict[str, Any]) -> None:
         ({"stages": [LABELS]}, r"teacher\.generate.*is read by no stage"),
         ({"stages": [{**BASE["stages"][0], "targets": "best"}]}, r"targets.*must be all: nbest_kd"),
         ({"teacher": {"model": "x", "generate": {"beams": 2, "hypotheses": 3}}}, "are 3, and there are 2 beams"),
+        (
+            {"teacher": {"model": "x", "generate": {"beams": 2, "drawing": {}}}},
+            r"generate\.beams.*drawing takes its place",
+        ),
+        ({"data": SOUNDS, "teacher": {"model": "x", "generate": {"drawing": {}}}}, "is about texts, and the data"),
+        ({"teacher": {"model": "x", "generate": {"drawing": {"temperature": 0.0}}}}, "temperature.*greater than 0"),
         ({"teacher": {"model": "x", "generate": {}, "cache": {}}}, r"does not go with teacher\.cache"),
         ({"teacher": {"moving_average": {}, "generate": {}}}, r"does not go with teacher\.moving_average"),
         (

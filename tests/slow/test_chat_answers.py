@@ -74,7 +74,7 @@ def test_answers_are_written_once_and_learned_as_if_they_were_the_datas(
     counts = {"written": 11, "kept": 11, "empty": 0, "too long": 0, "duplicate": 0, "without room for an answer": 1}
     assert json.loads((tmp_path / "out" / "distillation.json").read_text())["texts"] == counts
     card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
-    assert "Texts of the teacher: learned is the best of its search for each row, not the data's own." in card
+    assert "Texts of the teacher: learned is the best one of each row, not the data's own." in card
     assert "Of 11 texts 11 were kept (1 without room for an answer)." in card
 
     answered = []

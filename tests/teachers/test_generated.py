@@ -14,13 +14,16 @@ from typing import Any
 import pytest
 import torch
 from filelock import FileLock
+from scipy.stats import chi2
 from transformers import PreTrainedModel
 
+from hf_distill.drawn_tokens import DRAWS, numbers_of
 from hf_distill.errors import CacheMismatch, DataError, DistillationError, IncompatiblePair
 from hf_distill.teachers import Generated, generated
-from hf_distill.teachers.generated import UNANSWERED
-from hf_distill.teachers.generation import Hypothesis, Search, write
+from hf_distill.teachers.generated import UNANSWERED, digest_of_texts
+from hf_distill.teachers.generation import Drawing, Hypothesis, Search, write
 from tests import tiny, writers
+from tests.on_policy import worlds
 
 SEARCH = Search(beams=3, hypotheses=3, max_new_tokens=6)
 TEXTS = writers.texts(5)
@@ -81,6 +84,79 @@ def test_what_a_template_wrote_is_read_as_it_is_and_never_cut() -> None:
         assert [(each.ids, each.ended) for each in row] == ([(each.ids, each.ended) for each in whole] if fits else [])
         assert [each.score for each in row] == pytest.approx([each.score for each in whole][: len(row)], abs=1e-4)
     assert any(each.ended for row in found for each in row)
+
+
+# ---- what is drawn ----
+
+DRAWING = Search(drawing=Drawing(temperature=1.5, top_k=9, top_p=0.9, seed=3), hypotheses=3, max_new_tokens=6)
+
+
+def plain_writer(task: str) -> PreTrainedModel:
+    """One that forbids itself nothing."""
+    model = writers.writer(task)
+    model.generation_config.update(suppress_tokens=None, min_new_tokens=None)
+    return model
+
+
+def drawn_by_itself(model: PreTrainedModel, source: list[int], place: int, turn: int) -> tuple[int, ...]:
+    """What is drawn behind one source, token by token, in float64."""
+    decodes = model.config.is_encoder_decoder
+    given = [0] if decodes else list(source)
+    drawn = numbers_of(3, 2, turn, [place], 6)[0].double() / DRAWS
+    found: list[int] = []
+    for number in drawn.tolist():
+        inputs = {"input_ids": torch.tensor([source if decodes else given])}
+        inputs |= {"decoder_input_ids": torch.tensor([given])} if decodes else {}
+        with torch.no_grad():
+            logits = model(**inputs).logits[0, -1]
+        found.append(worlds.token_drawn(logits, number, temperature=1.5, top_k=9, top_p=0.9))
+        given.append(found[-1])
+        if found[-1] == writers.END:
+            break
+    return tuple(found)
+
+
+@pytest.mark.parametrize("task", ["seq2seq_lm", "causal_lm"])
+def test_texts_are_drawn_each_by_itself_and_ranked(task: str) -> None:
+    """Whatever the batch is, and where it begins."""
+    model, tokenizer = plain_writer(task), writers.tokenizer(ends=task == "seq2seq_lm")
+    found = list(write(model, tokenizer, TEXTS, DRAWING, batch_size=2))
+    for place, (text, row) in enumerate(zip(TEXTS, found, strict=True)):
+        source = tokenizer(text)["input_ids"]
+        expected = {drawn_by_itself(model, source, place, turn) for turn in range(3)}
+        assert {each.ids for each in row} == expected
+        assert len(row) == 3
+        for each in row:
+            assert each.score == pytest.approx(probability(model, source, each.ids), abs=1e-4)
+        means = [each.score / len(each.ids) for each in row]
+        assert means == sorted(means, reverse=True)
+    assert len({each.ids for row in found for each in row}) > len(TEXTS)
+    later = list(write(model, tokenizer, TEXTS[3:], DRAWING, 1, 3))
+    assert [[each.ids for each in row] for row in later] == [[each.ids for each in row] for row in found[3:]]
+
+
+def test_drawn_texts_follow_the_law_of_the_teacher() -> None:
+    """Of 4,000 first tokens, by the chi-squared distance to their probabilities."""
+    model, tokenizer = plain_writer("causal_lm"), writers.tokenizer(ends=False)
+    search = Search(drawing=Drawing(), hypotheses=4000, max_new_tokens=1)
+    (row,) = write(model, tokenizer, TEXTS[:1], search)
+    with torch.no_grad():
+        law = model(**tokenizer(TEXTS[0], return_tensors="pt")).logits[0, -1].double().softmax(-1)
+    counts = torch.bincount(torch.tensor([each.ids[0] for each in row]), minlength=len(law)).double()
+    distance = float(((counts - 4000 * law) ** 2 / (4000 * law)).sum())
+    assert distance < chi2.ppf(0.999, len(law) - 1)
+
+
+def test_a_folder_of_drawn_texts_is_of_its_drawing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(generated, "PART", 2)
+    model, tokenizer = writers.writer(), writers.tokenizer()
+    found = Generated.of(tmp_path, model, tokenizer, TEXTS, DRAWING)
+    in_parts = [[each.ids for each in row] for row in found.rows(digest_of_texts(TEXTS))]
+    assert in_parts == [[each.ids for each in row] for row in write(model, tokenizer, TEXTS, DRAWING)]
+    other = DRAWING.model_copy(update={"drawing": Drawing(temperature=1.5, top_k=9, top_p=0.9, seed=4)})
+    for search in (other, Search(hypotheses=3, max_new_tokens=6)):
+        with pytest.raises(CacheMismatch, match="drawing"):
+            Generated.of(tmp_path, model, tokenizer, TEXTS, search)
 
 
 # ---- the folder ----
@@ -244,15 +320,17 @@ def test_empty_cut_and_repeated_texts_are_left_out_and_counted(
             Hypothesis("c", (4,), -0.5, False),
             Hypothesis("d", (5,), -1.5, True),
         ],
+        [Hypothesis("x", (8,), -1.0, True), Hypothesis("x", (8,), -1.0, True)],
         [Hypothesis("e\u0301", (6,), -1.0, True), Hypothesis("\u00e9", (7,), -1.0, True)],
     ]
     kept = folder_of(tmp_path, rows, monkeypatch)
     with caplog.at_level(logging.INFO, logger="hf_distill"):
-        found = kept.hypotheses(TEXTS[:2])
-    assert "2 sources, 3 texts; left out: 1 empty, 1 too long, 2 duplicate" in caplog.text
+        found = kept.hypotheses(TEXTS[:3])
+    assert "3 sources, 4 texts; left out: 1 empty, 1 too long, 3 duplicate" in caplog.text
     assert [each.text for each in found[0]] == ["a b", "d"]
     assert found[0][0].score == pytest.approx(math.log(math.exp(-2.0) + math.exp(-1.0)))
-    assert found[1][0].score == pytest.approx(math.log(2.0) - 1.0)
+    assert found[1][0].score == -1.0  # drawn twice
+    assert found[2][0].score == pytest.approx(math.log(2.0) - 1.0)
 
 
 def test_the_best_is_what_the_search_ranked_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ REFERENCE = "reference"
 """The targets of the data, as what a stage learns."""
 WEIGH_ALL = {"nbest_kd", "ctc_nbest_kd"}
 """Objectives that read all that a teacher writes for a row."""
-OF_TEXTS = {"max_new_tokens": 128, "length_penalty": 1.0, "filters": None}
+OF_TEXTS = {"max_new_tokens": 128, "length_penalty": 1.0, "filters": None, "drawing": None}
 """What of a search is about texts that are written, and not about sounds that are heard, with its defaults."""
 
 
@@ -82,6 +82,10 @@ def targets(data: Mapping[str, Any]) -> Iterator[Problem]:
     for key in (key for key in ("ensemble", "cache", *WITHOUT_MODEL) if teacher.get(key) is not None):
         yield Problem(here, f"does not go with teacher.{key}; one teacher in memory writes.")
     written = section_of(data, *here)
+    if written.get("drawing") is not None and rows.get("speech") is None:
+        if written.get("beams", 5) != 5:
+            yield Problem((*here, "beams"), "are of a search, and drawing takes its place; leave one of them out.")
+        return
     beams, kept = written.get("beams", 5), written.get("hypotheses", 1)
     if isinstance(beams, int) and isinstance(kept, int) and kept > beams:
         yield Problem((*here, "hypotheses"), f"are {kept}, and there are {beams} beams; give as many beams.")

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from hf_distill.errors import DistillationError
-from hf_distill.recipe.fields import Arguments, Count, Number, Share, Text
+from hf_distill.recipe.fields import Arguments, Count, Number, Seed, Share, Text, Whole
 from hf_distill.recipe.problems import Problem, fail
 from hf_distill.recipe.sections.base import Section
 from hf_distill.recipe.sections.kinds_of_teacher import Alongside, Base, Following, OnDisk, PackagedModel, Several
@@ -76,21 +76,35 @@ class TextFilters(Section):
         return self
 
 
+class Drawn(Section):
+    """The tokens of a text are drawn, each from softmax(logits / temperature), and not searched for; {} is the
+    teacher's own law. The texts follow from the seed and the number of the row."""
+
+    temperature: Annotated[Number, Field(gt=0.0, le=100.0)] = 1.0
+    top_k: Annotated[Whole, Field(ge=0)] = 0
+    """The most probable tokens that are drawn from; 0 for all."""
+    top_p: Annotated[Share, Field(gt=0.0)] = 1.0
+    """Of these the fewest that have this probability together."""
+    seed: Seed = 0
+
+
 class Writing(Section):
-    """What the teacher writes for the training rows, by beam search, is kept in a folder, for stages that learn it in
-    place of the targets of the data (`targets`); {} for the defaults. For pairs of texts (data.translation); for
-    conversations (data.chat), of which it answers what stands before the assistant's last answer; and for sounds
-    (data.speech), of which it is what the teacher hears."""
+    """What the teacher writes for the training rows, by beam search or by drawing, is kept in a folder, for stages
+    that learn it in place of the targets of the data (`targets`); {} for the defaults. For pairs of texts
+    (data.translation); for conversations (data.chat), of which it answers what stands before the assistant's last
+    answer; and for sounds (data.speech), of which it is what the teacher hears."""
 
     folder: Text | None = None
     """Where; by default in the folder of the run. Runs with the same teacher and rows may share it."""
     beams: Annotated[Count, Field(le=256)] = 5
     hypotheses: Annotated[Count, Field(le=256)] = 1
-    """The best ones that are kept of each row, at most as many as there are beams."""
+    """The best ones that are kept of each row, at most as many as there are beams; with drawing, as many are drawn."""
+    drawing: Drawn | None = None
+    """Draw the tokens, as is usual of language models, in place of the search. Not for sounds."""
     max_new_tokens: Count = 128
     """Tokens of a text at most; one that is cut off is left out. Not for sounds."""
     length_penalty: Number = 1.0
-    """Beams are ranked by log P / length ** length_penalty. Not for sounds."""
+    """Texts of a row are ranked by log P / length ** length_penalty. Not for sounds."""
     batch_size: Count = 16
     """Rows that are written for at a time."""
     filters: TextFilters | None = None

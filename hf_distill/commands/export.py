@@ -17,7 +17,7 @@ from hf_distill.commands.flags import names_in
 from hf_distill.commands.help import Parser
 from hf_distill.data import glue
 from hf_distill.data.files import read
-from hf_distill.data.text import TextData, of_tables
+from hf_distill.data.text import TextData, check_columns, of_tables
 from hf_distill.data.tokenization import tokenize
 from hf_distill.errors import DistillationError
 from hf_distill.hub.comparing import Batches, Exported
@@ -92,6 +92,8 @@ def _check_columns(given: argparse.Namespace) -> None:
         raise DistillationError(
             "export: --validation_file needs --text_columns: the column of the text, or the two of a pair (a,b)."
         )
+    if given.validation_file is not None:
+        check_columns(given.text_columns, given.label_column)
     of_file, of_task = ("text_columns", "label_column"), ("dataset_dir",)
     wrong = [name for name in (of_task if given.task_name is None else of_file) if getattr(given, name) is not None]
     if wrong:
@@ -106,7 +108,7 @@ def _task(given: argparse.Namespace) -> Rows:
 
 
 def _file(given: argparse.Namespace, model: PreTrainedModel) -> Rows:
-    """Labels are the model's names, or their numbers."""
+    """Labels are the model's names, or their places among them, from 0 on."""
     labels = [] if given.label_column is None else [given.label_column]
     table = read(given.validation_file, [*given.text_columns, *labels])
     names = [str(model.config.id2label[i]) for i in range(model.config.num_labels)]

@@ -248,11 +248,18 @@ def name_of_rows(own: Mapping[str, Any]) -> str | None:
 
 def on_targets(own: Mapping[str, Any], recipe: Recipe, settings: Mapping[str, str]) -> Changes:
     """What flags ask for about texts that a teacher writes, and which of them stages learn; `settings` are the keys of
-    `teacher.generate`, by flag."""
+    `teacher.generate`, by flag.
+
+    Raises: `RecipeError` for a search and a drawing.
+    """
     changes: Changes = {
         f"teacher.generate.{key}": (f"--{flag}", own[flag]) for flag, key in settings.items() if flag in own
     }
-    if "generated_drawing" in own and "num_beams" not in own:  # or those of the recipe's search would stand beside it
+    if "generated_drawing" in own and "num_beams" in own:
+        raise RecipeError(
+            "command line: --num_beams and --generated_drawing are both given; texts are searched for, or drawn."
+        )
+    if "generated_drawing" in own:  # or those of the recipe's search would stand beside it
         changes["teacher.generate.beams"] = ("--generated_drawing", Writing.model_fields["beams"].default)
     if "targets" not in own:
         return changes

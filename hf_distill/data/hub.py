@@ -15,9 +15,11 @@ from huggingface_hub.errors import HfHubHTTPError
 from hf_distill.data.files import Table, choices
 from hf_distill.errors import DataError
 
-HUB_ERRORS: tuple[type[Exception], ...] = (HfHubHTTPError.__bases__[0], OSError, ValueError, DatasetsError)
+HUB_ERRORS: tuple[type[Exception], ...] = (
+    HfHubHTTPError.__bases__[0], OSError, ValueError, RuntimeError, DatasetsError,
+)  # fmt: skip
 """What reading from the Hub raises. The first is the error of the HTTP library that its client was built on, which may
-be no OSError where there is no connection."""
+be no OSError where there is no connection; RuntimeError is that of data sets that bring code."""
 
 
 def load_splits(
@@ -25,8 +27,13 @@ def load_splits(
 ) -> dict[str, Dataset]:
     """Those of `splits` that a data set of the Hub has.
 
-    Errors: DataError where it cannot be loaded.
+    Errors: DataError where it cannot be loaded, and for a folder, which has no name on the Hub.
     """
+    if Path(hub_id).exists():
+        raise DataError(
+            f"{hub_id} is a folder or a file here, and the name of a data set on the Hub was expected; give its files "
+            "(--train_file, data.files)."
+        )
     try:
         loaded = load_dataset(hub_id, config, revision=revision)
     except HUB_ERRORS as error:
@@ -85,5 +92,5 @@ def digest(dataset: Dataset) -> str:
     found = hashlib.sha256()
     for batch in dataset.iter(batch_size=1000):
         for row in zip(*batch.values(), strict=True):
-            found.update(json.dumps(row).encode() + b"\n")
+            found.update(json.dumps(row, default=str).encode() + b"\n")
     return found.hexdigest()

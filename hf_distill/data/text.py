@@ -58,7 +58,7 @@ def load_files(
     labels that are missing, of mixed kinds, not finite or unknown; for an unknown split; where `where` matches
     nothing.
     """
-    _check_arguments(text_columns, label_column, label_names)
+    check_columns(text_columns, label_column, label_names)
     for split in files:
         if split not in SPLITS:
             raise DataError(f"data files: unknown split {split!r}; {choices(split, SPLITS)}.")
@@ -69,8 +69,8 @@ def load_files(
     tables = {}
     for split, path in files.items():
         labelled = [] if label_column is None else [label_column]
-        needed = [*text_columns, *(where or {}), *(labelled if split != "test" else [])]
-        tables[split] = read(path, needed, labelled if split == "test" else [])
+        needed = [*text_columns, *(name for name in where or {} if name != label_column)]
+        tables[split] = read(path, [*needed, *labelled], []) if split != "test" else read(path, needed, labelled)
     return of_tables(tables, text_columns, label_column, label_names, where, trained_labels)
 
 
@@ -86,13 +86,16 @@ def of_tables(
     `load_files`, checked.
 
     Classes that a table names itself, as those of the Hub do, are in its order. `label_names` then give them another
-    order, or other names if none of theirs is among them.
+    order, or other names if none of theirs is among them. Rows that have none of these classes are left out, and
+    counted in the log. A `test` whose labels are all -1, where `train` has none, is unlabelled.
 
     Errors: as `load_files`.
     """
     column = label_column or ""
-    kept = {split: _matching(_renamed(table, column, label_names), where or {}) for split, table in tables.items()}
-    known = {split: unlabelled(table, column) if split == "test" else table for split, table in kept.items()}
+    renamed = {split: _renamed(table, column, label_names) for split, table in tables.items()}
+    if "test" in renamed:
+        renamed["test"] = unlabelled(renamed["test"], column, _blank(renamed, column))
+    known = {split: _matching(_labelled(table, column), where or {}) for split, table in renamed.items()}
     labelled = [known[split] for split in SPLITS if split in known and column in known[split].columns]
     names = label_names or next((table.class_names.get(column) for table in labelled), None)
     labels = Labels.of(labelled[0], column, names, trained_labels) if labelled else Labels(tuple(names or ()), {})
@@ -119,7 +122,7 @@ def load_packaged(
 
     Errors: as `load_files`; DataError where the package is not installed, or `file` is not inside it.
     """
-    _check_arguments(text_columns, label_column, label_names)
+    check_columns(text_columns, label_column, label_names)
     if not re.fullmatch(r"[0-9a-f]{64}", sha256):
         raise DataError(f"package {package!r}: sha256 {sha256!r} is not 64 lower-case hexadecimal digits.")
     needed = [*text_columns, *([] if label_column is None else [label_column]), *(where or {})]
@@ -152,13 +155,18 @@ def unlabelled(table: Table, column: str, blank: Collection[Any] = (None, "")) -
     return table.without(column) if holds_none else table
 
 
-def _check_arguments(text_columns: Sequence[str], label_column: str | None, label_names: Sequence[str] | None) -> None:
+def check_columns(
+    text_columns: Sequence[str], label_column: str | None, label_names: Sequence[str] | None = None
+) -> None:
+    """Errors: DataError for columns of text that are none, too many, or the label's, and for names that are none."""
     if isinstance(text_columns, str):
         raise DataError(f"text columns {text_columns!r}: give a list of names, such as [{text_columns!r}].")
     if not 1 <= len(text_columns) <= 2 or len({*text_columns, label_column}) <= len(text_columns):
         raise DataError(
             f"text columns {list(text_columns)}: give one column, or two for pairs, other than the label's."
         )
+    if "label" in text_columns:
+        raise DataError(f"text columns {list(text_columns)}: labels are called 'label' here; rename that column.")
     if label_names is not None:
         check_names(label_names)
 
@@ -174,10 +182,31 @@ def _renamed(table: Table, column: str, names: Sequence[str] | None) -> Table:
     return replace(table, columns={**table.columns, column: cells})
 
 
+def _blank(tables: Mapping[str, Table], column: str) -> tuple[Any, ...]:
+    """What stands in a test for a label that is kept secret."""
+    train = tables["train"].columns.get(column, []) if "train" in tables else []
+    return (None, "") if -1 in train or "-1" in train else (None, "", -1, "-1")
+
+
+def _labelled(table: Table, column: str) -> Table:
+    """The rows with a class, of a table that names its classes: data sets of the Hub mark others by -1."""
+    if column not in table.class_names or column not in table.columns:
+        return table
+    rows = [row for row, cell in enumerate(table.columns[column]) if cell is not None]
+    if not rows:
+        raise DataError(f"{table.path}: no row has a class in column {column!r}; all of them are -1.")
+    left_out = len(table) - len(rows)
+    if left_out:
+        logger.warning("%s: %d of %d rows have no class, and are left out.", table.path, left_out, len(table))
+    return table.keep(rows)
+
+
 def _matching(table: Table, where: Where) -> Table:
     """The rows whose cells equal those of `where`; in text formats, read as they are written there."""
     rows = list(range(len(table)))
     for column, value in where.items():
+        if column not in table.columns:  # labels of a test that are not known
+            continue
         cells = table.columns[column]
         wanted = str(value) if table.is_text else value
         rows = [

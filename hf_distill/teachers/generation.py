@@ -19,6 +19,8 @@ from hf_distill.tasks import task_of
 
 _CORPUS = 2
 """The key that sets these draws apart from others of the same seed."""
+OTHER_SEARCHES = ("penalty_alpha", "prompt_lookup_num_tokens", "dola_layers")
+"""Settings of a model's generation config that would search otherwise."""
 WRITING = ("causal_lm", "seq2seq_lm")
 """The tasks of models that write."""
 
@@ -66,7 +68,7 @@ class Search(BaseModel):
     hypotheses: int = Field(default=1, ge=1)
     max_new_tokens: int = Field(default=128, ge=1)
     drawing: Drawing | None = None
-    length_penalty: float = Field(default=1.0, allow_inf_nan=False)
+    length_penalty: float = Field(default=1.0, ge=-50.0, le=50.0)
     max_source_length: int | None = Field(default=None, ge=1)
     rendered: bool = False
     ends: tuple[int, ...] = ()
@@ -201,7 +203,9 @@ def _drawn(
     found: Tensor = model.generate(
         **{name: values.repeat_interleave(search.hypotheses, 0) for name, values in inputs.items()},
         logits_processor=processors(law, numbers, before),
+        **dict.fromkeys(OTHER_SEARCHES),
         num_beams=1,
+        num_return_sequences=1,
         max_new_tokens=longest,
         do_sample=False,
         use_cache=True,

@@ -217,6 +217,8 @@ def test_rows_may_be_those_of_a_file(
             "--dataset_dir goes with --task_name",
         ),
         (["--validation_file", "dev.jsonl", "--text_columns", "text"], "dev.jsonl: no such file"),
+        (["--validation_file", "dev.jsonl", "--text_columns", "a,b,c"], "give one column, or two for pairs"),
+        (["--validation_file", "dev.jsonl", "--text_columns", "label"], "rename that column"),
     ],
 )
 def test_what_is_wrong_with_its_rows_is_told(

@@ -83,6 +83,7 @@ TAGGED = "token_classification: {tokens_column: words, tags_column: tags, tag_na
             ["line 2, data", "exactly one of files", "files and hub"],
         ),
         (QUESTIONS, ASKED, "text_columns: [a]", ["data.label_column", "is missing"]),
+        (QUESTIONS, ASKED, "text_columns: [label]\n  label_column: b", ["data.text_columns", "rename that column"]),
         (
             QUESTIONS,
             "stages:",

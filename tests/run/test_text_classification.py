@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import datetime
 import logging
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -116,3 +118,64 @@ def test_what_the_hub_lacks_is_told(hub_of: list[Any], data: dict[str, Any], wor
     hub_of.append({"train": split([0, 1]), "validation": split([1])})
     with pytest.raises(DataError, match=words):
         loaded(recipe(**data))
+
+
+def test_rows_without_a_class_are_left_out_and_counted(hub_of: list[Any], caplog: pytest.LogCaptureFixture) -> None:
+    """SNLI's own have -1 where its annotators did not agree."""
+    hub_of.append({"train": split([0, -1, 2, 1]), "validation": split([1, -1]), "test": split([-1, 2])})
+    with caplog.at_level(logging.WARNING, logger="hf_distill"):
+        found = loaded(recipe())
+    assert found.splits["train"].to_dict() == {"body": ["text 0", "text 2", "text 3"], "label": [0, 2, 1]}
+    assert found.sizes == {"train": 3, "validation": 1, "test": 1}
+    assert "me/moods/train: 1 of 4 rows have no class, and are left out" in caplog.text
+    hub_of[0] = {"train": split([-1, -1]), "validation": split([1])}
+    with pytest.raises(DataError, match="me/moods/train: no row has a class in column 'mood'"):
+        loaded(recipe())
+
+
+def test_a_test_of_numbers_that_are_kept_secret_has_no_labels(hub_of: list[Any]) -> None:
+    number = Value("int64")
+    hub_of.append({"train": split([0, 1], number), "validation": split([1], number), "test": split([-1, -1], number)})
+    assert loaded(recipe()).splits["test"].column_names == ["body"]
+    hub_of[0] = hub_of[0] | {"train": split([-1, 1], number)}
+    assert loaded(recipe()).splits["test"]["label"][:] == [0, 0]
+
+
+@pytest.mark.parametrize("column", ["mood", "text"])
+def test_rows_are_chosen_by_labels_where_they_are_known(hub_of: list[Any], column: str) -> None:
+    """The test has secret ones, or none."""
+    test = split([-1, -1])
+    test = test if column == "mood" else test.remove_columns("mood")
+    hub_of.append({"train": split([0, 1, 0]), "validation": split([1, 0]), "test": test})
+    chosen = loaded(recipe(where={"mood": "sad"}, label_names=MOODS))
+    assert chosen.sizes == {"train": 2, "validation": 1, "test": 2}
+
+
+def test_a_column_that_is_no_text_is_told(hub_of: list[Any]) -> None:
+    rows = Dataset.from_dict({"body": [datetime.datetime(2020, 1, 1)], "mood": [1]})
+    hub_of.append({"train": rows, "validation": rows})
+    with pytest.raises(DataError, match=r"row 1, column 'body': holds .*datetime.*, expected text"):
+        loaded(recipe())
+
+
+def test_a_folder_is_no_data_set_of_the_hub(tmp_path: Path) -> None:
+    """It was trained on, and then its record could not be written."""
+    (tmp_path / "train.csv").write_text("body,mood\na,x\nb,y\n")
+    with pytest.raises(DataError, match=r"is a folder or a file here.* give its files"):
+        loaded(recipe(hub={"id": str(tmp_path)}))
+
+
+def test_a_data_set_that_brings_code_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(*names: Any, **options: Any) -> None:
+        raise RuntimeError("Dataset scripts are no longer supported, but found moods.py")
+
+    monkeypatch.setattr(hub, "load_dataset", load)
+    with pytest.raises(DataError, match=r"me/moods.* could not be loaded: Dataset scripts are no longer supported"):
+        loaded(recipe())
+
+
+def test_data_of_ones_own_called_mnli_have_no_diagnostics(hub_of: list[Any]) -> None:
+    hub_of.append({"train": split([0, 1]), "validation": split([1])})
+    made = recipe(hub={"id": "mnli"})
+    assert loaded(made).name == "mnli"
+    assert list(loaded(made).companions(made)) == []

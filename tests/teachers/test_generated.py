@@ -135,6 +135,23 @@ def test_texts_are_drawn_each_by_itself_and_ranked(task: str) -> None:
     assert [[each.ids for each in row] for row in later] == [[each.ids for each in row] for row in found[3:]]
 
 
+@pytest.mark.parametrize(
+    "own",
+    [
+        {"num_beams": 4, "num_return_sequences": 4},
+        {"penalty_alpha": 0.6, "top_k": 4},
+        {"prompt_lookup_num_tokens": 3},
+        {"do_sample": True, "temperature": 0.1},
+    ],
+)
+@pytest.mark.parametrize("task", ["seq2seq_lm", "causal_lm"])
+def test_how_a_model_would_search_by_itself_changes_nothing(task: str, own: dict[str, Any]) -> None:
+    model, tokenizer = plain_writer(task), writers.tokenizer(ends=task == "seq2seq_lm")
+    wanted = [[each.ids for each in row] for row in write(model, tokenizer, TEXTS, DRAWING)]
+    model.generation_config.update(**own)
+    assert [[each.ids for each in row] for row in write(model, tokenizer, TEXTS, DRAWING)] == wanted
+
+
 def test_drawn_texts_follow_the_law_of_the_teacher() -> None:
     """Of 4,000 first tokens, by the chi-squared distance to their probabilities."""
     model, tokenizer = plain_writer("causal_lm"), writers.tokenizer(ends=False)

@@ -45,6 +45,8 @@ def rows(data: Mapping[str, Any]) -> Iterator[Problem]:
     columns = items(section.get("text_columns"))
     if section.get("label_column") is not None and section["label_column"] in columns:
         yield Problem(("data", "label_column"), f"{section['label_column']!r} is a text column as well.")
+    if "label" in columns and section.get("label_column") != "label":
+        yield Problem(("data", "text_columns"), "holds 'label', which is what labels are called; rename that column.")
     parts = [section_of(section, "split").get(name, 0) for name in ("validation", "test")]
     if all(isinstance(part, int | float) for part in parts) and sum(parts) >= 1:
         yield Problem(

@@ -103,7 +103,7 @@ class Writing(Section):
     """Draw the tokens, as is usual of language models, in place of the search. Not for sounds."""
     max_new_tokens: Count = 128
     """Tokens of a text at most; one that is cut off is left out. Not for sounds."""
-    length_penalty: Number = 1.0
+    length_penalty: Annotated[Number, Field(ge=-50.0, le=50.0)] = 1.0
     """Texts of a row are ranked by log P / length ** length_penalty. Not for sounds."""
     batch_size: Count = 16
     """Rows that are written for at a time."""

@@ -210,7 +210,7 @@ class TextClassification(PredictedRows, Augmentable):
 
     def companions(self, recipe: Recipe) -> Iterable[Predicting]:
         """AX, for MNLI, where it is at hand."""
-        if self.name != "mnli":
+        if self.task is None or self.name != "mnli":
             return ()
         place = None if recipe.dataset_dir is None else Path(recipe.dataset_dir) / DIAGNOSTICS
         if place is not None and not place.is_dir():
@@ -261,7 +261,8 @@ def _own_data(data: Data, trained: Sequence[str]) -> tuple[str, TextData]:
         text = load_packaged(source.name, source.file, source.sha256, *of_labels)
     else:
         name = data_name(data)
-        tables = tables_of(data, [*columns, *data.where], [str(data.label_column)])
+        label = str(data.label_column)
+        tables = tables_of(data, [*columns, *(name for name in data.where if name != label)], [label])
         text = of_tables(tables, *of_labels)
     _check_labels(name, str(data.label_column), text)
     if data.regression and not text.is_regression:

@@ -12,6 +12,8 @@ from hf_distill.commands.console import show
 from hf_distill.commands.flags import FILES, HUB, Flags, flag, names_in
 from hf_distill.commands.overrides import (
     HALF_AND_HALF,
+    OF_FILES,
+    OF_HUB,
     SOURCES,
     Changes,
     Script,
@@ -105,8 +107,6 @@ def _copies(own: Mapping[str, Any]) -> Changes:
     return {"dataset_dir": ("--dataset_dir", own["dataset_dir"])} if "dataset_dir" in own else {}
 
 
-OF_FILES = {"validation_file": "data.files.validation", "test_file": "data.files.test"}
-OF_HUB = {"dataset_config_name": "data.hub.config", "dataset_revision": "data.hub.revision"}
 OF_ROWS = {
     "text_columns": "data.text_columns",
     "label_column": "data.label_column",

@@ -104,7 +104,7 @@ def _data(own: Mapping[str, Any], recipe: Recipe) -> Changes:
     given = [name for name in SOURCE if name in own]
     if len(given) > 1:
         raise RecipeError("command line: --train_file and --dataset_name are both given; a recipe mixes sources.")
-    refuse_beside(own, "train_file", "dataset_name", OF_HUB)
+    refuse_beside(own, "train_file", "dataset_name", (*OF_HUB, "dataset_split"))
     train, validation = _sources(recipe)
     changes: Changes = {}
     if given:

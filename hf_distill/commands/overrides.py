@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
@@ -72,11 +72,11 @@ MODELS = ("teacher_name_or_path", "student_name_or_path")
 SOURCES = ("task_name", "train_file", "dataset_name")
 """Flags that say where the rows are."""
 
-OF_FILES = ("validation_file", "test_file")
-"""Flags that go with --train_file."""
+OF_FILES = {"validation_file": "data.files.validation", "test_file": "data.files.test"}
+"""Flags that go with --train_file, and the recipe's keys for them."""
 
-OF_HUB = ("dataset_config_name", "dataset_revision", "dataset_split")
-"""Flags that go with --dataset_name."""
+OF_HUB = {"dataset_config_name": "data.hub.config", "dataset_revision": "data.hub.revision"}
+"""Flags that go with --dataset_name, and the recipe's keys for them."""
 
 RUN_LEVEL = frozenset({"output_dir", "do_train", "do_eval", "do_predict", "seed", "push_to_hub"})
 """Training arguments that belong to the run; those of the Hub do as well."""
@@ -230,7 +230,7 @@ def on_own_data(own: Mapping[str, Any], keys: Mapping[str, str], has_data: bool)
     return {keys[flag]: (f"--{flag}", own[flag]) for flag in given}
 
 
-def refuse_beside(own: Mapping[str, Any], source: str, other: str, flags: Sequence[str]) -> None:
+def refuse_beside(own: Mapping[str, Any], source: str, other: str, flags: Iterable[str]) -> None:
     """Raises: `RecipeError` for `flags` that go with the flag `other`, where `source` names the rows."""
     given = [flag for flag in flags if flag in own]
     if source in own and given:
@@ -298,14 +298,12 @@ def on_rows(own: Mapping[str, Any], recipe: Recipe, kind: str, settings: Mapping
     if "dataset_name" in own and "train_file" in own:
         raise RecipeError("command line: --dataset_name and --train_file are both given; a run has one data set.")
     if "dataset_name" not in own and "train_file" not in own:
-        keys = {"validation_file": "data.files.validation", "test_file": "data.files.test"}
         has_files = recipe.data is not None and recipe.data.files is not None
         of_kind = {flag: f"data.{kind}.{key}" for flag, key in settings.items()}
-        of_hub = {"dataset_config_name": "data.hub.config", "dataset_revision": "data.hub.revision"}
         has_hub = recipe.data is not None and recipe.data.hub is not None
         return {
-            **on_own_data(own, keys, has_files),
-            **on_own_data(own, of_hub, has_hub),
+            **on_own_data(own, OF_FILES, has_files),
+            **on_own_data(own, OF_HUB, has_hub),
             **on_own_data(own, of_kind, section is not None),
         }
     flag, rows = source(own)

@@ -11,13 +11,10 @@ from datasets import Dataset, DatasetDict, load_dataset
 from hf_distill.data.files import FORMATS, choices, find, listing, read
 from hf_distill.data.hub import HUB_ERRORS, digest
 from hf_distill.data.labels import Labels
-from hf_distill.data.text import TextData, to_dataset, unlabelled
+from hf_distill.data.text import SECRET, TextData, to_dataset, unlabelled
 from hf_distill.errors import DataError
 
 HUB_ID = "nyu-mll/glue"
-
-SECRET = (-1, "-1")
-"""The label of test rows whose true label GLUE keeps to itself."""
 
 
 @dataclass(frozen=True)

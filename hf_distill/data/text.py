@@ -20,6 +20,9 @@ logger = logging.getLogger(__name__)
 
 SPLITS = ("train", "validation", "test")
 
+SECRET = (-1, "-1")
+"""The label of test rows whose true label their authors keep to themselves."""
+
 Where = Mapping[str, str | int | float | bool]
 
 
@@ -185,7 +188,7 @@ def _renamed(table: Table, column: str, names: Sequence[str] | None) -> Table:
 def _blank(tables: Mapping[str, Table], column: str) -> tuple[Any, ...]:
     """What stands in a test for a label that is kept secret."""
     train = tables["train"].columns.get(column, []) if "train" in tables else []
-    return (None, "") if -1 in train or "-1" in train else (None, "", -1, "-1")
+    return (None, "") if any(label in train for label in SECRET) else (None, "", *SECRET)
 
 
 def _labelled(table: Table, column: str) -> Table:

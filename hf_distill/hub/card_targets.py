@@ -47,7 +47,10 @@ def _search(recipe: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str]
         return [f"The teacher heard them {beams}."]
     drawing = settings.get("drawing")
     if isinstance(drawing, dict):
-        beams = f"by drawing their tokens at temperature {escaped(str(drawing.get('temperature', 1.0)))}"
+        every = {"top_k": 0, "top_p": 1.0}
+        kept = [f"{name} {drawing[name]}" for name in every if drawing.get(name, every[name]) != every[name]]
+        law = ", ".join([f"temperature {drawing.get('temperature', 1.0)}", *kept])
+        beams = f"by drawing their tokens at {escaped(law)}"
     most = escaped(str(settings.get("max_new_tokens", 128)))
     answers = isinstance(data, dict) and data.get("chat") is not None
     what = ", as answers to what stands before the assistant's last one, which alone is learned" if answers else ""

@@ -19,7 +19,7 @@ from hf_distill.tasks import task_of
 
 _CORPUS = 2
 """The key that sets these draws apart from others of the same seed."""
-OTHER_SEARCHES = ("penalty_alpha", "prompt_lookup_num_tokens", "dola_layers")
+_OTHER_SEARCHES = ("penalty_alpha", "prompt_lookup_num_tokens", "dola_layers")
 """Settings of a model's generation config that would search otherwise."""
 WRITING = ("causal_lm", "seq2seq_lm")
 """The tasks of models that write."""
@@ -178,18 +178,8 @@ def _read(
 
 
 def _beams(model: PreTrainedModel, inputs: dict[str, Tensor], search: Search) -> Tensor:
-    found: Tensor = model.generate(
-        **inputs,
-        num_beams=search.beams,
-        num_return_sequences=search.hypotheses,
-        max_new_tokens=search.max_new_tokens,
-        do_sample=False,
-        use_cache=True,
-        return_dict_in_generate=False,
-        **({"length_penalty": search.length_penalty} if search.beams > 1 else {}),
-        **({"eos_token_id": sorted(_ends(model, search))} if search.ends else {}),
-    )
-    return found
+    penalty = {"length_penalty": search.length_penalty} if search.beams > 1 else {}
+    return _generated(model, inputs, search, num_beams=search.beams, num_return_sequences=search.hypotheses, **penalty)
 
 
 def _drawn(
@@ -200,13 +190,17 @@ def _drawn(
     turns = [numbers_of(drawing.seed, _CORPUS, turn, places, longest) for turn in range(search.hypotheses)]
     numbers = torch.stack(turns, 1).flatten(0, 1).to(model.device)
     before = inputs["input_ids"].shape[1] if _reads_prompt(model) else 1
+    repeated = {name: values.repeat_interleave(search.hypotheses, 0) for name, values in inputs.items()}
+    drawn = processors(law, numbers, before)
+    return _generated(model, repeated, search, logits_processor=drawn, num_beams=1, num_return_sequences=1)
+
+
+def _generated(model: PreTrainedModel, inputs: dict[str, Tensor], search: Search, **how: Any) -> Tensor:
     found: Tensor = model.generate(
-        **{name: values.repeat_interleave(search.hypotheses, 0) for name, values in inputs.items()},
-        logits_processor=processors(law, numbers, before),
-        **dict.fromkeys(OTHER_SEARCHES),
-        num_beams=1,
-        num_return_sequences=1,
-        max_new_tokens=longest,
+        **inputs,
+        **how,
+        **dict.fromkeys(_OTHER_SEARCHES),
+        max_new_tokens=search.max_new_tokens,
         do_sample=False,
         use_cache=True,
         return_dict_in_generate=False,

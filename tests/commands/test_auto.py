@@ -61,6 +61,13 @@ def test_files_of_ones_own(asked: list[tuple[Any, ...]]) -> None:
     assert (data.files.train, data.text_columns, data.label_names) == ("own.csv", ["review"], ["bad", "good"])
 
 
+def test_a_data_set_of_the_hub(asked: list[tuple[Any, ...]]) -> None:
+    words = ["--dataset_name", "me/moods", "--text_columns", "body", "--label_column", "mood"]
+    assert auto.main([*words, *DATA[2:], "--params", "7"]) == 0
+    data = asked[0][0]["soft_targets"].data
+    assert (data.hub.id, data.text_columns, data.label_column) == ("me/moods", ["body"], "mood")
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

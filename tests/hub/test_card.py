@@ -610,9 +610,12 @@ def test_a_card_says_what_the_teacher_wrote_before_the_training() -> None:
     assert "`first`: learned" not in text
     assert "a search with 3 beams, with 64 new tokens at most, as answers to what stands before the" in text
     assert "Of 1,200 texts 1,100 were kept (100 too long, 3 without room for an answer)." in text
-    drawn = {**recipe, "teacher": {"generate": {"drawing": {"temperature": 0.8}, "max_new_tokens": 64}}}
+    drawn = {
+        **recipe,
+        "teacher": {"generate": {"drawing": {"temperature": 0.8, "top_k": 0, "top_p": 0.9}, "max_new_tokens": 64}},
+    }
     text = str(Card.from_record(make_record(recipe=drawn, texts=counts)))
-    assert "before the training by drawing their tokens at temperature 0.8, with 64 new tokens" in text
+    assert "before the training by drawing their tokens at temperature 0.8, top\\_p 0.9, with 64 new tokens" in text
     odd = {**recipe, "teacher": {"generate": {"beams": "<b>"}}, "stages": [{"targets": "<i>"}], "data": {"speech": {}}}
     text = str(Card.from_record(make_record(recipe=odd)))
     assert "learned is &lt;i&gt;" in text

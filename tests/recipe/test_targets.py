@@ -50,6 +50,10 @@ def test_teachers_answer_conversations(teacher: dict[str, Any]) -> None:
             r"generate\.beams.*drawing takes its place",
         ),
         ({"data": SOUNDS, "teacher": {"model": "x", "generate": {"drawing": {}}}}, "is about texts, and the data"),
+        (
+            {"teacher": {"model": "x", "generate": {"length_penalty": 800.0}}},
+            "length_penalty.*less than or equal to 50",
+        ),
         ({"teacher": {"model": "x", "generate": {"drawing": {"temperature": 0.0}}}}, "temperature.*greater than 0"),
         ({"teacher": {"model": "x", "generate": {}, "cache": {}}}, r"does not go with teacher\.cache"),
         ({"teacher": {"moving_average": {}, "generate": {}}}, r"does not go with teacher\.moving_average"),

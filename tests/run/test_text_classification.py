@@ -90,8 +90,7 @@ def test_names_that_are_given_are_other_names_or_another_order(hub_of: list[Any]
         loaded(recipe(label_names=["happy", "glad", "cross"]))
 
 
-def test_numbers_without_names_are_classes_or_scores(hub_of: list[Any], caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.WARNING)
+def test_numbers_without_names_are_classes_or_scores(hub_of: list[Any]) -> None:
     hub_of.append({"train": split([0, 1, 0], Value("int64")), "validation": split([1], Value("int64"))})
     assert loaded(recipe()).data.label_names == ("0", "1")
     hub_of[0] = {"train": split([0.5, 1.0], Value("float32")), "validation": split([2.0], Value("float32"))}

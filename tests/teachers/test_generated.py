@@ -147,9 +147,13 @@ def test_texts_are_drawn_each_by_itself_and_ranked(task: str) -> None:
 @pytest.mark.parametrize("task", ["seq2seq_lm", "causal_lm"])
 def test_how_a_model_would_search_by_itself_changes_nothing(task: str, own: dict[str, Any]) -> None:
     model, tokenizer = plain_writer(task), writers.tokenizer(ends=task == "seq2seq_lm")
-    wanted = [[each.ids for each in row] for row in write(model, tokenizer, TEXTS, DRAWING)]
+
+    def found(search: Search) -> list[list[tuple[int, ...]]]:
+        return [[each.ids for each in row] for row in write(model, tokenizer, TEXTS, search)]
+
+    wanted = [found(search) for search in (DRAWING, SEARCH)]
     model.generation_config.update(**own)
-    assert [[each.ids for each in row] for row in write(model, tokenizer, TEXTS, DRAWING)] == wanted
+    assert [found(search) for search in (DRAWING, SEARCH)] == wanted
 
 
 def test_drawn_texts_follow_the_law_of_the_teacher() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from datasets import Dataset
 from torch import Tensor
 from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -19,13 +20,13 @@ from hf_distill.data import glue
 from hf_distill.data.files import read
 from hf_distill.data.text import TextData, check_columns, of_tables
 from hf_distill.data.tokenization import tokenize
-from hf_distill.errors import DistillationError
+from hf_distill.errors import DistillationError, IncompatiblePair
 from hf_distill.hub.comparing import Batches, Exported
 from hf_distill.hub.export import SCHEMES, export_quantized
 from hf_distill.hub.graphs import QUANTIZED, Texts, export_graph
 from hf_distill.hub.record import Export
 from hf_distill.loading import load_model, load_tokenizer
-from hf_distill.run.labels import Columns, align_labels
+from hf_distill.run.workloads.text_answers import ANSWERS
 
 AUTO_CLASS = "AutoModelForSequenceClassification"
 BATCH = 32
@@ -73,9 +74,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     data, split, told_rows = _task(given) if given.task_name is not None else _file(given, model)
     loaded = data.splits[split]
     rows = tokenize(loaded, tokenizer, data.text_columns, max_length=given.max_length)
-    has_classes = bool(data.label_names) and "label" in loaded.column_names
-    columns = align_labels(model, "exported model", data.label_names) if has_classes else ()
-    batches = list(_batches(rows, tokenizer, columns))
+    has_classes = data.kind != "regression" and "label" in loaded.column_names
+    if has_classes:
+        rows = _in_model_order(rows, data, model)
+    batches = list(_batches(rows, tokenizer, has_classes))
     if given.format in QUANTIZED:
         sides = [list(loaded[column]) for column in data.text_columns]
         texts = sides[0] if len(sides) == 1 else list(zip(*sides, strict=True))
@@ -84,6 +86,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         said = _quantized(given, batches)
     sys.stdout.write(f"{given.output_dir}: {said}\n")
     return 0
+
+
+def _in_model_order(rows: Dataset, data: TextData, model: PreTrainedModel) -> Dataset:
+    """The rows with labels as the model counts them.
+
+    Raises: `IncompatiblePair` for a model of other classes, or of one class where the rows have lists.
+    """
+    if data.kind == "multi_label" and model.config.problem_type is None:
+        raise IncompatiblePair(
+            "export: the rows have lists of classes, and the model's config.json does not say whether it gives one "
+            "class or any number; if it does, write problem_type: multi_label_classification there."
+        )
+    kind = ANSWERS[data.kind](data.label_names, ANSWERS[data.kind].own_metrics[0])
+    return kind.in_model_order(rows, kind.fit(model, "exported model"))
 
 
 def _check_columns(given: argparse.Namespace) -> None:
@@ -161,7 +177,7 @@ def told(found: Export) -> str:
     return f"{found.bytes:,} bytes, {_compared(found)}{timed}"
 
 
-def _batches(rows: Any, tokenizer: PreTrainedTokenizerBase, columns: Columns) -> Iterator[dict[str, Tensor]]:
+def _batches(rows: Any, tokenizer: PreTrainedTokenizerBase, has_classes: bool) -> Iterator[dict[str, Tensor]]:
     """All rows in batches, padded to the longest, with labels where they are classes."""
     collator = DataCollatorWithPadding(tokenizer)
     names = [name for name in ("input_ids", "attention_mask", "token_type_ids") if name in rows.column_names]
@@ -169,4 +185,4 @@ def _batches(rows: Any, tokenizer: PreTrainedTokenizerBase, columns: Columns) ->
         taken = [rows[i] for i in range(first, min(first + BATCH, len(rows)))]
         items = [{name: row[name] for name in names} for row in taken]
         batch = dict(collator(items))
-        yield batch | ({"labels": torch.tensor([columns[row["labels"]] for row in taken])} if columns else {})
+        yield batch | ({"labels": torch.tensor([row["labels"] for row in taken])} if has_classes else {})

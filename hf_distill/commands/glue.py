@@ -1,4 +1,4 @@
-"""`distill_glue`: GLUE tasks, and texts of one's own with a class or a score."""
+"""`distill_glue`: GLUE tasks, and texts of one's own with a class, several classes or a score."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ FLAGS = {
     **HUB,
     **FILES,
     "text_columns": flag("The column of the text, or the two of a pair: a,b.", names_in),
-    "label_column": flag("The column of the label (default: label)."),
+    "label_column": flag("The column of the label (default: label); lists hold several classes."),
     "class_names": flag("The labels in the order of their ids: negative,positive.", names_in),
     "regression": {
         "help": "The labels are scores. Without it they are where one has a fraction, or the teacher gives one score; "

@@ -24,7 +24,7 @@ class Row(NamedTuple):
 
 GROUPS: dict[str, dict[str, Row]] = {
     "Train a student": {
-        "glue": Row("glue", "on a GLUE task, or on texts of your own with a class or a score each"),
+        "glue": Row("glue", "on a GLUE task, or on texts of your own with classes or a score each"),
         "qa": Row("qa", "on SQuAD, or on questions of your own with answers in a text"),
         "ner": Row("ner", "on tokens with a tag each: named entities, parts of speech"),
         "mlm": Row("mlm", "on raw text, with masked words or without a head"),

@@ -10,8 +10,8 @@ from datasets import Dataset, DatasetDict, load_dataset
 
 from hf_distill.data.files import FORMATS, choices, find, listing, read
 from hf_distill.data.hub import HUB_ERRORS, digest
-from hf_distill.data.labels import Labels
-from hf_distill.data.text import SECRET, TextData, to_dataset, unlabelled
+from hf_distill.data.labels import LabelKind, Labels
+from hf_distill.data.text import BLANK, SECRET, TextData, to_dataset, unlabelled
 from hf_distill.errors import DataError
 
 HUB_ID = "nyu-mll/glue"
@@ -29,9 +29,9 @@ class GlueTask:
     splits: tuple[str, ...] = ("train", "validation", "test")
 
     @property
-    def is_regression(self) -> bool:
-        """Whether the label is a float."""
-        return not self.label_names
+    def kind(self) -> LabelKind:
+        """Whether the label is a class or a float."""
+        return "single_label" if self.label_names else "regression"
 
     @property
     def validation_splits(self) -> tuple[str, ...]:
@@ -69,7 +69,7 @@ class GlueTask:
 
     def _from_files(self, folder: Path, needed: Sequence[str]) -> TextData:
         splits, sources = {}, {}
-        labels = Labels.named(self.label_names) if self.label_names else Labels((), {}, is_regression=True)
+        labels = Labels.named(self.label_names) if self.label_names else Labels((), {}, "regression")
         for split in self.splits:
             path = find(folder, split)
             if path is None and split in needed:
@@ -80,7 +80,7 @@ class GlueTask:
             if path is not None:
                 is_test = split in self.test_splits
                 table = read(path, [*self.text_columns, *([] if is_test else ["label"])], ["label"] if is_test else [])
-                table = unlabelled(table, "label", (None, "", *SECRET)) if is_test else table
+                table = unlabelled(table, "label", (*BLANK, *SECRET)) if is_test else table
                 splits[split], sources[split] = to_dataset(table, self.text_columns, "label", labels), table.sha256
         return self._data(splits, sources)
 
@@ -114,7 +114,7 @@ class GlueTask:
         return dataset.select_columns(columns[:-1] if secret else columns)
 
     def _data(self, splits: dict[str, Dataset], sources: dict[str, str]) -> TextData:
-        return TextData(DatasetDict(splits), self.text_columns, self.label_names, self.is_regression, sources)
+        return TextData(DatasetDict(splits), self.text_columns, self.label_names, self.kind, sources)
 
 
 _PAIR = ("sentence1", "sentence2")

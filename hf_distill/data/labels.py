@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from hf_distill.data.files import Table, check_text, choices, describe
 from hf_distill.errors import DataError
@@ -13,6 +14,9 @@ from hf_distill.errors import DataError
 logger = logging.getLogger(__name__)
 
 Label = str | int | float
+
+LabelKind = Literal["single_label", "multi_label", "regression"]
+"""What a row has: one class, any number of classes, or a score; called as the tasks that learn it."""
 
 _NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?")
 
@@ -23,11 +27,11 @@ _LARGEST = 3.4e38
 @dataclass(frozen=True)
 class Labels:
     """What the cells of a label column mean: `ids[cell]` is the class, `names[id]` its name; both empty for a
-    regression."""
+    regression. With several classes a row, cells are lists of these."""
 
     names: tuple[str, ...]
     ids: Mapping[Label, int]
-    is_regression: bool = False
+    kind: LabelKind = "single_label"
 
     @staticmethod
     def of(table: Table, column: str, names: Sequence[str] | None = None, trained: Sequence[str] = ()) -> Labels:
@@ -36,11 +40,14 @@ class Labels:
         Numbers with a fraction are a regression. Else each distinct cell is a class, in alphabetical or numerical
         order, or in the order of `names`: there numbers are positions, unless all of them stand among the names.
         `trained` are the labels of a model that was trained for the task: where there is one alone, all numbers are a
-        regression; where there are as many as numbers from 0 on, they are the names of these.
+        regression; where there are as many as numbers from 0 on, they are the names of these. Lists hold all classes
+        of their row, each once; what was said of cells holds of their elements.
 
         Errors: DataError for a label that is missing, not finite, neither text nor number, or of another kind than the
-        first; for names given to a regression.
+        first; for names given to a regression; for lists of scores, and lists that are all empty.
         """
+        if isinstance(table.columns[column][0], list):
+            return _of_lists(table, column, names, trained)
         cells = _cells(table, column)
         numbers = [number for cell in cells if not isinstance(number := _number(cell, table.is_text), str)]
         if len(numbers) < len(cells):
@@ -52,7 +59,7 @@ class Labels:
                 raise DataError(
                     f"{table.path}: column {column!r} has fractions, a regression, but label names are given."
                 )
-            return Labels((), {}, is_regression=True)
+            return Labels((), {}, "regression")
         classes = [str(number) for number in sorted({int(number) for number in numbers})]
         if classes == [str(i) for i in range(len(trained))]:
             logger.warning(
@@ -72,18 +79,44 @@ class Labels:
         """Labels written as these names, or as their positions."""
         return Labels(tuple(names), {key: i for i, name in enumerate(names) for key in (name, i)})
 
-    def encode(self, table: Table, column: str) -> list[int] | list[float]:
-        """The class ids, or the floats, of a table. Errors: DataError as in `of`, and for an unknown label."""
+    def encode(self, table: Table, column: str) -> list[int] | list[float] | list[list[float]]:
+        """The class ids, or the floats, of a table; with several classes a row 1.0 for each that it has, and 0.0.
+
+        Errors: DataError as in `of`, and for an unknown label.
+        """
+        if self.kind == "multi_label":
+            return self._flags(table, column)
+        return self._scores(table, column) if self.kind == "regression" else self._classes(table, column)
+
+    def _scores(self, table: Table, column: str) -> list[float]:
+        cells = [_number(cell, table.is_text) for cell in _cells(table, column)]
+        for row, cell in enumerate(cells):
+            if isinstance(cell, str):
+                raise _unknown(table, row, column, cell, "the labels of this task are numbers")
+        return [float(cell) for cell in cells]
+
+    def _classes(self, table: Table, column: str) -> list[int]:
         cells = [cell if cell in self.ids else _number(cell, table.is_text) for cell in _cells(table, column)]
-        if self.is_regression:
-            wrong = next((row for row, cell in enumerate(cells) if isinstance(cell, str)), None)
-            expected = "the labels of this task are numbers"
-        else:
-            wrong = next((row for row, cell in enumerate(cells) if cell not in self.ids), None)
-            expected = choices(cells[wrong or 0], map(str, self.ids))
-        if wrong is not None:
-            raise DataError(f"{table.place(wrong, column)}: unknown label {describe(cells[wrong])}; {expected}.")
-        return [float(cell) for cell in cells] if self.is_regression else [self.ids[cell] for cell in cells]
+        for row, cell in enumerate(cells):
+            if cell not in self.ids:
+                raise _unknown(table, row, column, cell, choices(cell, map(str, self.ids)))
+        return [self.ids[cell] for cell in cells]
+
+    def _flags(self, table: Table, column: str) -> list[list[float]]:
+        elements, rows = _elements(table, column)
+        flags = [[0.0] * len(self.names) for _ in range(len(table))]
+        for row, label in zip(rows, self._classes(elements, column), strict=True):
+            if flags[row][label]:
+                raise DataError(
+                    f"{table.place(row, column)}: {self.names[label]!r} stands there twice; a list holds the names or "
+                    "numbers of the classes that its text has, and not a 0 or 1 for each class."
+                )
+            flags[row][label] = 1.0
+        return flags
+
+
+def _unknown(table: Table, row: int, column: str, cell: Label, expected: str) -> DataError:
+    return DataError(f"{table.place(row, column)}: unknown label {describe(cell)}; {expected}.")
 
 
 def check_names(names: Sequence[str]) -> None:
@@ -93,6 +126,33 @@ def check_names(names: Sequence[str]) -> None:
         raise DataError(
             f"label names {list(names)}: {describe(wrong)} is not a name of its own; give one text a class."
         )
+
+
+def _of_lists(table: Table, column: str, names: Sequence[str] | None, trained: Sequence[str]) -> Labels:
+    elements, _ = _elements(table, column)
+    if not len(elements):
+        raise DataError(f"{table.path}: no list in column {column!r} holds a class; there is nothing to learn.")
+    labels = Labels.of(elements, column, names, trained)
+    if labels.kind == "regression":
+        raise DataError(
+            f"{table.path}: column {column!r} holds lists of scores; lists hold the names or numbers of the classes "
+            "that their text has."
+        )
+    return replace(labels, kind="multi_label")
+
+
+def _elements(table: Table, column: str) -> tuple[Table, list[int]]:
+    """A table of the elements of lists, and the row of each."""
+    lists = table.columns[column]
+    for row, cell in enumerate(lists):
+        if not isinstance(cell, list):
+            raise DataError(
+                f"{table.place(row, column)}: the label is {describe(cell)}; other rows have lists of classes, and "
+                "one without any has an empty list."
+            )
+    rows = [row for row, cell in enumerate(lists) for _ in cell]
+    elements = {column: [element for cell in lists for element in cell]}
+    return replace(table, columns=elements, numbers=[table.numbers[row] for row in rows]), rows
 
 
 def _cells(table: Table, column: str) -> list[Label]:

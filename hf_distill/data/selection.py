@@ -55,7 +55,8 @@ def deduplicate(dataset: Dataset, columns: Sequence[str]) -> Dataset:
 
     Errors: DataError where nothing is left.
     """
-    labels = dataset["label"][:] if "label" in dataset.column_names else [None] * len(dataset)
+    cells = dataset["label"][:] if "label" in dataset.column_names else [None] * len(dataset)
+    labels = [tuple(cell) if isinstance(cell, list) else cell for cell in cells]
     texts = zip(*([_essence(text) for text in dataset[column][:]] for column in columns), strict=True)
     seen: dict[tuple[str, ...], list[int]] = {}
     for row, key in enumerate(texts):
@@ -67,7 +68,7 @@ def deduplicate(dataset: Dataset, columns: Sequence[str]) -> Dataset:
         raise DataError(f"deduplicate: each of the {len(dataset)} rows contradicts another one; nothing is left.")
     repeated = len(dataset) - len(kept) - contradictory
     logger.info(
-        "Of %d rows, %d were repeated, %d had two labels; %d are left.",
+        "Of %d rows, %d were repeated, %d had different labels; %d are left.",
         len(dataset),
         repeated,
         contradictory,

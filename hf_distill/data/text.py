@@ -10,15 +10,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
+from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
 
 from hf_distill.data.files import Table, check_text, choices, describe, read
-from hf_distill.data.labels import Labels, check_names
+from hf_distill.data.labels import LabelKind, Labels, check_names
 from hf_distill.errors import DataError
 
 logger = logging.getLogger(__name__)
 
 SPLITS = ("train", "validation", "test")
+
+BLANK: tuple[Any, ...] = (None, "", [])
+"""What stands for no label; an empty list does where a test has nothing else."""
 
 SECRET = (-1, "-1")
 """The label of test rows whose true label their authors keep to themselves."""
@@ -30,15 +33,15 @@ Where = Mapping[str, str | int | float | bool]
 class TextData:
     """The splits of a task, checked.
 
-    Every split has `text_columns` (one, or two for pairs) and, unless it is unlabelled, `label`: the class id, whose
-    name is `label_names[id]`, or a float for a regression. `sources` maps each split to the SHA-256 of what it was
-    read from.
+    Every split has `text_columns` (one, or two for pairs) and, unless it is unlabelled, `label`, by `kind`: the class
+    id, whose name is `label_names[id]`; 1.0 or 0.0 for each class; or a float. `sources` maps each split to the
+    SHA-256 of what it was read from.
     """
 
     splits: DatasetDict
     text_columns: tuple[str, ...]
     label_names: tuple[str, ...]
-    is_regression: bool
+    kind: LabelKind
     sources: Mapping[str, str]
 
 
@@ -52,10 +55,10 @@ def load_files(
 ) -> TextData:
     """Reads the splits `train`, `validation`, `test` from files of the formats of `hf_distill.data.files`.
 
-    Labels are text or numbers; what they are is read from `train` as `Labels.of` says, `label_names` fixes their
-    order, and `trained_labels`, those of a model, say what numbers mean. Without `label_column` nothing is labelled; a
-    `test` that lacks the column, or has nothing in it, stays unlabelled. `where` keeps the rows with these values.
-    Other columns are dropped.
+    Labels are text, numbers or lists of them; what they are is read from `train` as `Labels.of` says, `label_names`
+    fixes their order, and `trained_labels`, those of a model, say what numbers mean. Without `label_column` nothing is
+    labelled; a `test` that lacks the column, or has nothing in it, stays unlabelled. `where` keeps the rows with these
+    values. Other columns are dropped.
 
     Errors: DataError, with file, line and column, for a text that is missing, not text, or holds a lone surrogate; for
     labels that are missing, of mixed kinds, not finite or unknown; for an unknown split; where `where` matches
@@ -106,7 +109,7 @@ def of_tables(
         logger.warning("%s: there is one class only, %r.", labelled[0].path, labels.names[0])
     splits = {split: to_dataset(table, text_columns, column, labels) for split, table in known.items()}
     sources = {split: table.sha256 for split, table in tables.items()}
-    return TextData(DatasetDict(splits), tuple(text_columns), labels.names, labels.is_regression, sources)
+    return TextData(DatasetDict(splits), tuple(text_columns), labels.names, labels.kind, sources)
 
 
 def load_packaged(
@@ -148,11 +151,18 @@ def to_dataset(table: Table, text_columns: Sequence[str], label_column: str, lab
             logger.warning("%s: %d of %d texts in column %r are empty.", table.path, empty, len(table), name)
     if label_column in table.columns:
         columns["label"] = labels.encode(table, label_column)
-        features["label"] = Value("float32") if labels.is_regression else ClassLabel(names=list(labels.names))
+        features["label"] = _feature(labels)
     return Dataset.from_dict(columns, features=Features(features))
 
 
-def unlabelled(table: Table, column: str, blank: Collection[Any] = (None, "")) -> Table:
+def _feature(labels: Labels) -> Any:
+    """How labels are stored."""
+    if labels.kind == "single_label":
+        return ClassLabel(names=list(labels.names))
+    return List(Value("float32"), length=len(labels.names)) if labels.kind == "multi_label" else Value("float32")
+
+
+def unlabelled(table: Table, column: str, blank: Collection[Any] = BLANK) -> Table:
     """The table without its label column, if that holds nothing but `blank` values."""
     holds_none = column in table.columns and all(cell in blank for cell in table.columns[column])
     return table.without(column) if holds_none else table
@@ -181,14 +191,17 @@ def _renamed(table: Table, column: str, names: Sequence[str] | None) -> Table:
     if not names or len(names) != len(own) or {*names} & {*own}:
         return table
     to = dict(zip(own, names, strict=True))
-    cells = [to.get(cell, cell) for cell in table.columns[column]]
-    return replace(table, columns={**table.columns, column: cells})
+
+    def renamed(cell: Any) -> Any:
+        return [renamed(element) for element in cell] if isinstance(cell, list) else to.get(cell, cell)
+
+    return replace(table, columns={**table.columns, column: [renamed(cell) for cell in table.columns[column]]})
 
 
 def _blank(tables: Mapping[str, Table], column: str) -> tuple[Any, ...]:
     """What stands in a test for a label that is kept secret."""
     train = tables["train"].columns.get(column, []) if "train" in tables else []
-    return (None, "") if any(label in train for label in SECRET) else (None, "", *SECRET)
+    return BLANK if any(label in train for label in SECRET) else (*BLANK, *SECRET)
 
 
 def _labelled(table: Table, column: str) -> Table:

@@ -20,8 +20,8 @@ Floats = NDArray[np.float64]
 @dataclass(frozen=True)
 class Evidence:
     """`rows` `[rows, columns]` of a kind: the values of which the metric is the `mean`; right, found and there of the
-    entities of a sentence (`entities`); wrong and said of the words of a sound (`errors`); or the predicted and the
-    true label for a metric of that name.
+    entities of a sentence, or of the classes of a text (`entities`); wrong and said of the words of a sound
+    (`errors`); or the predicted and the true label for a metric of that name.
 
     Errors: DataError for another kind, or rows that are no numbers in as many columns, one row at least.
     """
@@ -69,7 +69,8 @@ def _mean(rows: Floats) -> float:
 
 
 def entity_f1(rows: NDArray[Any]) -> float:
-    """F1 of whole entities from their counts in each sentence: right, found, there; 0.0 where none is right."""
+    """F1 of whole entities, or of classes, from their counts in each text: right, found, there; 0.0 where none is
+    right."""
     right, found, there = rows.sum(axis=0)
     return float(2 * right / (found + there)) if right else 0.0
 

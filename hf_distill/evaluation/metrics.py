@@ -11,11 +11,12 @@ import datasets
 import evaluate
 import numpy as np
 from scipy import stats
-from sklearn.metrics import f1_score, matthews_corrcoef
+from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 from transformers import EvalPrediction
 
 from hf_distill.data import glue
 from hf_distill.data.files import choices
+from hf_distill.data.labels import LabelKind
 from hf_distill.errors import DataError, NonFiniteLoss
 from hf_distill.evaluation.local import LocalMetric
 from hf_distill.tasks import IGNORED
@@ -70,19 +71,22 @@ class GlueMetric(LocalMetric):
 
 
 def compute_metrics_for(
-    task_name: str | None, is_regression: bool = False
+    task_name: str | None, kind: LabelKind = "single_label"
 ) -> Callable[[EvalPrediction], dict[str, float]]:
     """What a `Trainer` takes as `compute_metrics`, for a GLUE task, or for a task of one's own (`task_name` None).
 
     Logits `[rows, classes]` become class ids, those of a regression `[rows, 1]` floats; of several outputs the first
     one is meant. A task of one's own gets `accuracy`, with two classes also `f1` (of class 1), or `pearson` and
-    `spearmanr`. Rows whose label is -100 have none and do not count.
+    `spearmanr`; with several labels a row those of `multi_label_metrics`, a class being said where its logit is above
+    0. Labels of -100 are not known and do not count.
 
-    Errors: DataError for an unknown task. When called: DataError for labels that are no ids of the logits' classes, no
-    labels at all, or logits of another shape; NonFiniteLoss where predictions are NaN.
+    Errors: DataError for an unknown task. When called: DataError for labels that are no ids of the logits' classes, or
+    no 0 and 1 for each class, no labels at all, or logits of another shape; NonFiniteLoss where predictions are NaN.
     """
+    if task_name is None and kind == "multi_label":
+        return lambda prediction: multi_label_metrics(*_flags(prediction))
     if task_name is None:
-        return lambda prediction: _own_metrics(*_decoded(prediction, is_regression))
+        return lambda prediction: _own_metrics(*_decoded(prediction, kind == "regression"))
     metric = GlueMetric(task_name)
 
     def glue_metrics(prediction: EvalPrediction) -> dict[str, float]:
@@ -90,6 +94,17 @@ def compute_metrics_for(
         return dict(metric.compute(predictions=predictions, references=labels))
 
     return glue_metrics
+
+
+def multi_label_metrics(predictions: np.ndarray, references: np.ndarray) -> dict[str, float]:
+    """Of booleans `[rows, classes]`: F1 over all classes of all rows (`f1_micro`), its mean over the classes
+    (`f1_macro`, 0 for a class that is neither said nor true), and the share of rows whose classes are all right
+    (`subset_accuracy`)."""
+    return {
+        "f1_micro": float(f1_score(references, predictions, average="micro", zero_division=0.0)),
+        "f1_macro": float(f1_score(references, predictions, average="macro", zero_division=0.0)),
+        "subset_accuracy": float(accuracy_score(references, predictions)),
+    }
 
 
 def less_is_better(metric: str) -> bool:
@@ -104,9 +119,7 @@ def _own_metrics(predictions: np.ndarray, labels: np.ndarray, width: int) -> dic
 
 def _decoded(prediction: EvalPrediction, is_regression: bool) -> tuple[np.ndarray, np.ndarray, int]:
     """Predicted and true labels, `[rows]` each, and the width of the logits."""
-    outputs = prediction.predictions
-    logits = np.asarray(outputs[0] if isinstance(outputs, tuple | list) else outputs)
-    labels = np.asarray(prediction.label_ids)
+    logits, labels = _logits(prediction), np.asarray(prediction.label_ids)
     if is_regression and logits.ndim == 1:
         logits = logits[:, None]
     if logits.ndim != 2 or (logits.shape[1] == 1) != is_regression or labels.shape != logits.shape[:1]:
@@ -114,14 +127,38 @@ def _decoded(prediction: EvalPrediction, is_regression: bool) -> tuple[np.ndarra
         raise DataError(
             f"metrics: logits {list(logits.shape)} and labels {list(labels.shape)}; expected {expected} and [rows]."
         )
-    broken = int(np.isnan(logits).any(axis=1).sum())
-    if broken:
-        raise NonFiniteLoss(f"metrics: the predictions of {broken} of {len(logits)} rows are NaN.")
+    _check_numbers(logits)
     if is_regression:
         return logits[:, 0], labels, 1
     if not np.issubdtype(labels.dtype, np.integer):
         raise DataError(f"metrics: the labels are {labels.dtype}, not class ids; is the task a regression?")
     return *_labelled(logits.argmax(axis=1), labels, logits.shape[1]), logits.shape[1]
+
+
+def _logits(prediction: EvalPrediction) -> np.ndarray:
+    outputs = prediction.predictions
+    return np.asarray(outputs[0] if isinstance(outputs, tuple | list) else outputs)
+
+
+def _check_numbers(logits: np.ndarray) -> None:
+    broken = int(np.isnan(logits).any(axis=1).sum())
+    if broken:
+        raise NonFiniteLoss(f"metrics: the predictions of {broken} of {len(logits)} rows are NaN.")
+
+
+def _flags(prediction: EvalPrediction) -> tuple[np.ndarray, np.ndarray]:
+    """Which classes are said and which are true, booleans `[rows, classes]`; neither where a label is not known."""
+    logits, labels = _logits(prediction), np.asarray(prediction.label_ids)
+    known = labels != IGNORED
+    if logits.ndim != 2 or labels.shape != logits.shape or not np.isin(labels[known], (0, 1)).all():
+        raise DataError(
+            f"metrics: logits {list(logits.shape)} and labels {list(labels.shape)}; expected [rows, classes] of both, "
+            "and labels that are 0 or 1."
+        )
+    if not known.any():
+        raise DataError(f"metrics: none of {len(labels)} rows has a label.")
+    _check_numbers(logits)
+    return (logits > 0) & known, (labels == 1) & known
 
 
 def _labelled(predictions: np.ndarray, labels: np.ndarray, classes: int) -> tuple[np.ndarray, np.ndarray]:

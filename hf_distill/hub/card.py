@@ -25,6 +25,7 @@ OF_SENTENCES = ("sentence-transformers", "sentence-similarity", "feature-extract
 METRIC_IDS = {
     "accuracy": "accuracy",
     "f1": "f1",
+    "subset_accuracy": "accuracy",
     "precision": "precision",
     "recall": "recall",
     "matthews_correlation": "matthews_correlation",

@@ -28,9 +28,8 @@ Batches = Sequence[Mapping[str, Tensor]]
 
 @dataclass(frozen=True)
 class Exported:
-    """An export beside its original: bytes of the weights, the share of answers with the same largest logit (for a
-    regression their correlation), the largest difference of a logit, and the accuracy of both where the rows have
-    labels of classes."""
+    """An export beside its original: bytes of the weights, the share of equal answers (for a regression their
+    correlation), the largest difference of a logit, and the accuracy of both where the rows have labels of classes."""
 
     scheme: str
     bytes: int
@@ -74,21 +73,42 @@ def answers(model: Callable[..., Any], batches: Batches, fields: Sequence[str] =
     return torch.cat([nn.functional.pad(logits, (0, width - logits.shape[-1]), value=PADDING) for logits in found])
 
 
-def compare(found: Tensor, expected: Tensor, batches: Batches) -> Difference:
-    """How the answers of an exported model differ from the original's, both of `answers`."""
+def compare(found: Tensor, expected: Tensor, batches: Batches, form: str = "softmax") -> Difference:
+    """How the answers of an exported model differ from the original's, both of `answers`; `form` is that of the task,
+    by which an answer is the class of the largest logit, or with `sigmoid` all classes whose logit is above 0."""
+    several = form == "sigmoid"
+    said = _above_zero if several else _largest
     accuracies: list[float | None] = [None, None]
-    found_labels = [_aligned(batch, batch["labels"]) for batch in batches if "labels" in batch]
-    if len(found_labels) == len(batches) and expected.shape[-1] > 1 and found_labels[0].dim() == 1:
-        labels = torch.cat(found_labels)
+    labels = _labels(batches, axes=2 if several else 1)
+    if labels is not None and expected.shape[-1] > 1:
         counted = labels != IGNORED
-        accuracies = [float((each.argmax(-1) == labels)[counted].float().mean()) for each in (expected, found)]
+        right = [((said(each) == labels) | ~counted).all(-1) for each in (expected, found)]
+        accuracies = [float(each[counted.any(-1)].float().mean()) for each in right]
+    same = (said(found) == said(expected)).all(-1).float().mean()
     return Difference(
         rows=sum(len(batch["input_ids"]) for batch in batches),
-        agreement=agreement(found.numpy(), expected.numpy()),
+        agreement=float(same) if several else agreement(found.numpy(), expected.numpy()),
         largest_difference=float((expected - found).abs().max()),
         accuracy=accuracies[1],
         original_accuracy=accuracies[0],
     )
+
+
+def _largest(logits: Tensor) -> Tensor:
+    return logits.argmax(-1, keepdim=True)
+
+
+def _above_zero(logits: Tensor) -> Tensor:
+    return logits > 0
+
+
+def _labels(batches: Batches, axes: int) -> Tensor | None:
+    """The labels of all rows or tokens, `[items, classes or 1]`; None where a batch has none, or others than of so
+    many axes."""
+    found = [_aligned(batch, batch["labels"]) for batch in batches if "labels" in batch]
+    if len(found) < len(batches) or any(labels.dim() != axes for labels in found):
+        return None
+    return torch.cat(found).view(sum(map(len, found)), -1)
 
 
 def _answer(model: Callable[..., Any], batch: Mapping[str, Tensor], field: str) -> Tensor:

@@ -24,6 +24,7 @@ from hf_distill.errors import DistillationError
 from hf_distill.hub.comparing import Exported, answers, check_rows, compare
 from hf_distill.hub.folder import TEMPLATES, VOCABULARIES
 from hf_distill.loading import load_model
+from hf_distill.tasks import task_of
 
 FACTS = "export.json"
 """What was found when the exported model was compared with the original."""
@@ -64,7 +65,7 @@ def export_quantized(
     try:
         _write(source, part, auto_class, scheme, kept)
         expected = answers(original.eval(), read)
-        difference = compare(answers(_loaded(part, auto_class).eval(), read), expected, read)
+        difference = compare(answers(_loaded(part, auto_class).eval(), read), expected, read, task_of(original).form)
         found = Exported(scheme, _weight_bytes(part), _weight_bytes(source), **asdict(difference))
         if found.agreement < least_agreement:
             raise DistillationError(

@@ -82,8 +82,8 @@ def write_onnx(
 
     The graph is run on `texts` of different lengths, padded in batches of 4 and one by one, before the file gets its
     name: in float32 its logits may differ from the model's by 1e-4 of 1 + the logit; in 8 bits its answers (the
-    largest logit; for a regression their correlation) must agree on the share `least_agreement`. For a model that is
-    not trained yet, that is near 0 where its logits lie close together: give 0.
+    largest logit, or all above 0; for a regression their correlation) must agree on the share `least_agreement`. For a
+    model that is not trained yet, that is near 0 where its logits lie close together: give 0.
 
     Errors: `DistillationError` for a package that is missing, a task that has no single forward pass, a model that the
     exporter cannot follow or whose graph would be above 2 GiB, and a graph that answers differently; `DataError` for
@@ -117,7 +117,7 @@ def write_graph(
         if quantized:
             found = _quantize(found, part / INT8_NAME)
         given = answers(OnnxModel(found), batches, task.logit_fields)
-        difference = compare(given, expected, batches)
+        difference = compare(given, expected, batches, task.form)
         if quantized:
             _check_answers(difference, what, least_agreement)
         elif not torch.allclose(given, expected, rtol=TOLERANCE, atol=TOLERANCE):

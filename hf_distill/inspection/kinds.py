@@ -21,6 +21,9 @@ OF_DATA = {
 }
 """The tasks of kinds of data, by the key of `data` that says the kind."""
 
+SEVERAL = "multi_label_classification"
+"""What a configuration says of models that give a text any number of classes."""
+
 
 @dataclass(frozen=True)
 class Kind:
@@ -59,7 +62,10 @@ class Kind:
 
     def head(self, labels: Mapping[str, Any]) -> dict[str, Any]:
         """Settings of a configuration that give a new head the labels of the data, or else `labels`, those of another
-        model."""
+        model, which says as well whether a text has one of them or any number."""
         if not self.classifies:
             return {}
-        return dict(labels) if self.labels is None else label_settings(self.labels)
+        if self.labels is None:
+            return dict(labels)
+        several = {"problem_type": SEVERAL} if labels.get("problem_type") == SEVERAL else {}
+        return {**label_settings(self.labels), **several}

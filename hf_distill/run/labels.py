@@ -11,6 +11,7 @@ import numpy as np
 from datasets import Dataset
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from hf_distill.data.labels import LabelKind
 from hf_distill.errors import IncompatiblePair
 from hf_distill.objectives.pair import GENERIC
 from hf_distill.tasks import IGNORED
@@ -30,6 +31,7 @@ def label_settings(names: Sequence[str]) -> dict[str, Any]:
         "num_labels": len(names),
         "id2label": dict(enumerate(names)),
         "label2id": {name: i for i, name in enumerate(names)},
+        "problem_type": None,  # that of a checkpoint for another task would stay
     }
 
 
@@ -77,6 +79,25 @@ def align_labels(model: PreTrainedModel, role: str, names: Sequence[str]) -> Col
     config.id2label = dict(sorted(zip(columns, names, strict=True)))
     config.label2id = {name: column for column, name in config.id2label.items()}
     return columns
+
+
+def check_problem_type(model: PreTrainedModel, role: str, kind: LabelKind) -> None:
+    """Has a model of several classes say whether a text has one of them or any number, where its configuration does
+    not.
+
+    Raises: `IncompatiblePair` where it says the other: it was trained with another law of the logits.
+    """
+    config, wanted = model.config, f"{kind}_classification"
+    if kind == "regression":
+        return
+    if config.problem_type is None and kind == "multi_label":
+        config.problem_type = wanted
+    if config.problem_type not in (None, wanted):
+        has = "any number of classes" if kind == "multi_label" else "one class"
+        raise IncompatiblePair(
+            f"the problem_type of the {role} is {config.problem_type!r}, and each row of the task has {has} "
+            f"({wanted!r}): it was not trained for this task. Give a {role} that was."
+        )
 
 
 def _rule_of(names: Sequence[str]) -> str:

@@ -4,7 +4,6 @@ was never looked at."""
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,7 +61,7 @@ def hold_out(workload: TextClassification, folder: Path) -> HeldOut:
     for name, part in {"train": "train", **dict.fromkeys(names, "validation")}.items():
         path = folder / f"{name}.jsonl"
         if not path.exists():
-            write_whole(path, _lines(parts[part], _label_names(workload)))
+            write_whole(path, _lines(parts[part], workload))
     return HeldOut(folder, workload, len(parts["train"]))
 
 
@@ -71,13 +70,8 @@ def on_held_out(recipe: Recipe, held_out: HeldOut, rows: int) -> Recipe:
     return recipe.override({**held_out.changes(rows), "control": False})
 
 
-def _label_names(workload: TextClassification) -> Mapping[int, str] | None:
+def _lines(rows: Dataset, workload: TextClassification) -> str:
     """Files of one's own have the labels by name, those of a task by number."""
-    names = workload.data.label_names
-    return dict(enumerate(names)) if names and workload.task is None else None
-
-
-def _lines(rows: Dataset, names: Mapping[int, str] | None) -> str:
-    label = TextClassification.label_column
-    plain = ({**row, label: row[label] if names is None else names[row[label]]} for row in rows)
+    label, own = TextClassification.label_column, workload.task is None
+    plain = ({**row, label: workload.kind.written(row[label]) if own else row[label]} for row in rows)
     return "".join(json.dumps(row) + "\n" for row in plain)

@@ -127,7 +127,7 @@ def evaluate(kind: str, folder: Path, rows: int) -> None:
         ),
         eval_dataset=dataset,
         data_collator=collator,
-        compute_metrics=compute_metrics_for(None, False) if kind == "classifier" else None,
+        compute_metrics=compute_metrics_for(None) if kind == "classifier" else None,
     )
     found = trainer.evaluate()
     if len(dataset) != rows or not found["eval_loss"] > 0:

@@ -199,6 +199,58 @@ def test_a_data_set_of_the_hub(home: Path, tmp_path: Path, monkeypatch: pytest.M
     assert predictions(tmp_path / "out" / "predict_results_test.txt") == told
 
 
+def several_classes(folder: Path) -> list[str]:
+    """The flags of rows with lists of classes, and of tests without any."""
+    lists = [["long"], ["good", "long"], [], ["good"]]
+    rows = [{"text": tiny_runs.sentence(i)[0], "tags": lists[i % 4]} for i in range(40)]
+    train = tiny_runs.write_jsonl(folder / "train.jsonl", rows)
+    test = tiny_runs.write_jsonl(folder / "test.jsonl", [{"text": row["text"]} for row in rows[:3]])
+    return [
+        "--train_file", str(train), "--test_file", str(test), "--text_columns", "text", "--label_column", "tags",
+    ]  # fmt: skip
+
+
+def test_texts_with_several_classes_from_flags_to_predictions(home: Path, tmp_path: Path) -> None:
+    """The teacher has its classes in another order, and does not say that a text has several."""
+    teacher, out = tiny_runs.save_teacher(tmp_path / "teacher", labels=("LONG", "GOOD")), tmp_path / "out"
+    flags = [*several_classes(tmp_path), "--teacher_name_or_path", str(teacher), "--student_layers", "1", *FAST]
+    assert main([*flags, "--output_dir", str(out), "--do_train", "--do_eval", "--do_predict"]) == 0
+    student = AutoModelForSequenceClassification.from_pretrained(out)
+    assert student.config.problem_type == "multi_label_classification"
+    assert student.config.id2label == {0: "long", 1: "good"}
+    with torch.no_grad():
+        texts = [tiny_runs.sentence(i)[0] for i in range(3)]
+        logits = student(**tiny_runs.tokenizer()(texts, padding=True, return_tensors="pt")).logits
+    told = predictions(out / "predict_results_test.txt")
+    assert [json.loads(classes) for _, classes in told] == [
+        [name for name, logit in (("good", good), ("long", long)) if logit > 0] for long, good in logits.tolist()
+    ]
+    results = json.loads((out / "eval_results.json").read_text())
+    assert {"eval_f1_micro", "eval_f1_macro", "eval_subset_accuracy", "eval_agreement"} <= results.keys()
+    assert "top_k=None" in ModelCard.load(out / "README.md").text
+    assert main(["--output_dir", str(out), "--do_eval", "--use_cpu"]) == 0
+    again = json.loads((out / "eval_results.json").read_text())
+    assert again["eval_f1_micro"] == results["eval_f1_micro"]
+
+
+def test_a_teacher_of_several_classes_is_trained_by_the_run(home: Path, tmp_path: Path) -> None:
+    """Its head, and that of a student with a checkpoint of its own, are of this task."""
+    recipe = {
+        "schema": 1,
+        "data": {"files": {"train": "any.jsonl"}, "text_columns": ["text"], "label_column": "tags"},
+        "teacher": {"model": str(home / "base"), "fine_tune": {"arguments": {"max_steps": 2, "optim": "sgd"}}},
+        "student": {"model": str(home / "score")},
+        "stages": [{"name": "distil", "objectives": [{"soft_targets": {}}, {"labels": {}}]}],
+    }
+    path = tmp_path / "several.yaml"
+    path.write_text(json.dumps(recipe), encoding="utf-8")
+    flags = ["--recipe", str(path), *several_classes(tmp_path), "--output_dir", str(tmp_path / "out"), *FAST]
+    assert main(flags) == 0
+    for folder in (tmp_path / "out", tmp_path / "out" / "stages" / "00-teacher"):
+        config = AutoModelForSequenceClassification.from_pretrained(folder).config
+        assert (config.problem_type, config.id2label) == ("multi_label_classification", {0: "good", 1: "long"})
+
+
 def own_rows(home: Path, folder: Path, labels: Sequence[object], teacher: Path, *more: str) -> list[str]:
     """The flags of rows in a CSV file with these labels, again and again, and of tests without any."""
     with (folder / "train.csv").open("w", newline="", encoding="utf-8") as file:
@@ -244,7 +296,7 @@ def test_whole_numbers_are_scores_where_it_is_said(
     assert main([*flags, "--regression"]) == 2
     assert "a regression, one score" in capsys.readouterr().err
     assert main([*own_rows(home, tmp_path, ("bad", "good"), home / "teacher"), "--regression"]) == 2
-    assert "column 'label' holds words, and --regression" in capsys.readouterr().err
+    assert "column 'label' holds words or lists, and --regression" in capsys.readouterr().err
 
 
 def test_a_student_is_evaluated_from_its_folder_alone(home: Path, tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ def write(path: Path, rows: list[dict[str, Any]]) -> None:
 
 def test_the_table_has_the_tasks_of_the_hub() -> None:
     assert list(glue.TASKS) == ["cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wnli", "ax"]
-    assert [task.name for task in glue.TASKS.values() if task.is_regression] == ["stsb"]
+    assert [task.name for task in glue.TASKS.values() if task.kind == "regression"] == ["stsb"]
     assert glue.task("wnli").label_names == ("not_entailment", "entailment")
     assert glue.task("rte").label_names == ("entailment", "not_entailment")
     assert glue.task("mnli").label_names == glue.task("ax").label_names == ("entailment", "neutral", "contradiction")
@@ -80,7 +80,7 @@ def test_stsb_is_a_regression(tmp_path: Path) -> None:
     write(tmp_path / "train.jsonl", [{"sentence1": "a", "sentence2": "b", "label": 5}])
     write(tmp_path / "validation.jsonl", [{"sentence1": "a", "sentence2": "b", "label": 2.5}])
     data = glue.task("stsb").load(tmp_path)
-    assert data.is_regression
+    assert data.kind == "regression"
     assert data.splits["train"]["label"][:] == [5.0]
     assert data.splits["validation"].features["label"].dtype == "float32"
 

@@ -85,7 +85,7 @@ def test_deduplicate_compares_letters_and_digits_in_either_case(caplog: pytest.L
     with caplog.at_level(logging.INFO):
         kept = deduplicate(dataset, ["text"])
     assert kept["text"][:] == ["A good film!", "a good film 2", "Straße"]
-    assert "Of 6 rows, 3 were repeated, 0 had two labels; 3 are left." in caplog.text
+    assert "Of 6 rows, 3 were repeated, 0 had different labels; 3 are left." in caplog.text
 
 
 def test_deduplicate_drops_all_rows_of_a_contradiction() -> None:

@@ -41,7 +41,7 @@ def test_names_are_sorted_and_taken_from_train(tmp_path: Path) -> None:
     assert data.splits["validation"]["label"][:] == [1]
     assert data.splits["test"]["label"][:] == [0]
     assert data.splits["train"].features["label"].names == ["neg", "pos"]
-    assert not data.is_regression
+    assert data.kind == "single_label"
     assert data.text_columns == ("text",)
     assert data.sources == {
         split: hashlib.sha256((tmp_path / f"{split}.jsonl").read_bytes()).hexdigest()
@@ -58,7 +58,7 @@ def test_integers_are_classes_in_numerical_order(tmp_path: Path) -> None:
 def test_floats_without_fraction_are_classes_with_it_a_regression(tmp_path: Path) -> None:
     assert load(tmp_path, train=[0.0, 1.0]).label_names == ("0", "1")
     data = load(tmp_path, train=[3, 3.5], validation=[1])
-    assert data.is_regression
+    assert data.kind == "regression"
     assert data.label_names == ()
     assert data.splits["train"]["label"][:] == [3.0, 3.5]
     assert data.splits["validation"]["label"][:] == [1.0]
@@ -217,7 +217,7 @@ def test_a_test_split_may_be_unlabelled(tmp_path: Path) -> None:
 def test_without_a_label_column_nothing_is_labelled(tmp_path: Path) -> None:
     data = load_files({"train": jsonl(tmp_path / "a.jsonl", rows("a", None))}, ["text"])
     assert data.splits["train"].column_names == ["text"]
-    assert (data.label_names, data.is_regression) == ((), False)
+    assert (data.label_names, data.kind) == ((), "single_label")
 
 
 @pytest.mark.parametrize("columns", [[], ["a", "b", "c"], ["a", "a"], ["label"], "text"])

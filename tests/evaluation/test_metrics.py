@@ -13,6 +13,7 @@ import pytest
 from transformers import EvalPrediction
 
 from hf_distill.data import glue
+from hf_distill.data.labels import LabelKind
 from hf_distill.errors import DataError, NonFiniteLoss
 from hf_distill.evaluation.metrics import CONFIGURATIONS, GlueMetric, compute_metrics_for
 
@@ -126,7 +127,7 @@ def test_a_constant_prediction_is_noted(caplog: pytest.LogCaptureFixture) -> Non
 
 def test_nearly_constant_predictions_are_finite() -> None:
     guesses = np.array([1e8, 1e8 + 8, 1e8], dtype=np.float32)
-    found = compute_metrics_for(None, is_regression=True)(EvalPrediction(guesses[:, None], np.array([0.0, 1.0, 0.0])))
+    found = compute_metrics_for(None, "regression")(EvalPrediction(guesses[:, None], np.array([0.0, 1.0, 0.0])))
     assert all(np.isfinite(value) for value in found.values())
 
 
@@ -146,17 +147,17 @@ def test_the_first_output_holds_the_logits(outputs: Any) -> None:
 def test_every_glue_task_reports_the_metrics_of_its_table(name: str) -> None:
     task = glue.task(name)
     logits = np.eye(len(task.label_names))
-    found = compute_metrics_for(name, task.is_regression)(EvalPrediction(logits, np.arange(len(logits))))
+    found = compute_metrics_for(name, task.kind)(EvalPrediction(logits, np.arange(len(logits))))
     assert found == dict.fromkeys(task.metrics, 1.0)
 
 
 def test_a_regression_is_squeezed() -> None:
     prediction = EvalPrediction(np.array(GUESSES, dtype=np.float32)[:, None], np.array(SCORES, dtype=np.float32))
     for name in ("stsb", None):
-        found = compute_metrics_for(name, is_regression=True)(prediction)
+        found = compute_metrics_for(name, "regression")(prediction)
         assert found == pytest.approx({"pearson": PEARSON, "spearmanr": SPEARMAN}, abs=1e-6)
     flat = EvalPrediction(np.array(GUESSES), np.array(SCORES))
-    assert compute_metrics_for(None, is_regression=True)(flat)["pearson"] == pytest.approx(PEARSON, abs=1e-12)
+    assert compute_metrics_for(None, "regression")(flat)["pearson"] == pytest.approx(PEARSON, abs=1e-12)
 
 
 def test_own_tasks() -> None:
@@ -177,23 +178,50 @@ def test_rows_without_a_label_do_not_count() -> None:
     assert three == {"accuracy": pytest.approx(2 / 3)}
 
 
+def test_several_labels_a_row() -> None:
+    """By hand: of the first class 2 said, 1 of them right of 2 true; of the second all; the third never said or true.
+    The label of the last row's first class is not known."""
+    logits = np.array([[1.0, -1.0, -1.0], [2.0, 0.5, -0.1], [-1.0, 3.0, -2.0], [9.0, -1.0, 0.0]])
+    labels = np.array([[1, 0, 0], [0, 1, 0], [1, 1, 0], [-100, 0, 0]])
+    found = compute_metrics_for(None, "multi_label")(EvalPrediction(logits, labels.astype(np.float32)))
+    first, second, third = 2 * 1 / (2 + 2), 1.0, 0.0
+    assert found == {
+        "f1_micro": pytest.approx(2 * 3 / (4 + 4)),
+        "f1_macro": pytest.approx((first + second + third) / 3),
+        "subset_accuracy": 0.5,
+    }
+
+
 @pytest.mark.parametrize(
-    ("logits", "labels", "regression", "words"),
+    ("logits", "labels", "words"),
     [
-        (LOGITS, np.array([0, 1, 2, 0]), False, "labels from 0 to 2, but the logits have 2 classes"),
-        (LOGITS, np.array([0, 1, -1, 0]), False, "labels from -1 to 1, but the logits have 2 classes"),
-        (LOGITS, np.full(4, -100), False, "none of 4 rows has a label"),
-        (LOGITS, LABELS.astype(float), False, "labels are float64, not class ids"),
-        (LOGITS, LABELS[:3], False, r"logits \[4, 2\] and labels \[3\]"),
-        (LOGITS[:, :1], LABELS, False, r"logits \[4, 1\] .* expected \[rows, classes\]"),
-        (LOGITS, LABELS, True, r"logits \[4, 2\] .* expected \[rows, 1\]"),
-        (LOGITS[None], LABELS, False, r"logits \[1, 4, 2\]"),
-        (LOGITS[:, 0], LABELS, False, r"logits \[4\]"),
+        (LOGITS, LABELS, r"logits \[4, 2\] and labels \[4\]; expected \[rows, classes\] of both"),
+        (LOGITS, LOGITS, "labels that are 0 or 1"),
+        (LOGITS, np.full((4, 2), -100), "none of 4 rows has a label"),
     ],
 )
-def test_other_shapes_and_kinds_are_refused(logits: Any, labels: Any, regression: bool, words: str) -> None:
+def test_labels_that_are_no_flags_are_refused(logits: Any, labels: Any, words: str) -> None:
     with pytest.raises(DataError, match=words):
-        compute_metrics_for(None, regression)(EvalPrediction(logits, labels))
+        compute_metrics_for(None, "multi_label")(EvalPrediction(logits, labels))
+
+
+@pytest.mark.parametrize(
+    ("logits", "labels", "kind", "words"),
+    [
+        (LOGITS, np.array([0, 1, 2, 0]), "single_label", "labels from 0 to 2, but the logits have 2 classes"),
+        (LOGITS, np.array([0, 1, -1, 0]), "single_label", "labels from -1 to 1, but the logits have 2 classes"),
+        (LOGITS, np.full(4, -100), "single_label", "none of 4 rows has a label"),
+        (LOGITS, LABELS.astype(float), "single_label", "labels are float64, not class ids"),
+        (LOGITS, LABELS[:3], "single_label", r"logits \[4, 2\] and labels \[3\]"),
+        (LOGITS[:, :1], LABELS, "single_label", r"logits \[4, 1\] .* expected \[rows, classes\]"),
+        (LOGITS, LABELS, "regression", r"logits \[4, 2\] .* expected \[rows, 1\]"),
+        (LOGITS[None], LABELS, "single_label", r"logits \[1, 4, 2\]"),
+        (LOGITS[:, 0], LABELS, "single_label", r"logits \[4\]"),
+    ],
+)
+def test_other_shapes_and_kinds_are_refused(logits: Any, labels: Any, kind: LabelKind, words: str) -> None:
+    with pytest.raises(DataError, match=words):
+        compute_metrics_for(None, kind)(EvalPrediction(logits, labels))
 
 
 def test_nan_is_no_prediction() -> None:

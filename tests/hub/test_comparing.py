@@ -64,6 +64,18 @@ def test_only_classes_have_an_accuracy(labels: Tensor) -> None:
     assert difference.agreement == pytest.approx(1.0)
 
 
+def test_several_classes_are_one_answer() -> None:
+    """The largest logit is the same in every row; the classes above 0 are in two of three. By hand: of the original's
+    rows the first and the third are right (an unknown label counts for nothing), of the other's the third."""
+    expected = torch.tensor([[2.0, 1.0, -1.0], [3.0, -1.0, -1.0], [-1.0, -2.0, -3.0]])
+    found = torch.tensor([[2.0, -0.5, -1.0], [3.0, -1.0, -2.0], [-1.0, -2.0, -3.0]])
+    labels = torch.tensor([[1.0, 1.0, 0.0], [1.0, 1.0, 0.0], [0.0, -100.0, 0.0]])
+    difference = compare(found, expected, [batch([1, 1, 1], 1, labels=labels)], "sigmoid")
+    assert difference.agreement == pytest.approx(2 / 3)
+    assert difference.original_accuracy == pytest.approx(2 / 3)
+    assert difference.accuracy == pytest.approx(1 / 3)
+
+
 def test_labels_are_not_given_to_the_model() -> None:
     seen: list[set[str]] = []
 

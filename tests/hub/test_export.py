@@ -185,12 +185,13 @@ def test_labels_are_those_of_the_model_by_their_names(model: Path, tmp_path: Pat
         (["positive", "negative", "positive"], "mood", [1, 0, 1]),
         ([1, 0, 0], "mood", [1, 0, 0]),
         (["positive", "negative", "positive"], None, []),
+        ([["positive"], [], ["negative", "positive"]], "mood", [[0.0, 1.0], [0.0, 0.0], [1.0, 1.0]]),
     ],
 )
 def test_rows_may_be_those_of_a_file(
-    cells: list[Any], column: str | None, expected: list[int], model: Path, tmp_path: Path, monkeypatch: Any
+    cells: list[Any], column: str | None, expected: list[Any], model: Path, tmp_path: Path, monkeypatch: Any
 ) -> None:
-    seen: list[int] = []
+    seen: list[Any] = []
     rows: list[int] = []
 
     def quantized(given: Any, batches: Any) -> str:
@@ -201,6 +202,11 @@ def test_rows_may_be_those_of_a_file(
     monkeypatch.setattr(command, "_quantized", quantized)
     lines = [json.dumps({"text": "good film", "mood": cell}) + "\n" for cell in cells]
     (tmp_path / "dev.jsonl").write_text("".join(lines))
+    if isinstance(cells[0], list):
+        student = AutoModelForSequenceClassification.from_pretrained(model, problem_type="multi_label_classification")
+        student.save_pretrained(tmp_path / "several")
+        AutoTokenizer.from_pretrained(model).save_pretrained(tmp_path / "several")
+        model = tmp_path / "several"
     flags = ["--model", str(model), "--validation_file", str(tmp_path / "dev.jsonl"), "--text_columns", "text"]
     flags += [] if column is None else ["--label_column", column]
     assert main(["export", *flags, "--output_dir", str(tmp_path / "out")]) == 0
@@ -219,11 +225,17 @@ def test_rows_may_be_those_of_a_file(
         (["--validation_file", "dev.jsonl", "--text_columns", "text"], "dev.jsonl: no such file"),
         (["--validation_file", "dev.jsonl", "--text_columns", "a,b,c"], "give one column, or two for pairs"),
         (["--validation_file", "dev.jsonl", "--text_columns", "label"], "rename that column"),
+        (
+            ["--validation_file", "LISTS", "--text_columns", "text", "--label_column", "mood"],
+            "does not say whether it",
+        ),
     ],
 )
 def test_what_is_wrong_with_its_rows_is_told(
     flags: list[str], words: str, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    rows = tiny_runs.write_jsonl(tmp_path / "lists.jsonl", [{"text": "good film", "mood": ["positive"]}])
+    flags = [str(rows) if flag == "LISTS" else flag for flag in flags]
     assert main(["export", "--model", str(model), *flags, "--output_dir", str(tmp_path / "out")]) == 2
     assert words in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

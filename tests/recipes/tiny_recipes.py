@@ -314,5 +314,5 @@ def _longer(row: int, column: int) -> str:
 
 def _row(task: glue.GlueTask, number: int) -> dict[str, Any]:
     texts = {column: tiny_runs.sentence(number + i)[0] for i, column in enumerate(task.text_columns)}
-    label: float = number % 5 + 0.5 if task.is_regression else number % len(task.label_names)
+    label: float = number % 5 + 0.5 if task.kind == "regression" else number % len(task.label_names)
     return {**texts, "label": label, "idx": number}

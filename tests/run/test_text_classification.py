@@ -95,7 +95,7 @@ def test_numbers_without_names_are_classes_or_scores(hub_of: list[Any]) -> None:
     assert loaded(recipe()).data.label_names == ("0", "1")
     hub_of[0] = {"train": split([0.5, 1.0], Value("float32")), "validation": split([2.0], Value("float32"))}
     found = loaded(recipe())
-    assert found.data.is_regression
+    assert found.data.kind == "regression"
     assert found.splits["train"]["label"][:] == [0.5, 1.0]
 
 

@@ -74,7 +74,7 @@ def test_own_files_keep_their_labels(tmp_path: Path, scored: bool) -> None:
     workload = workload_of(recipe)
     trial = workload_of(on_held_out(recipe, hold_out(workload, tmp_path / "data"), 20))
     assert trial.data.label_names == (() if scored else ("g", "b"))
-    assert trial.data.is_regression == scored
+    assert trial.data.kind == ("regression" if scored else "single_label")
     assert trial.sizes == {"train": 20, "validation": 3 if scored else 4}  # of 30, or of 15 of each class
     reported = set(workload.splits["validation"]["review"])
     held = {

@@ -157,6 +157,7 @@ class Data(Section):
     text_columns: Columns | None = None
     """One column of text, or two for pairs."""
     label_column: Text | None = None
+    """A class or a score, or a list of the classes that the text has, of which there may be any number."""
     label_names: Names | None = None
     """The labels in the order of their ids; without them they are taken from the training rows, and numbers from 0 on
     have the names that the teacher has for them."""

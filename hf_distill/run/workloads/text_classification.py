@@ -18,17 +18,17 @@ from hf_distill.data.selection import deduplicate, truncate
 from hf_distill.data.text import TextData, load_files, load_packaged, of_tables
 from hf_distill.data.tokenization import tokenize
 from hf_distill.errors import DataError
-from hf_distill.evaluation import fidelity
 from hf_distill.evaluation.evidence import Evidence
 from hf_distill.evaluation.metrics import compute_metrics_for
 from hf_distill.evaluation.parting import Answered, Asked
 from hf_distill.recipe import Data, Recipe, Teacher
 from hf_distill.run.abilities import Augmentable, Predicting
-from hf_distill.run.labels import Columns, align_labels, in_task_order, label_settings, stored_labels
+from hf_distill.run.labels import Columns, in_task_order, stored_labels
 from hf_distill.run.models import leading, teacher_path
 from hf_distill.run.workload import Collator, Interval, Limits
 from hf_distill.run.workloads.labelled_rows import PredictedRows
 from hf_distill.run.workloads.splits import at_most, data_name, need_test, tables_of, with_cuts
+from hf_distill.run.workloads.text_answers import ANSWERS, TextAnswers
 from hf_distill.tasks import IGNORED, SingleLabel
 
 logger = logging.getLogger(__name__)
@@ -65,21 +65,25 @@ class TextClassification(PredictedRows, Augmentable):
         on_hub = self.task is not None and recipe.dataset_dir is None
         return {"id": glue.HUB_ID, "config": self.name} if on_hub else super()._hub_facts(recipe)
 
+    @property
+    def kind(self) -> TextAnswers:
+        """What the texts are answered with."""
+        return ANSWERS[self.data.kind](self.data.label_names, self.metrics[0])
+
+    def in_model_order(self, rows: Dataset, columns: Columns) -> Dataset:
+        return self.kind.in_model_order(rows, columns)
+
     # ---- the models ----
 
     def samples(self) -> Iterator[str]:
         for column in self.data.text_columns:
             yield from self.splits["train"][:SAMPLE][column]
 
-    @property
-    def _names(self) -> tuple[str, ...]:
-        return () if self.data.is_regression else self.data.label_names
-
     def head(self) -> dict[str, Any]:
-        return label_settings(self._names)
+        return self.kind.head()
 
     def fit(self, model: PreTrainedModel, role: str) -> Columns:
-        return align_labels(model, role, self._names)
+        return self.kind.fit(model, role)
 
     # ---- reading ----
 
@@ -121,73 +125,42 @@ class TextClassification(PredictedRows, Augmentable):
     def score(self, split: str, answers: np.ndarray) -> dict[str, float]:
         if not self.is_labelled(split):
             return {}
-        compute = compute_metrics_for(None if self.task is None else self.task.name, self.data.is_regression)
+        compute = compute_metrics_for(None if self.task is None else self.task.name, self.data.kind)
         return compute(EvalPrediction(predictions=answers, label_ids=self._labels(split)))
 
     def _labels(self, split: str) -> np.ndarray:
-        labels = self.splits[split]["label"][:]
-        return np.asarray(labels, dtype=np.float32 if self.data.is_regression else np.int64)
+        return self.kind.labels(self.splits[split]["label"][:])
 
     def agreement(self, split: str, ours: np.ndarray, teachers: np.ndarray) -> float:
-        return fidelity.agreement(ours, teachers)
+        return self.kind.agreement(ours, teachers)
 
     def accuracy_among(self, split: str, answers: np.ndarray, classes: Sequence[int]) -> float | None:
-        labels, chosen = self._labels(split), np.asarray(classes)
-        rows = np.isin(labels, chosen)
-        if self.data.is_regression or not rows.any():
-            return None
-        return float((chosen[answers[rows][:, chosen].argmax(axis=1)] == labels[rows]).mean())
+        return self.kind.accuracy_among(answers, self._labels(split), classes)
 
     def calibration_error(self, split: str, answers: np.ndarray) -> float | None:
-        if self.data.is_regression:
-            return None
-        return fidelity.expected_calibration_error(answers, self._labels(split))
-
-    def _correct(self, split: str, answers: np.ndarray) -> np.ndarray:
-        """Which rows were answered right, boolean `[rows]`."""
-        right: np.ndarray = answers.argmax(axis=1) == self._labels(split)
-        return right
+        return self.kind.calibration_error(answers, self._labels(split))
 
     def interval(self, split: str, answers: np.ndarray) -> Interval | None:
-        """Of the accuracy, if that is what is reported."""
-        if self.metrics[0] != "accuracy":
-            return None
-        correct = self._correct(split, answers)
-        interval = fidelity.wilson_interval(int(correct.sum()), len(correct))
-        return interval.low, interval.high
+        return self.kind.interval(answers, self._labels(split))
 
     def lead(self, split: str, student: np.ndarray, control: np.ndarray) -> str:
-        if self.metrics[0] != "accuracy":
-            return ""
-        p_value = fidelity.mcnemar_p_value(self._correct(split, student), self._correct(split, control))
-        return f"Student against control, row by row: p = {p_value:.2g} (McNemar)."
+        return self.kind.lead(student, control, self._labels(split))
 
     def evidence(self, split: str, answers: np.ndarray) -> Evidence:
-        """Which rows were answered right, or predictions and labels where the metric is another."""
-        if self.metrics[0] == "accuracy":
-            return Evidence("mean", self._correct(split, answers)[:, None].astype(np.float64))
-        predicted = answers[:, 0] if self.data.is_regression else answers.argmax(axis=1)
-        return Evidence(self.metrics[0], np.stack([predicted, self._labels(split)], axis=1).astype(np.float64))
+        return self.kind.evidence(answers, self._labels(split))
 
     def asked(self, split: str) -> Asked | None:
         if not self.is_labelled(split):
             return None
-        rows, columns, truth = self.splits[split], self.data.text_columns, self._labels(split)
+        rows, columns = self.splits[split], self.data.text_columns
 
         def text(row: int) -> str:
             return " | ".join(str(rows[row][column]) for column in columns)
 
-        if self.data.is_regression:
-            return Asked("rows", "scores", truth, text=text, truth_in_words=lambda row: f"{truth[row]:.3f}")
-        names = self.data.label_names
-        return Asked("rows", "classes", truth, names, text, lambda row: names[truth[row]])
+        return self.kind.asked(self._labels(split), text)
 
     def answered(self, split: str, answers: np.ndarray) -> Answered:
-        if self.data.is_regression:
-            return Answered(answers[:, 0], in_words=lambda row: f"{answers[row, 0]:.3f}")
-        names, said = self.data.label_names, answers.argmax(axis=1)
-        right, sure = self._correct(split, answers), fidelity.confidence(answers)
-        return Answered(said, right, sure, lambda row: names[said[row]])
+        return self.kind.answered(answers, self._labels(split))
 
     def texts(self) -> list[str] | list[tuple[str, str]]:
         """The texts of the reported split, or its pairs of texts."""
@@ -197,13 +170,9 @@ class TextClassification(PredictedRows, Augmentable):
     # ---- predictions ----
 
     def predictions(self, split: str, answers: np.ndarray) -> tuple[str, str]:
-        """A row's number and its label, separated by a tab, under a line that says so. Labels are names, or scores to
-        three digits where there are none."""
-        names = self.data.label_names
-        if names:
-            labels = [names[column] for column in answers.argmax(axis=1)]
-        else:
-            labels = [f"{score:.3f}" for score in answers[:, 0]]
+        """A row's number and its answer, separated by a tab, under a line that says so: the name of the class, a JSON
+        list of them, or a score to three digits."""
+        labels = self.kind.printed(answers)
         lines = ["index\tprediction", *(f"{i}\t{label}" for i, label in enumerate(labels))]
         name = FILE_NAMES.get(split, self.name if self.task is not None else split)
         return f"predict_results_{name}.txt", "\n".join(lines) + "\n"
@@ -224,7 +193,7 @@ def load(recipe: Recipe, *, train: bool, predict: bool, student: str | None = No
     if recipe.data is not None:
         name, text = _own_data(recipe.data, _trained_labels(recipe, student))
         need_test(text.splits, name, predict)
-        found = TextClassification(name, text, ("pearson", "spearmanr") if text.is_regression else ("accuracy",))
+        found = TextClassification(name, text, ANSWERS[text.kind].own_metrics)
     else:
         task = glue.task(str(recipe.task))
         needed = [*(["train"] if train else []), *task.validation_splits, *(task.test_splits if predict else ())]
@@ -265,10 +234,10 @@ def _own_data(data: Data, trained: Sequence[str]) -> tuple[str, TextData]:
         tables = tables_of(data, [*columns, *(name for name in data.where if name != label)], [label])
         text = of_tables(tables, *of_labels)
     _check_labels(name, str(data.label_column), text)
-    if data.regression and not text.is_regression:
+    if data.regression and text.kind != "regression":
         raise DataError(
-            f"{name}: column {data.label_column!r} holds words, and --regression (data.regression) says that its "
-            "labels are scores; name the column of the scores, or leave it out."
+            f"{name}: column {data.label_column!r} holds words or lists, and --regression (data.regression) says that "
+            "its labels are scores; name the column of the scores, or leave it out."
         )
     splits = dict(text.splits)
     if data.deduplicate:
@@ -284,8 +253,8 @@ def _with_exemplars(text: TextData, data: Data) -> TextData:
     if data.exemplars is None:
         return text
     found = load_files({"train": data.exemplars}, text.text_columns, data.label_column, text.label_names or None)
-    if found.is_regression or text.is_regression:
-        raise DataError(f"{data.exemplars}: exemplars stand for labels, and a regression has none; leave them out.")
+    if (found.kind, text.kind) != ("single_label", "single_label"):
+        raise DataError(f"{data.exemplars}: exemplars stand for one class each, and here are others; leave them out.")
     train = concatenate_datasets([found.splits["train"], text.splits["train"]])
     sources = {**text.sources, "exemplars": found.sources["train"]}
     return replace(text, splits=DatasetDict({**text.splits, "train": train}), sources=sources)
@@ -296,7 +265,7 @@ def _check_labels(name: str, column: str, text: TextData) -> None:
         raise DataError(
             f"{name}: column {column!r} holds {IGNORED}, which marks rows without a label; leave those rows out."
         )
-    if not text.is_regression and len(text.label_names) < 2:
+    if text.kind != "regression" and len(text.label_names) < 2:
         raise DataError(
             f"{name}: column {column!r} holds one label only, {text.label_names[0]!r}; there is nothing to learn. Is "
             "it the right column?"

@@ -15,7 +15,7 @@ from hf_distill.commands.console import quiet
 from hf_distill.commands.flags import layers_in, names_in, whole
 from hf_distill.commands.help import Parser
 from hf_distill.commands.outputs import check_place, write_text
-from hf_distill.commands.overrides import with_teacher_as_named
+from hf_distill.commands.overrides import OF_HUB, source, with_teacher_as_named
 from hf_distill.errors import RecipeError
 from hf_distill.inspection.diagnosis import diagnose
 from hf_distill.inspection.report import report
@@ -47,6 +47,8 @@ VERBS = {"train": "train on", "validation": "validate on", "test": "test on"}
 """What rows are for, by their split."""
 
 COLUMNS = ("text_columns", "label_column")
+OF_ROWS = (*(f"{split}_file" for split in VERBS), "dataset_name", *OF_HUB)
+"""Flags of where rows of one's own are."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -68,6 +70,9 @@ def parser() -> argparse.ArgumentParser:
     data.add_argument("--dataset_dir", help="a folder with the task's files")
     for split in ("train", "validation", "test"):
         data.add_argument(f"--{split}_file", metavar="FILE", help=f"rows of your own to {VERBS[split]}")
+    data.add_argument("--dataset_name", metavar="ID", help="a data set on the Hub")
+    data.add_argument("--dataset_config_name", metavar="NAME", help="its configuration")
+    data.add_argument("--dataset_revision", metavar="REVISION", help="its branch, tag or commit")
     data.add_argument("--text_columns", type=names_in, metavar="a,b", help="the column of the text, or two of a pair")
     data.add_argument("--label_column", metavar="NAME", help="the column of the label (default: label)")
     cost = made.add_argument_group("what it costs")
@@ -144,7 +149,7 @@ def _changed(given: argparse.Namespace, student: dict[str, Any] | None) -> Recip
 
 def _own(given: argparse.Namespace) -> list[str]:
     """The flags of rows of one's own that are given."""
-    return [name for name in (*(f"{split}_file" for split in VERBS), *COLUMNS) if getattr(given, name)]
+    return [name for name in (*OF_ROWS, *COLUMNS) if getattr(given, name)]
 
 
 def _data(given: argparse.Namespace) -> dict[str, Any]:
@@ -158,15 +163,29 @@ def _data(given: argparse.Namespace) -> dict[str, Any]:
             raise RecipeError(f"doctor: --task_name and --{own[0]} are both given; a recipe has one task.")
         place = {} if given.dataset_dir is None else {"dataset_dir": given.dataset_dir}
         return {"task": given.task_name, **place}
-    files = {split: getattr(given, f"{split}_file") for split in VERBS if getattr(given, f"{split}_file")}
-    columns = {name: getattr(given, name) for name in COLUMNS if getattr(given, name)}
-    return {"data": data_for(given.teacher, files, columns)}
+    told = {name: getattr(given, name) for name in own}
+    columns = {name: told.pop(name) for name in COLUMNS if name in told}
+    return {"data": data_for(given.teacher, _rows(told) if told else None, columns)}
+
+
+def _rows(told: dict[str, Any]) -> dict[str, Any]:
+    """Where the rows are, as keys of a recipe's data.
+
+    Raises: `RecipeError` for two sources, and for flags of a source that is not named.
+    """
+    if "dataset_name" in told and "train_file" in told:
+        raise RecipeError("doctor: --dataset_name and --train_file are both given; a run has one data set.")
+    if "dataset_name" not in told and "train_file" not in told:
+        raise RecipeError(f"doctor: --{next(iter(told))} is given, and neither --train_file nor --dataset_name.")
+    return source(told)[1]
 
 
 def _check_place(given: argparse.Namespace) -> None:
     """Raises: `RecipeError` where there is nothing to write, a file in the way, or no folder for it."""
     if given.write.exists():
         raise RecipeError(f"doctor: --write: {given.write} is there already; name another file.")
-    if given.recipe is None and given.task_name is None and given.train_file is None:
-        raise RecipeError("doctor: --write needs the data of the recipe: give --task_name, or --train_file.")
+    if given.recipe is None and not any((given.task_name, given.train_file, given.dataset_name)):
+        raise RecipeError(
+            "doctor: --write needs the data of the recipe: give --task_name, --train_file or --dataset_name."
+        )
     check_place(given.write, "doctor: --write")

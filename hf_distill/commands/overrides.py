@@ -78,6 +78,13 @@ OF_FILES = {"validation_file": "data.files.validation", "test_file": "data.files
 OF_HUB = {"dataset_config_name": "data.hub.config", "dataset_revision": "data.hub.revision"}
 """Flags that go with --dataset_name, and the recipe's keys for them."""
 
+PLACES = (
+    (OF_HUB, "--dataset_name, or with a recipe that names a data set of the Hub"),
+    (OF_FILES, "--train_file, or with a recipe that names files"),
+)
+OF_EITHER = "--train_file or --dataset_name, or with a recipe that has such rows"
+"""What flags about own data go with."""
+
 RUN_LEVEL = frozenset({"output_dir", "do_train", "do_eval", "do_predict", "seed", "push_to_hub"})
 """Training arguments that belong to the run; those of the Hub do as well."""
 
@@ -223,9 +230,7 @@ def on_own_data(own: Mapping[str, Any], keys: Mapping[str, str], has_data: bool)
     """
     given = [flag for flag in keys if flag in own]
     if given and not has_data:
-        place = "--dataset_name, or with a recipe that names a data set of the Hub"
-        if given[0] not in OF_HUB:
-            place = "--train_file, or with a recipe that names files"
+        place = next((place for flags, place in PLACES if given[0] in flags), OF_EITHER)
         raise RecipeError(f"command line: --{given[0]} goes with {place}.")
     return {keys[flag]: (f"--{flag}", own[flag]) for flag in given}
 

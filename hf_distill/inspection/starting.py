@@ -52,28 +52,33 @@ def task_of(teacher: str) -> str:
     return "embeddings" if found == "encoder" and read_modules(teacher, "teacher") is not None else found
 
 
-def data_for(teacher: str, files: Mapping[str, str], columns: Mapping[str, Any]) -> dict[str, Any]:
-    """The section `data` of a recipe for a teacher's task; `files` are by split, train.jsonl where none is named.
-    `columns` are keys that go with texts and labels, in place of the usual ones; they name tokens and tags, and pairs
-    and their score, as well. Files of a causal model hold conversations, unless they are .txt or a column of texts is
-    named.
+def data_for(teacher: str, rows: Mapping[str, Any] | None, columns: Mapping[str, Any]) -> dict[str, Any]:
+    """The section `data` of a recipe for a teacher's task; `rows` are its keys `files`, or `hub`, and `split`, None
+    for a file train.jsonl. `columns` are keys that go with texts and labels, in place of the usual ones; they name tokens
+    and tags, and pairs and their score, as well. Rows of a causal model hold conversations, unless they are .txt or a
+    column of texts is named.
     """
     task = task_of(teacher)
-    given = dict(files) or {"train": TRAIN}
-    rows = {"files": given, **({} if "validation" in given else {"split": {"validation": 0.1}})}
-    if task == "causal_lm" and files and not _is_text(given["train"], columns):
-        return {**rows, "chat": {}}
+    given = {"files": {"train": TRAIN}, "split": {"validation": 0.1}} if rows is None else dict(rows)
+    if task == "causal_lm" and rows is not None and not _is_text(rows, columns):
+        return {**given, "chat": {}}
     if task in ("masked_lm", "causal_lm", "encoder"):
-        named = {"column": columns["text_columns"][0]} if "text_columns" in columns else {}
-        kept = {split: [{"files": [path], **named}] for split, path in given.items() if split != "test"}
-        return {"text": {"task": task, **kept}}
+        return {"text": {"task": task, **_sources(given, columns)}}
     if task == "embeddings":
-        return {**rows, "embeddings": _sentences(columns)}
+        return {**given, "embeddings": _sentences(columns)}
     if task == "single_label":
-        return {**rows, "text_columns": ["text"], "label_column": LABEL, **_label_names(teacher), **columns}
+        return {**given, "text_columns": ["text"], "label_column": LABEL, **_label_names(teacher), **columns}
     if task == "token_classification":
-        return {**rows, "token_classification": _tags(teacher, columns)}
-    return {**rows, SECTIONS[task]: {}}
+        return {**given, "token_classification": _tags(teacher, columns)}
+    return {**given, SECTIONS[task]: {}}
+
+
+def _sources(rows: Mapping[str, Any], columns: Mapping[str, Any]) -> dict[str, Any]:
+    """Raw text, by split."""
+    named = {"column": columns["text_columns"][0]} if "text_columns" in columns else {}
+    if "hub" in rows:
+        return {"train": [{"hub": rows["hub"], **named}]}
+    return {split: [{"files": [path], **named}] for split, path in rows["files"].items() if split != "test"}
 
 
 def _sentences(columns: Mapping[str, Any]) -> dict[str, Any]:
@@ -92,8 +97,9 @@ def _tags(teacher: str, columns: Mapping[str, Any]) -> dict[str, Any]:
     return {**tokens, "tags_column": columns.get("label_column", TAGS), **known}
 
 
-def _is_text(file: str, columns: Mapping[str, Any]) -> bool:
+def _is_text(rows: Mapping[str, Any], columns: Mapping[str, Any]) -> bool:
     """Whether rows are raw text and not conversations, as `distill_lm` takes them."""
+    file = rows.get("files", {}).get("train", "")
     return "text_columns" in columns or PurePath(file.removesuffix(".gz")).suffix == ".txt"
 
 

@@ -138,9 +138,23 @@ def test_a_recipe_to_start_from(models: Path, tmp_path: Path, capsys: pytest.Cap
     assert (status, "is there already" in out) == (2, True)
 
 
+def test_a_start_on_a_data_set_of_the_hub(models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "start.yaml"
+    named = ("--dataset_name", "me/moods", "--dataset_config_name", "all", "--dataset_revision", "v1")
+    flags = ("--teacher", models / "teacher", "--student_layers", "1", *named, "--no_cost", "--write", file)
+    assert run(capsys, *flags)[0] == 0
+    data = Recipe.load(file).data
+    assert data is not None
+    assert data.hub is not None
+    assert data.split is not None
+    assert (data.hub.id, data.hub.config, data.hub.revision, data.files) == ("me/moods", "all", "v1", None)
+    assert (data.text_columns, data.label_column, data.split.validation) == (["text"], "label", 0.1)
+
+
 @pytest.mark.parametrize(
     ("flags", "kind"),
-    [(("--train_file", "a.jsonl"), "chat"), (("--train_file", "a.txt"), "text"),
+    [(("--train_file", "a.jsonl"), "chat"), (("--dataset_name", "me/chats"), "chat"),
+     (("--dataset_name", "me/texts", "--text_columns", "body"), "text"), (("--train_file", "a.txt"), "text"),
      (("--train_file", "a.jsonl.gz", "--text_columns", "body"), "text")],
 )  # fmt: skip
 def test_a_causal_teacher_starts_on_conversations_or_on_text(
@@ -211,6 +225,16 @@ def test_a_teacher_that_is_named_is_taken_as_trained(models: Path, capsys: pytes
     (("--teacher", "T", "--student_layers", "1", "--fine_tune_teacher"), "goes with --recipe, which says how"),
     (("--recipe", "comparisons/pkd", "--teacher", "T", "--fine_tune_teacher"), "does not say how"),
     (("--teacher", "T", "--student_layers", "1", "--write", "new.yaml"), "--write needs the data"),
+    (
+        ("--teacher", "T", "--student_layers", "1", "--dataset_name", "me/x", "--train_file", "a.csv"),
+        "--dataset_name and --train_file are both given",
+    ),
+    (("--teacher", "T", "--student_layers", "1", "--dataset_revision", "v1"), "neither --train_file nor --dataset_na"),
+    (
+        ("--teacher", "T", "--student_layers", "1", "--dataset_name", "me/x", "--test_file", "a.csv"),
+        "--test_file goes with --train_file",
+    ),
+    (("--recipe", "glue/sst2", "--dataset_name", "me/x"), "--dataset_name goes with a starting recipe"),
 ])  # fmt: skip
 def test_what_cannot_be_looked_at_is_one_error(
     models: Path, flags: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]

@@ -10,7 +10,7 @@ import pytest
 from hf_distill.inspection.starting import data_for
 from tests import tiny_runs, tiny_sentences, tiny_tasks
 
-FILES = {"train": "t.jsonl", "validation": "v.jsonl"}
+FILES = {"files": {"train": "t.jsonl", "validation": "v.jsonl"}}
 
 
 def test_tags_stand_where_the_flags_or_else_the_script_look_for_them(tmp_path: Path) -> None:

@@ -54,9 +54,9 @@ def task_of(teacher: str) -> str:
 
 def data_for(teacher: str, rows: Mapping[str, Any] | None, columns: Mapping[str, Any]) -> dict[str, Any]:
     """The section `data` of a recipe for a teacher's task; `rows` are its keys `files`, or `hub`, and `split`, None
-    for a file train.jsonl. `columns` are keys that go with texts and labels, in place of the usual ones; they name tokens
-    and tags, and pairs and their score, as well. Rows of a causal model hold conversations, unless they are .txt or a
-    column of texts is named.
+    for a file train.jsonl. `columns` are keys that go with texts and labels, in place of the usual ones; they name
+    tokens and tags, and pairs and their score, as well. Rows of a causal model hold conversations, unless they are
+    .txt or a column of texts is named.
     """
     task = task_of(teacher)
     given = {"files": {"train": TRAIN}, "split": {"validation": 0.1}} if rows is None else dict(rows)

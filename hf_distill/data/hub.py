@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from datasets import ClassLabel, Dataset, List, load_dataset
+from datasets import ClassLabel, Dataset, LargeList, List, load_dataset
 from datasets.exceptions import DatasetsError
 from huggingface_hub.errors import HfHubHTTPError
 
@@ -72,14 +72,14 @@ def to_table(dataset: Dataset, name: str, columns: Sequence[str], optional: Sequ
 
 def _classes(feature: Any) -> tuple[str, ...]:
     """The names of class ids, also in lists; none for what has no classes."""
-    if isinstance(feature, List):
+    if isinstance(feature, List | LargeList):
         return _classes(feature.feature)
     return tuple(feature.names) if isinstance(feature, ClassLabel) else ()
 
 
 def _named(cells: list[Any], feature: Any) -> list[Any]:
     """Cells with names in place of class ids, also in lists; None for -1, a label that is kept secret."""
-    if isinstance(feature, List):
+    if isinstance(feature, List | LargeList):
         return [None if cell is None else _named(cell, feature.feature) for cell in cells]
     if isinstance(feature, ClassLabel):
         return [None if cell is None or cell < 0 else feature.names[cell] for cell in cells]

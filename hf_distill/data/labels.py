@@ -6,7 +6,7 @@ import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 from hf_distill.data.files import Table, check_text, choices, describe
 from hf_distill.errors import DataError
@@ -19,6 +19,8 @@ LabelKind = Literal["single_label", "multi_label", "regression"]
 """What a row has: one class, any number of classes, or a score; called as the tasks that learn it."""
 
 _NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?")
+
+HOLDS = "a list holds the names or numbers of the classes that its text has, and nothing for the others"
 
 _LARGEST = 3.4e38
 """Labels become float32."""
@@ -44,14 +46,16 @@ class Labels:
         of their row, each once; what was said of cells holds of their elements.
 
         Errors: DataError for a label that is missing, not finite, neither text nor number, or of another kind than the
-        first; for names given to a regression; for lists of scores, and lists that are all empty.
+        first; for names given to a regression; for texts that look like lists; for lists of scores, of a 0 or 1 for
+        each class, and, without `names`, lists that are all empty.
         """
-        if isinstance(table.columns[column][0], list):
+        if isinstance(next((cell for cell in table.columns[column] if cell is not None), None), list):
             return _of_lists(table, column, names, trained)
         cells = _cells(table, column)
         numbers = [number for cell in cells if not isinstance(number := _number(cell, table.is_text), str)]
         if len(numbers) < len(cells):
             known = sorted({str(cell) for cell in cells}) if names is None else list(names)
+            _check_no_lists(table, column, known)
             return Labels(tuple(known), {name: i for i, name in enumerate(known)})
         trained = trained if names is None else ()
         if any(number % 1 for number in numbers) or len(trained) == 1:
@@ -107,10 +111,7 @@ class Labels:
         flags = [[0.0] * len(self.names) for _ in range(len(table))]
         for row, label in zip(rows, self._classes(elements, column), strict=True):
             if flags[row][label]:
-                raise DataError(
-                    f"{table.place(row, column)}: {self.names[label]!r} stands there twice; a list holds the names or "
-                    "numbers of the classes that its text has, and not a 0 or 1 for each class."
-                )
+                raise DataError(f"{table.place(row, column)}: {self.names[label]!r} stands there twice; {HOLDS}.")
             flags[row][label] = 1.0
         return flags
 
@@ -131,14 +132,29 @@ def check_names(names: Sequence[str]) -> None:
 def _of_lists(table: Table, column: str, names: Sequence[str] | None, trained: Sequence[str]) -> Labels:
     elements, _ = _elements(table, column)
     if not len(elements):
-        raise DataError(f"{table.path}: no list in column {column!r} holds a class; there is nothing to learn.")
+        if names is None:
+            raise DataError(f"{table.path}: no list in column {column!r} holds a class; there is nothing to learn.")
+        return replace(Labels.named(names), kind="multi_label")
+    if _are_flags(table.columns[column]):
+        raise DataError(f"{table.path}: column {column!r} holds lists of a 0 or 1 for each class; {HOLDS}.")
     labels = Labels.of(elements, column, names, trained)
     if labels.kind == "regression":
-        raise DataError(
-            f"{table.path}: column {column!r} holds lists of scores; lists hold the names or numbers of the classes "
-            "that their text has."
-        )
+        raise DataError(f"{table.path}: column {column!r} holds lists of scores; {HOLDS}.")
     return replace(labels, kind="multi_label")
+
+
+def _are_flags(lists: list[list[Any]]) -> bool:
+    """Whether each list has as many elements, two or more, and they are 0, 1 or truth values."""
+    return len({len(cell) for cell in lists}) == 1 < len(lists[0]) and {e for cell in lists for e in cell} <= {0, 1}
+
+
+def _check_no_lists(table: Table, column: str, names: Sequence[str]) -> None:
+    listed = next((name for name in names if name.startswith("[") and name.endswith("]")), None)
+    if listed is not None:
+        raise DataError(
+            f"{table.path}: column {column!r} holds {describe(listed)}, which looks like a list, and is a text. Write "
+            "lists in JSON lines or parquet; for a class of that name, leave out its brackets."
+        )
 
 
 def _elements(table: Table, column: str) -> tuple[Table, list[int]]:
@@ -168,7 +184,7 @@ def _cells(table: Table, column: str) -> list[Label]:
                 f"{table.place(row, column)}: the label is {describe(cell)}, but {describe(cells[0])} in "
                 f"{table.unit} {table.numbers[0]}; write all labels as text, or all as numbers."
             )
-    if isinstance(cells[0], str):
+    if cells and isinstance(cells[0], str):
         check_text(table, column)
     return cells
 

@@ -20,8 +20,8 @@ logger = logging.getLogger(__name__)
 
 SPLITS = ("train", "validation", "test")
 
-BLANK: tuple[Any, ...] = (None, "", [])
-"""What stands for no label; an empty list does where a test has nothing else."""
+BLANK: tuple[Any, ...] = (None, "")
+"""What stands for no label; so do lists of nothing else, where a test has no other."""
 
 SECRET = (-1, "-1")
 """The label of test rows whose true label their authors keep to themselves."""
@@ -164,7 +164,11 @@ def _feature(labels: Labels) -> Any:
 
 def unlabelled(table: Table, column: str, blank: Collection[Any] = BLANK) -> Table:
     """The table without its label column, if that holds nothing but `blank` values."""
-    holds_none = column in table.columns and all(cell in blank for cell in table.columns[column])
+
+    def says_nothing(cell: Any) -> bool:
+        return all(map(says_nothing, cell)) if isinstance(cell, list) else cell in blank
+
+    holds_none = column in table.columns and all(map(says_nothing, table.columns[column]))
     return table.without(column) if holds_none else table
 
 

@@ -9,12 +9,18 @@ from hf_distill.evaluation.latency import BATCH
 from hf_distill.hub.markdown import code, escaped, table
 from hf_distill.hub.record import Export, Record, Side, Speed
 from hf_distill.tasks import Embeddings
-from hf_distill.tasks.classes import Regression
+from hf_distill.tasks.classes import MultiLabel, Regression
 
 SPLITS = {"eval_": "validation", "test_": "test", "predict_": "test"}
 TITLES: dict[Side, str] = {"student": "student", "teacher": "teacher", "control": "student without teacher"}
 _NO_QUALITY = re.compile(r"(loss|runtime|_per_second|epoch|steps?|samples|_time|memory|num_.*)(_mm)?$")
 _OF_TEACHER = re.compile(r"(agreement|calibration_error|kl)(_mm)?$")
+
+AGREEMENT = (
+    "Agreement is the share of rows on which a model prefers the teacher's class (of scores, their correlation)."
+)
+AGREEMENTS = {MultiLabel.name: "Agreement is the share of rows of which a model says the same classes as the teacher."}
+"""What agreement is, by task."""
 
 Values = Mapping[tuple[str, str], float]
 
@@ -47,10 +53,15 @@ def fidelity(record: Record) -> str:
     if not any(sides.values()):
         return ""
     return _sides(sides, record) + (
-        "\n\nAgreement is the share of rows on which a model prefers the teacher's class (of scores, their "
-        "correlation). The calibration error is the mean gap between confidence and accuracy over 15 bins of "
-        "confidence (ECE)." + _of_laws(sides.values())
+        f"\n\n{AGREEMENTS.get(record.task, AGREEMENT)}" + _of_calibration(sides.values()) + _of_laws(sides.values())
     )
+
+
+def _of_calibration(sides: Iterable[Values]) -> str:
+    """What the calibration error is, where there is one."""
+    known = any(name.startswith("calibration_error") for side in sides for name, _ in side)
+    told = " The calibration error is the mean gap between confidence and accuracy over 15 bins of confidence (ECE)."
+    return told if known else ""
 
 
 def _of_laws(sides: Iterable[Values]) -> str:

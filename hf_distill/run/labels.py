@@ -35,6 +35,15 @@ def label_settings(names: Sequence[str]) -> dict[str, Any]:
     }
 
 
+def without_own_labels(head: dict[str, Any], own: Sequence[str]) -> dict[str, Any]:
+    """The settings of a head but for the labels, where a checkpoint has the same ones, `own`: it keeps its head, and
+    another order of names would be on the wrong columns of it."""
+    names = list(head.get("label2id", ()))
+    if not names or not _are_same(list(own), names):
+        return head
+    return {name: value for name, value in head.items() if name not in ("id2label", "label2id")}
+
+
 def stored_labels(path: str, revision: str | None = None) -> tuple[str, ...]:
     """The labels of a model that is stored, in their order, as its configuration tells: one for a score, nothing where
     several have no names, or none are told, or it cannot be read, which is said when it is loaded."""

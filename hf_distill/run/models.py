@@ -22,6 +22,7 @@ from hf_distill.recipe import Student as StudentSection
 from hf_distill.recipe import Teacher as TeacherSection
 from hf_distill.recipe.rules.teacher import WITHOUT_MODEL
 from hf_distill.run.cutting import Cutter, Made
+from hf_distill.run.labels import stored_labels, without_own_labels
 from hf_distill.run.workload import Limits, Workload
 from hf_distill.tasks import CTC, MaskedLM, task_of
 
@@ -283,6 +284,7 @@ def _loaded(
     """With `head`, a head for the task is made where the checkpoint has none, or one for other labels. One that is
     `held` in a way of its own has its dtype from the start."""
     _check_place(path, role)
+    head = None if head is None else without_own_labels(head, stored_labels(path, section.revision))
     own: dict[str, Any] = {} if held is None else {"dtype": DTYPES[section.dtype or HELD_IN], "held": held}
     with _quiet():
         return load_model(

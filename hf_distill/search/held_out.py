@@ -45,8 +45,8 @@ class HeldOut:
 
 
 def hold_out(workload: TextClassification, folder: Path) -> HeldOut:
-    """Cuts a tenth of the training rows, of each class the same share, and writes both parts into `folder`, where they
-    are not there yet; of a task with several validations, every one is these rows.
+    """Cuts a tenth of the training rows, of each class the same share where a row has one, and writes both parts into
+    `folder`, where they are not there yet; of a task with several validations, every one is these rows.
 
     Raises: `DataError` for too few rows.
     """

@@ -39,19 +39,27 @@ def test_names_that_are_given_fix_the_order_and_numbers_are_their_places(tmp_pat
     assert load(tmp_path, None, ("sad", "glad"), train=[[0], [1, 0]]).label_names == ("sad", "glad")
 
 
-@pytest.mark.parametrize("secret", [None, []])
+def test_a_split_without_any_class_has_no_flag_set(tmp_path: Path) -> None:
+    data = load(tmp_path, train=[["a"], ["b"]], validation=[[], []])
+    assert data.splits["validation"]["label"][:] == [[0.0, 0.0], [0.0, 0.0]]
+    named = load(tmp_path, ["a", "b"], train=[[], []])
+    assert (named.kind, named.label_names) == ("multi_label", ("a", "b"))
+    assert named.splits["train"]["label"][:] == [[0.0, 0.0], [0.0, 0.0]]
+
+
+@pytest.mark.parametrize("secret", [None, [], [None], [-1]])
 def test_a_test_with_nothing_in_its_lists_has_no_labels(tmp_path: Path, secret: Any) -> None:
     data = load(tmp_path, train=[["a"], ["b"]], test=[secret, secret])
     assert data.splits["test"].column_names == ["text"]
 
 
 WRONG = {
-    "flags": (
-        [[0, 0, 1], [1, 0, 0]],
-        [[0, 1, 0]],
-        None,
-        ["train.jsonl, line 1", "'0' stands there twice", "a 0 or 1"],
-    ),
+    "flags of two classes": ([[0, 1], [1, 0]], [[0, 1]], ["a", "b"], ["train.jsonl", "a 0 or 1 for each class"]),
+    "truth values": ([[False, True], [True, True]], [[True, True]], None, ["train.jsonl", "a 0 or 1 for each class"]),
+    "nothing in the first row": ([None, ["a"]], [["a"]], None, ["train.jsonl, line 1", "null", "an empty list"]),
+    "the text of a list": (["['a', 'b']", "['a']"], ["['a']"], None, ["train.jsonl", "looks like a list", "in JSON"]),
+    "flags": ([[0, 0, 1], [1, 0, 0]], [[0, 1, 0]], None, ["train.jsonl", "a 0 or 1 for each class"]),
+    "twice": ([["a", "b", "a"], ["b"]], [["a"]], None, ["train.jsonl, line 1", "'a' stands there twice"]),
     "unknown": ([["a"], ["b"]], [["a", "bb"]], None, ["validation.jsonl, line 1", "'bb'", "did you mean 'b'"]),
     "no list": ([["a"], "b"], [["a"]], None, ["train.jsonl, line 2", "'b' (str)", "an empty list"]),
     "a list among words": (["a", ["b"]], ["a"], None, ["train.jsonl, line 2", "['b'] (list)", "text or a number"]),

@@ -10,12 +10,13 @@ from typing import Any
 import evaluate
 import numpy as np
 import pytest
+from sklearn.metrics import accuracy_score, f1_score
 from transformers import EvalPrediction
 
 from hf_distill.data import glue
 from hf_distill.data.labels import LabelKind
 from hf_distill.errors import DataError, NonFiniteLoss
-from hf_distill.evaluation.metrics import CONFIGURATIONS, GlueMetric, compute_metrics_for
+from hf_distill.evaluation.metrics import CONFIGURATIONS, GlueMetric, compute_metrics_for, multi_label_metrics
 
 REFERENCES = [1, 1, 1, 0, 0, 1, 0, 1]
 PREDICTIONS = [1, 1, 0, 0, 1, 1, 0, 1]
@@ -185,11 +186,29 @@ def test_several_labels_a_row() -> None:
     labels = np.array([[1, 0, 0], [0, 1, 0], [1, 1, 0], [-100, 0, 0]])
     found = compute_metrics_for(None, "multi_label")(EvalPrediction(logits, labels.astype(np.float32)))
     first, second, third = 2 * 1 / (2 + 2), 1.0, 0.0
+    unknown = np.concatenate([labels, np.full((3, 3), -100)]), np.concatenate([logits, logits[:3]])
+    assert compute_metrics_for(None, "multi_label")(EvalPrediction(unknown[1], unknown[0])) == found
     assert found == {
         "f1_micro": pytest.approx(2 * 3 / (4 + 4)),
         "f1_macro": pytest.approx((first + second + third) / 3),
         "subset_accuracy": 0.5,
     }
+
+
+def test_one_class_that_holds_or_does_not() -> None:
+    """Scikit-learn takes one column for two classes."""
+    logits, labels = np.array([[1.0], [-1.0], [-1.0], [-1.0]]), np.array([[0], [1], [0], [0]])
+    found = compute_metrics_for(None, "multi_label")(EvalPrediction(logits, labels))
+    assert found == {"f1_micro": 0.0, "f1_macro": 0.0, "subset_accuracy": 0.5}
+
+
+def test_several_labels_are_scored_as_by_scikit_learn() -> None:
+    random = np.random.default_rng(0)
+    said, true = random.random((200, 5)) > 0.6, random.random((200, 5)) > 0.7
+    found = multi_label_metrics(said, true)
+    assert found["f1_micro"] == pytest.approx(f1_score(true, said, average="micro"))
+    assert found["f1_macro"] == pytest.approx(f1_score(true, said, average="macro"))
+    assert found["subset_accuracy"] == pytest.approx(accuracy_score(true, said))
 
 
 @pytest.mark.parametrize(

@@ -179,6 +179,17 @@ def test_agreement_and_calibration_have_a_table_of_their_own_and_are_no_metric_o
     assert front_matter(text)["metrics"] == ["accuracy"]
 
 
+@pytest.mark.parametrize(
+    ("task", "words"),
+    [("single_label", "prefers the teacher's class"), ("multi_label", "says the same classes as the teacher")],
+)
+def test_agreement_is_explained_as_it_was_measured(task: str, words: str) -> None:
+    record = make_record(task=task, metrics={"eval_accuracy": 0.9, "eval_agreement": 0.97})
+    text = str(Card.from_record(record))
+    assert f"Agreement is the share of rows {'of' if task == 'multi_label' else 'on'} which a model {words}" in text
+    assert "(ECE)" not in text
+
+
 def test_speed_is_told_with_the_machine_it_was_measured_on() -> None:
     speeds = {"teacher": make_export().original_speed, "student": make_export().speed}
     told = section(str(Card.from_record(make_record(speeds=speeds))), "Size and speed")

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
+from datasets import ClassLabel, Dataset, DatasetDict, Features, LargeList, List, Value
 from transformers import BertForSequenceClassification
 
 from hf_distill.data import hub
@@ -77,7 +77,8 @@ def test_two_models_agree_on_rows_whose_classes_are_the_same(tmp_path: Path) -> 
     others = ANSWERS.copy()
     others[0, 2], others[1] = -0.5, [-9.0, -9.0, -9.0]
     assert workload.agreement("validation", ANSWERS, others) == 0.75
-    assert "f1_micro +0.000" in workload.lead("validation", ANSWERS, ANSWERS)
+    assert "f1_micro +0.750, 95 % [" in workload.lead("validation", ANSWERS, np.full((4, 3), -1.0))
+    assert "f1_micro -0.750, 95 % [" in workload.lead("validation", np.full((4, 3), -1.0), ANSWERS)
     assert workload.calibration_error("validation", ANSWERS) is None
     assert workload.accuracy_among("validation", ANSWERS, [0, 1]) is None
 
@@ -101,6 +102,21 @@ def test_answers_are_shown_in_words(tmp_path: Path) -> None:
     assert name == "predict_results_validation.txt"
     lines = [line.split("\t") for line in text.splitlines()]
     assert [json.loads(line[1]) for line in lines[1:]] == [["sad", "calm"], [], ["sad", "glad"], []]
+
+
+def test_answers_are_the_same_by_their_classes_and_not_by_the_words(tmp_path: Path) -> None:
+    """One class is called as two others are written, and one as none is."""
+    names = ["a", "b", "a, b", "none"]
+    rows = [{"text": f"text {i}", "moods": moods} for i, moods in enumerate([["a, b"], ["none"]])]
+    path = str(tiny_runs.write_jsonl(tmp_path / "rows.jsonl", rows))
+    workload = loaded(recipe(files={"train": path, "validation": path}, label_names=names))
+    right = workload.answered("validation", np.array([[-1.0, -1.0, 1.0, -1.0], [-1.0, -1.0, -1.0, 1.0]]))
+    wrong = workload.answered("validation", np.array([[1.0, 1.0, -1.0, -1.0], [-1.0, -1.0, -1.0, -1.0]]))
+    assert [right.in_words(0), right.in_words(1)] == [wrong.in_words(0), wrong.in_words(1)] == ["a, b", "none"]
+    assert (right.said == wrong.said).tolist() == [False, False]
+    assert right.right is not None
+    assert wrong.right is not None
+    assert (right.right.tolist(), wrong.right.tolist()) == ([True, True], [False, False])
 
 
 def test_labels_follow_the_order_of_a_model(tmp_path: Path) -> None:
@@ -142,14 +158,15 @@ def test_new_heads_are_of_their_task_whatever_the_checkpoint_was_for(tmp_path: P
     assert single.head()["problem_type"] is None
 
 
-def test_lists_of_classes_of_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
-    features = Features({"text": Value("string"), "moods": List(ClassLabel(names=list(MOODS)))})
+@pytest.mark.parametrize("kind", [List, LargeList])
+def test_lists_of_classes_of_the_hub(monkeypatch: pytest.MonkeyPatch, kind: Any) -> None:
+    features = Features({"text": Value("string"), "moods": kind(ClassLabel(names=list(MOODS)))})
 
     def part(*lists: list[int]) -> Dataset:
         columns = {"text": [f"text {i}" for i in range(len(lists))], "moods": list(lists)}
         return Dataset.from_dict(columns, features=features)
 
-    splits = DatasetDict({"train": part([0, 2], [1]), "validation": part([2], []), "test": part([], [])})
+    splits = DatasetDict({"train": part([0, 2], [1]), "validation": part([2], []), "test": part([-1], [])})
     monkeypatch.setattr(hub, "load_dataset", lambda *names, **options: splits)
     workload = loaded(recipe(hub={"id": "me/moods"}))
     assert workload.data.label_names == MOODS

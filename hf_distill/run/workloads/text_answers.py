@@ -15,10 +15,11 @@ from transformers import PreTrainedModel
 
 from hf_distill.data.labels import LabelKind
 from hf_distill.evaluation import fidelity
-from hf_distill.evaluation.evidence import Evidence, entity_f1
+from hf_distill.evaluation.evidence import Evidence
 from hf_distill.evaluation.parting import Answered, Asked
 from hf_distill.run.labels import Columns, align_labels, check_problem_type, in_model_order, label_settings
 from hf_distill.run.workload import Interval
+from hf_distill.run.workloads import counted
 
 NONE = "none"
 """A text without a class, in words."""
@@ -192,29 +193,24 @@ class SomeClasses(TextAnswers):
         return float(((ours > 0) == (teachers > 0)).all(axis=1).mean())
 
     def interval(self, answers: np.ndarray, labels: np.ndarray) -> Interval:
-        """Of F1 over all classes, over resampled rows."""
-        found = fidelity.bootstrap(entity_f1, self._counts(answers, labels))
-        return found.low, found.high
+        """Of F1 over all classes."""
+        return counted.interval(self._counts(answers, labels))
 
     def lead(self, student: np.ndarray, control: np.ndarray, labels: np.ndarray) -> str:
-        both = np.stack([self._counts(student, labels), self._counts(control, labels)], axis=1)
-        found = fidelity.bootstrap(lambda rows: entity_f1(rows[:, 0]) - entity_f1(rows[:, 1]), both)
-        return (
-            f"Student against control: {self.metric} {found.value:+.3f}, 95 % [{found.low:+.3f}, {found.high:+.3f}] "
-            "(bootstrap over rows)."
-        )
+        return counted.lead(self._counts(student, labels), self._counts(control, labels), self.metric, "rows")
 
     def evidence(self, answers: np.ndarray, labels: np.ndarray) -> Evidence:
-        return Evidence("entities", self._counts(answers, labels).astype(np.float64))
+        return counted.evidence(self._counts(answers, labels))
 
     def asked(self, labels: np.ndarray, text: Callable[[int], str]) -> Asked:
         in_words = [self._in_words(flags) for flags in labels]
-        return Asked("rows", "texts", np.asarray(in_words), (), text, lambda row: in_words[row])
+        return Asked("rows", "texts", np.empty(0), (), text, lambda row: in_words[row])
 
     def answered(self, answers: np.ndarray, labels: np.ndarray) -> Answered:
         said = answers > 0
         in_words = [self._in_words(flags) for flags in said]
-        return Answered(np.asarray(in_words), (said == labels).all(axis=1), None, lambda row: in_words[row])
+        right = (said == labels).all(axis=1)
+        return Answered(np.asarray(self.printed(answers)), right, None, lambda row: in_words[row])
 
     def printed(self, answers: np.ndarray) -> list[str]:
         return [json.dumps(self.written(flags), ensure_ascii=False) for flags in answers > 0]

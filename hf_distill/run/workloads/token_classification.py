@@ -19,12 +19,13 @@ from hf_distill.data.token_classification import TaggedTokens, joins_tokens, tag
 from hf_distill.errors import NonFiniteLoss
 from hf_distill.evaluation import fidelity
 from hf_distill.evaluation.entities import EntityMetric, counts, summed
-from hf_distill.evaluation.evidence import Evidence, entity_f1
+from hf_distill.evaluation.evidence import Evidence
 from hf_distill.evaluation.parting import Answered, Asked
 from hf_distill.recipe import Data, Recipe
 from hf_distill.recipe.sections.data import TokenClassification as Settings
 from hf_distill.run.labels import Columns, align_labels, ids_in, in_task_order, label_settings
 from hf_distill.run.workload import Collator, Interval, Limits
+from hf_distill.run.workloads import counted
 from hf_distill.run.workloads.labelled_rows import PredictedRows, padding_on_the_right
 from hf_distill.run.workloads.splits import at_most, data_name, need_test, tables_of, with_cuts
 from hf_distill.tasks import IGNORED
@@ -164,21 +165,15 @@ class TokenClassification(PredictedRows):
         return np.asarray([summed(list(counts(ours, theirs).values())) for ours, theirs in pairs])
 
     def interval(self, split: str, answers: Tagged) -> Interval:
-        """Of F1, over resampled sentences."""
-        found = fidelity.bootstrap(entity_f1, self._counts(split, answers))
-        return found.low, found.high
+        """Of F1."""
+        return counted.interval(self._counts(split, answers))
 
     def lead(self, split: str, student: Tagged, control: Tagged) -> str:
-        both = np.stack([self._counts(split, student), self._counts(split, control)], axis=1)
-        found = fidelity.bootstrap(lambda rows: entity_f1(rows[:, 0]) - entity_f1(rows[:, 1]), both)
-        return (
-            f"Student against control: f1 {found.value:+.3f}, 95 % [{found.low:+.3f}, {found.high:+.3f}] "
-            "(bootstrap over sentences)."
-        )
+        return counted.lead(self._counts(split, student), self._counts(split, control), "f1", "sentences")
 
     def evidence(self, split: str, answers: Tagged) -> Evidence:
         """The entities of each sentence that are right, were found, and are there."""
-        return Evidence("entities", self._counts(split, answers).astype(np.float64))
+        return counted.evidence(self._counts(split, answers))
 
     def asked(self, split: str) -> Asked | None:
         """The tokens, each in its sentence and between brackets."""

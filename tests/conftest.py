@@ -9,6 +9,8 @@ from collections.abc import Iterator
 import datasets
 import pytest
 
+from hf_distill.evaluation import canvas
+
 
 def pytest_collection_finish() -> None:
     """What is imported and collected stays until the end. Every training ends with a search for garbage, which would
@@ -25,3 +27,11 @@ def temporary_files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setattr(tempfile, "tempdir", str(tmp_path_factory.mktemp("temporary")))
         patch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("datasets"))
         yield
+
+
+@pytest.fixture(autouse=True)
+def _no_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that evaluates ends with a report, whose pictures take longer to draw than tiny models to train. They are
+    drawn where a test is about them."""
+    if request.node.get_closest_marker("draws") is None:
+        monkeypatch.setattr(canvas, "png", lambda figure: b"png")

@@ -19,6 +19,7 @@ from tests.golden_cases import BUILDERS, VALUES
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTED = runpy.run_path(str(ROOT / "scripts" / "document_objectives.py"))
+REVIEW, TABLE = DOCUMENTED["review"](), DOCUMENTED["table"]()
 
 GOLDEN = {
     "annealing": "annealing_loss",
@@ -92,7 +93,7 @@ def test_an_objective_has_a_citation(name: str) -> None:
 
 @each_objective
 def test_an_objective_says_what_it_reads_and_counts(name: str) -> None:
-    row = next(line for line in DOCUMENTED["table"]().splitlines() if line.startswith(f"| `{name}` |"))
+    row = next(line for line in TABLE.splitlines() if line.startswith(f"| `{name}` |"))
     cells = row.strip("| ").replace("\\|", "").split(" | ")
     assert cells[1].split(", ")[0] in ("response", "feature", "relation")
     assert cells[2].split(",")[0].split(";")[0].split(":")[0] in ("offline", "online", "self", "none")
@@ -102,7 +103,7 @@ def test_an_objective_says_what_it_reads_and_counts(name: str) -> None:
 @each_objective
 def test_an_objective_with_a_paper_is_among_the_references(name: str) -> None:
     if name not in NO_PAPER | NO_RECIPE:
-        assert any(name in entry.get("objectives", []) for entry in DOCUMENTED["review"]())
+        assert any(name in entry.get("objectives", []) for entry in REVIEW)
 
 
 def test_tables_of_exceptions_name_objectives() -> None:
@@ -110,7 +111,7 @@ def test_tables_of_exceptions_name_objectives() -> None:
     assert named <= set(objectives.names())
 
 
-@pytest.mark.parametrize("entry", DOCUMENTED["review"](), ids=lambda entry: f"{entry['authors']} {entry['year']}")
+@pytest.mark.parametrize("entry", REVIEW, ids=lambda entry: f"{entry['authors']} {entry['year']}")
 def test_a_reference_leads_to_what_is_there(entry: dict[str, Any]) -> None:
     assert set(entry) <= {
         "authors",
@@ -137,7 +138,7 @@ def test_a_reference_leads_to_what_is_there(entry: dict[str, Any]) -> None:
 
 
 def test_no_reference_stands_there_twice() -> None:
-    titles = [entry["title"] for entry in DOCUMENTED["review"]()]
+    titles = [entry["title"] for entry in REVIEW]
     assert len(titles) == len(set(titles))
 
 

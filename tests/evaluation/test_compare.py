@@ -267,6 +267,7 @@ def test_the_table_tells_what_was_not_run() -> None:
     assert lines[-3:] == ["Not run:", "", "- `dkd`: two \\| classes"]
 
 
+@pytest.mark.draws
 def test_files_are_written(tmp_path: Path) -> None:
     written = write(tmp_path, compared(runs(), **NAMES), "accuracy", **NAMES)
     assert [path.name for path in written] == ["comparison.md", "comparison.json", "comparison.png"]

@@ -25,6 +25,8 @@ from hf_distill.evaluation.report import (
 from hf_distill.evaluation.summary import notes
 from tests.reports import findings, history, summary, three, timed
 
+pytestmark = pytest.mark.draws
+
 HOSTILE = '<script>alert("1")</script> $x_{$ | *b* `c`\n\x1b[31m& {title}'
 
 

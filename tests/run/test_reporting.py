@@ -10,7 +10,7 @@ import pytest
 
 from hf_distill.commands.main import main
 from hf_distill.errors import DistillationError
-from hf_distill.evaluation import canvas
+from hf_distill.evaluation import report
 from hf_distill.evaluation.findings import Findings
 from hf_distill.evaluation.report import write_findings
 from hf_distill.run import reporting
@@ -18,11 +18,6 @@ from hf_distill.run.folder import RunFolder, write_json
 from hf_distill.run.reporting import draw_report
 from hf_distill.run.results import RunResult
 from tests import reports
-
-
-@pytest.fixture(autouse=True)
-def _no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(canvas, "png", lambda figure: b"png")
 
 
 def left_by(folder: Path, **changes: Any) -> Path:
@@ -121,8 +116,10 @@ def of_pairs(**settings: Any) -> dict[str, Any]:
     ({"sums": {"validation": "2"}, "size": 1900}, {"sums": {"validation": "2"}, "size": 1902}, 2),
 ])  # fmt: skip
 def test_runs_are_compared_on_the_same_rows_whatever_their_files_are_called(
-    tmp_path: Path, one: dict[str, Any], other: dict[str, Any], chapters: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one: dict[str, Any], other: dict[str, Any], chapters: int
 ) -> None:
+    monkeypatch.setattr(report, "pictures", lambda *args: [])
+    monkeypatch.setattr(report, "of_findings", lambda findings: [])
     of_data(tmp_path / "one", **one)
     of_data(tmp_path / "other", **other)
     draw_report(tmp_path)
@@ -205,11 +202,10 @@ def test_counts_that_no_model_has_are_refused(tmp_path: Path, name: str, value: 
         draw_report(tmp_path / "run")
 
 
+@pytest.mark.draws
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 10**400])
-def test_numbers_that_cannot_be_drawn_are_left_out_of_the_pictures(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: Any
-) -> None:
-    monkeypatch.undo()  # with the pictures, for which labels are laid out
+def test_numbers_that_cannot_be_drawn_are_left_out_of_the_pictures(tmp_path: Path, value: Any) -> None:
+    """Labels are laid out when the picture is made."""
     runs = RunResult(tmp_path, runs=tuple(reports.three())).to_dict()["runs"]
     runs[1]["history"].append({"loss": value, "train_runtime": value, "step": 50})
     if isinstance(value, float):

@@ -21,7 +21,11 @@ from tests import reports
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(BROWSER is None, reason="there is no chromium on this machine")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.draws,
+    pytest.mark.skipif(BROWSER is None, reason="there is no chromium on this machine"),
+]
 
 WIDTHS = {"wide": 1400, "narrow": 390}
 BETWEEN = {"just_a_table": 980, "no_table": 950}

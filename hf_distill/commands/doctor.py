@@ -173,8 +173,6 @@ def _rows(told: dict[str, Any]) -> dict[str, Any]:
 
     Raises: `RecipeError` for two sources, and for flags of a source that is not named.
     """
-    if "dataset_name" in told and "train_file" in told:
-        raise RecipeError("doctor: --dataset_name and --train_file are both given; a run has one data set.")
     if "dataset_name" not in told and "train_file" not in told:
         raise RecipeError(f"doctor: --{next(iter(told))} is given, and neither --train_file nor --dataset_name.")
     return source(told)[1]

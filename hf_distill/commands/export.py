@@ -98,8 +98,8 @@ def _in_model_order(rows: Dataset, data: TextData, model: PreTrainedModel) -> Da
             "export: the rows have lists of classes, and the model's config.json does not say whether it gives one "
             "class or any number; if it does, write problem_type: multi_label_classification there."
         )
-    kind = ANSWERS[data.kind](data.label_names, ANSWERS[data.kind].own_metrics[0])
-    return kind.in_model_order(rows, kind.fit(model, "exported model"))
+    answers = ANSWERS[data.kind](data.label_names)
+    return answers.in_model_order(rows, answers.fit(model, "exported model"))
 
 
 def _check_columns(given: argparse.Namespace) -> None:

@@ -300,8 +300,6 @@ def on_rows(own: Mapping[str, Any], recipe: Recipe, kind: str, settings: Mapping
     Raises: `RecipeError` for two sources, and for flags that go with a source where there is none.
     """
     section = getattr(recipe.data, kind) if recipe.data is not None else None
-    if "dataset_name" in own and "train_file" in own:
-        raise RecipeError("command line: --dataset_name and --train_file are both given; a run has one data set.")
     if "dataset_name" not in own and "train_file" not in own:
         has_files = recipe.data is not None and recipe.data.files is not None
         of_kind = {flag: f"data.{kind}.{key}" for flag, key in settings.items()}
@@ -321,8 +319,10 @@ def on_rows(own: Mapping[str, Any], recipe: Recipe, kind: str, settings: Mapping
 def source(own: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     """The flag that names the rows, and where the recipe has them from.
 
-    Raises: `RecipeError` for flags of another source.
+    Raises: `RecipeError` for two sources, and for flags of another.
     """
+    if "dataset_name" in own and "train_file" in own:
+        raise RecipeError("command line: --dataset_name and --train_file are both given; a run has one data set.")
     refuse_beside(own, "dataset_name", "train_file", OF_FILES)
     refuse_beside(own, "train_file", "dataset_name", OF_HUB)
     cut = {"split": {"validation": 0.1}}

@@ -145,7 +145,8 @@ def _of_lists(table: Table, column: str, names: Sequence[str] | None, trained: S
 
 def _are_flags(lists: list[list[Any]]) -> bool:
     """Whether each list has as many elements, two or more, and they are 0, 1 or truth values."""
-    return len({len(cell) for cell in lists}) == 1 < len(lists[0]) and {e for cell in lists for e in cell} <= {0, 1}
+    alike = len({len(cell) for cell in lists}) == 1 < len(lists[0])
+    return alike and all(isinstance(element, int | float) and element in (0, 1) for cell in lists for element in cell)
 
 
 def _check_no_lists(table: Table, column: str, names: Sequence[str]) -> None:

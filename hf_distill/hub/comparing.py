@@ -80,18 +80,22 @@ def compare(found: Tensor, expected: Tensor, batches: Batches, form: str = "soft
     said = _above_zero if several else _largest
     accuracies: list[float | None] = [None, None]
     labels = _labels(batches, axes=2 if several else 1)
-    if labels is not None and expected.shape[-1] > 1:
+    if labels is not None and (several or expected.shape[-1] > 1):
         counted = labels != IGNORED
         right = [((said(each) == labels) | ~counted).all(-1) for each in (expected, found)]
         accuracies = [float(each[counted.any(-1)].float().mean()) for each in right]
-    same = (said(found) == said(expected)).all(-1).float().mean()
     return Difference(
         rows=sum(len(batch["input_ids"]) for batch in batches),
-        agreement=float(same) if several else agreement(found.numpy(), expected.numpy()),
+        agreement=_same(found, expected) if several else agreement(found.numpy(), expected.numpy()),
         largest_difference=float((expected - found).abs().max()),
         accuracy=accuracies[1],
         original_accuracy=accuracies[0],
     )
+
+
+def _same(found: Tensor, expected: Tensor) -> float:
+    """The share of answers of which all classes are the same."""
+    return float((_above_zero(found) == _above_zero(expected)).all(-1).float().mean())
 
 
 def _largest(logits: Tensor) -> Tensor:

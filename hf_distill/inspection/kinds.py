@@ -8,7 +8,7 @@ from typing import Any
 
 from hf_distill.data import glue
 from hf_distill.recipe import Recipe
-from hf_distill.run.labels import label_settings
+from hf_distill.run.labels import SEVERAL, label_settings
 from hf_distill.tasks import TASKS
 
 OF_DATA = {
@@ -20,9 +20,6 @@ OF_DATA = {
     "embeddings": "embeddings",
 }
 """The tasks of kinds of data, by the key of `data` that says the kind."""
-
-SEVERAL = "multi_label_classification"
-"""What a configuration says of models that give a text any number of classes."""
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,9 @@ Columns = tuple[int, ...]
 """`columns[c]` is the model's column of the task's class c, -1 for one that it does not have; empty for a task without
 named classes."""
 
+SEVERAL = "multi_label_classification"
+"""The `problem_type` of models that give a text any number of classes."""
+
 
 def label_settings(names: Sequence[str]) -> dict[str, Any]:
     """The settings of a model configuration that give a new head these labels; without any, one score."""

@@ -73,5 +73,5 @@ def on_held_out(recipe: Recipe, held_out: HeldOut, rows: int) -> Recipe:
 def _lines(rows: Dataset, workload: TextClassification) -> str:
     """Files of one's own have the labels by name, those of a task by number."""
     label, own = TextClassification.label_column, workload.task is None
-    plain = ({**row, label: workload.kind.written(row[label]) if own else row[label]} for row in rows)
+    plain = ({**row, label: workload.answer_kind.written(row[label]) if own else row[label]} for row in rows)
     return "".join(json.dumps(row) + "\n" for row in plain)

@@ -69,6 +69,7 @@ WRONG = {
     "null": ([["a", None]], [["a"]], None, ["train.jsonl, line 1", "null"]),
     "true": ([["a"], [True]], [["a"]], None, ["train.jsonl, line 2", "True (bool)"]),
     "mixed": ([["a"], [1]], [["a"]], None, ["train.jsonl, line 2", "1 (int)"]),
+    "lists in lists of a length": ([["a", "b"], [["a"], "b"]], [["a"]], None, ["train.jsonl, line 2", "['a'] (list)"]),
     "lists in lists": ([["a"], [["a"]]], [["a"]], None, ["train.jsonl, line 2", "['a'] (list)"]),
 }
 

@@ -17,7 +17,7 @@ from hf_distill.data.labels import LabelKind
 from hf_distill.evaluation import fidelity
 from hf_distill.evaluation.evidence import Evidence
 from hf_distill.evaluation.parting import Answered, Asked
-from hf_distill.run.labels import Columns, align_labels, check_problem_type, in_model_order, label_settings
+from hf_distill.run.labels import SEVERAL, Columns, align_labels, check_problem_type, in_model_order, label_settings
 from hf_distill.run.workload import Interval
 from hf_distill.run.workloads import counted
 
@@ -35,7 +35,7 @@ class TextAnswers(ABC):
     """The metrics of data of one's own."""
 
     names: tuple[str, ...]
-    metric: str
+    metric: str = ""
 
     # ---- the models ----
 
@@ -166,7 +166,7 @@ class SomeClasses(TextAnswers):
     own_metrics = ("f1_micro", "f1_macro", "subset_accuracy")
 
     def head(self) -> dict[str, Any]:
-        return {**label_settings(self.names), "problem_type": "multi_label_classification"}
+        return {**label_settings(self.names), "problem_type": SEVERAL}
 
     def in_model_order(self, rows: Dataset, columns: Columns) -> Dataset:
         if columns == tuple(range(len(columns))) or "labels" not in rows.column_names:

@@ -66,12 +66,12 @@ class TextClassification(PredictedRows, Augmentable):
         return {"id": glue.HUB_ID, "config": self.name} if on_hub else super()._hub_facts(recipe)
 
     @property
-    def kind(self) -> TextAnswers:
+    def answer_kind(self) -> TextAnswers:
         """What the texts are answered with."""
         return ANSWERS[self.data.kind](self.data.label_names, self.metrics[0])
 
     def in_model_order(self, rows: Dataset, columns: Columns) -> Dataset:
-        return self.kind.in_model_order(rows, columns)
+        return self.answer_kind.in_model_order(rows, columns)
 
     # ---- the models ----
 
@@ -80,10 +80,10 @@ class TextClassification(PredictedRows, Augmentable):
             yield from self.splits["train"][:SAMPLE][column]
 
     def head(self) -> dict[str, Any]:
-        return self.kind.head()
+        return self.answer_kind.head()
 
     def fit(self, model: PreTrainedModel, role: str) -> Columns:
-        return self.kind.fit(model, role)
+        return self.answer_kind.fit(model, role)
 
     # ---- reading ----
 
@@ -129,25 +129,25 @@ class TextClassification(PredictedRows, Augmentable):
         return compute(EvalPrediction(predictions=answers, label_ids=self._labels(split)))
 
     def _labels(self, split: str) -> np.ndarray:
-        return self.kind.labels(self.splits[split]["label"][:])
+        return self.answer_kind.labels(self.splits[split]["label"][:])
 
     def agreement(self, split: str, ours: np.ndarray, teachers: np.ndarray) -> float:
-        return self.kind.agreement(ours, teachers)
+        return self.answer_kind.agreement(ours, teachers)
 
     def accuracy_among(self, split: str, answers: np.ndarray, classes: Sequence[int]) -> float | None:
-        return self.kind.accuracy_among(answers, self._labels(split), classes)
+        return self.answer_kind.accuracy_among(answers, self._labels(split), classes)
 
     def calibration_error(self, split: str, answers: np.ndarray) -> float | None:
-        return self.kind.calibration_error(answers, self._labels(split))
+        return self.answer_kind.calibration_error(answers, self._labels(split))
 
     def interval(self, split: str, answers: np.ndarray) -> Interval | None:
-        return self.kind.interval(answers, self._labels(split))
+        return self.answer_kind.interval(answers, self._labels(split))
 
     def lead(self, split: str, student: np.ndarray, control: np.ndarray) -> str:
-        return self.kind.lead(student, control, self._labels(split))
+        return self.answer_kind.lead(student, control, self._labels(split))
 
     def evidence(self, split: str, answers: np.ndarray) -> Evidence:
-        return self.kind.evidence(answers, self._labels(split))
+        return self.answer_kind.evidence(answers, self._labels(split))
 
     def asked(self, split: str) -> Asked | None:
         if not self.is_labelled(split):
@@ -157,10 +157,10 @@ class TextClassification(PredictedRows, Augmentable):
         def text(row: int) -> str:
             return " | ".join(str(rows[row][column]) for column in columns)
 
-        return self.kind.asked(self._labels(split), text)
+        return self.answer_kind.asked(self._labels(split), text)
 
     def answered(self, split: str, answers: np.ndarray) -> Answered:
-        return self.kind.answered(answers, self._labels(split))
+        return self.answer_kind.answered(answers, self._labels(split))
 
     def texts(self) -> list[str] | list[tuple[str, str]]:
         """The texts of the reported split, or its pairs of texts."""
@@ -172,7 +172,7 @@ class TextClassification(PredictedRows, Augmentable):
     def predictions(self, split: str, answers: np.ndarray) -> tuple[str, str]:
         """A row's number and its answer, separated by a tab, under a line that says so: the name of the class, a JSON
         list of them, or a score to three digits."""
-        labels = self.kind.printed(answers)
+        labels = self.answer_kind.printed(answers)
         lines = ["index\tprediction", *(f"{i}\t{label}" for i, label in enumerate(labels))]
         name = FILE_NAMES.get(split, self.name if self.task is not None else split)
         return f"predict_results_{name}.txt", "\n".join(lines) + "\n"

@@ -42,7 +42,7 @@ def of(workload: Workload, teacher: Any, student: Any) -> Findings:
 
 def test_classes_of_pairs_of_texts() -> None:
     splits = rows(premise=["one", "two", "three"], hypothesis=["a", "b", "c"], label=[0, 1, 1])
-    text = TextData(splits, ("premise", "hypothesis"), ("no", "yes"), False, {})
+    text = TextData(splits, ("premise", "hypothesis"), ("no", "yes"), "single_label", {})
     teacher = np.log([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]])
     student = np.log([[0.7, 0.3], [0.75, 0.25], [0.6, 0.4]])
     found = of(TextClassification("rte", text, ("accuracy",)), teacher, student)
@@ -58,7 +58,7 @@ def test_classes_of_pairs_of_texts() -> None:
 
 
 def test_scores_of_texts() -> None:
-    text = TextData(rows(sentence=["one", "two"], label=[1.0, 3.5]), ("sentence",), (), True, {})
+    text = TextData(rows(sentence=["one", "two"], label=[1.0, 3.5]), ("sentence",), (), "regression", {})
     found = of(TextClassification("x", text, ("pearson",)), np.array([[1.0], [3.0]]), np.array([[1.5], [2.0]]))
     assert found.scores is not None
     assert found.scores.model_dump() == {"truth": [1.0, 3.5], "found": {"teacher": [1.0, 3.0], "student": [1.5, 2.0]}}
@@ -67,7 +67,7 @@ def test_scores_of_texts() -> None:
 
 
 def test_an_unlabelled_split_shows_nothing() -> None:
-    text = TextData(rows(sentence=["one"]), ("sentence",), ("no", "yes"), False, {})
+    text = TextData(rows(sentence=["one"]), ("sentence",), ("no", "yes"), "single_label", {})
     assert of(TextClassification("x", text, ("accuracy",)), np.zeros((1, 2)), np.zeros((1, 2))) == Findings()
 
 

@@ -44,6 +44,7 @@ def test_table_is_fastest_first_with_stars_and_shares() -> None:
     assert lines[-1].startswith("x: of the teacher's time")
 
 
+@pytest.mark.draws
 def test_everything_is_written(tmp_path: Path) -> None:
     written = front.write(tmp_path, POINTS, "accuracy", {"fits": True})
     assert [path.name for path in written] == ["auto.json", "auto.png"]

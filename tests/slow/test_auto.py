@@ -101,6 +101,7 @@ def search(folder: Path, out: str = "out") -> Found:
     return find(recipes(folder, "soft_targets", "pkd"), Budget(latency_share=0.5), folder / out, settings)
 
 
+@pytest.mark.draws
 def test_a_search_that_is_broken_off_does_nothing_twice(folder: Path, watch: Watch) -> None:
     for watch.kind, watch.when in (("cost", 5), ("trial", 1), ("trial", 3), ("final", 1), ("cost", 3)):
         watch.calls.clear()

@@ -33,12 +33,19 @@ def agreement(student_logits: ArrayLike, teacher_logits: ArrayLike) -> float:
 
     Errors: DataError for different shapes, no rows, or NaN.
     """
-    student, teacher = _logits(student_logits), _logits(teacher_logits)
-    if student.shape != teacher.shape:
-        raise DataError(f"agreement: student logits {list(student.shape)}, teacher logits {list(teacher.shape)}.")
+    student, teacher = _pair(student_logits, teacher_logits)
     if student.shape[1] > 1:
         return float((student.argmax(axis=1) == teacher.argmax(axis=1)).mean())
     return correlation(np.concatenate([student, teacher], axis=1))
+
+
+def agreement_of_sets(student_logits: ArrayLike, teacher_logits: ArrayLike) -> float:
+    """The share of rows of which student and teacher say the same classes: those whose logit is above 0.
+
+    Errors: as `agreement`.
+    """
+    student, teacher = _pair(student_logits, teacher_logits)
+    return float(((student > 0) == (teacher > 0)).all(axis=1).mean())
 
 
 def expected_calibration_error(logits: ArrayLike, labels: ArrayLike, bins: int = 15) -> float:
@@ -191,6 +198,13 @@ def _logits(values: ArrayLike) -> Floats:
     if logits.ndim != 2 or not logits.size or np.isnan(logits).any():
         raise DataError(f"logits {list(logits.shape)}: expected numbers [rows, classes], not empty and without NaN.")
     return logits
+
+
+def _pair(student_logits: ArrayLike, teacher_logits: ArrayLike) -> tuple[Floats, Floats]:
+    student, teacher = _logits(student_logits), _logits(teacher_logits)
+    if student.shape != teacher.shape:
+        raise DataError(f"agreement: student logits {list(student.shape)}, teacher logits {list(teacher.shape)}.")
+    return student, teacher
 
 
 def _probabilities(values: ArrayLike, labels: ArrayLike) -> tuple[Floats, NDArray[np.int64]]:

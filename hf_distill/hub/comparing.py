@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from hf_distill.errors import DataError
-from hf_distill.evaluation.fidelity import agreement
+from hf_distill.evaluation.fidelity import agreement, agreement_of_sets
 from hf_distill.tasks import IGNORED
 
 LOGITS = ("logits",)
@@ -73,10 +73,11 @@ def answers(model: Callable[..., Any], batches: Batches, fields: Sequence[str] =
     return torch.cat([nn.functional.pad(logits, (0, width - logits.shape[-1]), value=PADDING) for logits in found])
 
 
-def compare(found: Tensor, expected: Tensor, batches: Batches, form: str = "softmax") -> Difference:
+def compare(found: Tensor, expected: Tensor, batches: Batches, form: str) -> Difference:
     """How the answers of an exported model differ from the original's, both of `answers`; `form` is that of the task,
     by which an answer is the class of the largest logit, or with `sigmoid` all classes whose logit is above 0."""
     several = form == "sigmoid"
+    alike = agreement_of_sets if several else agreement
     said = _above_zero if several else _largest
     accuracies: list[float | None] = [None, None]
     labels = _labels(batches, axes=2 if several else 1)
@@ -86,16 +87,11 @@ def compare(found: Tensor, expected: Tensor, batches: Batches, form: str = "soft
         accuracies = [float(each[counted.any(-1)].float().mean()) for each in right]
     return Difference(
         rows=sum(len(batch["input_ids"]) for batch in batches),
-        agreement=_same(found, expected) if several else agreement(found.numpy(), expected.numpy()),
+        agreement=alike(found.numpy(), expected.numpy()),
         largest_difference=float((expected - found).abs().max()),
         accuracy=accuracies[1],
         original_accuracy=accuracies[0],
     )
-
-
-def _same(found: Tensor, expected: Tensor) -> float:
-    """The share of answers of which all classes are the same."""
-    return float((_above_zero(found) == _above_zero(expected)).all(-1).float().mean())
 
 
 def _largest(logits: Tensor) -> Tensor:

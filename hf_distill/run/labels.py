@@ -14,7 +14,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from hf_distill.data.labels import LabelKind
 from hf_distill.errors import IncompatiblePair
 from hf_distill.objectives.pair import GENERIC
-from hf_distill.tasks import IGNORED
+from hf_distill.tasks import IGNORED, task_of
 
 logger = logging.getLogger(__name__)
 
@@ -94,21 +94,17 @@ def align_labels(model: PreTrainedModel, role: str, names: Sequence[str]) -> Col
 
 
 def check_problem_type(model: PreTrainedModel, role: str, kind: LabelKind) -> None:
-    """Has a model of several classes say whether a text has one of them or any number, where its configuration does
-    not.
+    """Has a model say that a text has any number of classes, where it does and the configuration says nothing.
 
-    Raises: `IncompatiblePair` where it says the other: it was trained with another law of the logits.
+    Raises: `IncompatiblePair` where it says another: it was trained with another law of the logits.
     """
-    config, wanted = model.config, f"{kind}_classification"
-    if kind == "regression":
-        return
-    if config.problem_type is None and kind == "multi_label":
-        config.problem_type = wanted
-    if config.problem_type not in (None, wanted):
-        has = "any number of classes" if kind == "multi_label" else "one class"
+    if model.config.problem_type is None and kind == "multi_label":
+        model.config.problem_type = SEVERAL
+    found = task_of(model).name
+    if found != kind:
         raise IncompatiblePair(
-            f"the problem_type of the {role} is {config.problem_type!r}, and each row of the task has {has} "
-            f"({wanted!r}): it was not trained for this task. Give a {role} that was."
+            f"the task of the {role} is {found} (its problem_type is {model.config.problem_type!r}), and that of the "
+            f"rows {kind}: it was not trained for this task. Give a {role} that was."
         )
 
 

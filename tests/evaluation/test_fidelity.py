@@ -11,6 +11,7 @@ import pytest
 from hf_distill.errors import DataError
 from hf_distill.evaluation.fidelity import (
     agreement,
+    agreement_of_sets,
     bootstrap,
     brier,
     expected_calibration_error,
@@ -30,6 +31,17 @@ def test_agreement_is_the_share_of_equal_first_choices() -> None:
     teacher = [[0.2, 0.1, 0.0], [5.0, 1.0, 0.0], [-9.0, -8.0, -7.0], [9.0, 0.0, 8.0]]
     assert agreement(student, teacher) == 0.75
     assert agreement(teacher, teacher) == 1.0
+
+
+def test_agreement_of_sets_is_that_of_all_classes_above_zero() -> None:
+    """The first choice is the same in every row; of the second one a class is below 0 on one side."""
+    student = [[3.0, 1.0, -1.0], [3.0, 1.0, -1.0], [-1.0, -2.0, -3.0]]
+    teacher = [[9.0, 0.1, -0.1], [3.0, -0.1, -1.0], [-0.1, -5.0, -5.0]]
+    assert agreement_of_sets(student, teacher) == pytest.approx(2 / 3)
+    with pytest.raises(DataError, match="without NaN"):
+        agreement_of_sets([[float("nan")]], [[1.0]])
+    with pytest.raises(DataError, match=r"student logits \[1, 1\], teacher logits \[1, 2\]"):
+        agreement_of_sets([[1.0]], [[1.0, 2.0]])
 
 
 def test_agreement_of_a_regression_is_pearsons_correlation() -> None:

@@ -34,7 +34,7 @@ def test_of_tokens_only_real_ones_count() -> None:
     assert expected.tolist() == [[0.0, 1.0], [9.0, 0.0], [1.0, 0.0], [0.0, 0.0], [0.0, 0.0], [0.0, 0.0]]
     found = expected.clone()
     found[2] = torch.tensor([0.0, 3.0])
-    difference = compare(found, expected, batches)
+    difference = compare(found, expected, batches, "softmax")
     assert difference.rows == 3
     assert difference.agreement == pytest.approx(5 / 6)
     assert difference.largest_difference == 3.0
@@ -50,7 +50,7 @@ def test_positions_behind_a_text_are_no_answers() -> None:
     found = answers(replies(first, second, first, second), batches, ("start_logits", "end_logits"))
     assert found[:3].tolist() == [[-5.0, -3.0, PADDING], [0.0, 1.0, 2.0], [4.0, PADDING, PADDING]]
     assert found[3:].tolist() == [[1.0, 1.0, PADDING], [1.0, 1.0, 1.0], [4.0, PADDING, PADDING]]
-    difference = compare(found, found, batches)
+    difference = compare(found, found, batches, "softmax")
     assert (difference.agreement, difference.largest_difference, difference.accuracy) == (1.0, 0.0, None)
 
 
@@ -58,7 +58,7 @@ def test_positions_behind_a_text_are_no_answers() -> None:
 def test_only_classes_have_an_accuracy(labels: Tensor) -> None:
     width = labels.shape[-1] if labels.dim() == 2 else 1
     logits = torch.arange(3 * width, dtype=torch.float32).view(3, width)
-    difference = compare(2 * logits, logits, [batch([1, 1, 1], 1, labels=labels)])
+    difference = compare(2 * logits, logits, [batch([1, 1, 1], 1, labels=labels)], "softmax")
     assert difference.accuracy is None
     assert difference.original_accuracy is None
     assert difference.agreement == pytest.approx(1.0)

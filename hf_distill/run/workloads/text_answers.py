@@ -189,8 +189,7 @@ class SomeClasses(TextAnswers):
         return np.stack([(said & labels).sum(axis=1), said.sum(axis=1), labels.sum(axis=1)], axis=1)
 
     def agreement(self, ours: np.ndarray, teachers: np.ndarray) -> float:
-        """The share of rows of which both say the same classes."""
-        return float(((ours > 0) == (teachers > 0)).all(axis=1).mean())
+        return fidelity.agreement_of_sets(ours, teachers)
 
     def interval(self, answers: np.ndarray, labels: np.ndarray) -> Interval:
         """Of F1 over all classes."""
@@ -203,14 +202,12 @@ class SomeClasses(TextAnswers):
         return counted.evidence(self._counts(answers, labels))
 
     def asked(self, labels: np.ndarray, text: Callable[[int], str]) -> Asked:
-        in_words = [self._in_words(flags) for flags in labels]
-        return Asked("rows", "texts", np.empty(0), (), text, lambda row: in_words[row])
+        return Asked("rows", "texts", text=text, truth_in_words=lambda row: self._in_words(labels[row]))
 
     def answered(self, answers: np.ndarray, labels: np.ndarray) -> Answered:
         said = answers > 0
-        in_words = [self._in_words(flags) for flags in said]
         right = (said == labels).all(axis=1)
-        return Answered(np.asarray(self.printed(answers)), right, None, lambda row: in_words[row])
+        return Answered(np.asarray(self.printed(answers)), right, in_words=lambda row: self._in_words(said[row]))
 
     def printed(self, answers: np.ndarray) -> list[str]:
         return [json.dumps(self.written(flags), ensure_ascii=False) for flags in answers > 0]

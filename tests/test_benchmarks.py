@@ -61,6 +61,32 @@ def test_trials_that_are_read_again_have_their_metrics_in_the_same_order(encoder
     assert heads == ["| model | student's layers | seeds | spearmanr | pearson |"] * 2
 
 
+@pytest.fixture(scope="module")
+def runs() -> Iterator[Any]:
+    """The file of a benchmark's runs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(SCRIPTS))
+        yield importlib.import_module("runs")
+
+
+def test_a_benchmark_goes_on_where_it_was_broken_off(runs: Any, tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "runs.json"
+    first = runs.Runs(path, {"epochs": 1})
+    assert list(first.missing(("a", "b"), (1, 2))) == [("a", 1), ("b", 1), ("a", 2), ("b", 2)]
+    first.add({"arm": "b", "seed": 1, "accuracy": 0.5})
+    again = runs.Runs(path, {"epochs": 1})
+    assert again.found == [{"arm": "b", "seed": 1, "accuracy": 0.5}]
+    assert list(again.missing(("a", "b"), (1, 2))) == [("a", 1), ("a", 2), ("b", 2)]
+    assert [entry.name for entry in path.parent.iterdir()] == ["runs.json"]
+
+
+def test_a_benchmark_refuses_runs_with_other_settings(runs: Any, tmp_path: Path) -> None:
+    path = tmp_path / "runs.json"
+    runs.Runs(path, {"epochs": 1}).add({"arm": "a", "seed": 1})
+    with pytest.raises(SystemExit, match=r"with the settings \{'epochs': 1\}; these have \{'epochs': 2\}"):
+        runs.Runs(path, {"epochs": 2})
+
+
 class Finished(Exception):
     pass
 

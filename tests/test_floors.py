@@ -77,7 +77,6 @@ WRITES_FILES = (
     "checkpoints/",
     "data/",
     "run/",
-    "run.py",
     "search/",
     "commands/",
     "evaluation/compare.py",

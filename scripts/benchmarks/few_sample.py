@@ -11,7 +11,6 @@ rows. A run that is in the output folder is not repeated. Results are in `result
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import tempfile
 import time
@@ -21,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
+from runs import Runs, settings_of
 from torch import Tensor
 from transformers import (
     AutoModelForSequenceClassification,
@@ -126,19 +126,14 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     given = parser.parse_args()
     transformers.logging.set_verbosity_error()
-    given.output.mkdir(parents=True, exist_ok=True)
-    results = given.output / "results.json"
-    runs = json.loads(results.read_text())["runs"] if results.exists() else []
-    done = {(run["cut"], run["target"], run["seed"]) for run in runs}
+    runs = Runs(
+        given.output / "results.json", settings_of(given, "layers", "sentences"), key=("target", "cut", "seed")
+    )
     bench = Bench(given)
-    for seed in given.seeds:
-        for cut in CUTS:
-            for target in (target for target in TARGETS if (cut, target, seed) not in done):
-                runs.append(bench.run(cut, target, seed))
-                settings = {"layers": given.layers, "sentences": given.sentences, "torch": torch.__version__}
-                results.write_text(json.dumps({"settings": settings, "runs": runs}, indent=1))
-                (given.output / "results.md").write_text(table(runs, given.sentences) + "\n")
-                print(table(runs, given.sentences), flush=True)
+    for target, cut, seed in runs.missing(TARGETS, CUTS, given.seeds):
+        runs.add(bench.run(cut, target, seed))
+        (given.output / "results.md").write_text(table(runs.found, given.sentences) + "\n")
+        print(table(runs.found, given.sentences), flush=True)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ rows of random tokens, which tells how much the choice of the dimensions matters
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import tempfile
 import time
@@ -23,6 +22,7 @@ from typing import Any
 import torch
 import transformers
 from datasets import Dataset
+from runs import Runs, settings_of
 from torch import Tensor
 from transformers import (
     AutoModelForSequenceClassification,
@@ -162,17 +162,10 @@ def main() -> None:
     if given.max_train_samples:
         splits["train"] = splits["train"].select(range(given.max_train_samples))
     data = {name: tokenize(splits[name], tokenizer, ["sentence"], max_length=128) for name in ("train", "validation")}
-    runs = json.loads(given.output.read_text())["runs"] if given.output.exists() else []
-    done = {(run["arm"], run["seed"]) for run in runs}
-    for seed in given.seeds:
-        for arm in ARMS:
-            if (arm, seed) in done:
-                continue
-            runs.append(one_run(arm, seed, given, data, tokenizer))
-            settings = {name: getattr(given, name) for name in ("epochs", "learning_rate", "bf16", *SIZES)}
-            settings |= {"threads": torch.get_num_threads(), "torch": torch.__version__}
-            given.output.write_text(json.dumps({"settings": settings, "runs": runs}))
-            print(summary(runs), flush=True)
+    runs = Runs(given.output, settings_of(given, "epochs", "learning_rate", "bf16", "max_train_samples", *SIZES))
+    for arm, seed in runs.missing(ARMS, given.seeds):
+        runs.add(one_run(arm, seed, given, data, tokenizer))
+        print(summary(runs.found), flush=True)
 
 
 if __name__ == "__main__":

@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from peers.catalogue import CATALOGUE
 from peers.environments import python_of
 from peers.measuring import environment
+from runs import Runs, settings_of
 from transformers import AutoModelForSequenceClassification
 
 from hf_distill import students
@@ -73,16 +73,6 @@ def table(runs: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def earlier(given: argparse.Namespace, settings: dict[str, Any]) -> list[dict[str, Any]]:
-    """The runs that the output file holds, if they were made with these settings."""
-    if not given.output.exists():
-        return []
-    held = json.loads(given.output.read_text(encoding="utf-8"))
-    if held["settings"] != settings:
-        raise SystemExit(f"{given.output} holds runs with other settings, {held['settings']}; now {settings}")
-    return held["runs"]
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--teacher", type=Path, required=True, help="model of six layers, and tokenizer")
@@ -95,24 +85,17 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--output", type=Path, required=True)
     given = parser.parse_args()
-    versions = {"torch": torch.__version__, "transformers": transformers.__version__}
-    settings = {"rows": given.rows, "epochs": given.epochs, "threads": given.threads, **versions}
-    runs = earlier(given, settings)
-    done = {(run["arm"], run["seed"]) for run in runs}
+    runs = Runs(given.output, settings_of(given, "rows", "epochs", "threads"))
     with tempfile.TemporaryDirectory() as folder:
         start = write_start(given.teacher, Path(folder, "start"))
-        for seed in given.seeds:
-            for arm in given.only:
-                if (arm, seed) in done:
-                    continue
-                place = Path(folder, f"{arm}-{seed}")
-                asked = {"data": given.dataset_dir, "teacher": given.teacher, "start": start, "folder": place}
-                whole = {name: str(path.resolve()) for name, path in asked.items()}
-                whole |= {"rows": given.rows, "epochs": given.epochs, "seed": seed}
-                runs.append(one_run(arm, whole, given))
-                shutil.rmtree(place)
-                given.output.write_text(json.dumps({"settings": settings, "runs": runs}, indent=2), encoding="utf-8")
-                print(table(runs), flush=True)
+        for arm, seed in runs.missing(given.only, given.seeds):
+            place = Path(folder, f"{arm}-{seed}")
+            asked = {"data": given.dataset_dir, "teacher": given.teacher, "start": start, "folder": place}
+            whole = {name: str(path.resolve()) for name, path in asked.items()}
+            whole |= {"rows": given.rows, "epochs": given.epochs, "seed": seed}
+            runs.add(one_run(arm, whole, given))
+            shutil.rmtree(place)
+            print(table(runs.found), flush=True)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import json
 import shutil
 import statistics
 import tempfile
@@ -27,6 +26,7 @@ import numpy as np
 import torch
 import transformers
 from datasets import Dataset
+from runs import Runs, settings_of
 from torch import Tensor
 from transformers import (
     AutoModelForSequenceClassification,
@@ -198,22 +198,14 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     given = parser.parse_args()
     transformers.logging.set_verbosity_error()
-    given.output.mkdir(parents=True, exist_ok=True)
-    results = given.output / "results.json"
-    runs = json.loads(results.read_text())["runs"] if results.exists() else []
-    done = {(run["arm"], run["seed"]) for run in runs}
     arms = ARMS if importlib.util.find_spec("torchao") else ARMS[:-1]
+    asked = ("layers", "epochs", "more_epochs", "max_steps", "bf16", "max_train_samples")
+    runs = Runs(given.output / "results.json", settings_of(given, *asked))
     bench = Bench(given)
-    for seed in given.seeds:
-        for arm in (arm for arm in arms if (arm, seed) not in done):
-            runs.append(bench.run(arm, seed))
-            settings = {
-                name: getattr(given, name) for name in ("layers", "epochs", "more_epochs", "max_steps", "bf16")
-            }
-            settings |= {"threads": torch.get_num_threads(), "torch": torch.__version__}
-            results.write_text(json.dumps({"settings": settings, "runs": runs}, indent=1))
-            (given.output / "results.md").write_text(table(runs, len(bench.labels)) + "\n")
-            print(table(runs, len(bench.labels)), flush=True)
+    for arm, seed in runs.missing(arms, given.seeds):
+        runs.add(bench.run(arm, seed))
+        (given.output / "results.md").write_text(table(runs.found, len(bench.labels)) + "\n")
+        print(table(runs.found, len(bench.labels)), flush=True)
 
 
 if __name__ == "__main__":

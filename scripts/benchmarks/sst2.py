@@ -11,7 +11,6 @@ score, and no setting was tuned on it. A run that is in the output file is not r
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import tempfile
 import time
@@ -21,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
+from runs import Runs, settings_of
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, DataCollatorWithPadding, TrainingArguments
 
 from hf_distill import DistillationTrainer, Labels, SoftTargets, students
@@ -134,21 +134,10 @@ def main() -> None:
     if given.max_train_samples:
         splits["train"] = splits["train"].select(range(given.max_train_samples))
     data = {name: tokenize(splits[name], tokenizer, ["sentence"], max_length=128) for name in ("train", "validation")}
-    runs = json.loads(given.output.read_text())["runs"] if given.output.exists() else []
-    done = {(run["arm"], run["seed"]) for run in runs}
-    for seed in given.seeds:
-        for arm in ARMS:
-            if (arm, seed) in done:
-                continue
-            runs.append(one_run(arm, seed, given, data, tokenizer))
-            settings = {
-                "epochs": given.epochs,
-                "bf16": given.bf16,
-                "threads": torch.get_num_threads(),
-                "torch": torch.__version__,
-            }
-            given.output.write_text(json.dumps({"settings": settings, "runs": runs}))
-            print(summary(runs), flush=True)
+    runs = Runs(given.output, settings_of(given, "epochs", "bf16", "max_train_samples"))
+    for arm, seed in runs.missing(ARMS, given.seeds):
+        runs.add(one_run(arm, seed, given, data, tokenizer))
+        print(summary(runs.found), flush=True)
 
 
 if __name__ == "__main__":

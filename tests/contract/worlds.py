@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from inspect import signature
 from typing import Any
 
@@ -329,6 +329,7 @@ class Case:
         return f"{self.title} in {self.world}"
 
 
+@cache
 def cases() -> list[Case]:
     """Every registered objective, by default and with what it takes of `POOL`, in the worlds that it accepts."""
     every = [

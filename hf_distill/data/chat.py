@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from datasets import Dataset, DatasetDict
 
-from hf_distill.data.files import Table, describe
+from hf_distill.data.files import Table, commit_of, describe, sums
 from hf_distill.errors import DataError
 
 MESSAGES, LINE = "messages", "line"
@@ -58,11 +58,13 @@ class Columns:
 @dataclass(frozen=True)
 class Conversations:
     """The splits, checked, with the columns `MESSAGES` and `LINE`, and `PROMPT` where some rows are. `sources` maps
-    each split to the SHA-256 of its file, and `places` to what its lines are called in messages."""
+    each split to the SHA-256 of what it was read from, `places` to what its lines are called in messages. `commit` is
+    that of a data set of the Hub."""
 
     splits: DatasetDict
     sources: Mapping[str, str]
     places: Mapping[str, str]
+    commit: str | None = None
 
     def place(self, split: str, line: int) -> str:
         """Where a conversation stands; splits that were cut from the training rows have theirs."""
@@ -99,7 +101,7 @@ def conversations(
         prompts = [bool(row.lacks) for row in rows]
         splits[name] = Dataset.from_dict({**kept, **({PROMPT: prompts} if any(prompts) else {})})
     places = {name: f"{table.path}, {table.unit}" for name, table in tables.items()}
-    return Conversations(DatasetDict(splits), {name: table.sha256 for name, table in tables.items()}, places)
+    return Conversations(DatasetDict(splits), sums(tables), places, commit_of(tables))
 
 
 def with_answers(data: Conversations) -> Conversations:

@@ -35,7 +35,8 @@ class Table:
 
     `numbers[i]` says where row i stands: its line, or its row counted from 1 in formats without lines. `is_text` is
     true where the format knows nothing but text (CSV and TSV), so that a number there is one by its looks alone.
-    `class_names` are the names of classes in the order of their ids, of the columns whose format has them.
+    `class_names` are the names of classes in the order of their ids, of the columns whose format has them. `commit` is
+    the one that rows of the Hub were read at.
     """
 
     path: Path
@@ -45,6 +46,7 @@ class Table:
     is_text: bool
     sha256: str
     class_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    commit: str | None = None
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -115,6 +117,17 @@ def choices(name: object, known: Iterable[str]) -> str:
     """The nearest of the known names, and all of them: the end of a message about an unknown name."""
     known = sorted(known)
     return did_you_mean(name, known, "", " ") + f"known: {', '.join(known) or 'none'}"
+
+
+def sums(tables: Mapping[str, Table]) -> dict[str, str]:
+    """The SHA-256 of what each split was read from."""
+    return {split: table.sha256 for split, table in tables.items()}
+
+
+def commit_of(tables: Mapping[str, Table]) -> str | None:
+    """The commit that the splits were read at, None where they are no rows of the Hub, or its commit is not known."""
+    commits = {table.commit for table in tables.values()}
+    return commits.pop() if len(commits) == 1 else None
 
 
 def listing(folder: Path) -> str:

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from datasets import Dataset, DatasetDict, load_dataset
+from datasets import Dataset, DatasetDict
 
 from hf_distill.data.files import FORMATS, choices, find, listing, read
-from hf_distill.data.hub import HUB_ERRORS, digest
+from hf_distill.data.hub import HUB_ERRORS, digest, download
 from hf_distill.data.labels import LabelKind, Labels
 from hf_distill.data.text import BLANK, SECRET, TextData, to_dataset, unlabelled
 from hf_distill.errors import DataError
@@ -87,7 +87,7 @@ class GlueTask:
     def _from_hub(self, revision: str | None, cache_dir: str | None, needed: Sequence[str]) -> TextData:
         where = f"GLUE task {self.name!r} of {HUB_ID}"
         try:
-            loaded = load_dataset(HUB_ID, self.name, revision=revision, cache_dir=cache_dir)
+            loaded, commit = download(HUB_ID, self.name, revision, cache_dir)
         except HUB_ERRORS as error:
             raise DataError(
                 f"{where}, revision {revision or 'main'}, could not be loaded: {error}. Where there is no way to "
@@ -98,7 +98,8 @@ class GlueTask:
             if split not in splits:
                 raise DataError(f"{where}: no split {split!r}; it has {', '.join(loaded)}.")
         checked = {split: self._checked(dataset, f"{where}, split {split!r}") for split, dataset in splits.items()}
-        return self._data(checked, {split: digest(dataset) for split, dataset in checked.items()})
+        sources = {split: digest(dataset) for split, dataset in checked.items()}
+        return self._data(checked, sources, commit)
 
     def _checked(self, dataset: Dataset, where: str) -> Dataset:
         columns = [*self.text_columns, "label"]
@@ -113,8 +114,8 @@ class GlueTask:
         secret = all(label in SECRET for label in dataset["label"][:])
         return dataset.select_columns(columns[:-1] if secret else columns)
 
-    def _data(self, splits: dict[str, Dataset], sources: dict[str, str]) -> TextData:
-        return TextData(DatasetDict(splits), self.text_columns, self.label_names, self.kind, sources)
+    def _data(self, splits: dict[str, Dataset], sources: dict[str, str], commit: str | None = None) -> TextData:
+        return TextData(DatasetDict(splits), self.text_columns, self.label_names, self.kind, sources, commit)
 
 
 _PAIR = ("sentence1", "sentence2")

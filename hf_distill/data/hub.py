@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from datasets import ClassLabel, Dataset, LargeList, List, load_dataset
+from datasets import ClassLabel, Dataset, DatasetDict, LargeList, List, load_dataset_builder
 from datasets.exceptions import DatasetsError
 from huggingface_hub.errors import HfHubHTTPError
 
@@ -22,10 +23,22 @@ HUB_ERRORS: tuple[type[Exception], ...] = (
 be no OSError where there is no connection; RuntimeError is that of data sets that bring code."""
 
 
+def download(
+    hub_id: str, config: str | None, revision: str | None, cache_dir: str | None = None
+) -> tuple[DatasetDict, str | None]:
+    """The splits of a data set of the Hub, and the commit that they were read at, which is the builder's hash; None
+    where it is another. What was downloaded before is read again where there is no way to the Hub.
+    """
+    builder = load_dataset_builder(hub_id, config, revision=revision, cache_dir=cache_dir)
+    builder.download_and_prepare()
+    commit = builder.hash if re.fullmatch(r"[0-9a-f]{40}", builder.hash or "") else None
+    return builder.as_dataset(), commit
+
+
 def load_splits(
     hub_id: str, splits: Sequence[str], *, config: str | None = None, revision: str | None = None
-) -> dict[str, Dataset]:
-    """Those of `splits` that a data set of the Hub has.
+) -> tuple[dict[str, Dataset], str | None]:
+    """Those of `splits` that a data set of the Hub has, and their commit, as `download` has it.
 
     Errors: DataError where it cannot be loaded, and for a folder, which has no name on the Hub.
     """
@@ -35,18 +48,20 @@ def load_splits(
             "(--train_file, data.files)."
         )
     try:
-        loaded = load_dataset(hub_id, config, revision=revision)
+        loaded, commit = download(hub_id, config, revision)
     except HUB_ERRORS as error:
         raise DataError(
             f"{hub_id}, configuration {config or 'default'}, revision {revision or 'main'}, could not be loaded: "
             f"{error}. Where there is no way to the Hub, give files."
         ) from error
-    return {split: loaded[split] for split in splits if split in loaded}
+    return {split: loaded[split] for split in splits if split in loaded}, commit
 
 
-def to_table(dataset: Dataset, name: str, columns: Sequence[str], optional: Sequence[str] = ()) -> Table:
+def to_table(
+    dataset: Dataset, name: str, columns: Sequence[str], optional: Sequence[str] = (), commit: str | None = None
+) -> Table:
     """`columns` of a split, and those of `optional` that it has, as Python values, class labels as their names; `name`
-    is the split's in messages.
+    is the split's in messages, and `commit` that of its data set.
 
     Errors: DataError for a missing column and no rows.
     """
@@ -67,6 +82,7 @@ def to_table(dataset: Dataset, name: str, columns: Sequence[str], optional: Sequ
         is_text=False,
         sha256=digest(rows),
         class_names={column: names for column, names in classes.items() if names},
+        commit=commit,
     )
 
 

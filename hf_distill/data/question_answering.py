@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from datasets import Dataset, DatasetDict, Features, List, Value
 
-from hf_distill.data.files import Table, check_text, describe
+from hf_distill.data.files import Table, check_text, commit_of, describe, sums
 from hf_distill.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -28,11 +28,12 @@ LABELLED = Features(
 class Questions:
     """The splits, checked: `id`, `context`, `question` and, unless a split is unlabelled, `answers`, a mapping of
     `text` and `answer_start` (a character of the context), two lists that are empty where there is no answer.
-    `sources` maps each split to the SHA-256 of what it was read from.
+    `sources` maps each split to the SHA-256 of what it was read from; `commit` is that of a data set of the Hub.
     """
 
     splits: DatasetDict
     sources: Mapping[str, str]
+    commit: str | None = None
 
 
 def questions_of(tables: Mapping[str, Table], *, version_2_with_negative: bool) -> Questions:
@@ -43,7 +44,7 @@ def questions_of(tables: Mapping[str, Table], *, version_2_with_negative: bool) 
     `version_2_with_negative`.
     """
     splits = {name: _checked(table, name == "test", version_2_with_negative) for name, table in tables.items()}
-    return Questions(DatasetDict(splits), {name: table.sha256 for name, table in tables.items()})
+    return Questions(DatasetDict(splits), sums(tables), commit_of(tables))
 
 
 def _checked(table: Table, is_test: bool, version_2_with_negative: bool) -> Dataset:

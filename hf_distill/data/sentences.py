@@ -29,10 +29,12 @@ HIGHEST = 5.0
 
 @dataclass(frozen=True)
 class SentenceRows:
-    """The splits, checked, under the names of their files' columns. `sources` maps each to the SHA-256 of its file."""
+    """The splits, checked, under the names of their files' columns. `sources` maps each to the SHA-256 of what it was
+    read from; `commit` is that of a data set of the Hub."""
 
     splits: DatasetDict
     sources: Mapping[str, str]
+    commit: str | None = None
 
 
 def checked(table: Table, text_columns: Sequence[str], score_column: str | None, margin_column: str | None) -> Dataset:

@@ -12,7 +12,7 @@ from datasets import Dataset, DatasetDict
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from hf_distill.data.files import Table, check_text
+from hf_distill.data.files import Table, check_text, commit_of, sums
 from hf_distill.data.hypotheses import padded_hypotheses
 from hf_distill.data.sounds import located, samples_of
 from hf_distill.errors import DataError
@@ -30,10 +30,11 @@ SPECIAL = ("<pad>", "<unk>", "|")
 @dataclass(frozen=True)
 class SpokenTexts:
     """The splits, checked: `sound` as `sounds.located` gives it, `text`, and `place`, where the sound stands.
-    `sources` maps each split to the SHA-256 of its file."""
+    `sources` maps each split to the SHA-256 of what it was read from; `commit` is that of a data set of the Hub."""
 
     splits: DatasetDict
     sources: Mapping[str, str]
+    commit: str | None = None
 
 
 def spoken_texts(tables: Mapping[str, Table], audio_column: str, text_column: str) -> SpokenTexts:
@@ -60,7 +61,7 @@ def spoken_texts(tables: Mapping[str, Table], audio_column: str, text_column: st
         splits[name] = Dataset.from_dict(
             {SOUND: sounds, SAID: [" ".join(text.split()) for text in texts], PLACE: places}
         )
-    return SpokenTexts(DatasetDict(splits), {name: table.sha256 for name, table in tables.items()})
+    return SpokenTexts(DatasetDict(splits), sums(tables), commit_of(tables))
 
 
 def hear(

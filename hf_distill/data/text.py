@@ -12,7 +12,7 @@ from typing import Any
 
 from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
 
-from hf_distill.data.files import Table, check_text, choices, describe, read
+from hf_distill.data.files import Table, check_text, choices, commit_of, describe, read, sums
 from hf_distill.data.labels import LabelKind, Labels, check_names
 from hf_distill.errors import DataError
 
@@ -35,7 +35,7 @@ class TextData:
 
     Every split has `text_columns` (one, or two for pairs) and, unless it is unlabelled, `label`, by `kind`: the class
     id, whose name is `label_names[id]`; 1.0 or 0.0 for each class; or a float. `sources` maps each split to the
-    SHA-256 of what it was read from.
+    SHA-256 of what it was read from; `commit` is that of a data set of the Hub.
     """
 
     splits: DatasetDict
@@ -43,6 +43,7 @@ class TextData:
     label_names: tuple[str, ...]
     kind: LabelKind
     sources: Mapping[str, str]
+    commit: str | None = None
 
 
 def load_files(
@@ -108,8 +109,8 @@ def of_tables(
     if labelled and len(labels.names) == 1:
         logger.warning("%s: there is one class only, %r.", labelled[0].path, labels.names[0])
     splits = {split: to_dataset(table, text_columns, column, labels) for split, table in known.items()}
-    sources = {split: table.sha256 for split, table in tables.items()}
-    return TextData(DatasetDict(splits), tuple(text_columns), labels.names, labels.kind, sources)
+    data = DatasetDict(splits)
+    return TextData(data, tuple(text_columns), labels.names, labels.kind, sums(tables), commit_of(tables))
 
 
 def load_packaged(

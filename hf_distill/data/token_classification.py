@@ -10,7 +10,7 @@ from typing import Any
 from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
 from transformers import PreTrainedTokenizerBase
 
-from hf_distill.data.files import Table, choices, describe
+from hf_distill.data.files import Table, choices, commit_of, describe, sums
 from hf_distill.data.labels import check_names
 from hf_distill.errors import DataError
 from hf_distill.tasks import IGNORED
@@ -21,12 +21,13 @@ logger = logging.getLogger(__name__)
 @dataclass(frozen=True)
 class TaggedTokens:
     """The splits, checked: `tokens`, and, unless a split is unlabelled, `tags`, the ids of `tag_names`. `sources` maps
-    each split to the SHA-256 of what it was read from.
+    each split to the SHA-256 of what it was read from; `commit` is that of a data set of the Hub.
     """
 
     splits: DatasetDict
     tag_names: tuple[str, ...]
     sources: Mapping[str, str]
+    commit: str | None = None
 
 
 def tagged_tokens(
@@ -47,7 +48,7 @@ def tagged_tokens(
     names = known or _names(tables["train"], tags_column)
     ids: dict[Any, int] = {key: i for i, name in enumerate(names) for key in (i, name)}
     splits = {name: _split(table, tokens_column, tags_column, names, ids) for name, table in tables.items()}
-    return TaggedTokens(DatasetDict(splits), names, {name: table.sha256 for name, table in tables.items()})
+    return TaggedTokens(DatasetDict(splits), names, sums(tables), commit_of(tables))
 
 
 def _names(table: Table, column: str) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from typing import Any
 from datasets import Dataset, DatasetDict
 from transformers import PreTrainedTokenizerBase
 
-from hf_distill.data.files import Table, check_text
+from hf_distill.data.files import Table, check_text, commit_of, sums
 from hf_distill.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -21,10 +21,12 @@ _CUT = "target_is_cut"
 
 @dataclass(frozen=True)
 class PairedTexts:
-    """The splits, checked: `source` and `target`. `sources` maps each split to the SHA-256 of its file."""
+    """The splits, checked: `source` and `target`. `sources` maps each split to the SHA-256 of what it was read from;
+    `commit` is that of a data set of the Hub."""
 
     splits: DatasetDict
     sources: Mapping[str, str]
+    commit: str | None = None
 
 
 def paired_texts(tables: Mapping[str, Table], source_column: str, target_column: str) -> PairedTexts:
@@ -40,7 +42,7 @@ def paired_texts(tables: Mapping[str, Table], source_column: str, target_column:
             if empty is not None:
                 raise DataError(f"{table.place(empty, column)}: is empty; there is nothing to read, or to write.")
         splits[name] = Dataset.from_dict({SOURCE: table.columns[source_column], TARGET: table.columns[target_column]})
-    return PairedTexts(DatasetDict(splits), {name: table.sha256 for name, table in tables.items()})
+    return PairedTexts(DatasetDict(splits), sums(tables), commit_of(tables))
 
 
 def tokenize_pairs(

@@ -164,8 +164,9 @@ class SourceFacts(_Strict):
 
 
 class DataFacts(_Strict):
-    """The data. `id`, `config`, `revision` name a data set of the Hub; `sources` and `sizes` go by split, `commits` of
-    text from the Hub by the keys of the recipe (`data.text.train.0.hub.revision`)."""
+    """The data. `id`, `config` and `revision`, the commit that was read, name a data set of the Hub; `sources` and
+    `sizes` go by split, `commits` of text from the Hub by the keys of the recipe (`data.text.train.0.hub.revision`).
+    """
 
     name: Text
     id: HubId | None = None

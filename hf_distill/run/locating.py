@@ -44,7 +44,7 @@ def located(
         problems += _other_sums(place, Path(found), origin)
     if problems:
         raise DataError("the record names what is not here:\n" + "\n".join(f"- {problem}" for problem in problems))
-    return {**changes, **_pinned_text(record, recipe)}
+    return {**changes, **_pinned_data(record, recipe)}
 
 
 def _found(place: Place, data_dir: Path | None) -> str | None:
@@ -78,9 +78,12 @@ def _other_sums(place: Place, path: Path, origin: Origin | None) -> Iterator[str
             yield f"{place.key}: {file} has changed: its SHA-256 is {found}, the record has {told}"
 
 
-def _pinned_text(record: Record, recipe: Mapping[str, Any]) -> dict[str, str]:
-    """The commits of text from the Hub that a recipe names; a record may be anybody's, and changes nothing else."""
-    commits, found = record.data.commits, {}
+def _pinned_data(record: Record, recipe: Mapping[str, Any]) -> dict[str, str]:
+    """The commits of the data of the Hub that a recipe names; a record may be anybody's, and changes nothing else."""
+    commits: Mapping[str, str] = record.data.commits
+    found: dict[str, str] = {}
+    if value_at(recipe, "data.hub") is not None and record.data.revision is not None:
+        found["data.hub.revision"] = record.data.revision
     for split in ("train", "validation"):
         for number, source in enumerate(value_at(recipe, f"data.text.{split}") or []):
             key = f"data.text.{split}.{number}.hub.revision"

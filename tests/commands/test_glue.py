@@ -173,14 +173,21 @@ def test_a_task_of_ones_own(home: Path, tmp_path: Path) -> None:
 
 
 def test_a_data_set_of_the_hub(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its classes are called otherwise than the teacher's, and its test has none; a tenth of train is validation."""
+    """Its classes are called otherwise than the teacher's, and its test has none; a tenth of train is validation. What
+    comes after the run reads the commit of the run."""
     classes = Features({"text": Value("string"), "mood": ClassLabel(names=["neg", "pos"])})
     texts, labels = zip(*map(tiny_runs.sentence, range(30)), strict=True)
     splits = {
         "train": Dataset.from_dict({"text": texts, "mood": labels}, features=classes),
         "test": Dataset.from_dict({"text": texts[:3], "mood": [-1] * 3}, features=classes),
     }
-    monkeypatch.setattr(hub, "load_dataset", lambda *names, **options: DatasetDict(splits))
+    asked: list[str | None] = []
+
+    def download(hub_id: str, config: str | None, revision: str | None) -> tuple[DatasetDict, str]:
+        asked.append(revision)
+        return DatasetDict(splits), "c" * 40
+
+    monkeypatch.setattr(hub, "download", download)
     flags = [
         "--dataset_name", "me/moods", "--dataset_revision", "v1", "--text_columns", "text", "--label_column", "mood",
         "--class_names", "negative,positive", "--teacher_name_or_path", str(home / "teacher"), "--student_layers", "1",
@@ -188,7 +195,7 @@ def test_a_data_set_of_the_hub(home: Path, tmp_path: Path, monkeypatch: pytest.M
     ]  # fmt: skip
     assert main(flags) == 0
     record = Record.read(tmp_path / "out")
-    assert (record.data.id, record.data.revision) == ("me/moods", "v1")
+    assert (record.data.id, record.data.revision) == ("me/moods", "c" * 40)
     assert record.data.sizes == {"train": 26, "validation": 4, "test": 3}
     assert ModelCard.load(tmp_path / "out" / "README.md").data.datasets == ["me/moods"]
     student = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
@@ -197,6 +204,9 @@ def test_a_data_set_of_the_hub(home: Path, tmp_path: Path, monkeypatch: pytest.M
     assert {label for _, label in told} <= {"negative", "positive"}
     assert main(["--output_dir", str(tmp_path / "out"), "--do_predict", "--use_cpu"]) == 0
     assert predictions(tmp_path / "out" / "predict_results_test.txt") == told
+    again = ["--reproduce", str(tmp_path / "out"), "--output_dir", str(tmp_path / "again")]
+    assert main([*again, "--teacher_name_or_path", str(home / "teacher")]) == 0
+    assert asked == ["v1", "c" * 40, "c" * 40]
 
 
 def several_classes(folder: Path) -> list[str]:

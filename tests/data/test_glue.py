@@ -131,33 +131,36 @@ def hub(labels: ClassLabel | Value, **splits: list[Any]) -> DatasetDict:
 
 
 SENTIMENT = ClassLabel(names=["negative", "positive"])
+COMMIT = "c" * 40
 
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """What the stand-in for `load_dataset` was asked for; its last element answers."""
+    """What the stand-in for `download` was asked for; its last element answers, at a commit."""
     asked: list[Any] = []
 
-    def load(*arguments: Any, **named: Any) -> DatasetDict:
+    def download(*arguments: Any) -> tuple[DatasetDict, str]:
         answer = asked.pop()
-        asked.append((arguments, named))
+        asked.append(arguments)
         if isinstance(answer, Exception):
             raise answer
-        return answer
+        return answer, COMMIT
 
-    monkeypatch.setattr(glue, "load_dataset", load)
+    monkeypatch.setattr(glue, "download", download)
     return asked
 
 
 def test_the_hub(calls: list[Any], tmp_path: Path) -> None:
     calls.append(hub(SENTIMENT, train=[1, 0], validation=[0], test=[-1, -1]))
     data = glue.task("sst2").load(revision="abc", cache_dir="here")
-    assert calls == [(("nyu-mll/glue", "sst2"), {"revision": "abc", "cache_dir": "here"})]
+    assert calls == [("nyu-mll/glue", "sst2", "abc", "here")]
+    assert data.commit == COMMIT
     assert data.splits["train"].to_dict() == {"sentence": ["x", "x"], "label": [1, 0]}
     assert data.splits["test"].column_names == ["sentence"]
     write(tmp_path / "train.jsonl", [{"sentence": "x", "label": 1}, {"sentence": "x", "label": 0}])
     local = glue.task("sst2").load(tmp_path, needed=["train"])
     assert local.splits["train"].features == data.splits["train"].features
+    assert local.commit is None
 
 
 def test_the_sources_of_the_hub_follow_the_rows(calls: list[Any]) -> None:

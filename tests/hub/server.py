@@ -1,8 +1,9 @@
 """A Hub on the loopback interface: repositories in memory, faults on request, a log of every request.
 
-It serves the endpoints that huggingface_hub uses to create, fill, look at and load model repositories. Every file is
-taken `regular` (base64 inside the commit), or, if asked, the weights as large files (LFS), which lie on another host
-(`localhost` in place of `127.0.0.1`); xet is never served.
+It serves the endpoints that huggingface_hub uses to create, fill, look at and load model repositories, and those with
+which `datasets` reads data sets; a repository is either, as it is asked for. Every file is taken `regular` (base64
+inside the commit), or, if asked, the weights as large files (LFS), which lie on another host (`localhost` in place of
+`127.0.0.1`); xet is never served.
 """
 
 from __future__ import annotations
@@ -231,11 +232,11 @@ class _Handler(BaseHTTPRequestHandler):
             return self._validate()
         if match := re.fullmatch(r"/([^/]+/[^/.]+)(?:\.git/info)?/lfs/(objects/batch|verify|[0-9a-f]{64})", path):
             return self._large(match[1], match[2])
-        if match := re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/([a-z-]+)(?:/(.+))?)?", path):
+        if match := re.fullmatch(r"/api/(?:models|datasets)/([^/]+/[^/]+)(?:/([a-z-]+)(?:/(.+))?)?", path):
             repo_id, action, rest = match.groups()
             revision, _, folder = (rest or "main").partition("/")
             return self._model(repo_id, action or "info", unquote(revision), folder, corrupt)
-        if match := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
+        if match := re.fullmatch(r"(?:/datasets)?/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
             return self._resolve(match[1], unquote(match[2]), unquote(match[3]))
         raise RefusalError(404, f"no route for {path}")
 

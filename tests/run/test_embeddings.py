@@ -74,7 +74,7 @@ def test_validation_is_cut_only_where_there_is_none(monkeypatch: pytest.MonkeyPa
 
     def sizes(found: dict[str, Dataset], **changes: Any) -> Any:
         data = {"hub": {"id": "me/texts"}, "split": {"validation": 0.25}, "embeddings": {**settings, **changes}}
-        monkeypatch.setattr(splits, "load_splits", lambda *args, **kwargs: found)
+        monkeypatch.setattr(splits, "load_splits", lambda *args, **kwargs: (found, None))
         return load_workload(Recipe.from_dict({**recipe, "data": data})).sizes
 
     assert sizes({"train": texts, "validation": pairs}) == {"train": 2, "validation": 4}

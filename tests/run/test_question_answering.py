@@ -147,29 +147,29 @@ def test_a_data_set_of_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[Any, ...]] = []
     splits = {name: Dataset.from_list(tiny_tasks.question_rows(n)) for name, n in (("train", 8), ("validation", 4))}
 
-    def load_dataset(*names: Any, **options: Any) -> DatasetDict:
-        asked.append((*names, options))
-        return DatasetDict({**splits, "extra": splits["train"]})
+    def download(*names: Any) -> tuple[DatasetDict, str]:
+        asked.append(names)
+        return DatasetDict({**splits, "extra": splits["train"]}), "c" * 40
 
-    monkeypatch.setattr(hub, "load_dataset", load_dataset)
+    monkeypatch.setattr(hub, "download", download)
     made = recipe({"hub": {"id": "me/questions", "config": "plain", "revision": "v1"}})
     found = workload(made)
-    assert asked == [("me/questions", "plain", {"revision": "v1"})]
+    assert asked == [("me/questions", "plain", "v1")]
     assert found.data.splits["train"]["answers"][0] == splits["train"][0]["answers"]
     facts = found.facts(made)
-    assert (facts.name, facts.id, facts.config, facts.revision) == ("me/questions", "me/questions", "plain", "v1")
+    assert (facts.name, facts.id, facts.config, facts.revision) == ("me/questions", "me/questions", "plain", "c" * 40)
     assert facts.sizes == {"train": 8, "validation": 4}
     assert set(facts.sources) == {"train", "validation"}
-    monkeypatch.setattr(hub, "load_dataset", lambda *names, **options: DatasetDict({"test": splits["train"]}))
+    monkeypatch.setattr(hub, "download", lambda *names: (DatasetDict({"test": splits["train"]}), None))
     with pytest.raises(DataError, match="me/questions: there is no split train; it has test"):
         workload(made)
 
 
 def test_a_hub_out_of_reach_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    def load_dataset(*names: Any, **options: Any) -> None:
+    def download(*names: Any) -> None:
         raise ConnectionError("no route")
 
-    monkeypatch.setattr(hub, "load_dataset", load_dataset)
+    monkeypatch.setattr(hub, "download", download)
     with pytest.raises(
         DataError, match="me/questions, configuration default, revision main, could not be loaded: no route"
     ):

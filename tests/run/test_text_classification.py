@@ -43,11 +43,11 @@ def hub_of(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """What the Hub has, as the first element, and behind it what it was asked for."""
     asked: list[Any] = []
 
-    def load(*names: Any, **options: Any) -> DatasetDict:
-        asked.append((names, options))
-        return DatasetDict(asked[0])
+    def download(*names: Any) -> tuple[DatasetDict, str | None]:
+        asked.append(names)
+        return DatasetDict(asked[0]), None
 
-    monkeypatch.setattr(hub, "load_dataset", load)
+    monkeypatch.setattr(hub, "download", download)
     return asked
 
 
@@ -61,7 +61,7 @@ def test_classes_of_the_hub_keep_their_names_and_their_order(hub_of: list[Any]) 
     hub_of.append({"train": split([2, 0, 1, 0]), "validation": split([1]), "test": split([-1, -1])})
     made = recipe(hub={"id": "me/moods", "config": "all", "revision": "v1"})
     found = loaded(made)
-    assert hub_of[1] == (("me/moods", "all"), {"revision": "v1"})
+    assert hub_of[1] == ("me/moods", "all", "v1")
     assert found.data.label_names == tuple(MOODS)
     assert found.splits["train"].to_dict() == {"body": [f"text {i}" for i in range(4)], "label": [2, 0, 1, 0]}
     assert found.splits["validation"]["label"][:] == [1]
@@ -165,10 +165,10 @@ def test_a_folder_is_no_data_set_of_the_hub(tmp_path: Path) -> None:
 
 
 def test_a_data_set_that_brings_code_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    def load(*names: Any, **options: Any) -> None:
+    def download(*names: Any) -> None:
         raise RuntimeError("Dataset scripts are no longer supported, but found moods.py")
 
-    monkeypatch.setattr(hub, "load_dataset", load)
+    monkeypatch.setattr(hub, "download", download)
     with pytest.raises(DataError, match=r"me/moods.* could not be loaded: Dataset scripts are no longer supported"):
         loaded(recipe())
 

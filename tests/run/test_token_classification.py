@@ -168,7 +168,7 @@ def test_class_labels_of_the_hub_keep_their_names_and_their_order(monkeypatch: p
     features = Features({"tokens": List(Value("string")), "ner_tags": List(ClassLabel(names=list(tiny_tasks.TAGS)))})
     rows = [{"tokens": row["tokens"], "ner_tags": row["ner_tags"]} for row in tiny_tasks.tagged_rows(8)]
     splits = Dataset.from_list(rows, features=features)
-    monkeypatch.setattr(hub, "load_dataset", lambda *names, **options: DatasetDict(train=splits, validation=splits))
+    monkeypatch.setattr(hub, "download", lambda *names: (DatasetDict(train=splits, validation=splits), None))
     made = recipe({"hub": {"id": "me/names"}, "token_classification": {"tags_column": "ner_tags"}})
     found = workload(made)
     assert found.data.tag_names == tiny_tasks.TAGS  # a teacher with LABEL_0, LABEL_1 ... was trained in that order

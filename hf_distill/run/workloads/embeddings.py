@@ -10,7 +10,7 @@ import numpy as np
 from datasets import Dataset
 from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase
 
-from hf_distill.data.files import Table
+from hf_distill.data.files import Table, commit_of, sums
 from hf_distill.data.sentences import (
     BESIDE,
     MARGIN,
@@ -257,7 +257,7 @@ def load(data: Data, settings: Settings, recipe: Recipe, *, predict: bool) -> Se
     }
     found = SentenceVectors(
         name,
-        SentenceRows(at_most(with_cuts(splits, data), recipe), {name: each.sha256 for name, each in tables.items()}),
+        SentenceRows(at_most(with_cuts(splits, data), recipe), sums(tables), commit_of(tables)),
         settings,
         Encoders.of(recipe, settings),
     )

@@ -14,6 +14,9 @@ from hf_distill.recipe import Recipe
 from hf_distill.run.abilities import Predicting, Showing
 from hf_distill.run.workloads.splits import data_facts, hub_facts
 
+REVISION = "data.hub.revision"
+"""The key of a recipe that says which rows of a data set on the Hub are read."""
+
 
 def padding_on_the_right(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
     """A copy for collators of rows in which answers are positions, which padding on the left would move."""
@@ -24,13 +27,16 @@ def padding_on_the_right(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokeni
 
 class Checked(Protocol):
     """Rows that were read from files or the Hub and checked; `sources` maps each split to the SHA-256 of what it was
-    read from."""
+    read from, and `commit` is that of a data set of the Hub."""
 
     @property
     def splits(self) -> DatasetDict: ...
 
     @property
     def sources(self) -> Mapping[str, str]: ...
+
+    @property
+    def commit(self) -> str | None: ...
 
 
 class LabelledRows(Showing):
@@ -47,6 +53,10 @@ class LabelledRows(Showing):
     @property
     def sources(self) -> Mapping[str, str]:
         return self.data.sources
+
+    @property
+    def commits(self) -> Mapping[str, str]:
+        return {} if self.data.commit is None else {REVISION: self.data.commit}
 
     @property
     def sizes(self) -> Mapping[str, int]:
@@ -71,7 +81,7 @@ class LabelledRows(Showing):
         return data_facts(recipe, self.name, self.splits, self.sources, self._hub_facts(recipe))
 
     def _hub_facts(self, recipe: Recipe) -> dict[str, str | None]:
-        return hub_facts(recipe)
+        return hub_facts(recipe, self.data.commit)
 
 
 class PredictedRows(LabelledRows, Predicting):

@@ -68,8 +68,9 @@ def tables_with(data: Data, columns_of: Callable[[str], tuple[list[str], list[st
             tables[name] = read(path, *columns_of(name))
     else:
         hub = data.hub
-        for name, rows in load_splits(hub.id, SPLITS, config=hub.config, revision=hub.revision).items():
-            tables[name] = to_table(rows, f"{hub.id}/{name}", *columns_of(name))
+        splits, commit = load_splits(hub.id, SPLITS, config=hub.config, revision=hub.revision)
+        for name, rows in splits.items():
+            tables[name] = to_table(rows, f"{hub.id}/{name}", *columns_of(name), commit=commit)
     if "train" not in tables:
         raise DataError(f"{data_name(data)}: there is no split train; it has {', '.join(tables) or 'none of ours'}.")
     return tables
@@ -86,10 +87,11 @@ def _files(data: Data) -> dict[str, str]:
     return {split: path for split, path in data.files.model_dump().items() if path is not None}
 
 
-def hub_facts(recipe: Recipe) -> dict[str, str | None]:
-    """The id, configuration and revision of a data set of the Hub; nothing for files."""
+def hub_facts(recipe: Recipe, commit: str | None) -> dict[str, str | None]:
+    """The id and configuration of a data set of the Hub, and the commit that was read; where that is not known, the
+    revision that was asked for. Nothing for files."""
     hub = None if recipe.data is None else recipe.data.hub
-    return {} if hub is None else {"id": hub.id, "config": hub.config, "revision": hub.revision}
+    return {} if hub is None else {"id": hub.id, "config": hub.config, "revision": commit or hub.revision}
 
 
 def need_test(splits: Mapping[str, Dataset], name: str, predict: bool) -> None:

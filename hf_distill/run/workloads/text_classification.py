@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -61,9 +61,14 @@ class TextClassification(PredictedRows, Augmentable):
 
     # ---- the data ----
 
+    @property
+    def commits(self) -> Mapping[str, str]:
+        return {} if self.task is not None else super().commits  # a recipe names no revision of GLUE
+
     def _hub_facts(self, recipe: Recipe) -> dict[str, str | None]:
         on_hub = self.task is not None and recipe.dataset_dir is None
-        return {"id": glue.HUB_ID, "config": self.name} if on_hub else super()._hub_facts(recipe)
+        of_glue = {"id": glue.HUB_ID, "config": self.name, "revision": self.data.commit}
+        return of_glue if on_hub else super()._hub_facts(recipe)
 
     @property
     def answer_kind(self) -> TextAnswers:

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import gc
+import os
 import tempfile
 from collections.abc import Iterator
 
 import datasets
 import pytest
+import torch
 
 from hf_distill.evaluation import canvas
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Tests that run side by side have one thread each, and so have the processes that they start: the threads of one
+    would wait for those of the others."""
+    if hasattr(config, "workerinput"):
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
+        torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 
 def pytest_collection_finish() -> None:

@@ -7,8 +7,6 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
 import hf_distill
 from hf_distill.families import FAMILIES
 
@@ -87,8 +85,6 @@ WRITES_FILES = (
 )
 PICKS = {"distilbert", "mobilebert", "ib_bert"}
 """Family names that also name a choice of layers, or a way to make a student, in recipes and on the command line."""
-
-each_file = pytest.mark.parametrize("name", sorted(FILES))
 
 
 def module_of(name: str) -> str:
@@ -194,14 +190,13 @@ def test_every_room_has_a_floor() -> None:
     assert rooms - set(FLOORS) == set()
 
 
-@each_file
-def test_imports_go_down(name: str) -> None:
-    here = room(module_of(name))
-    if not here:
-        return
-    floor = FLOORS.index(here)
-    above = {module for module in IMPORTS[name] if not module or FLOORS.index(room(module)) > floor}
-    assert above == set(), f"{name} imports from above"
+def test_imports_go_down() -> None:
+    floors = {name: FLOORS.index(room(module)) for module, name in MODULES.items() if room(module)}
+    above = {
+        name: {module for module in IMPORTS[name] if not module or FLOORS.index(room(module)) > floor}
+        for name, floor in floors.items()
+    }
+    assert {name: modules for name, modules in above.items() if modules} == {}
 
 
 def test_files_of_one_room_import_each_other_without_circles() -> None:
@@ -248,14 +243,15 @@ def test_no_objective_imports_another() -> None:
     assert {module: others for module, others in found.items() if others} == {}
 
 
-@each_file
-def test_only_some_rooms_name_families(name: str) -> None:
-    if name.startswith(NAMES_FAMILIES):
-        return
-    texts = {
-        node.value for node in ast.walk(FILES[name]) if isinstance(node, ast.Constant) and isinstance(node.value, str)
-    }
-    assert texts & set(FAMILIES) - PICKS == set(), f"{name} names a family"
+def families(tree: ast.Module) -> set[str]:
+    """The names of families among the texts of a file."""
+    texts = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+    return texts & set(FAMILIES) - PICKS
+
+
+def test_only_some_rooms_name_families() -> None:
+    named = {name: families(tree) for name, tree in FILES.items() if not name.startswith(NAMES_FAMILIES)}
+    assert {name: found for name, found in named.items() if found} == {}
 
 
 def writes(tree: ast.Module) -> list[str]:
@@ -281,8 +277,6 @@ def opens_to_write(call: ast.Call) -> bool:
     return any(set(value) <= set("rwaxbt+") and set(value) & set("wax+") for value in values)
 
 
-@each_file
-def test_only_some_rooms_write_files(name: str) -> None:
-    if name.startswith(WRITES_FILES):
-        return
-    assert writes(FILES[name]) == [], f"{name} writes files"
+def test_only_some_rooms_write_files() -> None:
+    written = {name: writes(tree) for name, tree in FILES.items() if not name.startswith(WRITES_FILES)}
+    assert {name: calls for name, calls in written.items() if calls} == {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,12 @@ def trained(task: str, extra_padding: int = 0, **settings: object) -> Distillati
     return trainer
 
 
+@cache
+def at_once(task: str) -> DistillationTrainer:
+    """The run to which others are held."""
+    return trained(task)
+
+
 def every_objective():
     return (
         0.5 * SoftTargets(temperature=2.0)
@@ -43,7 +50,7 @@ def every_objective():
 
 @pytest.mark.parametrize("task", TASKS)
 def test_micro_batches_and_padding_do_not_matter(task: str) -> None:
-    whole = trained(task)
+    whole = at_once(task)
     assert tiny.distance(whole.model, tiny.model(task, layers=2, hidden=32, seed=1)) > 1e-3, (
         "the run must move the weights"
     )
@@ -82,7 +89,7 @@ def test_two_ranks_equal_one_process(tmp_path: Path) -> None:
     script = Path(__file__).parent / "distributed" / "train_every_objective.py"
     on_processes(script, tmp_path, *TASKS)
     for task in TASKS:
-        single = trained(task)
+        single = at_once(task)
         for rank in (0, 1):
             state = load_file(tmp_path / f"{task}-{rank}.safetensors")
             other = copy.deepcopy(single.distillation.objectives), tiny.model(task, layers=2, hidden=32, seed=1)

@@ -352,15 +352,6 @@ def test_activation_checkpointing_changes_nothing() -> None:
     assert tiny.distance(*runs) < 1e-7
 
 
-def test_compiled_training_equals_eager() -> None:
-    runs = []
-    for settings in ({}, {"torch_compile": True, "torch_compile_backend": "eager"}):
-        trainer = trainer_for(objectives=SoftTargets() + Labels() + HiddenMSE(), args=tiny.arguments(**settings))
-        trainer.train()
-        runs.append(trainer.distillation)
-    assert tiny.distance(*runs) < 1e-6
-
-
 def test_student_parameters_that_no_term_reaches_are_frozen_for_the_run() -> None:
     """DDP would wait for their gradients."""
     student = tiny.model("single_label", seed=1)

@@ -19,6 +19,7 @@ from hf_distill.errors import DistillationError
 from hf_distill.objectives import Objective
 from hf_distill.tasks import IGNORED
 from tests.contract.worlds import (
+    ACROSS,
     FOLLOWS_ITSELF,
     NUM_LOGITS,
     TWO_VOCABULARIES,
@@ -35,7 +36,9 @@ from tests.contract.worlds import (
 )
 
 CASES = cases()
-PADDED = [case for case in CASES if not case.padding_counts]
+OWN_ARITHMETIC = [case for case in CASES if case.world.size in ("alike", ACROSS) or case.learns]
+"""Models of other sizes are compared by the same arithmetic on other layers, but where it learns to join them."""
+PADDED = [case for case in OWN_ARITHMETIC if not case.padding_counts]
 ALIKE = [case for case in CASES if case.world.size == "alike" and case.compares_equals]
 OF_SENTENCES = ("embedding_cosine", "embedding_mse", "margin_mse", "multilingual_mse")
 ONE_STACK = ("next_sentence", "bounded_regression", "ctc_nbest_kd", *TWO_VOCABULARIES, *OF_SENTENCES)
@@ -122,7 +125,7 @@ def test_more_padding_does_not_matter(case: Case) -> None:
         same(wide.loss(objective), made.loss(objective))
 
 
-@over([case for case in CASES if not case.draws])
+@over([case for case in OWN_ARITHMETIC if not case.draws])
 def test_order_of_examples_does_not_matter(case: Case) -> None:
     objective, made = case.bound(), scene(case)
     order = torch.arange(len(made.batch["attention_mask"])).roll(1)
@@ -134,7 +137,7 @@ def test_order_of_examples_does_not_matter(case: Case) -> None:
             same(leaf.grad, plain.student[signal].grad[order])
 
 
-@over([case for case in CASES if not (case.relates_batch or case.draws)])
+@over([case for case in OWN_ARITHMETIC if not (case.relates_batch or case.draws)])
 def test_micro_batches_add_up(case: Case) -> None:
     objective, made = case.bound(), scene(case)
     parts = [rows(made, slice(0, 1)), rows(made, slice(1, 3))]
@@ -145,7 +148,7 @@ def test_micro_batches_add_up(case: Case) -> None:
     assert sum(part.count(objective) for part in parts) == whole
 
 
-HAS_UNITS = [case for case in CASES if case.world.task not in ("question_answering", "ctc")]
+HAS_UNITS = [case for case in OWN_ARITHMETIC if case.world.task not in ("question_answering", "ctc")]
 WHOLE = {"nbest_kd", *TWO_VOCABULARIES}  # their units are whole texts, and spans of one or more tokens
 HAS_UNITS = [case for case in HAS_UNITS if case.objective not in WHOLE]
 HAS_UNITS = [case for case in HAS_UNITS if not (case.compares_positions or case.relates_batch or case.keeps_rows)]
@@ -223,7 +226,9 @@ def test_gradient_reaches_the_student_and_not_the_teacher(case: Case) -> None:
         assert parameter.grad.any()
 
 
-@over([case for case in CASES if not (case.two_sided or case.holds_norms or case.objective in FOLLOWS_ITSELF)])
+@over(
+    [case for case in OWN_ARITHMETIC if not (case.two_sided or case.holds_norms or case.objective in FOLLOWS_ITSELF)]
+)
 def test_gradients_are_those_of_the_value(case: Case) -> None:
     """What is learned is moved a little: at the biases of 0 that it starts with, a ReLU may have no gradient."""
     objective, made = case.bound(), scene(case).leaves()
@@ -272,13 +277,13 @@ def finite(made: Scene, objective: Objective) -> tuple[Tensor, Scene]:
     return loss, leaves
 
 
-@over(CASES)
+@over(OWN_ARITHMETIC)
 def test_finite_on_one_example_of_one_token(case: Case) -> None:
     batch = made_batch(case.world.task, torch.Generator().manual_seed(0), lengths=(1,))
     finite(scene(case, batch=batch), case.bound())
 
 
-@over(CASES)
+@over(OWN_ARITHMETIC)
 def test_finite_on_equal_vectors_zeros_and_large_values(case: Case) -> None:
     objective, made = case.bound(), scene(case)
     for value in (0.0, 1.0, -1e4):
@@ -291,7 +296,7 @@ def test_finite_on_equal_vectors_zeros_and_large_values(case: Case) -> None:
     finite(large, objective.float())
 
 
-@over(CASES)
+@over(OWN_ARITHMETIC)
 def test_nothing_to_count_is_a_zero_with_a_graph(case: Case) -> None:
     def blank(key: str | Signal, tensor: Tensor) -> Tensor:
         if key == "attention_mask":
@@ -310,7 +315,7 @@ def test_nothing_to_count_is_a_zero_with_a_graph(case: Case) -> None:
 # ---- precision ----
 
 
-@over(CASES)
+@over(OWN_ARITHMETIC)
 def test_half_precision_gives_a_float32_loss(case: Case) -> None:
     objective = case.bound()
     for dtype in (torch.bfloat16, torch.float16):

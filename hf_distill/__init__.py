@@ -7,37 +7,23 @@ no model, the command line's help for example, does not wait for torch.
 from __future__ import annotations
 
 import importlib.util
-import sys
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hf_distill.objectives.catalogue import *  # noqa: F403
     from hf_distill.public import *  # noqa: F403
     from hf_distill.public import __all__ as __all__
+else:  # type checkers would take every name that is looked up here
 
-
-class _Package(ModuleType):
-    """This package: a name that is not there yet is a room, or stands in `public.py`."""
-
-    def __getattr__(self, name: str) -> Any:
-        place = f"{self.__name__}.{name}"
+    def __getattr__(name: str) -> Any:
+        """A name that is not there yet is a room, or stands in `public.py`."""
         if name.startswith("__") and name not in ("__all__", "__version__"):
-            raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
-        if name != "run" and importlib.util.find_spec(place) is not None:
-            return importlib.import_module(place)
-        found = getattr(importlib.import_module(f"{self.__name__}.public"), name)
-        vars(self)[name] = found
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        if importlib.util.find_spec(f"{__name__}.{name}") is not None:
+            return importlib.import_module(f"{__name__}.{name}")
+        found = getattr(importlib.import_module(f"{__name__}.public"), name)
+        globals()[name] = found
         return found
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        # The import of the room `run` would cover the function that bears its name.
-        if name == "run" and isinstance(value, ModuleType):
-            value = value.run
-        super().__setattr__(name, value)
-
-    def __dir__(self) -> list[str]:
-        return sorted({*super().__dir__(), *self.__all__})
-
-
-sys.modules[__name__].__class__ = _Package
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__getattr__("__all__")})

@@ -17,7 +17,7 @@ from hf_distill.layer_map import LayerMap
 from hf_distill.objectives import Learned, Schedule, catalogue
 from hf_distill.objectives.catalogue import *  # noqa: F403
 from hf_distill.recipe import Recipe
-from hf_distill.run import from_record, run
+from hf_distill.runs import from_record, run
 from hf_distill.trainer import DistillationTrainer
 from hf_distill.training.policy import OnPolicy
 from hf_distill.version import __version__

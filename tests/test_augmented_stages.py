@@ -16,7 +16,7 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from hf_distill.data.augmentation import augment_tinybert
 from hf_distill.errors import DataError, DistillationError, IncompatiblePair
-from hf_distill.run import augmenting, run
+from hf_distill.runs import augmenting, run
 from tests import tiny_runs
 
 TRAIN, PART = 100, 64

@@ -17,7 +17,7 @@ from hf_distill import DistillationTrainer, HiddenMSE, Labels, SoftTargets, chec
 from hf_distill.data.batching import TokenBudgetSampler
 from hf_distill.errors import BrokenCheckpoint, DataError, DistillationError
 from hf_distill.hub.trained import record_of
-from hf_distill.run.arguments import training_arguments
+from hf_distill.runs.arguments import training_arguments
 from tests import tiny
 from tests.processes import on_processes
 

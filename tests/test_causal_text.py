@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LM
 
 from hf_distill.errors import RecipeError
 from hf_distill.recipe import Recipe
-from hf_distill.run import run
+from hf_distill.runs import run
 from tests import tiny_runs
 from tests.recipes.tiny_recipes import gpt2_tokenizer
 

@@ -10,9 +10,9 @@ import torch
 from transformers import TrainerState
 
 from hf_distill.objectives import SoftTargets, Terms
-from hf_distill.run import progress
-from hf_distill.run.progress import Pace, PaceBar, time_left
-from hf_distill.run.stages import StageTrainer
+from hf_distill.runs import progress
+from hf_distill.runs.progress import Pace, PaceBar, time_left
+from hf_distill.runs.stages import StageTrainer
 from tests import tiny
 
 

@@ -20,7 +20,7 @@ from hf_distill.evaluation.findings import Findings
 from hf_distill.evaluation.latency import Latency
 from hf_distill.hub.record import Record
 from hf_distill.recipe import Recipe
-from hf_distill.run import RunResult, measuring, results, run, running, stages, training
+from hf_distill.runs import RunResult, measuring, results, run, running, stages, training
 from tests import tiny_runs
 
 QUICK = {"per_device_train_batch_size": 8, "num_train_epochs": 1, "use_cpu": True, "disable_tqdm": True}

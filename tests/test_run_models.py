@@ -13,10 +13,10 @@ from transformers import AutoModelForSequenceClassification
 
 from hf_distill.errors import DataError, DistillationError, IncompatiblePair
 from hf_distill.recipe import PackagedModel, Recipe
-from hf_distill.run import models
-from hf_distill.run.labels import align_labels, in_model_order
-from hf_distill.run.workloads import load_workload
-from hf_distill.run.workloads.text_classification import TextClassification
+from hf_distill.runs import models
+from hf_distill.runs.labels import align_labels, in_model_order
+from hf_distill.runs.workloads import load_workload
+from hf_distill.runs.workloads.text_classification import TextClassification
 from tests import tiny_runs
 
 

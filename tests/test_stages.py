@@ -16,9 +16,9 @@ from hf_distill.anatomy import Anatomy
 from hf_distill.errors import DistillationError, IncompatiblePair, RecipeError
 from hf_distill.reach import layer_parameters
 from hf_distill.recipe import TrainGroup
-from hf_distill.run import run
-from hf_distill.run.freezing import freeze
-from hf_distill.run.stages import StageTrainer
+from hf_distill.runs import run
+from hf_distill.runs.freezing import freeze
+from hf_distill.runs.stages import StageTrainer
 from tests import tiny_runs
 from tests.tiny_models import CLASSIFIER, ENCODER_DECODERS, tiny, widen
 from tests.tiny_models import FAMILIES as TINY

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import TrainerCallback
 
-from hf_distill.run import run, stages, training
+from hf_distill.runs import run, stages, training
 from tests import tiny_runs
 
 ARGUMENTS = {

@@ -13,7 +13,7 @@ from hf_distill.commands.overrides import Script, recipe_of
 from hf_distill.commands.script import begin, output_dir, parser_of
 from hf_distill.errors import RecipeError
 from hf_distill.ranks import is_main_process
-from hf_distill.run import cache_teacher
+from hf_distill.runs import cache_teacher
 from hf_distill.suggestions import did_you_mean
 
 SCRIPTS: dict[str, Script] = {

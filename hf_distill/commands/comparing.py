@@ -16,7 +16,7 @@ from hf_distill.errors import DistillationError, RecipeError
 from hf_distill.evaluation.compare import REFUSED, Run
 from hf_distill.hub.record import sha256_of, sha256_of_files
 from hf_distill.recipe import Recipe
-from hf_distill.run.origins import MODEL_FILES, Place, places
+from hf_distill.runs.origins import MODEL_FILES, Place, places
 from hf_distill.version import __version__
 
 CONTROL, REFERENCE, TEACHER = "labels", "soft_targets", "teacher"

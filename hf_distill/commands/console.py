@@ -12,7 +12,7 @@ import datasets
 import transformers
 
 from hf_distill.ranks import is_main_process
-from hf_distill.run import RunResult
+from hf_distill.runs import RunResult
 
 
 def configure_logging() -> None:

@@ -26,7 +26,7 @@ from hf_distill.hub.export import SCHEMES, export_quantized
 from hf_distill.hub.graphs import QUANTIZED, Texts, export_graph
 from hf_distill.hub.record import Export
 from hf_distill.loading import load_model, load_tokenizer
-from hf_distill.run.workloads.text_answers import ANSWERS
+from hf_distill.runs.workloads.text_answers import ANSWERS
 
 AUTO_CLASS = "AutoModelForSequenceClassification"
 BATCH = 32

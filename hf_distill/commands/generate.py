@@ -15,9 +15,9 @@ from hf_distill.commands.script import begin, output_dir, parser_of
 from hf_distill.errors import RecipeError
 from hf_distill.ranks import is_main_process
 from hf_distill.recipe import Recipe
-from hf_distill.run import generate_targets
-from hf_distill.run.folder import RunFolder
-from hf_distill.run.generating import texts_counted, told_of
+from hf_distill.runs import generate_targets
+from hf_distill.runs.folder import RunFolder
+from hf_distill.runs.generating import texts_counted, told_of
 from hf_distill.suggestions import did_you_mean
 
 DESCRIPTION = """Have the teacher write, by beam search, for every training row, into --generated_folder FOLDER.

@@ -26,7 +26,7 @@ from hf_distill.commands.script import begin, distil, kept_recipe, output_dir, p
 from hf_distill.data import glue
 from hf_distill.errors import RecipeError
 from hf_distill.recipe import Recipe
-from hf_distill.run import RunResult, predict_diagnostics
+from hf_distill.runs import RunResult, predict_diagnostics
 
 DIAGNOSTICS = "ax"
 

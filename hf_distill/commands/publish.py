@@ -13,8 +13,8 @@ from hf_distill.commands.export import told
 from hf_distill.commands.flags import refuse_tokens
 from hf_distill.commands.help import Parser
 from hf_distill.errors import RecipeError
-from hf_distill.run import publish_run
-from hf_distill.run.exporting import export_run
+from hf_distill.runs import publish_run
+from hf_distill.runs.exporting import export_run
 
 DESCRIPTION = """Publishes the student of a finished run: weights, tokenizer, generation config, card and record.
 

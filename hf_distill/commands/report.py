@@ -10,7 +10,7 @@ from pathlib import Path
 
 from hf_distill.commands import reports_errors
 from hf_distill.commands.help import Parser
-from hf_distill.run.reporting import draw_report
+from hf_distill.runs.reporting import draw_report
 
 
 def parser() -> argparse.ArgumentParser:

@@ -17,8 +17,8 @@ from hf_distill.commands.flags import REPRODUCTION, Flags, make_parser, parse
 from hf_distill.commands.overrides import Script, recipe_of
 from hf_distill.errors import RecipeError
 from hf_distill.recipe import Recipe
-from hf_distill.run import Publication, RunResult, from_record, run
-from hf_distill.run.folder import RunFolder
+from hf_distill.runs import Publication, RunResult, from_record, run
+from hf_distill.runs.folder import RunFolder
 from hf_distill.suggestions import did_you_mean
 
 FOR_A_RECORD = frozenset({*REPRODUCTION, "teacher_name_or_path", "student_name_or_path", "trust_remote_code"})

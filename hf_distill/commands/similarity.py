@@ -20,8 +20,8 @@ from hf_distill.commands.outputs import check_place, write_text
 from hf_distill.errors import DataError
 from hf_distill.evaluation.similarity import layer_similarity
 from hf_distill.loading import load_model, load_tokenizer
-from hf_distill.run.models import plain_tokenizer
-from hf_distill.run.workload import Limits
+from hf_distill.runs.models import plain_tokenizer
+from hf_distill.runs.workload import Limits
 
 BATCH = 32
 

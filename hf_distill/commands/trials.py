@@ -15,8 +15,8 @@ from filelock import FileLock, Timeout
 from hf_distill.commands.comparing import Trial
 from hf_distill.errors import Preempted
 from hf_distill.evaluation.compare import FAILED, REFUSED, SCORED, Log, Run, run_of
-from hf_distill.run.folder import read_json, write_json
-from hf_distill.run.trial import ASKED, LOCK, TAKEN, TOLD
+from hf_distill.runs.folder import read_json, write_json
+from hf_distill.runs.trial import ASKED, LOCK, TAKEN, TOLD
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +77,7 @@ def _made(trial: Trial, folder: Path) -> Run | None:
     status, log = 0, folder / "log.txt"
     if not (folder / TOLD).exists():
         with log.open("a", encoding="utf-8") as output:
-            command = [sys.executable, "-m", "hf_distill.run.trial", str(folder)]
+            command = [sys.executable, "-m", "hf_distill.runs.trial", str(folder)]
             status = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, check=False).returncode
     if status == TAKEN:
         return None

@@ -21,10 +21,10 @@ from hf_distill.objectives import Objective, Pair
 from hf_distill.objectives.terms import Term
 from hf_distill.recipe import Recipe, Stage, Student
 from hf_distill.recipe.rules.stages import PREVIOUS
-from hf_distill.run.adapters import adapted
-from hf_distill.run.chains import ensemble_of, written_teacher
-from hf_distill.run.freezing import at_rest, freeze
-from hf_distill.run.models import leading, reads_its_own, teacher_path
+from hf_distill.runs.adapters import adapted
+from hf_distill.runs.chains import ensemble_of, written_teacher
+from hf_distill.runs.freezing import at_rest, freeze
+from hf_distill.runs.models import leading, reads_its_own, teacher_path
 from hf_distill.tasks import task_of
 from hf_distill.teachers import AdapterOff, Frozen, MovingAverage, Peers, Teacher
 

@@ -20,9 +20,9 @@ from hf_distill.inspection.kinds import Kind
 from hf_distill.recipe import Member, Recipe
 from hf_distill.recipe import Student as StudentSection
 from hf_distill.recipe import Teacher as TeacherSection
-from hf_distill.run.cutting import SIZES
-from hf_distill.run.models import leading, teacher_path
-from hf_distill.run.sentence_encoders import Encoders
+from hf_distill.runs.cutting import SIZES
+from hf_distill.runs.models import leading, teacher_path
+from hf_distill.runs.sentence_encoders import Encoders
 from hf_distill.students.block_importance import MEASURED
 
 MAKERS: dict[str, Callable[..., PreTrainedModel]] = {

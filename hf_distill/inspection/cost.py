@@ -23,9 +23,9 @@ from hf_distill.inspection.layout import size as size_of
 from hf_distill.inspection.memory import accelerator_memory, forget_peak, peak_bytes
 from hf_distill.inspection.rows import made_up_rows, read_twice, with_prompts, with_texts_beside
 from hf_distill.recipe import Recipe
-from hf_distill.run.folder import RunFolder
-from hf_distill.run.preparation import plan
-from hf_distill.run.stages import Inputs, Job, rehearse_stage
+from hf_distill.runs.folder import RunFolder
+from hf_distill.runs.preparation import plan
+from hf_distill.runs.stages import Inputs, Job, rehearse_stage
 from hf_distill.tasks import task_of
 from hf_distill.teachers import Teacher
 

@@ -21,8 +21,8 @@ from hf_distill.inspection.weights import built_bytes, is_built_larger, is_sprea
 from hf_distill.layer_map import LayerMap
 from hf_distill.objectives import Pair
 from hf_distill.recipe import Recipe
-from hf_distill.run.folder import RunFolder
-from hf_distill.run.preparation import plan
+from hf_distill.runs.folder import RunFolder
+from hf_distill.runs.preparation import plan
 from hf_distill.tasks import CTC
 
 MOST = 4

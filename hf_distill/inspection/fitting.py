@@ -19,8 +19,8 @@ from hf_distill.loading import load_tokenizer
 from hf_distill.recipe import Member, Recipe
 from hf_distill.recipe import Student as StudentSection
 from hf_distill.recipe import Teacher as TeacherSection
-from hf_distill.run.labels import align_labels
-from hf_distill.run.models import leading, reads_its_own, teacher_path
+from hf_distill.runs.labels import align_labels
+from hf_distill.runs.models import leading, reads_its_own, teacher_path
 from hf_distill.tasks import CausalLM
 
 TRAINED_HEADS = ("ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering", "ForCTC")

@@ -8,7 +8,7 @@ from typing import Any
 
 from hf_distill.data import glue
 from hf_distill.recipe import Recipe
-from hf_distill.run.labels import SEVERAL, label_settings
+from hf_distill.runs.labels import SEVERAL, label_settings
 from hf_distill.tasks import TASKS
 
 OF_DATA = {

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import psutil
 import torch
 
-from hf_distill.run.memory import most_held
+from hf_distill.runs.memory import most_held
 
 STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 

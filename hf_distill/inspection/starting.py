@@ -10,7 +10,7 @@ from hf_distill.errors import IncompatiblePair
 from hf_distill.inspection.binding import bound_stages
 from hf_distill.inspection.blueprint import Blueprint, configuration, stored_class
 from hf_distill.recipe import Recipe
-from hf_distill.run.labels import stored_labels
+from hf_distill.runs.labels import stored_labels
 from hf_distill.sentence_modules import read_modules
 from hf_distill.tasks import HEADS
 

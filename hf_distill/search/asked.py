@@ -13,7 +13,7 @@ import torch
 
 from hf_distill.errors import DistillationError, RecipeError
 from hf_distill.recipe import Recipe
-from hf_distill.run.folder import differences, read_json, write_json
+from hf_distill.runs.folder import differences, read_json, write_json
 from hf_distill.search.budget import Budget
 from hf_distill.search.forms import RUNTIMES
 

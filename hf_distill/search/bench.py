@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from hf_distill.errors import DataError, DistillationError
-from hf_distill.run.folder import read_json, write_json
+from hf_distill.runs.folder import read_json, write_json
 from hf_distill.search.budget import Cost
 from hf_distill.search.clock import Clock
 from hf_distill.search.forms import Form, ready

@@ -10,8 +10,8 @@ from pathlib import Path
 from transformers import PreTrainedModel
 
 from hf_distill.recipe import Recipe
-from hf_distill.run import models
-from hf_distill.run.workload import Workload
+from hf_distill.runs import models
+from hf_distill.runs.workload import Workload
 from hf_distill.search.clock import Clock
 from hf_distill.search.forms import PLAIN, Form
 from hf_distill.search.judging import Judge

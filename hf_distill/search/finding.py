@@ -17,10 +17,10 @@ from hf_distill.errors import DistillationError
 from hf_distill.hub.record import WEIGHT_FILES, sha256_of_files
 from hf_distill.locks import claimed
 from hf_distill.recipe import Recipe
-from hf_distill.run import models, run
-from hf_distill.run.folder import read_json, write_json
-from hf_distill.run.workloads import load_workload
-from hf_distill.run.workloads.text_classification import TextClassification
+from hf_distill.runs import models, run
+from hf_distill.runs.folder import read_json, write_json
+from hf_distill.runs.workloads import load_workload
+from hf_distill.runs.workloads.text_classification import TextClassification
 from hf_distill.search import front
 from hf_distill.search.asked import TRIALS, Settings, check_folder, common
 from hf_distill.search.bench import Bench

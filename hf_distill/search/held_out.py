@@ -14,7 +14,7 @@ from hf_distill.data import selection
 from hf_distill.errors import DataError
 from hf_distill.hub.record import write_whole
 from hf_distill.recipe import Recipe
-from hf_distill.run.workloads.text_classification import TextClassification
+from hf_distill.runs.workloads.text_classification import TextClassification
 
 SHARE, MOST = 0.1, 2000
 """How many of the training rows judge trials: a tenth, two thousand at most."""

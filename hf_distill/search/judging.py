@@ -13,9 +13,9 @@ from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBas
 from hf_distill.anatomy import Anatomy
 from hf_distill.evaluation.summary import RunSummary
 from hf_distill.recipe import Recipe
-from hf_distill.run import models
-from hf_distill.run.measuring import Answers, Role, by_length, key_of, summarize
-from hf_distill.run.workload import Workload
+from hf_distill.runs import models
+from hf_distill.runs.measuring import Answers, Role, by_length, key_of, summarize
+from hf_distill.runs.workload import Workload
 from hf_distill.search.budget import Cost
 from hf_distill.search.forms import Ready
 

@@ -14,8 +14,8 @@ from transformers import PreTrainedModel
 from hf_distill.errors import DataError
 from hf_distill.evaluation.latency import Latency
 from hf_distill.evaluation.summary import RunSummary
-from hf_distill.run.folder import read_json, write_json
-from hf_distill.run.measuring import Role
+from hf_distill.runs.folder import read_json, write_json
+from hf_distill.runs.measuring import Role
 from hf_distill.search.budget import Cost, told
 from hf_distill.search.clock import Clock
 from hf_distill.search.forms import Form, ready

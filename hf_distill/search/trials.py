@@ -14,9 +14,9 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from hf_distill.errors import DataError, DistillationError, IncompatiblePair, NonFiniteLoss, RecipeError
 from hf_distill.recipe import Recipe
-from hf_distill.run import run
-from hf_distill.run.answering import evidence_of
-from hf_distill.run.folder import read_json, write_json
+from hf_distill.runs import run
+from hf_distill.runs.answering import evidence_of
+from hf_distill.runs.folder import read_json, write_json
 from hf_distill.search.held_out import HeldOut, on_held_out
 from hf_distill.search.survey import Candidate
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_distill.data.files import read
-from hf_distill.run import RunResult, run
+from hf_distill.runs import RunResult, run
 from hf_distill.writing import write_whole
 
 WEIGHTS = {"embedding_mse": 100.0}

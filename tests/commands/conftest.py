@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from hf_distill.evaluation.latency import Latency
-from hf_distill.run import measuring, results
+from hf_distill.runs import measuring, results
 from tests import tiny_runs
 
 

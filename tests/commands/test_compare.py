@@ -18,7 +18,7 @@ from hf_distill.commands.compare import main
 from hf_distill.commands.comparing import Files, Trial, planned, start_of
 from hf_distill.commands.flags import Flags
 from hf_distill.evaluation.compare import Log, Run
-from hf_distill.run import trial
+from hf_distill.runs import trial
 from tests import tiny_runs
 
 OWN = {"teacher_name_or_path": "T", "student_layers": 2, "seeds": [5, 6], "task_name": "sst2", "dataset_dir": "D"}
@@ -170,7 +170,7 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     folders: list[Path] = []
 
     def here(command: Sequence[str], **settings: Any) -> SimpleNamespace:
-        assert command[1:3] == ["-m", "hf_distill.run.trial"]
+        assert command[1:3] == ["-m", "hf_distill.runs.trial"]
         folders.append(Path(command[3]))
         return SimpleNamespace(returncode=trial.main([command[3]]))
 

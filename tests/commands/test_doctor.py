@@ -19,7 +19,7 @@ from hf_distill.errors import DataError
 from hf_distill.inspection import cost, diagnosis
 from hf_distill.inspection.cost import Expected, StepCost, TooLittleMemory
 from hf_distill.recipe import Recipe
-from hf_distill.run.stages import StageTrainer
+from hf_distill.runs.stages import StageTrainer
 from tests import chats, tiny_runs
 
 OTHER_WORDS = (*tiny_runs.WORDS[:-1], "x", "y")

@@ -20,7 +20,7 @@ from hf_distill.commands import script
 from hf_distill.commands.glue import main
 from hf_distill.data import hub
 from hf_distill.hub.record import Record
-from hf_distill.run import publishing
+from hf_distill.runs import publishing
 from tests import tiny_runs
 
 FAST = ["--use_cpu", "--disable_tqdm", "true", "--num_train_epochs", "1", "--per_device_train_batch_size", "8"]

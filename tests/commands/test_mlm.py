@@ -26,7 +26,7 @@ from hf_distill.data.streams import TextFiles
 from hf_distill.data.token_store import stored
 from hf_distill.hub.record import Record
 from hf_distill.recipe import Recipe
-from hf_distill.run.stages import StageTrainer
+from hf_distill.runs.stages import StageTrainer
 from hf_distill.tasks import IGNORED
 from tests import tiny_runs
 

@@ -17,7 +17,7 @@ from hf_distill.commands import main as commands
 from hf_distill.commands.ner import main
 from hf_distill.evaluation.entities import EntityMetric
 from hf_distill.hub.record import Record
-from hf_distill.run import stages, training
+from hf_distill.runs import stages, training
 from tests import tiny_runs, tiny_tasks
 
 ROOT = Path(__file__).parents[2]

@@ -18,7 +18,7 @@ from hf_distill.commands import main as commands
 from hf_distill.commands.qa import main
 from hf_distill.evaluation.squad import f1
 from hf_distill.hub.record import Record
-from hf_distill.run import stages, training
+from hf_distill.runs import stages, training
 from tests import tiny_runs, tiny_tasks
 
 ROOT = Path(__file__).parents[2]

@@ -11,7 +11,7 @@ import torch
 from datasets import Dataset, concatenate_datasets
 from safetensors.torch import load_file
 
-from hf_distill.run import run
+from hf_distill.runs import run
 from tests import tiny_runs
 from tests.processes import on_processes
 

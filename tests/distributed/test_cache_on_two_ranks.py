@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from hf_distill.run import run
+from hf_distill.runs import run
 from hf_distill.teachers import Cached
 from tests import tiny_runs
 from tests.processes import on_processes

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from hf_distill.commands.embeddings import main
-from hf_distill.run import results
+from hf_distill.runs import results
 from tests import tiny_runs, tiny_sentences
 from tests.processes import ROOT, on_processes
 from tests.test_sentences import with_dense

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from hf_distill.commands.mlm import main
 from hf_distill.evaluation.latency import Latency
-from hf_distill.run import measuring, results
+from hf_distill.runs import measuring, results
 from tests import tiny_runs
 from tests.processes import ROOT, on_processes
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hf_distill.commands.translation import main
-from hf_distill.run import results
+from hf_distill.runs import results
 from tests import writers
 from tests.processes import ROOT, on_processes
 

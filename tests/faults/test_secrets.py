@@ -15,7 +15,7 @@ from hf_distill.errors import DistillationError, RecipeError
 from hf_distill.evaluation.latency import Latency
 from hf_distill.loading import load_model, load_tokenizer
 from hf_distill.recipe import Recipe
-from hf_distill.run import measuring, results
+from hf_distill.runs import measuring, results
 from tests import tiny_runs
 from tests.recipe.test_bad_recipes import GOOD
 

@@ -12,7 +12,7 @@ import pytest
 
 from hf_distill.errors import DataError
 from hf_distill.evaluation.latency import Latency
-from hf_distill.run import measuring, results, run
+from hf_distill.runs import measuring, results, run
 from tests import tiny_runs
 
 TEXTS = {

@@ -33,7 +33,7 @@ from hf_distill.hub.record import (
     SourceFacts,
 )
 from hf_distill.hub.student import student_facts
-from hf_distill.run.record import _lasting
+from hf_distill.runs.record import _lasting
 from hf_distill.tasks import TASKS
 
 from .conftest import HINTON, make_export, make_record, tiny_student

@@ -15,8 +15,8 @@ from hf_distill.hub import graphs, onnx
 from hf_distill.hub.onnx import SENTENCES, OnnxModel, batches_of, write_onnx
 from hf_distill.hub.publish import Published
 from hf_distill.hub.record import Export
-from hf_distill.run import exporting
-from hf_distill.run.exporting import export_run
+from hf_distill.runs import exporting
+from hf_distill.runs.exporting import export_run
 from tests import tiny_models, tiny_runs
 
 from .conftest import make_export

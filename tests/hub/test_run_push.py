@@ -17,7 +17,7 @@ from hf_distill.evaluation.latency import Latency
 from hf_distill.hub.card import Card
 from hf_distill.hub.record import Record
 from hf_distill.hub.saves import publish_save
-from hf_distill.run import measuring, publish_run, publishing, results
+from hf_distill.runs import measuring, publish_run, publishing, results
 from tests import tiny, tiny_runs
 
 from .conftest import make_record, tiny_tokenizer

@@ -21,7 +21,7 @@ from hf_distill.inspection.cost import StepCost, Trial, expected_costs
 from hf_distill.inspection.memory import forget_peak, free_bytes, peak_bytes
 from hf_distill.inspection.rows import made_up_rows
 from hf_distill.recipe import Recipe
-from hf_distill.run.stages import StageTrainer
+from hf_distill.runs.stages import StageTrainer
 from hf_distill.tasks import IGNORED, task_of
 from tests import tiny_runs
 from tests.tiny_models import CLASSIFIER, SPANS, TOKENS, tiny

@@ -28,7 +28,7 @@ from hf_distill import (
 )
 from hf_distill.errors import DistillationError, IncompatiblePair
 from hf_distill.objectives import Terms
-from hf_distill.run import run
+from hf_distill.runs import run
 from tests import tiny, tiny_runs
 from tests.test_capture import enable_checkpointing
 

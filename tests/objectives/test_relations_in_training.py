@@ -11,7 +11,7 @@ from datasets import Dataset
 from hf_distill import MHGD, DistillationTrainer, Labels, MHGDEstimator, PairwiseKD, RegionAffinity
 from hf_distill.errors import DataError
 from hf_distill.objectives import Objective, Terms
-from hf_distill.run.stages import hand_on
+from hf_distill.runs.stages import hand_on
 from tests import tiny
 
 

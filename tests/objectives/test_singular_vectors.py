@@ -17,7 +17,7 @@ from hf_distill.errors import IncompatiblePair
 from hf_distill.objectives import Objective, Pair
 from hf_distill.objectives.head_graphs import HeadGraphs
 from hf_distill.objectives.singular_vectors import aligned, leading
-from hf_distill.run.stages import hand_on
+from hf_distill.runs.stages import hand_on
 from hf_distill.tasks import TASKS
 from tests.shapes import shape
 

@@ -11,9 +11,9 @@ from transformers import BertForSequenceClassification
 
 from hf_distill.errors import IncompatiblePair, RecipeError
 from hf_distill.recipe import Recipe
-from hf_distill.run import models
-from hf_distill.run.labels import align_labels, in_model_order, in_task_order
-from hf_distill.run.workloads.token_classification import TokenClassification
+from hf_distill.runs import models
+from hf_distill.runs.labels import align_labels, in_model_order, in_task_order
+from hf_distill.runs.workloads.token_classification import TokenClassification
 from hf_distill.tasks import IGNORED
 from tests import tiny_runs
 

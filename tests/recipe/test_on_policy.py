@@ -12,8 +12,8 @@ from hf_distill.commands.flags import Flags
 from hf_distill.commands.overrides import recipe_of
 from hf_distill.errors import RecipeError
 from hf_distill.recipe import Recipe
-from hf_distill.run.folder import RunFolder
-from hf_distill.run.preparation import plan
+from hf_distill.runs.folder import RunFolder
+from hf_distill.runs.preparation import plan
 
 BASE: dict[str, Any] = {
     "schema": 1,

@@ -28,7 +28,7 @@ from hf_distill.objectives import Pair
 from hf_distill.objectives.across import Across
 from hf_distill.recipe import Member, Recipe, Stage, Student, Teacher, shipped
 from hf_distill.recipe.rules.stages import PREVIOUS
-from hf_distill.run import models
+from hf_distill.runs import models
 from hf_distill.tasks import TASKS, task_of
 
 LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}

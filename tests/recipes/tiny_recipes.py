@@ -26,7 +26,7 @@ from transformers import (
 from hf_distill.data import glue
 from hf_distill.recipe import Recipe, shipped
 from hf_distill.recipe.document import parse
-from hf_distill.run import run
+from hf_distill.runs import run
 from tests import chats, sounds, tiny_runs, tiny_tasks, writers
 from tests.tokenizers_of_kinds import tokenizer as kinds
 

@@ -10,8 +10,8 @@ import pytest
 
 from hf_distill.errors import DataError
 from hf_distill.recipe import Recipe
-from hf_distill.run.workloads import load_workload
-from hf_distill.run.workloads.text_classification import TextClassification
+from hf_distill.runs.workloads import load_workload
+from hf_distill.runs.workloads.text_classification import TextClassification
 from hf_distill.search.held_out import hold_out, on_held_out
 from tests import tiny_runs
 

@@ -15,16 +15,16 @@ import torch
 from safetensors.torch import load_file
 
 from hf_distill.commands import generate, lm
-from hf_distill.run import run
+from hf_distill.runs import run
 from tests import chats, tiny_runs, writers
-from tests.run import test_across_tokenizers as two_tokenizers
+from tests.runs import test_across_tokenizers as two_tokenizers
 from tests.test_across_tokenizers import THEIRS, model
 
 pytestmark = pytest.mark.slow
 
 RUN = """
 import json, sys, time
-from hf_distill.run import generate_targets
+from hf_distill.runs import generate_targets
 from hf_distill.teachers import generated
 
 generated.PART = 2

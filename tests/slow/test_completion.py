@@ -87,9 +87,9 @@ def test_the_overview_loads_no_library() -> None:
 
 
 def test_the_package_shows_its_names_in_any_order() -> None:
-    """A room that is imported first does not hide the function of its name."""
+    """Also where a room was imported first."""
     code = (
-        "import hf_distill.run.folder, hf_distill; from hf_distill import *; "
+        "import hf_distill.runs.folder, hf_distill; from hf_distill import *; "
         "assert run is hf_distill.run and callable(run); assert SoftTargets is hf_distill.objectives.SoftTargets; "
         "assert hf_distill.tasks.TASKS and set(hf_distill.__all__) <= set(dir(hf_distill)); "
         "assert not hasattr(hf_distill, 'nothing')"

@@ -18,7 +18,7 @@ from hf_distill.capture import Capture
 from hf_distill.evaluation.latency import Latency
 from hf_distill.hub.folder import select
 from hf_distill.hub.front_matter import metadata_of
-from hf_distill.run import measuring, results, run
+from hf_distill.runs import measuring, results, run
 from hf_distill.sentence_modules import read_modules
 from hf_distill.sentences import SentenceEmbedding, give
 from tests import tiny_runs, tiny_sentences

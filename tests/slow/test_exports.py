@@ -16,8 +16,8 @@ from hf_distill.hub.folder import select
 from hf_distill.hub.front_matter import check
 from hf_distill.hub.onnx import OnnxModel
 from hf_distill.hub.record import Record
-from hf_distill.run import run
-from hf_distill.run.exporting import export_run
+from hf_distill.runs import run
+from hf_distill.runs.exporting import export_run
 from tests import tiny_runs
 
 pytestmark = pytest.mark.slow

@@ -19,7 +19,7 @@ from tests.test_augmented_stages import kept, recipe, texts
 
 RUN = """
 import json, sys, time
-from hf_distill.run import augmenting, run
+from hf_distill.runs import augmenting, run
 
 augmenting.PART = 16
 write = augmenting.write_json

@@ -65,7 +65,7 @@ RUN = """
 import os, signal, sys
 from transformers import TrainerCallback
 from hf_distill.commands.main import main
-from hf_distill.run import stages
+from hf_distill.runs import stages
 
 class Ask(TrainerCallback):
     def on_substep_end(self, args, state, control, **kwargs):

@@ -13,8 +13,8 @@ from transformers import AutoModelForSequenceClassification
 
 from hf_distill.data.exemplars import Exemplar, write_exemplars
 from hf_distill.errors import IncompatiblePair, RecipeError
-from hf_distill.run import run
-from hf_distill.run.stages import StageTrainer
+from hf_distill.runs import run
+from hf_distill.runs.stages import StageTrainer
 from tests import tiny_runs
 
 pytestmark = pytest.mark.slow

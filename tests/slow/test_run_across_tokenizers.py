@@ -11,7 +11,7 @@ import pytest
 from hf_distill import Recipe, run
 from hf_distill.errors import IncompatiblePair
 from hf_distill.evaluation.findings import Findings
-from tests.run import test_across_tokenizers as conversations
+from tests.runs import test_across_tokenizers as conversations
 from tests.test_across_tokenizers import OURS, THEIRS, model
 from tests.tokenizers_of_kinds import CORPUS
 

@@ -9,10 +9,10 @@ import pytest
 from transformers import AutoFeatureExtractor, AutoTokenizer
 
 from hf_distill.commands import generate
-from hf_distill.run import run
+from hf_distill.runs import run
 from hf_distill.teachers.generated import Generated
 from tests import sounds
-from tests.run.test_speech import recipe
+from tests.runs.test_speech import recipe
 
 
 @pytest.mark.slow

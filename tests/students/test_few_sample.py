@@ -17,8 +17,8 @@ from transformers import PreTrainedModel
 from hf_distill import students
 from hf_distill.errors import DistillationError, IncompatiblePair, RecipeError
 from hf_distill.recipe import Recipe
-from hf_distill.run import models
-from hf_distill.run.workloads import load_workload
+from hf_distill.runs import models
+from hf_distill.runs.workloads import load_workload
 from hf_distill.students.few_sample import MAKER, Recovered
 from tests import tiny, tiny_models, tiny_runs
 

@@ -12,8 +12,8 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel
 from hf_distill import students
 from hf_distill.errors import IncompatiblePair, RecipeError
 from hf_distill.recipe import Recipe
-from hf_distill.run import models
-from hf_distill.run.workloads import load_workload
+from hf_distill.runs import models
+from hf_distill.runs.workloads import load_workload
 from tests import tiny_runs
 
 

@@ -13,7 +13,7 @@ from hf_distill import DistillationTrainer, HiddenMSE, Labels, SoftTargets
 from hf_distill.errors import DistillationError
 from hf_distill.hub.trained import record_of
 from hf_distill.recipe import Recipe
-from hf_distill.run.caching import check_cache
+from hf_distill.runs.caching import check_cache
 from hf_distill.teachers import Cached
 from hf_distill.teachers.cache import codecs
 from hf_distill.teachers.cache.skeleton import config_of, hub_id

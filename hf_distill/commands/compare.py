@@ -13,7 +13,7 @@ from transformers import HfArgumentParser
 
 from hf_distill import students
 from hf_distill.commands import glue, ner, qa, reports_errors
-from hf_distill.commands.comparing import CONTROL, PICK, REFERENCE, Files, Trial, planned, start_of
+from hf_distill.commands.comparing import CONTROL, PICK, REFERENCE, Files, Trial, at_one_commit, planned, start_of
 from hf_distill.commands.flags import Flags, Group, flag, layers_in, make_parser, parse
 from hf_distill.commands.help import page
 from hf_distill.commands.overrides import Script
@@ -82,6 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     script, task = SCRIPTS[words[0]]
     flags = _parsed(script, words[1:])
     folder = Path(flags.arguments["output_dir"])
+    flags = at_one_commit(flags, folder)
     files = Files()
     start = start_of(folder, flags.own, files)
     plan = planned(script, flags, start, files)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import hf_distill
@@ -68,7 +69,7 @@ FLOORS = (
 )
 """Bottom first. `hf_distill/__init__.py` stands on top of all."""
 
-FILES = {path.relative_to(ROOT).as_posix(): ast.parse(path.read_text(encoding="utf-8")) for path in ROOT.rglob("*.py")}
+FILES = {path.relative_to(ROOT).as_posix(): path for path in ROOT.rglob("*.py")}
 NAMES_FAMILIES = ("families.py", "students/")
 WRITES_FILES = (
     "hub/",
@@ -132,7 +133,16 @@ def room(module: str) -> str:
     return module.split(".")[0]
 
 
-IMPORTS = {name: imported(name, tree) for name, tree in FILES.items()}
+@cache
+def trees() -> dict[str, ast.Module]:
+    """The source of every file; read by the tests, as every process that collects them would else wait for it."""
+    return {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in FILES.items()}
+
+
+@cache
+def imports() -> dict[str, set[str]]:
+    """The modules that every file imports."""
+    return {name: imported(name, tree) for name, tree in trees().items()}
 
 
 # ---- the readers of the source, on made-up source ----
@@ -193,7 +203,7 @@ def test_every_room_has_a_floor() -> None:
 def test_imports_go_down() -> None:
     floors = {name: FLOORS.index(room(module)) for module, name in MODULES.items() if room(module)}
     above = {
-        name: {module for module in IMPORTS[name] if not module or FLOORS.index(room(module)) > floor}
+        name: {module for module in imports()[name] if not module or FLOORS.index(room(module)) > floor}
         for name, floor in floors.items()
     }
     assert {name: modules for name, modules in above.items() if modules} == {}
@@ -201,7 +211,7 @@ def test_imports_go_down() -> None:
 
 def test_files_of_one_room_import_each_other_without_circles() -> None:
     """The package's `__init__` may import its files, and they may import their neighbours by name."""
-    graph = {module: {target for target in IMPORTS[name] if target in MODULES} for module, name in MODULES.items()}
+    graph = {module: {target for target in imports()[name] if target in MODULES} for module, name in MODULES.items()}
     assert circle(graph) == []
 
 
@@ -239,7 +249,7 @@ def test_no_objective_imports_another() -> None:
         if room(module) == "objectives" and name.count("/") == 2 and not name.endswith("__init__.py")
     }
     assert len(methods) >= 4
-    found = {module: IMPORTS[MODULES[module]] & methods for module in methods}
+    found = {module: imports()[MODULES[module]] & methods for module in methods}
     assert {module: others for module, others in found.items() if others} == {}
 
 
@@ -250,7 +260,7 @@ def families(tree: ast.Module) -> set[str]:
 
 
 def test_only_some_rooms_name_families() -> None:
-    named = {name: families(tree) for name, tree in FILES.items() if not name.startswith(NAMES_FAMILIES)}
+    named = {name: families(tree) for name, tree in trees().items() if not name.startswith(NAMES_FAMILIES)}
     assert {name: found for name, found in named.items() if found} == {}
 
 
@@ -278,5 +288,5 @@ def opens_to_write(call: ast.Call) -> bool:
 
 
 def test_only_some_rooms_write_files() -> None:
-    written = {name: writes(tree) for name, tree in FILES.items() if not name.startswith(WRITES_FILES)}
+    written = {name: writes(tree) for name, tree in trees().items() if not name.startswith(WRITES_FILES)}
     assert {name: calls for name, calls in written.items() if calls} == {}

@@ -1,5 +1,7 @@
 """The public names of `hf_distill`, which are imported when the first of them is asked for."""
 
+from typing import TYPE_CHECKING
+
 from hf_distill import objectives, students, teachers
 from hf_distill.activations import Activations
 from hf_distill.errors import (
@@ -16,11 +18,13 @@ from hf_distill.errors import (
 from hf_distill.layer_map import LayerMap
 from hf_distill.objectives import Learned, Schedule, catalogue
 from hf_distill.objectives.catalogue import *  # noqa: F403
-from hf_distill.recipe import Recipe
-from hf_distill.runs import from_record, run
 from hf_distill.trainer import DistillationTrainer
 from hf_distill.training.policy import OnPolicy
 from hf_distill.version import __version__
+
+if TYPE_CHECKING:  # `hf_distill` imports these when they are asked for
+    from hf_distill.recipe import Recipe
+    from hf_distill.runs import from_record, run
 
 __all__ = [
     "Activations",

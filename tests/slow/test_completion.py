@@ -86,6 +86,15 @@ def test_the_overview_loads_no_library() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
+def test_a_trainer_does_not_wait_for_what_recipes_need() -> None:
+    code = (
+        "import sys; from hf_distill import DistillationTrainer, SoftTargets; "
+        "assert not {'evaluate', 'sklearn', 'hf_distill.recipe', 'hf_distill.runs'} & set(sys.modules); "
+        "from hf_distill import Recipe, run; assert Recipe.load('quickstart') and callable(run)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_the_package_shows_its_names_in_any_order() -> None:
     """Also where a room was imported first."""
     code = (

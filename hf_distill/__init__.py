@@ -14,16 +14,15 @@ if TYPE_CHECKING:
     from hf_distill.public import *  # noqa: F403
     from hf_distill.public import __all__ as __all__
 else:  # type checkers would take every name that is looked up here
-    _OF_RECIPES = {"Recipe": "recipe", "from_record": "runs", "run": "runs"}
-    """The public names that a trainer does not need, and their rooms, which are slow to import."""
 
     def __getattr__(name: str) -> Any:
-        """A name that is not there yet is a room, stands in `public.py`, or is one of `_OF_RECIPES`."""
+        """A name that is not there yet is a room, or stands in `public.py`."""
         if name.startswith("__") and name not in ("__all__", "__version__"):
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        if importlib.util.find_spec(f"{__name__}.{name}") is not None:
+        room = importlib.util.find_spec(f"{__name__}.{name}")
+        if room is not None and room.origin is not None:  # else a folder that an older version left
             return importlib.import_module(f"{__name__}.{name}")
-        found = getattr(importlib.import_module(f"{__name__}.{_OF_RECIPES.get(name, 'public')}"), name)
+        found = getattr(importlib.import_module(f"{__name__}.public"), name)
         globals()[name] = found
         return found
 

@@ -1,6 +1,7 @@
 """The public names of `hf_distill`, which are imported when the first of them is asked for."""
 
-from typing import TYPE_CHECKING
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from hf_distill import objectives, students, teachers
 from hf_distill.activations import Activations
@@ -22,9 +23,18 @@ from hf_distill.trainer import DistillationTrainer
 from hf_distill.training.policy import OnPolicy
 from hf_distill.version import __version__
 
-if TYPE_CHECKING:  # `hf_distill` imports these when they are asked for
+if TYPE_CHECKING:
     from hf_distill.recipe import Recipe
     from hf_distill.runs import from_record, run
+else:
+    _ROOMS = {"Recipe": "recipe", "from_record": "runs", "run": "runs"}
+    """Names that a trainer does not need, and where they are: slow to import, they wait until they are asked for."""
+
+    def __getattr__(name: str) -> Any:
+        if name not in _ROOMS:
+            raise AttributeError(f"module 'hf_distill' has no attribute {name!r}")
+        return getattr(importlib.import_module(f"hf_distill.{_ROOMS[name]}"), name)
+
 
 __all__ = [
     "Activations",

@@ -83,6 +83,10 @@ def test_a_benchmark_goes_on_where_it_was_broken_off(runs: Any, tmp_path: Path) 
 def test_a_benchmark_refuses_runs_with_other_settings(runs: Any, tmp_path: Path) -> None:
     path = tmp_path / "runs.json"
     runs.Runs(path, {"epochs": 1}).add({"arm": "a", "seed": 1})
+    other = tmp_path / "other.json"
+    assert list(runs.Runs(other, {"epochs": 1}).missing(("a",), (1,))) == [("a", 1)]
+    with pytest.raises(SystemExit, match="holds runs with the settings"):
+        runs.Runs(other, {"epochs": 2})  # though no run of the first ones is over
     with pytest.raises(SystemExit, match=r"with the settings \{'epochs': 1\}; these have \{'epochs': 2\}"):
         runs.Runs(path, {"epochs": 2})
 

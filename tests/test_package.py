@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import subprocess
 import sys
 import tomllib
@@ -37,6 +38,17 @@ def test_the_public_names() -> None:
     }
     assert all(hasattr(hf_distill, name) for name in hf_distill.__all__)
     assert all(name in hf_distill.__all__ for name in ("SoftTargets", "Labels", "HiddenCosine", "HiddenMSE"))
+
+
+def test_a_folder_that_an_older_version_left_hides_no_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bytecode stays where a room was renamed, and its folder is a package to Python, without a file."""
+    for name in ("run", "gone"):
+        (tmp_path / name / "__pycache__").mkdir(parents=True)
+    monkeypatch.setattr(hf_distill, "__path__", [*hf_distill.__path__, str(tmp_path)])
+    assert importlib.util.find_spec("hf_distill.run") is not None
+    monkeypatch.delitem(vars(hf_distill), "run", raising=False)
+    assert callable(hf_distill.run)
+    assert not hasattr(hf_distill, "gone")
 
 
 def test_every_objective_has_a_public_name() -> None:

@@ -82,12 +82,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     script, task = SCRIPTS[words[0]]
     flags = _parsed(script, words[1:])
     folder = Path(flags.arguments["output_dir"])
-    flags = at_one_commit(flags, folder)
     files = Files()
     start = start_of(folder, flags.own, files)
-    plan = planned(script, flags, start, files)
+    reports = bool(flags.own.get("report"))
+    plan = at_one_commit(planned(script, flags, start, files), folder, look_up=not reports)
     log = Log(folder / "runs.jsonl")
-    if not flags.own.get("report"):
+    if not reports:
         _write_start(start, flags, TASKS[task].auto_class)
         carry_out([each for each in plan if isinstance(each, Trial)], log, folder, retry=bool(flags.own.get("retry")))
     return _report(plan, log, folder)

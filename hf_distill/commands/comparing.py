@@ -12,12 +12,11 @@ from typing import Any
 
 from hf_distill.commands.flags import Flags
 from hf_distill.commands.overrides import Script, recipe_of
-from hf_distill.data.hub import load_splits
 from hf_distill.errors import DistillationError, RecipeError
 from hf_distill.evaluation.compare import REFUSED, Run
 from hf_distill.hub.record import sha256_of, sha256_of_files
 from hf_distill.recipe import Recipe
-from hf_distill.runs.folder import read_json, write_json
+from hf_distill.runs.commits import at_kept_commit
 from hf_distill.runs.origins import MODEL_FILES, Place, places
 from hf_distill.version import __version__
 
@@ -31,9 +30,6 @@ PICK = "spread"
 
 OF_SPLITS = ("train*.*", "validation*.*", "test*.*")
 """The files of a folder of data, which may have others."""
-
-COMMITS = "commits.json"
-"""In the folder of a comparison: the commits of its data sets on the Hub, by id, configuration and revision."""
 
 Sums = Mapping[str, str]
 """SHA-256 of files by their names."""
@@ -82,24 +78,17 @@ class Files:
         return self._known[known]
 
 
-def at_one_commit(flags: Flags, folder: Path) -> Flags:
-    """Flags that name a commit of the data set of the Hub, the one with which the comparison in the folder began: what
-    is run later, or again, learns from the same rows. Reports read no Hub, and know the commits that are kept.
+def at_one_commit(plan: Sequence[Trial | Run], folder: Path, *, look_up: bool) -> list[Trial | Run]:
+    """The plan of a comparison in the folder, whose trials read data sets of the Hub at the commits of its first call;
+    see `at_kept_commit`."""
 
-    Raises: `DataError` for a data set that cannot be read.
-    """
-    hub_id, *rest = (flags.own.get(name) for name in ("dataset_name", "dataset_config_name", "dataset_revision"))
-    if hub_id is None:
-        return flags
-    asked = json.dumps([hub_id, *rest])
-    kept = read_json(folder / COMMITS) or {}
-    if asked not in kept and not flags.own.get("report"):
-        _, commit = load_splits(hub_id, (), config=rest[0], revision=rest[1])
-        if commit is not None:
-            kept[asked] = commit
-            folder.mkdir(parents=True, exist_ok=True)
-            write_json(folder / COMMITS, kept)
-    return replace(flags, own={**flags.own, "dataset_revision": kept[asked]}) if asked in kept else flags
+    def pinned(trial: Trial) -> Trial:
+        if not (trial.recipe.get("data") or {}).get("hub"):
+            return trial
+        recipe = at_kept_commit(Recipe.from_dict(trial.recipe), folder, look_up=look_up)
+        return replace(trial, recipe=recipe.to_dict())
+
+    return [pinned(each) if isinstance(each, Trial) else each for each in plan]
 
 
 def start_of(folder: Path, own: Mapping[str, Any], files: Files) -> Path:

@@ -16,6 +16,8 @@ from huggingface_hub.errors import HfHubHTTPError
 from hf_distill.data.files import Table, choices
 from hf_distill.errors import DataError
 
+COMMIT = re.compile(r"[0-9a-f]{40}")
+
 HUB_ERRORS: tuple[type[Exception], ...] = (
     HfHubHTTPError.__bases__[0], OSError, ValueError, RuntimeError, DatasetsError,
 )  # fmt: skip
@@ -27,11 +29,16 @@ def download(
     hub_id: str, config: str | None, revision: str | None, cache_dir: str | None = None
 ) -> tuple[DatasetDict, str | None]:
     """The splits of a data set of the Hub, and the commit that they were read at, which is the builder's hash; None
-    where it is another. What was downloaded before is read again where there is no way to the Hub.
+    where that is no commit. Where there is no way to the Hub, `datasets` reads what it downloaded last, at whatever
+    commit that was.
+
+    Errors: OSError where that is another commit than the one asked for; those of `datasets`, see `HUB_ERRORS`.
     """
     builder = load_dataset_builder(hub_id, config, revision=revision, cache_dir=cache_dir)
+    commit = builder.hash if COMMIT.fullmatch(builder.hash or "") else None
+    if revision is not None and COMMIT.fullmatch(revision) and commit != revision:
+        raise OSError(f"there is no way to the Hub, and what was downloaded last is commit {commit}")
     builder.download_and_prepare()
-    commit = builder.hash if re.fullmatch(r"[0-9a-f]{40}", builder.hash or "") else None
     return builder.as_dataset(), commit
 
 

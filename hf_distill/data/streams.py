@@ -6,7 +6,6 @@ import codecs
 import gzip
 import hashlib
 import io
-import re
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -22,7 +21,7 @@ from datasets import load_dataset
 from huggingface_hub import HfApi
 
 from hf_distill.data.files import choices, describe, json_lines, listing
-from hf_distill.data.hub import HUB_ERRORS
+from hf_distill.data.hub import COMMIT, HUB_ERRORS
 from hf_distill.errors import DataError
 
 FORMATS = (".txt", ".jsonl", ".parquet")
@@ -170,7 +169,7 @@ class HubText(Source):
         return ":".join(part for part in (self.id, self.config, self.split) if part)
 
     def _commit_now(self) -> str:
-        if self.revision is not None and re.fullmatch(r"[0-9a-f]{40}", self.revision):
+        if self.revision is not None and COMMIT.fullmatch(self.revision):
             return self.revision
         try:
             found = HfApi().dataset_info(self.id, revision=self.revision).sha

@@ -66,9 +66,10 @@ def evidence_of(recipe: Recipe, output_dir: str | Path) -> tuple[str, Evidence]:
 
     Raises: `DistillationError` where nothing is reported row by row, as of models without a head.
     """
-    workload = load_workload(recipe, train=False, student=_source(recipe, RunFolder(output_dir)))
+    folder = RunFolder(output_dir)
+    workload = load_workload(folder.pinned(recipe), train=False, student=_source(recipe, folder))
     split = workload.reported_split
-    student = _Student(recipe, RunFolder(output_dir), workload.auto_class)
+    student = _Student(recipe, folder, workload.auto_class)
     found = workload.evidence(split, student.answers(workload, (split,)).kept[split])
     if found is None:
         raise DistillationError(f"{workload.name} is not answered row by row, so that models could be compared.")

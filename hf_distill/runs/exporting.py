@@ -67,7 +67,7 @@ def export_run(
         )
     model = load_model(str(place), TASKS[record.task].auto_class, role="finished student")
     tokenizer = plain_tokenizer(place, "finished student")
-    seen = _seen(RunFolder(place).recipe(), model.eval(), tokenizer)
+    seen = _seen(RunFolder(place), model.eval(), tokenizer)
     found: dict[str, Export] = {}
     for form in forms:
         path, facts = add_graph(
@@ -96,11 +96,12 @@ def _tell(place: Path, found: dict[str, Export]) -> None:
         write_whole(card, with_exports(card.read_text(encoding="utf-8", errors="replace"), record))
 
 
-def _seen(recipe: Recipe | None, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> _Seen:
+def _seen(folder: RunFolder, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> _Seen:
+    recipe = folder.recipe()
     if recipe is None or task_of(model).vocabulary_sized:
         told = f"{len(SENTENCES)} sentences of English"
         return _Seen(batches_of(model, tokenizer, SENTENCES), SENTENCES, told, longest_row(model, tokenizer))
-    workload = load_workload(recipe, train=False, student=model.name_or_path or None)
+    workload = load_workload(folder.pinned(recipe), train=False, student=model.name_or_path or None)
     batches = _rows(workload, recipe, model, tokenizer)
     told = f"{workload.name}, {workload.reported_split}"
     return _Seen(batches, workload.texts() or SENTENCES, told, recipe.max_length)

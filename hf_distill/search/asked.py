@@ -13,6 +13,7 @@ import torch
 
 from hf_distill.errors import DistillationError, RecipeError
 from hf_distill.recipe import Recipe
+from hf_distill.runs import commits
 from hf_distill.runs.folder import differences, read_json, write_json
 from hf_distill.search.budget import Budget
 from hf_distill.search.forms import RUNTIMES
@@ -113,7 +114,8 @@ def check_folder(
 
 
 def _refuse_foreign(folder: Path) -> None:
-    others = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+    found = (path.name for path in folder.iterdir() if not path.name.startswith("."))
+    others = sorted(name for name in found if name != commits.FILE_NAME)
     if others:
         raise DistillationError(
             f"{folder} already holds {', '.join(others[:5])}, and not from a search. Choose another output_dir."

@@ -18,6 +18,7 @@ from hf_distill.hub.record import WEIGHT_FILES, sha256_of_files
 from hf_distill.locks import claimed
 from hf_distill.recipe import Recipe
 from hf_distill.runs import models, run
+from hf_distill.runs.commits import at_kept_commit
 from hf_distill.runs.folder import read_json, write_json
 from hf_distill.runs.workloads import load_workload
 from hf_distill.runs.workloads.text_classification import TextClassification
@@ -80,13 +81,15 @@ def find(
     folder, shared = Path(output_dir).expanduser(), common(recipes)
     if folder.exists() and not folder.is_dir():
         raise DistillationError(f"{folder} is a file; give a folder as output_dir.")
+    pinned = {name: at_kept_commit(recipe, folder) for name, recipe in recipes.items()}
+    shared = common(pinned)
     workload = load_workload(shared)
     assert isinstance(workload, TextClassification)  # as `common` saw to
     at_work = f"another process is at work in {folder}; wait for it, or choose another output_dir."
     with claimed(folder, DistillationError, at_work, f"output_dir {folder}"):
         settings = Settings() if settings is None else settings
         check_folder(folder, recipes, budget, settings, {**workload.sources, "teacher": _sums(shared)})
-        return _Search(recipes, shared, workload, budget, settings, folder).result()
+        return _Search(pinned, shared, workload, budget, settings, folder).result()
 
 
 def _sums(recipe: Recipe) -> dict[str, str]:

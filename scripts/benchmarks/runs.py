@@ -12,14 +12,25 @@ from typing import Any
 import torch
 import transformers
 
+from hf_distill.hub.record import WEIGHT_FILES, sha256_of_files
+
 Run = dict[str, Any]
 
 
 def settings_of(given: argparse.Namespace, *names: str) -> dict[str, Any]:
-    """What a figure depends on beside arm and seed: the teacher, the arguments of these names, threads, versions."""
-    named = {name: getattr(given, name) for name in names}
-    versions = {"torch": torch.__version__, "transformers": transformers.__version__}
-    return {"teacher": Path(given.teacher).name, "threads": torch.get_num_threads(), **named, **versions}
+    """What a figure depends on beside arm and seed: teacher, data, the arguments of these names, device, threads, and
+    versions."""
+    teacher = Path(given.teacher)
+    sums = sha256_of_files(teacher, (*WEIGHT_FILES, "config.json")) if teacher.is_dir() else str(teacher)
+    return {
+        "teacher": sums,
+        "data": Path(given.dataset_dir).resolve().name,
+        "device": torch.accelerator.current_accelerator().type if torch.accelerator.is_available() else "cpu",
+        "threads": torch.get_num_threads(),
+        **{name: getattr(given, name) for name in names},
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
 
 
 class Runs:
@@ -35,6 +46,8 @@ class Runs:
                     f"{path} holds runs with the settings {held['settings']}; these have {settings}. Name another."
                 )
             self.found = held["runs"]
+        else:
+            self._write()  # what a benchmark keeps elsewhere before its first run is over belongs to these settings
 
     def missing(self, *choices: Sequence[Any]) -> Iterator[tuple[Any, ...]]:
         """The values of `key` of runs that are not there yet: of all combinations of `choices`, which stand in the
@@ -45,6 +58,9 @@ class Runs:
     def add(self, run: Run) -> None:
         """Put a run into the file, which has its old content or all of the new one."""
         self.found.append(run)
+        self._write()
+
+    def _write(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         whole = self.path.with_suffix(".part")
         whole.write_text(json.dumps({"settings": self.settings, "runs": self.found}, indent=1), encoding="utf-8")

@@ -21,6 +21,8 @@ from hf_distill.commands.glue import main
 from hf_distill.data import hub
 from hf_distill.hub.record import Record
 from hf_distill.runs import publishing
+from hf_distill.runs.answering import evidence_of
+from hf_distill.runs.folder import RunFolder
 from tests import tiny_runs
 
 FAST = ["--use_cpu", "--disable_tqdm", "true", "--num_train_epochs", "1", "--per_device_train_batch_size", "8"]
@@ -206,7 +208,8 @@ def test_a_data_set_of_the_hub(home: Path, tmp_path: Path, monkeypatch: pytest.M
     assert predictions(tmp_path / "out" / "predict_results_test.txt") == told
     again = ["--reproduce", str(tmp_path / "out"), "--output_dir", str(tmp_path / "again")]
     assert main([*again, "--teacher_name_or_path", str(home / "teacher")]) == 0
-    assert asked == ["v1", "c" * 40, "c" * 40]
+    evidence_of(RunFolder(tmp_path / "out").recipe(), tmp_path / "out")
+    assert asked == ["v1", *["c" * 40] * 3]
 
 
 def several_classes(folder: Path) -> list[str]:

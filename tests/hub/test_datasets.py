@@ -10,6 +10,7 @@ import pytest
 from huggingface_hub import constants
 
 from hf_distill.data.hub import load_splits
+from hf_distill.errors import DataError
 
 from .server import Hub
 
@@ -38,10 +39,25 @@ def test_rows_are_those_of_a_commit_which_is_told(hub: Hub, moods: str) -> None:
     assert (commit, {name: len(split) for name, split in found.items()}) == (moods, {"train": 3, "validation": 2})
 
 
-def test_a_commit_is_known_where_there_is_no_way_to_the_hub(moods: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    online, commit = load_splits("me/moods", ["train"], revision=moods)
+def offline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    offline, again = load_splits("me/moods", ["train"], revision=moods)
+
+
+def test_another_commit_than_the_one_asked_for_is_refused(moods: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`datasets` reads what it downloaded last, whatever was asked for."""
+    load_splits("me/moods", ["train"], revision=moods)
+    _, newer = load_splits("me/moods", ["train"])
+    offline(monkeypatch)
+    with pytest.raises(DataError, match=f"revision {moods}, could .* what was downloaded last is commit {newer}"):
+        load_splits("me/moods", ["train"], revision=moods)
+    found, commit = load_splits("me/moods", ["train"])
+    assert (len(found["train"]), commit) == (5, newer)
+
+
+def test_a_commit_is_known_where_there_is_no_way_to_the_hub(moods: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    online, commit = load_splits("me/moods", ["train"], revision=moods)
+    offline(monkeypatch)
+    found, again = load_splits("me/moods", ["train"], revision=moods)
     assert again == commit == moods
-    assert offline["train"].to_dict() == online["train"].to_dict()
+    assert found["train"].to_dict() == online["train"].to_dict()

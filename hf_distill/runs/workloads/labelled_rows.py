@@ -14,9 +14,6 @@ from hf_distill.recipe import Recipe
 from hf_distill.runs.abilities import Predicting, Showing
 from hf_distill.runs.workloads.splits import data_facts, hub_facts
 
-REVISION = "data.hub.revision"
-"""The key of a recipe that says which rows of a data set on the Hub are read."""
-
 
 def padding_on_the_right(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
     """A copy for collators of rows in which answers are positions, which padding on the left would move."""
@@ -56,7 +53,7 @@ class LabelledRows(Showing):
 
     @property
     def commits(self) -> Mapping[str, str]:
-        return {} if self.data.commit is None else {REVISION: self.data.commit}
+        return {} if self.data.commit is None else {"data.hub.revision": self.data.commit}
 
     @property
     def sizes(self) -> Mapping[str, int]:

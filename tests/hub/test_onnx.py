@@ -17,6 +17,7 @@ from hf_distill.hub.publish import Published
 from hf_distill.hub.record import Export
 from hf_distill.runs import exporting
 from hf_distill.runs.exporting import export_run
+from hf_distill.runs.folder import RunFolder
 from tests import tiny_models, tiny_runs
 
 from .conftest import make_export
@@ -84,13 +85,13 @@ def test_sentences_come_in_padded_batches_of_different_lengths_and_alone() -> No
     assert sum(len(batch["input_ids"]) for batch in found[:4]) == len(SENTENCES)
 
 
-def test_rows_end_somewhere_where_neither_model_nor_tokenizer_has_a_limit() -> None:
+def test_rows_end_somewhere_where_neither_model_nor_tokenizer_has_a_limit(tmp_path: Path) -> None:
     tokenizer = tiny_runs.tokenizer()
     tokenizer.model_max_length = int(1e30)
     model = tiny_models.tiny("deberta-v2", tiny_models.CLASSIFIER, layers=1, position_biased_input=False)
-    assert exporting._seen(None, model, tokenizer).max_length == 2**16
+    assert exporting._seen(RunFolder(tmp_path), model, tokenizer).max_length == 2**16
     tokenizer.model_max_length = 9
-    assert exporting._seen(None, model, tokenizer).max_length == 9
+    assert exporting._seen(RunFolder(tmp_path), model, tokenizer).max_length == 9
 
 
 def test_a_graph_that_cannot_be_timed_gets_no_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

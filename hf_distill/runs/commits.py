@@ -12,12 +12,10 @@ from hf_distill.errors import DistillationError
 from hf_distill.recipe import Recipe
 from hf_distill.recipe.sections.sources import HubData
 from hf_distill.runs.folder import read_json, write_json
+from hf_distill.runs.origins import REVISION
 
 FILE_NAME = "commits.json"
 """Commits by id, configuration and revision, as recipes have them."""
-
-REVISION = "data.hub.revision"
-"""The key of a recipe that says at which commit a data set of the Hub is read."""
 
 
 def at_kept_commit(recipe: Recipe, folder: Path, *, look_up: bool = True) -> Recipe:

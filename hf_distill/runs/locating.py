@@ -8,7 +8,7 @@ from typing import Any
 
 from hf_distill.errors import DataError
 from hf_distill.hub.record import Origin, Record, sha256_of
-from hf_distill.runs.origins import SCRATCH, Place, places, value_at
+from hf_distill.runs.origins import REVISION, SCRATCH, Place, places, value_at
 
 FLAGS = {"teacher.model": "--teacher_name_or_path", "student.model": "--student_name_or_path"}
 
@@ -83,7 +83,7 @@ def _pinned_data(record: Record, recipe: Mapping[str, Any]) -> dict[str, str]:
     commits: Mapping[str, str] = record.data.commits
     found: dict[str, str] = {}
     if value_at(recipe, "data.hub") is not None and record.data.revision is not None:
-        found["data.hub.revision"] = record.data.revision
+        found[REVISION] = record.data.revision
     for split in ("train", "validation"):
         for number, source in enumerate(value_at(recipe, f"data.text.{split}") or []):
             key = f"data.text.{split}.{number}.hub.revision"

@@ -25,6 +25,10 @@ SCRATCH = ("teacher.cache.folder", "teacher.generate.folder", "data.text.cache_d
 """Keys of folders that a run fills itself."""
 
 
+REVISION = "data.hub.revision"
+"""The key of a recipe that says at which commit a data set of the Hub is read."""
+
+
 class Place(NamedTuple):
     """A name in a recipe: its dotted key, what it names, the name, and the key of its revision if it may have one."""
 

@@ -6,10 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from datasets import DatasetDict
 
+from hf_distill.data.text import TextData
 from hf_distill.errors import DistillationError, RecipeError
 from hf_distill.recipe import Recipe
-from hf_distill.search import Budget, Settings, find
+from hf_distill.runs import commits
+from hf_distill.runs.workloads.text_classification import TextClassification
+from hf_distill.search import Budget, Settings, find, finding
 from hf_distill.search.asked import check_folder, common
 
 RECIPES = {name: Recipe.load(f"comparisons/{name}") for name in ("soft_targets", "minilm_v2")}
@@ -92,3 +96,30 @@ def test_other_kinds_of_data_are_refused(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="labelled texts alone"):
         find({"soft_targets": recipe}, BUDGET, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_every_run_of_a_search_reads_the_commit_of_its_first_call(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Also where the branch has moved before the next call."""
+    data = {"hub": {"id": "me/moods"}, "text_columns": ["text"], "label_column": "mood"}
+    recipes = {name: recipe.override({"task": None, "data": data}) for name, recipe in RECIPES.items()}
+    moving = iter(("a" * 40, "b" * 40))
+    monkeypatch.setattr(commits, "load_splits", lambda *names, **where: ({}, next(moving)))
+    rows = TextClassification("me/moods", TextData(DatasetDict(), ("text",), (), "single_label", {}), ("accuracy",))
+    read: list[Recipe] = []
+
+    def load_workload(shared: Recipe) -> TextClassification:
+        read.append(shared)
+        return rows
+
+    def search(tried: dict[str, Recipe], *rest: Any) -> None:
+        read.extend(tried.values())
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(finding, "load_workload", load_workload)
+    monkeypatch.setattr(finding, "_Search", search)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            find(recipes, BUDGET, tmp_path)
+    assert [each.data.hub.revision for each in read] == ["a" * 40] * 6

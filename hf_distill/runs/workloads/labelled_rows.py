@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from hf_distill.hub.record import DataFacts
 from hf_distill.recipe import Recipe
 from hf_distill.runs.abilities import Predicting, Showing
+from hf_distill.runs.origins import REVISION
 from hf_distill.runs.workloads.splits import data_facts, hub_facts
 
 
@@ -53,7 +54,7 @@ class LabelledRows(Showing):
 
     @property
     def commits(self) -> Mapping[str, str]:
-        return {} if self.data.commit is None else {"data.hub.revision": self.data.commit}
+        return {} if self.data.commit is None else {REVISION: self.data.commit}
 
     @property
     def sizes(self) -> Mapping[str, int]:

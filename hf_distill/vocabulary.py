@@ -42,6 +42,11 @@ LARGE = 4096
 LOGITS = Signal("logits")
 
 
+def is_large(pair: Pair) -> bool:
+    """Whether the student's logits are of a vocabulary that is taken in chunks."""
+    return pair.task.vocabulary_sized and pair.student.num_logits > LARGE
+
+
 class Step(NamedTuple):
     """What the batch says of a pass before any model runs: its rows, and the labels by position."""
 
@@ -91,7 +96,7 @@ class Vocabulary:
         anyway, and where the student must run whole or its family has no head in the table; the log then says why,
         and how large they are. So it does for a teacher's.
         """
-        if not pair.task.vocabulary_sized or pair.student.num_logits <= LARGE:
+        if not is_large(pair):
             return None
         reading = {name: objective for name, objective in objectives.items() if _reads_heads(objective)}
         some = {name: o for name, o in reading.items() if isinstance(o, RowWise) and o.sums_rows}

@@ -12,6 +12,7 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import Trainer
 
 from hf_distill import DistillationError, DistillationTrainer, HiddenCosine, vocabulary
 from hf_distill.activations import Needs, Signal
@@ -302,6 +303,32 @@ def test_a_run_gives_the_student_of_a_run_with_whole_logits(task: str, request: 
         assert {key: found[key] for key in keys} == pytest.approx({key: expected[key] for key in keys}, abs=2e-5)
     data = tiny.rows(task, 21)
     assert parts.evaluate(data)["eval_loss"] == pytest.approx(whole.evaluate(data)["eval_loss"], abs=1e-5)
+
+
+@pytest.mark.usefixtures("small_is_large")
+@pytest.mark.parametrize("task", ["masked_lm", "causal_lm"])
+def test_a_run_without_a_teacher_gives_the_student_of_the_plain_trainer(task: str) -> None:
+    """And makes the logits of no word that has no label; these are made whole by the plain Trainer."""
+    runs: dict[type[Trainer], tuple[Trainer, list[int]]] = {}
+    for kind in (Trainer, DistillationTrainer):
+        given = {
+            "args": tiny.arguments(max_steps=-1, num_train_epochs=1),
+            "train_dataset": tiny.rows(task),
+            "data_collator": tiny.Pad(),
+        }
+        trainer = kind(model=tiny.model(task, seed=1), **given)
+        rows: list[int] = []
+        head = trainer.model.get_output_embeddings()
+        head.register_forward_hook(lambda _, inputs, __, rows=rows: rows.append(inputs[0].shape[:-1].numel()))
+        trainer.train()
+        runs[kind] = trainer, rows
+    (plain, whole), (ours, counted) = runs.values()
+    assert tiny.distance(ours.model, plain.model) < 1e-6
+    batches = list(ours.get_train_dataloader())
+    first = 1 if task == "causal_lm" else 0  # nothing stands before the first word that could predict it
+    labels = sum(int((batch["labels"][:, first:] != -100).sum()) for batch in batches)
+    assert sum(whole) == sum(batch["labels"].numel() for batch in batches)
+    assert sum(counted) == labels < sum(whole)
 
 
 def seq2seq_run(**settings: Any) -> DistillationTrainer:

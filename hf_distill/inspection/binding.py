@@ -27,6 +27,7 @@ from hf_distill.runs.freezing import at_rest, freeze
 from hf_distill.runs.models import leading, reads_its_own, teacher_path
 from hf_distill.tasks import task_of
 from hf_distill.teachers import AdapterOff, Frozen, MovingAverage, Peers, Teacher
+from hf_distill.vocabulary import is_large
 
 
 @dataclass
@@ -183,7 +184,7 @@ def _whole(found: BoundStage, place: torch.device) -> Distillation:
             found.student,
             found.stage.terms(),
             found.pair,  # type: ignore[arg-type]
-            in_part=teacher is not None,
+            in_part=teacher is not None or is_large(found.pair),
             teacher_head=None if teacher is None else teacher.head,
             alongside=None if teacher is None else teacher.alongside,
         )

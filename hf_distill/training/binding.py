@@ -24,6 +24,7 @@ from hf_distill.sentences import is_sentence_model
 from hf_distill.tasks import PROMPT_TOKENS, task_of
 from hf_distill.teachers import Frozen, Teacher
 from hf_distill.training.policy import OnPolicy
+from hf_distill.vocabulary import is_large
 
 
 class BoundTrainer(Trainer):  # type: ignore[misc]
@@ -86,12 +87,14 @@ class BoundTrainer(Trainer):  # type: ignore[misc]
         if self.teacher is not None:
             checks.has_whole_student(self.teacher, sharded)
             self.teacher.meet(self.model)
-        # Without a teacher it is the plain Trainer, bit for bit; what runs in part has other last digits.
-        in_part = self.teacher is not None and not sharded
+        pair = self._pair()
+        # Without a teacher it is the plain Trainer, bit for bit; what runs in part has other last digits. Those of a
+        # large vocabulary are the price of never making the logits of words that no label asks for.
+        in_part = not sharded and (self.teacher is not None or is_large(pair))
         head = None if self.teacher is None else self.teacher.head
         alongside = None if self.teacher is None else self.teacher.alongside
         self._distillation = Distillation(
-            self.model, self.terms, self._pair(), in_part=in_part, teacher_head=head, alongside=alongside
+            self.model, self.terms, pair, in_part=in_part, teacher_head=head, alongside=alongside
         )
         self._measured = False
         self._show_rows(self._distillation)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Semaphore
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 from hf_distill.commands.comparing import Trial, at_one_commit
 from hf_distill.errors import DistillationError
@@ -54,6 +57,30 @@ def test_a_name_has_the_commit_of_the_first_look(asked: list[Any], tmp_path: Pat
     assert found == [f"{number:040x}" for number in (1, 2, 3, 1)]
     assert asked == [("me/moods", None, None), ("me/moods", None, "v1"), ("me/moods", "all", None)]
     assert commit_of(at_kept_commit(recipe(), tmp_path / "other")) == f"{4:040x}"
+
+
+def test_two_that_look_at_once_get_the_same(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The second one begins while the first has asked the Hub and has no answer yet."""
+    asked: list[int] = []
+    began = Semaphore(0)
+
+    class Seen(FileLock):
+        def acquire(self, *args: Any, **kwargs: Any) -> Any:
+            began.release()
+            return super().acquire(*args, **kwargs)
+
+    def load_splits(*_: Any, **__: Any) -> tuple[dict[str, Any], str]:
+        asked.append(1)
+        for _ in range(2):
+            assert began.acquire(timeout=10)
+        return {}, f"{len(asked):040x}"
+
+    monkeypatch.setattr(commits, "FileLock", Seen)
+    monkeypatch.setattr(commits, "load_splits", load_splits)
+    with ThreadPoolExecutor(2) as pool:
+        looks = [pool.submit(lambda: commit_of(at_kept_commit(recipe(), tmp_path))) for _ in range(2)]
+    assert [look.result() for look in looks] == [f"{1:040x}"] * 2
+    assert len(asked) == 1
 
 
 def test_files_and_tasks_have_none(asked: list[Any], tmp_path: Path) -> None:

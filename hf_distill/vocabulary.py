@@ -43,8 +43,17 @@ LOGITS = Signal("logits")
 
 
 def is_large(pair: Pair) -> bool:
-    """Whether the student's logits are of a vocabulary that is taken in chunks."""
+    """Whether the student's logits are of a vocabulary, and large enough for chunks."""
     return pair.task.vocabulary_sized and pair.student.num_logits > LARGE
+
+
+def may_run_in_part(pair: Pair, *, taught: bool) -> bool:
+    """Whether a student may run in part where it trains, and its logits be made in chunks: with a teacher always.
+
+    Without one the training is that of the plain Trainer, bit for bit, and what runs in part has other last digits.
+    Those of a large vocabulary are the price of never making the logits of words that no label asks for.
+    """
+    return taught or is_large(pair)
 
 
 class Step(NamedTuple):

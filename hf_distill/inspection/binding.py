@@ -27,7 +27,7 @@ from hf_distill.runs.freezing import at_rest, freeze
 from hf_distill.runs.models import leading, reads_its_own, teacher_path
 from hf_distill.tasks import task_of
 from hf_distill.teachers import AdapterOff, Frozen, MovingAverage, Peers, Teacher
-from hf_distill.vocabulary import is_large
+from hf_distill.vocabulary import may_run_in_part
 
 
 @dataclass
@@ -101,7 +101,7 @@ def _bind(found: BoundStage, blueprint: Blueprint, made: Made, size: int | None)
     if any(text for _, text in found.terms):
         return
     try:
-        found.distillation = _whole(found, place)
+        found.distillation = _whole(found, found.pair, place)
     except DistillationError as error:
         found.problems.append(str(error))
 
@@ -177,14 +177,14 @@ def refusal(objective: Objective, pair: Pair, member: str = "", place: torch.dev
     return ""
 
 
-def _whole(found: BoundStage, place: torch.device) -> Distillation:
+def _whole(found: BoundStage, pair: Pair, place: torch.device) -> Distillation:
     teacher = found.teacher
     with place:
         distillation = Distillation(
             found.student,
             found.stage.terms(),
-            found.pair,  # type: ignore[arg-type]
-            in_part=teacher is not None or is_large(found.pair),
+            pair,
+            in_part=may_run_in_part(pair, taught=teacher is not None),
             teacher_head=None if teacher is None else teacher.head,
             alongside=None if teacher is None else teacher.alongside,
         )

@@ -24,7 +24,7 @@ from hf_distill.sentences import is_sentence_model
 from hf_distill.tasks import PROMPT_TOKENS, task_of
 from hf_distill.teachers import Frozen, Teacher
 from hf_distill.training.policy import OnPolicy
-from hf_distill.vocabulary import is_large
+from hf_distill.vocabulary import may_run_in_part
 
 
 class BoundTrainer(Trainer):  # type: ignore[misc]
@@ -88,9 +88,7 @@ class BoundTrainer(Trainer):  # type: ignore[misc]
             checks.has_whole_student(self.teacher, sharded)
             self.teacher.meet(self.model)
         pair = self._pair()
-        # Without a teacher it is the plain Trainer, bit for bit; what runs in part has other last digits. Those of a
-        # large vocabulary are the price of never making the logits of words that no label asks for.
-        in_part = not sharded and (self.teacher is not None or is_large(pair))
+        in_part = not sharded and may_run_in_part(pair, taught=self.teacher is not None)
         head = None if self.teacher is None else self.teacher.head
         alongside = None if self.teacher is None else self.teacher.alongside
         self._distillation = Distillation(

@@ -48,10 +48,10 @@ def is_large(pair: Pair) -> bool:
 
 
 def may_run_in_part(pair: Pair, *, taught: bool) -> bool:
-    """Whether a student may run in part where it trains, and its logits be made in chunks: with a teacher always.
+    """Whether the student of a stage may run in part, and its logits be made in chunks: with a teacher always.
 
-    Without one the training is that of the plain Trainer, bit for bit, and what runs in part has other last digits.
-    Those of a large vocabulary are the price of never making the logits of words that no label asks for.
+    Without one it runs whole, so that a control has the last digits of the plain Trainer. Those of a large vocabulary
+    are the price of never making the logits of words that no label asks for.
     """
     return taught or is_large(pair)
 

@@ -33,6 +33,7 @@ from hf_distill.objectives import (
 )
 from hf_distill.objectives.response.soft_targets import KINDS
 from hf_distill.objectives.terms import Terms
+from hf_distill.runs.stages import StageTrainer
 from hf_distill.tasks import task_of
 from hf_distill.teachers import Frozen
 from tests import tiny, tiny_models
@@ -307,10 +308,10 @@ def test_a_run_gives_the_student_of_a_run_with_whole_logits(task: str, request: 
 
 @pytest.mark.usefixtures("small_is_large")
 @pytest.mark.parametrize("task", ["masked_lm", "causal_lm"])
-def test_a_run_without_a_teacher_gives_the_student_of_the_plain_trainer(task: str) -> None:
+def test_a_stage_without_a_teacher_gives_the_student_of_the_plain_trainer(task: str) -> None:
     """And makes the logits of no word that has no label; these are made whole by the plain Trainer."""
     runs: dict[type[Trainer], tuple[Trainer, list[int]]] = {}
-    for kind in (Trainer, DistillationTrainer):
+    for kind in (Trainer, StageTrainer):
         given = {
             "args": tiny.arguments(max_steps=-1, num_train_epochs=1),
             "train_dataset": tiny.rows(task),

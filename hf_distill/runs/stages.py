@@ -22,6 +22,7 @@ from hf_distill.checkpoints import OBJECTIVES, checkpoints_in, last_whole, step_
 from hf_distill.distillation import Distillation
 from hf_distill.errors import DistillationError, IncompatiblePair
 from hf_distill.hub.packed import write_packed
+from hf_distill.objectives.pair import Pair
 from hf_distill.objectives.terms import Terms
 from hf_distill.ranks import is_main_process, wait_for_everyone
 from hf_distill.recipe import Lora, QuantizePoints, QuantizeUniform, Student, TrainGroup
@@ -48,6 +49,7 @@ from hf_distill.teachers.cache.codecs import Codec
 from hf_distill.trainer import DistillationTrainer
 from hf_distill.training.policy import OnPolicy
 from hf_distill.training.preemption import stop_on_sigterm
+from hf_distill.vocabulary import may_run_in_part
 
 logger = logging.getLogger(__name__)
 
@@ -125,7 +127,8 @@ class Inputs:
 
 class StageTrainer(DistillationTrainer):
     """A `DistillationTrainer` in which parameters of the student may have their share of the learning rate, by
-    name, which logs real tokens a second over all processes, and which stops with a checkpoint at SIGTERM.
+    name, which logs real tokens a second over all processes, and which stops with a checkpoint at SIGTERM. Without a
+    teacher, too, it makes the logits of a large vocabulary in chunks.
     """
 
     scales: Mapping[str, float] = {}
@@ -138,6 +141,9 @@ class StageTrainer(DistillationTrainer):
         if self.pop_callback(ProgressCallback) is not None:
             self.add_callback(PaceBar)
         stop_on_sigterm(self)
+
+    def _may_run_in_part(self, pair: Pair) -> bool:
+        return may_run_in_part(pair, taught=self.teacher is not None)
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple[list[Any], Any]:
         """The batches of one optimizer step, and their counts."""

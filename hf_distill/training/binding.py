@@ -24,7 +24,6 @@ from hf_distill.sentences import is_sentence_model
 from hf_distill.tasks import PROMPT_TOKENS, task_of
 from hf_distill.teachers import Frozen, Teacher
 from hf_distill.training.policy import OnPolicy
-from hf_distill.vocabulary import may_run_in_part
 
 
 class BoundTrainer(Trainer):  # type: ignore[misc]
@@ -88,7 +87,7 @@ class BoundTrainer(Trainer):  # type: ignore[misc]
             checks.has_whole_student(self.teacher, sharded)
             self.teacher.meet(self.model)
         pair = self._pair()
-        in_part = not sharded and may_run_in_part(pair, taught=self.teacher is not None)
+        in_part = not sharded and self._may_run_in_part(pair)
         head = None if self.teacher is None else self.teacher.head
         alongside = None if self.teacher is None else self.teacher.alongside
         self._distillation = Distillation(
@@ -100,6 +99,10 @@ class BoundTrainer(Trainer):  # type: ignore[misc]
         checks.fits_passes(self, sharded)
         checks.keeps_documents_apart(self, sharded=sharded)
         self._find_partners(self._distillation)
+
+    def _may_run_in_part(self, pair: Pair) -> bool:
+        """Without a teacher it is the plain Trainer, bit for bit; what runs in part has other last digits."""
+        return self.teacher is not None
 
     def _show_rows(self, distillation: Distillation) -> None:
         """Numbers the training rows for the terms that keep something of each, and counts their labels for those that

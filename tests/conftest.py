@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import multiprocessing
 import os
 import tempfile
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 import datasets
 import pytest
 import torch
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from hf_distill.evaluation import canvas
 
@@ -45,3 +47,14 @@ def _no_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
     drawn where a test is about them."""
     if request.node.get_closest_marker("draws") is None:
         monkeypatch.setattr(canvas, "png", lambda figure: b"png")
+
+
+@pytest.fixture(autouse=True)
+def _lasting_workers_end() -> Iterator[None]:
+    """Workers that stay leave when they are told to, but once their loader is garbage nothing reaches them, and torch
+    waits five seconds for each."""
+    yield
+    if multiprocessing.active_children():
+        for each in gc.get_objects():
+            if type(each) is _MultiProcessingDataLoaderIter:
+                each._shutdown_workers()

@@ -189,7 +189,15 @@ def stream(folder: Path) -> DistillationTrainer:
     return trainer_of(folder, train_dataset=Stream(tiny.rows("single_label", 21)), arguments={"save_steps": 1})
 
 
-@pytest.mark.parametrize("make", [an_epochs_end, dispatched, dispatched_by_length, stream])
+@pytest.mark.parametrize(
+    "make",
+    [
+        an_epochs_end,
+        stream,
+        pytest.param(dispatched, marks=pytest.mark.slow),
+        pytest.param(dispatched_by_length, marks=pytest.mark.slow),
+    ],
+)
 def test_a_run_goes_on_from_every_step(make: Callable[[Path], DistillationTrainer], tmp_path: Path) -> None:
     whole = make(tmp_path)
     whole.train()

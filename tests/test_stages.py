@@ -221,7 +221,7 @@ def transfer(below: object) -> list[dict[str, Any]]:
     return [first | {"name": "transfer"}, last]
 
 
-@pytest.fixture(scope="module", params=["frozen", 0.1], ids=["frozen", "tenth"])
+@pytest.fixture(scope="module", params=[0.1, pytest.param("frozen", marks=pytest.mark.slow)], ids=["tenth", "frozen"])
 def transferred(request: pytest.FixtureRequest, home: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder = tmp_path_factory.mktemp("transfer") / "out"
     made = recipe(

@@ -124,14 +124,18 @@ def test_the_stages_differ_and_hand_on_what_they_learned(whole: Path) -> None:
     assert len(losses(whole / "stages" / NAMES[1] / "trainer_state.json")) == STEPS
 
 
+def slow(*values: Any) -> Any:
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 @pytest.mark.parametrize(
     ("kill", "name", "step", "started"),
     [
-        (inside, "01-hints", 1, [("01-hints", None), ("02-middle", None), ("03-last", None)]),
         (inside, "02-middle", 3, [("02-middle", "checkpoint-2"), ("03-last", None)]),
         (before_the_mark, "02-middle", 6, [("02-middle", "checkpoint-6"), ("03-last", None)]),
-        (behind_the_mark, "02-middle", 6, [("03-last", None)]),
-        (inside, "03-last", 5, [("03-last", "checkpoint-4")]),
+        slow(inside, "01-hints", 1, [("01-hints", None), ("02-middle", None), ("03-last", None)]),
+        slow(behind_the_mark, "02-middle", 6, [("03-last", None)]),
+        slow(inside, "03-last", 5, [("03-last", "checkpoint-4")]),
     ],
 )
 def test_a_killed_run_ends_like_the_one_that_was_not(

@@ -299,6 +299,7 @@ def test_mixed_precision_leaves_input_gradients_alone() -> None:
     assert first[0] == pytest.approx(first[1], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_passes_stay_out_of_a_compiled_graph() -> None:
     compiled = {"torch_compile": True, "torch_compile_backend": "eager"}
     runs = [trained("jacobian_matching", arguments=arguments) for arguments in ({}, compiled)]

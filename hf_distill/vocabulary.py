@@ -36,15 +36,7 @@ from hf_distill.tasks import IGNORED, Batch, real_tokens
 
 logger = logging.getLogger(__name__)
 
-LARGE = 4096
-"""Logits of more columns go through the head in chunks; of fewer they are taken whole, in one product."""
-
 LOGITS = Signal("logits")
-
-
-def is_large(pair: Pair) -> bool:
-    """Whether the student's logits are of a vocabulary, and large enough for chunks."""
-    return pair.task.vocabulary_sized and pair.student.num_logits > LARGE
 
 
 def may_run_in_part(pair: Pair, *, taught: bool) -> bool:
@@ -53,7 +45,7 @@ def may_run_in_part(pair: Pair, *, taught: bool) -> bool:
     Without one it runs whole, so that a control has the last digits of the plain Trainer. Those of a large vocabulary
     are the price of never making the logits of words that no label asks for.
     """
-    return taught or is_large(pair)
+    return taught or pair.has_large_vocabulary
 
 
 class Step(NamedTuple):
@@ -105,7 +97,7 @@ class Vocabulary:
         anyway, and where the student must run whole or its family has no head in the table; the log then says why,
         and how large they are. So it does for a teacher's.
         """
-        if not is_large(pair):
+        if not pair.has_large_vocabulary:
             return None
         reading = {name: objective for name, objective in objectives.items() if _reads_heads(objective)}
         some = {name: o for name, o in reading.items() if isinstance(o, RowWise) and o.sums_rows}

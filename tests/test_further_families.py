@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hf_distill import vocabulary
 from hf_distill.activations import Activations, Signal
 from hf_distill.anatomy import Anatomy
 from hf_distill.capture import Capture
@@ -70,7 +69,7 @@ def test_classifiers_run_in_part(family: str, attention: str) -> None:
 
 @pytest.mark.parametrize("family", FURTHER)
 def test_a_vocabulary_in_chunks(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vocabulary, "LARGE", 1)
+    monkeypatch.setattr("hf_distill.objectives.pair.LARGE_VOCABULARY", 1)
     monkeypatch.setattr(Sizes, "of", classmethod(lambda cls, *_: test_vocabulary.SMALL))
     teacher, student = (tiny(family, layers=layers, seed=layers) for layers in (3, 1))
     inputs = {name: value[:1] for name, value in batch(family).items()}

@@ -44,7 +44,6 @@ from hf_distill import (
     SoftTargets,
     checkpoints,
     checks,
-    vocabulary,
 )
 from hf_distill.activations import Needs, Signal
 from hf_distill.objectives import Objective
@@ -93,9 +92,8 @@ def fingerprint(model: nn.Module) -> str:
 def test_labels_alone_train_bit_for_bit_like_the_trainer(
     task: str, optimizer: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        vocabulary, "LARGE", 1
-    )  # with a teacher, language models would go through their heads in chunks
+    # With a teacher, language models would go through their heads in chunks.
+    monkeypatch.setattr("hf_distill.objectives.pair.LARGE_VOCABULARY", 1)
     rate = 0.1 if optimizer == "sgd" else 1e-3
     arguments = {"optim": optimizer, "learning_rate": rate, "max_grad_norm": 1.0, "train_sampling_strategy": "random"}
     runs = []

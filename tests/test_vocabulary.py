@@ -47,7 +47,7 @@ SMALL = Sizes(chunk=6, block=2)
 @pytest.fixture
 def small_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every vocabulary goes through the head in chunks, of a few rows."""
-    monkeypatch.setattr(vocabulary, "LARGE", 1)
+    monkeypatch.setattr("hf_distill.objectives.pair.LARGE_VOCABULARY", 1)
     monkeypatch.setattr(Sizes, "of", classmethod(lambda cls, *_: SMALL))
 
 
@@ -447,9 +447,9 @@ def bound(task: str, terms: Any, **settings: Any) -> vocabulary.Vocabulary | Non
 
 def test_a_small_vocabulary_is_taken_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     assert bound("masked_lm", SoftTargets()) is None
-    monkeypatch.setattr(vocabulary, "LARGE", 95)
+    monkeypatch.setattr("hf_distill.objectives.pair.LARGE_VOCABULARY", 95)
     assert bound("masked_lm", SoftTargets()) is not None
-    monkeypatch.setattr(vocabulary, "LARGE", 96)
+    monkeypatch.setattr("hf_distill.objectives.pair.LARGE_VOCABULARY", 96)
     assert bound("masked_lm", SoftTargets()) is None
 
 

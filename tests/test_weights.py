@@ -19,7 +19,6 @@ from hf_distill import (
     Learned,
     Schedule,
     SoftTargets,
-    vocabulary,
 )
 from hf_distill.activations import Activations
 from hf_distill.hub.trained import record_of
@@ -165,7 +164,7 @@ def count_calls(trainer: DistillationTrainer) -> list[int]:
 
 @pytest.mark.parametrize("task", ["single_label", "masked_lm"])
 def test_a_teacher_that_weighs_nothing_does_not_run(task: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vocabulary, "LARGE", 1)
+    monkeypatch.setattr("hf_distill.objectives.pair.LARGE_VOCABULARY", 1)
     gone = Schedule.early_stop(stop=0.5)
     trainer = trainer_for(Labels() + gone * SoftTargets() + gone * HiddenMSE(), task, logging_steps=3, max_steps=6)
     seen = count_calls(trainer)
@@ -259,7 +258,7 @@ def with_teacher() -> Terms:
 def test_micro_batches_and_chunks_do_not_matter(task: str, terms: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = trained(terms(), task)
     cut = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 4}
-    monkeypatch.setattr(vocabulary, "LARGE", 1)
+    monkeypatch.setattr("hf_distill.objectives.pair.LARGE_VOCABULARY", 1)
     other = trained(terms(), task, **cut)
     assert (other.distillation._vocabulary is not None) == (task == "masked_lm")
     assert float(whole.distillation.terms()[0].log_variance.detach().abs()) > 1e-3  # type: ignore[union-attr]

@@ -20,6 +20,9 @@ from hf_distill.tasks import IGNORED, Task, task_of
 
 logger = logging.getLogger(__name__)
 
+LARGE_VOCABULARY = 4096
+"""Logits of more columns go through the head in chunks; of fewer they are taken whole, in one product."""
+
 GENERIC = re.compile(r"LABEL_\d+$")
 SHIFTED = [[3, 4, IGNORED, IGNORED]]
 """Labels by which the inputs that two decoders make of them are compared."""
@@ -149,6 +152,11 @@ class Pair:
             known = f"the teachers are {', '.join(self.members)}" if self.members else "there is one teacher"
             raise IncompatiblePair(f"a term is on the teacher {name!r}, and {known}.")
         return self.members[name]  # type: ignore[index]
+
+    @property
+    def has_large_vocabulary(self) -> bool:
+        """Whether the student's logits are of a vocabulary, and large enough for chunks."""
+        return self.task.vocabulary_sized and self.student.num_logits > LARGE_VOCABULARY
 
     @property
     def lacking(self) -> tuple[str, ...]:

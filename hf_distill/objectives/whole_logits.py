@@ -14,9 +14,6 @@ from hf_distill.objectives.settings import check_flag
 from hf_distill.objectives.soft_rows import SoftRows
 from hf_distill.tasks import Batch, Task
 
-LARGE = 4096
-"""Logits of more columns are a vocabulary's, of which those of all tokens at once are refused unless asked for."""
-
 
 class Answers(NamedTuple):
     """Logits of both models `[rows..., classes]`, zeros in rows that do not count, and which count."""
@@ -44,7 +41,7 @@ class WholeLogits(SoftRows):
 
     def bind(self, pair: Pair) -> None:
         super().bind(pair)
-        if pair.task.vocabulary_sized and pair.student.num_logits > LARGE and not self.whole_logits:
+        if pair.has_large_vocabulary and not self.whole_logits:
             raise IncompatiblePair(
                 f"{self.name}: the student predicts one of {pair.student.num_logits} words, and this loss needs the "
                 "logits of all tokens of a batch at once. Set whole_logits=True if the memory has room for several "

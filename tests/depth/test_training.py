@@ -22,7 +22,6 @@ from hf_distill import (
     Labels,
     MiniLMv2,
     SoftTargets,
-    vocabulary,
 )
 from hf_distill.depth import Run
 from tests import tiny
@@ -125,6 +124,7 @@ def test_an_adapted_student_does(whole) -> None:
     assert_same(part, trained(adapted, teacher, "logits", learning_rate=0.5))
 
 
+@pytest.mark.slow
 def test_a_compiled_student_in_part_is_one_graph() -> None:
     student, teacher = classifiers("bert")
     expected = trained(student, teacher, "logits")
@@ -227,7 +227,7 @@ CHANGES = {
 @pytest.mark.parametrize("large", [1, 4096])
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_language_model_changed_before_training_trains(change: str, large: int, monkeypatch) -> None:
-    monkeypatch.setattr(vocabulary, "LARGE", large)
+    monkeypatch.setattr("hf_distill.objectives.pair.LARGE_VOCABULARY", large)
     trainer = language_model()
     CHANGES[change](trainer.model)
     changed = copy.deepcopy(trainer.model)
@@ -269,7 +269,7 @@ def test_a_classifier_changed_before_training_trains(family: str) -> None:
 
 def test_what_objectives_learned_stays_when_the_student_is_changed(monkeypatch) -> None:
     """Also where the terms are bound anew, to a student of another size."""
-    monkeypatch.setattr(vocabulary, "LARGE", 1)
+    monkeypatch.setattr("hf_distill.objectives.pair.LARGE_VOCABULARY", 1)
     for change in CHANGES:
         terms = HiddenMSE(layer_map="final") + Labels()
         trainer = language_model(terms)

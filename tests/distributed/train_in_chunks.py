@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from hf_distill import vocabulary
 from hf_distill.chunks import Sizes
+from hf_distill.objectives import pair
 from tests.distributed import train_every_objective
 
 
 def take_chunks() -> None:
     """Every vocabulary counts as large."""
-    vocabulary.LARGE = 1
+    pair.LARGE_VOCABULARY = 1
     Sizes.of = classmethod(lambda cls, *_: cls(6, 2))  # type: ignore[method-assign, assignment]
 
 

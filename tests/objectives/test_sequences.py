@@ -10,7 +10,7 @@ import torch
 from datasets import Dataset
 from transformers import DataCollatorForSeq2Seq
 
-from hf_distill import DistillationTrainer, losses, objectives, vocabulary
+from hf_distill import DistillationTrainer, losses, objectives
 from hf_distill.activations import Activations
 from hf_distill.anatomy import Anatomy
 from hf_distill.data.hypotheses import WithHypotheses
@@ -150,7 +150,7 @@ def test_a_student_learns_the_weighted_mean_over_sources(
     logits that are whole or in chunks, as those of large vocabularies are where there is a teacher."""
     rows, student = rows_of_texts(), writers.writer()
     if in_chunks:
-        monkeypatch.setattr(vocabulary, "LARGE", 1)
+        monkeypatch.setattr("hf_distill.objectives.pair.LARGE_VOCABULARY", 1)
     args = tiny.arguments(
         max_steps=1, per_device_train_batch_size=batch_size, gradient_accumulation_steps=-(-12 // batch_size)
     )

@@ -212,10 +212,9 @@ def test_a_vocabulary_in_chunks_sees_the_grid(request: pytest.FixtureRequest) ->
 
 @pytest.fixture
 def small_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
-    from hf_distill import vocabulary
     from hf_distill.chunks import Sizes
 
-    monkeypatch.setattr(vocabulary, "LARGE", 1)
+    monkeypatch.setattr("hf_distill.objectives.pair.LARGE_VOCABULARY", 1)
     monkeypatch.setattr(Sizes, "of", classmethod(lambda cls, *_: Sizes(chunk=6, block=2)))
 
 

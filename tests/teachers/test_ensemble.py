@@ -19,7 +19,6 @@ from hf_distill import (
     MiniLMv2,
     SoftTargets,
     VotedTriplets,
-    vocabulary,
 )
 from hf_distill.activations import Activations, EnsembleActivations
 from hf_distill.anatomy import Anatomy
@@ -313,7 +312,7 @@ def test_padding_and_accumulation_do_not_matter() -> None:
 
 @pytest.mark.parametrize("how", [{}, {"combine": "losses"}, {"weights": "label_ce"}, {"routing": "domain"}])
 def test_a_large_vocabulary_is_compared_in_chunks(how: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vocabulary, "LARGE", 1)
+    monkeypatch.setattr("hf_distill.objectives.pair.LARGE_VOCABULARY", 1)
     monkeypatch.setattr(Sizes, "of", classmethod(lambda cls, *_: Sizes(chunk=6, block=2)))
     batch = tiny.Pad()(tiny.rows("causal_lm", 4)) | {"domain": torch.tensor([0, 1, 1, 0])}
     found = []

@@ -2,7 +2,8 @@
 
 A relation of two projections X, Y `[batch, length, width]` over A relation heads splits the width into A parts of
 size d and is, in each head, softmax(x y^T / sqrt(d)) over the positions that a position sees. Student and teacher have
-equal heads and lengths; their widths are their own.
+equal heads and lengths; their widths are their own. The laws of attention scores that are there already are compared
+in the same way.
 """
 
 from __future__ import annotations
@@ -128,6 +129,47 @@ class _RelationKL(torch.autograd.Function):
         return (left, right, *[None] * 6)
 
 
+def scores_kl(student: Tensor, teacher: Tensor, visible: Tensor) -> Tensor:
+    """(1/A) sum_a KL(p[a, t] || q[a, t]) of each query t, `[batch, length]`.
+
+    p, q: the softmax of teacher's and student's scores `[batch, heads, length, length]` of head a over the keys that
+    query t sees (`visible_pairs`). Scores of other keys do not matter, not even NaN, and get no gradient; nor does the
+    teacher. A query that sees no key has the value 0. Computed in the wider of both dtypes, at least float32.
+
+    As in `relation_kl` the gradient is formed in the forward pass, block by block; it is all that is kept.
+    """
+    values: Tensor = _ScoresKL.apply(student, teacher, visible)  # type: ignore[no-untyped-call]
+    return values
+
+
+class _ScoresKL(torch.autograd.Function):
+    """The values of `scores_kl`; saved for the backward pass is q - p."""
+
+    @staticmethod
+    def forward(ctx: Any, student: Tensor, teacher: Tensor, visible: Tensor) -> Tensor:
+        dtype = torch.promote_types(torch.promote_types(student.dtype, teacher.dtype), torch.float32)
+        examples, heads, length, _ = student.shape
+        values = torch.zeros(examples, length, dtype=dtype, device=student.device)
+        difference = torch.empty_like(student, dtype=dtype) if ctx.needs_input_grad[0] else None
+        lowest = torch.full((), torch.finfo(dtype).min, dtype=dtype, device=student.device)
+        for block in _blocks(examples, length, heads, CPU_BLOCK if student.device.type == "cpu" else BLOCK):
+            seen = visible[block.examples, block.queries].unsqueeze(1)
+            ours, theirs = (_law(torch.where(seen, scores[block].to(dtype), lowest)) for scores in (student, teacher))
+            values[block.examples, block.queries] += _divergences(ours, theirs).sum(1) / heads
+            if difference is not None:
+                torch.sub(ours.law, theirs.law, out=difference[block])
+        ctx.save_for_backward(difference)
+        ctx.dtype = student.dtype
+        return values
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None]:
+        (difference,) = ctx.saved_tensors
+        weights = (upstream / difference.shape[1])[:, None, :, None]
+        return (difference * weights).to(ctx.dtype), None, None
+
+
 class _Block(NamedTuple):
     """The part of a relation that is worked on at once."""
 
@@ -183,8 +225,8 @@ def _barrier(visible: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 class _Laws(NamedTuple):
-    """Scores of a block's relation `[examples * heads, queries, length]`, their softmax, and of each query the largest
-    score and the logarithm of its probability.
+    """Scores of a block `[..., queries, length]`, their softmax, and of each query the largest score and the
+    logarithm of its probability.
     """
 
     scores: Tensor
@@ -196,12 +238,16 @@ class _Laws(NamedTuple):
 def _laws(x: Tensor, y: Tensor, block: _Block, barrier: Tensor) -> _Laws:
     scores = torch.bmm(x[:, block.queries], y.mT)
     _by_example(scores, barrier).add_(barrier)
+    return _law(scores)
+
+
+def _law(scores: Tensor) -> _Laws:
     law = functional.softmax(scores, -1)
     return _Laws(scores, law, scores.amax(-1), law.amax(-1).log())
 
 
 def _divergences(ours: _Laws, theirs: _Laws) -> Tensor:
-    """sum_s p (log p - log q) of each query, `[examples * heads, queries]`; overwrites the teacher's scores.
+    """sum_s p (log p - log q) of each query, `[..., queries]`; overwrites the teacher's scores.
 
     log p is the score, less the largest one, plus the logarithm of the largest probability, which is never near 0. On
     a CPU log_softmax and its exp take several times as long. Terms of one kind are subtracted first: with one key seen

@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from hf_distill import relations
 from hf_distill.errors import DataError
-from hf_distill.relations import relation_kl, visible_pairs
+from hf_distill.relations import relation_kl, scores_kl, visible_pairs
 
 MASK = torch.tensor([[1, 1, 1, 1, 1], [0, 0, 1, 1, 1], [1, 1, 0, 0, 0]])
 PACKED = torch.tensor([[0, 1, 2, 0, 1], [1, 1, 0, 1, 0], [0, 1, 1, 1, 1]])
@@ -246,18 +246,18 @@ def test_positions_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
 
 
 class Watch(TorchDispatchMode):
-    """Counts operators by name, and notes the largest tensor that one of them gave."""
+    """Counts operators by name, and the tensors that they gave by size."""
 
     def __init__(self) -> None:
         super().__init__()
         self.names: Counter[str] = Counter()
-        self.largest = 0
+        self.sizes: Counter[int] = Counter()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.names[func.overloadpacket.__name__] += 1
         result = func(*args, **(kwargs or {}))
         if isinstance(result, Tensor):
-            self.largest = max(self.largest, result.numel())
+            self.sizes[result.numel()] += 1
         return result
 
 
@@ -274,7 +274,7 @@ def test_only_blocks_are_ever_held(monkeypatch: pytest.MonkeyPatch) -> None:
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), Watch() as watch:
         relation_kl((student, student), (teacher, teacher), heads=4, mask=torch.ones(1, 24)).sum().backward()
-    assert watch.largest <= 24 * 24
+    assert max(watch.sizes) <= 24 * 24
     assert kept == [student.numel()]
 
 
@@ -295,3 +295,89 @@ def test_nothing_waits_for_the_device(view: str) -> None:
         relation_kl(student, teacher, heads=2, mask=MASK, **VIEWS[view]).sum().backward()
     assert watch.names.keys() & {"_local_scalar_dense", "is_nonzero", "nonzero", "lift_fresh"} == set()
     assert watch.names.total() < 150
+
+
+# ---- scores that are there already ----
+
+
+def scores(seed: int, dtype: torch.dtype = torch.float64) -> Tensor:
+    """`[3 examples, 2 heads, 5 queries, 5 keys]`."""
+    generator = torch.Generator().manual_seed(seed)
+    return (3 * torch.randn(3, 2, 5, 5, generator=generator, dtype=torch.float64)).to(dtype)
+
+
+def seeing(view: str) -> dict[str, Any]:
+    return {"causal": False, **VIEWS[view]}
+
+
+def scores_by_loops(student: Tensor, teacher: Tensor, **view: Any) -> Tensor:
+    values = torch.zeros(3, 5, dtype=torch.float64)
+    for example, query in MASK.nonzero().tolist():
+        keys = seen(example, query, **view)
+        for head in range(2):
+            q, p = (each[example, head, query, keys].double() for each in (student, teacher))
+            q, p = q.exp() / q.exp().sum(), p.exp() / p.exp().sum()
+            values[example, query] += (p * (p / q).log()).sum() / 2
+    return values
+
+
+@each_view
+@pytest.mark.parametrize("entries", [1, 10, 50, 2**19])
+def test_scores_equal_the_loops(view: str, entries: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(relations, "CPU_BLOCK", entries)
+    student, teacher, visible = scores(1).requires_grad_(), scores(2), visible_pairs(MASK, **seeing(view))
+    found = scores_kl(student, teacher, visible)
+    expected = scores_by_loops(student.detach(), teacher, **VIEWS[view])
+    assert expected.max() > 0.1
+    close(found.detach(), expected)
+    assert torch.autograd.gradcheck(lambda given: scores_kl(given, teacher, visible), student)
+
+
+def test_scores_of_keys_that_are_not_seen_do_not_matter() -> None:
+    visible = visible_pairs(MASK, causal=True)
+    student, teacher = scores(1), scores(2)
+    expected = scores_kl(student, teacher, visible)
+    hidden = ~visible[:, None].expand_as(student)
+    for value in (math.nan, math.inf, 1e30):
+        strange = student.masked_fill(hidden, value).requires_grad_()
+        found = scores_kl(strange, teacher.masked_fill(hidden, value), visible)
+        close(found.detach(), expected, 0)
+        found.sum().backward()
+        assert strange.grad is not None
+        assert not strange.grad[hidden].any()
+
+
+def test_scores_of_low_precision_are_compared_in_float32() -> None:
+    visible = visible_pairs(MASK, causal=False)
+    student, teacher = (scores(seed, torch.bfloat16) for seed in (1, 2))
+    ours = student.clone().requires_grad_()
+    found = scores_kl(ours, teacher, visible)
+    assert found.dtype == torch.float32
+    close(found.detach().double(), scores_by_loops(student, teacher), 1e-5)
+    found.sum().backward()
+    assert ours.grad is not None
+    assert ours.grad.dtype == torch.bfloat16
+
+
+def test_scores_without_a_gradient_leave_nothing_behind() -> None:
+    found = scores_kl(scores(1), scores(2), visible_pairs(MASK, causal=False))
+    assert found.grad_fn is None
+
+
+def test_of_scores_one_tensor_of_their_size_is_made_and_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else every layer of a long text would hold several."""
+    monkeypatch.setattr(relations, "CPU_BLOCK", 500)
+    student, teacher = (torch.randn(1, 4, 24, 24) for _ in range(2))
+    student.requires_grad_()
+    kept: list[int] = []
+
+    def pack(tensor: Tensor) -> Tensor:
+        kept.append(tensor.numel())
+        return tensor
+
+    visible = visible_pairs(torch.ones(1, 24), causal=False)
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), Watch() as watch:
+        scores_kl(student, teacher, visible)
+    assert kept == [student.numel()]
+    assert watch.sizes[student.numel()] == 1
+    assert all(size <= 24 * 24 for size in watch.sizes if size != student.numel())

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-from hf_distill import losses
 from hf_distill.activations import Activations
+from hf_distill.losses import expectation
 from hf_distill.objectives.attention_scores import AttentionScores
 from hf_distill.objectives.layer_pairs import Layers, reduced
 from hf_distill.objectives.registry import register
 from hf_distill.objectives.settings import check_choice
+from hf_distill.relations import scores_kl
 from hf_distill.tasks import Batch
-
-HIDDEN_KEY = -1e30
-"""The score of a key that a query does not see: its probability is 0, its logarithm still finite."""
 
 
 @register("attention_kl")
@@ -63,11 +62,18 @@ class AttentionKL(AttentionScores):
 
     def forward(self, student: Activations, teacher: Activations | None, batch: Batch) -> Tensor:
         mask = self.shown_mask(student)
-        visible = self.visible(mask, batch).unsqueeze(1)
-        divergence = losses.forward_kl if self.kind == "forward_kl" else losses.cross_entropy
+        visible = self.visible(mask, batch)
         divergences = []
         for scores, target in self.tensors(student, teacher):
-            hidden_key = scores.new_full((), HIDDEN_KEY)
-            q, p = torch.where(visible, scores, hidden_key), torch.where(visible, target, hidden_key)
-            divergences.append(divergence(q, p).mean(1))
+            divergence = scores_kl(scores, target, visible)
+            if self.kind == "cross_entropy":
+                divergence = divergence + _entropy(target, visible)
+            divergences.append(divergence)
         return reduced(divergences, mask, self.reduction, self.layer_reduction)
+
+
+def _entropy(scores: Tensor, visible: Tensor) -> Tensor:
+    """(1/A) sum_a -sum p_at log p_at of each query t, `[batch, length]`."""
+    lowest = scores.new_full((), torch.finfo(scores.dtype).min)
+    log_law = functional.log_softmax(torch.where(visible.unsqueeze(1), scores, lowest), -1)
+    return -expectation(log_law.exp(), log_law).mean(1)

@@ -41,6 +41,8 @@ class AttentionKL(AttentionScores):
   archivePrefix = {arXiv}
 }"""
 
+    traceable = False
+
     def __init__(
         self,
         *,

@@ -136,7 +136,8 @@ def scores_kl(student: Tensor, teacher: Tensor, visible: Tensor) -> Tensor:
     query t sees (`visible_pairs`). Scores of other keys do not matter, not even NaN, and get no gradient; nor does the
     teacher. A query that sees no key has the value 0. Computed in the wider of both dtypes, at least float32.
 
-    As in `relation_kl` the gradient is formed in the forward pass, block by block; it is all that is kept.
+    As in `relation_kl` the gradient is formed in the forward pass, block by block, and is all that is kept. It cannot
+    be differentiated twice.
     """
     values: Tensor = _ScoresKL.apply(student, teacher, visible)  # type: ignore[no-untyped-call]
     return values

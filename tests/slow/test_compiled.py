@@ -73,11 +73,14 @@ def test_what_is_called_traceable_is_traced_in_one_graph(case: Case) -> None:
     torch.testing.assert_close(compiled(objective), expected, rtol=1e-10, atol=1e-12)
 
 
-def test_terms_that_form_their_gradient_themselves_stay_outside_of_the_graph() -> None:
+@pytest.mark.parametrize(("name", "settings"), [("minilm_v2", {"relation_heads": 2}), ("attention_kl", {})])
+def test_terms_that_form_their_gradient_themselves_stay_outside_of_the_graph(
+    name: str, settings: dict[str, Any]
+) -> None:
     """The models are compiled, and the student's graph ends before the terms."""
 
     def terms() -> Any:
-        return objectives.make("minilm_v2", {"relation_heads": 2}) + 0.5 * Labels()
+        return objectives.make(name, settings) + 0.5 * Labels()
 
     compared("aot_eager", terms, "masked_lm")
     assert len(counters["graph_break"]) == 1

@@ -24,9 +24,11 @@ def pytest_configure(config: pytest.Config) -> None:
         torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 
-def pytest_collection_finish() -> None:
-    """What is imported and collected stays until the end. Every training ends with a search for garbage, which would
-    go through all of it, and takes three times as long as the training of a tiny model."""
+@pytest.fixture(scope="module", autouse=True)
+def _what_stays_is_not_searched() -> None:
+    """What is imported and collected stays until the end, and so does what modules of tests leave behind. Every
+    training ends with a search for garbage, which would go through all of it, and takes three times as long as the
+    training of a tiny model."""
     gc.collect()
     gc.freeze()
 

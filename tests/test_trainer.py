@@ -6,6 +6,7 @@ import copy
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -502,11 +503,18 @@ def test_a_checkpoint_without_the_learned_projections_is_refused(tmp_path: Path)
         resumable(tmp_path).train(resume_from_checkpoint=str(tmp_path / "checkpoint-6"))
 
 
+@pytest.fixture(scope="module")
+def six_steps(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("six_steps")
+    resumable(folder, steps=6).train()
+    return folder
+
+
 @pytest.mark.parametrize(
     "lost", ["optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json", "model.safetensors"]
 )
-def test_a_torn_checkpoint_is_skipped_and_refused_by_name(tmp_path: Path, lost: str) -> None:
-    resumable(tmp_path, steps=6).train()
+def test_a_torn_checkpoint_is_skipped_and_refused_by_name(six_steps: Path, tmp_path: Path, lost: str) -> None:
+    shutil.copytree(six_steps, tmp_path, dirs_exist_ok=True)
     (tmp_path / "checkpoint-6" / lost).unlink()
     assert checkpoints.last_whole(tmp_path) == tmp_path / "checkpoint-3"
     with pytest.raises(BrokenCheckpoint, match="is not whole"):

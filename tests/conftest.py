@@ -35,10 +35,13 @@ def _what_stays_is_not_searched() -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def temporary_files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Temporary files lie where pytest removes them: a trainer's output folder is made by the hundred. So do the
-    caches of data sets: what one run of the tests has written, no other one reads."""
+    """Temporary files lie where pytest removes them, those of the processes that tests start as well: a trainer's
+    output folder is made by the hundred. So do the caches of data sets: what one run of the tests has written, no
+    other one reads."""
+    folder = str(tmp_path_factory.mktemp("temporary"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tempfile, "tempdir", str(tmp_path_factory.mktemp("temporary")))
+        patch.setattr(tempfile, "tempdir", folder)
+        patch.setenv("TMPDIR", folder)
         patch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("datasets"))
         yield
 

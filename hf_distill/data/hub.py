@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,11 +11,10 @@ from typing import Any
 from datasets import ClassLabel, Dataset, DatasetDict, LargeList, List, load_dataset_builder
 from datasets.exceptions import DatasetsError
 from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.file_download import REGEX_COMMIT_HASH
 
 from hf_distill.data.files import Table, choices
 from hf_distill.errors import DataError
-
-COMMIT = re.compile(r"[0-9a-f]{40}")
 
 HUB_ERRORS: tuple[type[Exception], ...] = (
     HfHubHTTPError.__bases__[0], OSError, ValueError, RuntimeError, DatasetsError,
@@ -35,8 +33,8 @@ def download(
     Errors: OSError where that is another commit than the one asked for; those of `datasets`, see `HUB_ERRORS`.
     """
     builder = load_dataset_builder(hub_id, config, revision=revision, cache_dir=cache_dir)
-    commit = builder.hash if COMMIT.fullmatch(builder.hash or "") else None
-    if revision is not None and COMMIT.fullmatch(revision) and commit != revision:
+    commit = builder.hash if REGEX_COMMIT_HASH.fullmatch(builder.hash or "") else None
+    if revision is not None and REGEX_COMMIT_HASH.fullmatch(revision) and commit != revision:
         raise OSError(f"there is no way to the Hub, and what was downloaded last is commit {commit}")
     builder.download_and_prepare()
     return builder.as_dataset(), commit

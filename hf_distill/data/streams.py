@@ -19,9 +19,10 @@ import numpy as np
 import pyarrow.parquet
 from datasets import load_dataset
 from huggingface_hub import HfApi
+from huggingface_hub.file_download import REGEX_COMMIT_HASH
 
 from hf_distill.data.files import choices, describe, json_lines, listing
-from hf_distill.data.hub import COMMIT, HUB_ERRORS
+from hf_distill.data.hub import HUB_ERRORS
 from hf_distill.errors import DataError
 
 FORMATS = (".txt", ".jsonl", ".parquet")
@@ -169,7 +170,7 @@ class HubText(Source):
         return ":".join(part for part in (self.id, self.config, self.split) if part)
 
     def _commit_now(self) -> str:
-        if self.revision is not None and COMMIT.fullmatch(self.revision):
+        if self.revision is not None and REGEX_COMMIT_HASH.fullmatch(self.revision):
             return self.revision
         try:
             found = HfApi().dataset_info(self.id, revision=self.revision).sha

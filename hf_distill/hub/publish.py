@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, whoami
+from huggingface_hub.file_download import REGEX_COMMIT_HASH
 from huggingface_hub.hf_api import RepoFile
 
 from hf_distill.errors import HubError
@@ -90,7 +90,7 @@ def publish(
     _check_name(repo_id)
     if create_pr and revision is not None:
         raise HubError(f"A pull request goes against the main branch; leave out revision={revision!r} or create_pr.")
-    if revision is not None and re.fullmatch(r"[0-9a-f]{40}", revision):
+    if revision is not None and REGEX_COMMIT_HASH.fullmatch(revision):
         raise HubError(f"revision={revision!r} is a commit, which cannot be added to; give a branch.")
     files = select(Path(folder), include_objective_state=include_objective_state)
     push = _Push(files, repo_id, private, revision, commit_message, create_pr, path_in_repo)

@@ -6,8 +6,9 @@ import json
 from pathlib import Path
 
 from filelock import FileLock
+from huggingface_hub.file_download import REGEX_COMMIT_HASH
 
-from hf_distill.data.hub import COMMIT, load_splits
+from hf_distill.data.hub import load_splits
 from hf_distill.errors import DistillationError
 from hf_distill.recipe import Recipe
 from hf_distill.recipe.sections.sources import HubData
@@ -27,7 +28,7 @@ def at_kept_commit(recipe: Recipe, folder: Path, *, look_up: bool = True) -> Rec
     Raises: `DataError` for a data set that cannot be read; `DistillationError` for a damaged file.
     """
     hub = None if recipe.data is None else recipe.data.hub
-    if hub is None or COMMIT.fullmatch(hub.revision or ""):
+    if hub is None or REGEX_COMMIT_HASH.fullmatch(hub.revision or ""):
         return recipe
     commit = _kept_commit(hub, folder, look_up)
     return recipe if commit is None else recipe.override({REVISION: commit})
@@ -52,6 +53,6 @@ def _kept_commit(hub: HubData, folder: Path, look_up: bool) -> str | None:
 def _kept(path: Path) -> dict[str, str]:
     found = read_json(path) or {}
     for name, commit in found.items():
-        if not COMMIT.fullmatch(str(commit)):
+        if not REGEX_COMMIT_HASH.fullmatch(str(commit)):
             raise DistillationError(f"{path}: {commit!r} of {name} is no commit; remove the file.")
     return found

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from typing import Any
+
+from huggingface_hub.file_download import REGEX_COMMIT_HASH
 
 from hf_distill.recipe.problems import Path, Problem
 from hf_distill.recipe.rules.reading import members, section_of, students
@@ -15,7 +16,6 @@ MEASURED = ("importance", "loss_rise")
 OF_IMPORTANCE = ("calibration_rows", "contiguous", "ranking", "steps")
 """Settings of `from_shape` that say how importance is measured, or what for."""
 
-COMMIT = re.compile(r"[0-9a-f]{40}")
 MADE = {
     "from_layers": "layers",
     "distilbert": "layers",
@@ -36,7 +36,9 @@ def named(data: Mapping[str, Any]) -> Iterator[Problem]:
             for key in ("revision", "trust_remote_code"):
                 if section.get(key):
                     yield Problem((*path, key), f"goes with model, and {role} has none.")
-        elif section.get("trust_remote_code") is True and not COMMIT.fullmatch(str(section.get("revision"))):
+        elif section.get("trust_remote_code") is True and not REGEX_COMMIT_HASH.fullmatch(
+            str(section.get("revision"))
+        ):
             text = "runs code out of the model's repository; give the commit you have read as revision: <40 digits>."
             yield Problem((*path, "trust_remote_code"), text)
 

@@ -69,7 +69,8 @@ def test_flags_by_command_and_first_word(script: Path) -> None:
 def test_values(script: Path) -> None:
     assert completed(script, "glue", "--recipe", "glue/s") == ["glue/sst2", "glue/stsb"]
     assert completed(script, "glue", "--recipe", "=", "quick") == ["quickstart"]
-    assert completed(script, "glue", "--student_pick", "=") == ["spread", "uniform", "first", "last", "distilbert"]
+    by_place, measured = ["spread", "uniform", "first", "last", "distilbert"], ["importance", "loss_rise"]
+    assert completed(script, "glue", "--student_pick", "=") == [*by_place, *measured]
     assert completed(script, "glue", "--teacher_name_or_path", "") == []  # files, which bash knows
     assert completed(script, "glue", "--seed", "1", "--task_name", "r") == ["rte"]
     reviewed = [name for name in shipped() if name.startswith("review/p")]

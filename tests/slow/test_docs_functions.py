@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,9 @@ def test_a_language_model_learns_from_prompts_and_answers(tmp_path: Path) -> Non
 def test_a_teacher_labels_texts(tmp_path: Path) -> None:
     folder = tiny_runs.save_teacher(tmp_path / "teacher")
     texts = [tiny_runs.sentence(i)[0] for i in range(4)]
-    rows = function("few-labels.md", "labelled")(str(folder), texts)
+    path = tmp_path / "labelled.jsonl"
+    function("few-labels.md", "write_labelled")(str(folder), texts, str(path))
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     assert [row["text"] for row in rows] == texts
     assert {row["label"] for row in rows} <= {"negative", "positive"}
 

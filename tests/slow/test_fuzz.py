@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import random
 from pathlib import Path
 
@@ -13,7 +14,9 @@ from tests.slow.fuzzing import READERS, fuzz, other_values
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", READERS)
-def test_a_minute_of_damage_is_read_or_refused(name: str, tmp_path: Path) -> None:
+def test_a_minute_of_damage_is_read_or_refused(name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    # Its warnings quote damaged values, and no report with half a character gets from a process of xdist to the other.
+    caplog.set_level(logging.CRITICAL, logger="transformers")
     found = fuzz(name, tmp_path, seconds=60.0)
     assert found["read"] > 0
     assert found["refused"] > 0

@@ -155,6 +155,7 @@ def test_a_process_of_its_own_ends_with_2_and_without_a_traceback(home: Path, tm
     )
     assert done.returncode == 2
     assert done.stdout == ""
-    assert done.stderr.startswith("error: GLUE task 'sst2': no file train")
-    assert len(done.stderr.strip().splitlines()) == 1
+    *others, last = done.stderr.strip().splitlines()
+    assert last.startswith("error: GLUE task 'sst2': no file train")
+    assert all("torchao" in line or "_pytree" in line for line in others)  # of torchao, where it is installed
     assert not (tmp_path / "out").exists()

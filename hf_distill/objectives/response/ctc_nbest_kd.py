@@ -42,6 +42,7 @@ class CTCNBestKD(Objective):
     """
 
     needs_teacher = False
+    traceable = False  # what torch's loss over alignments keeps is as large as the longest text of the batch
     citation = """@inproceedings{takashima2019investigation,
   title = {Investigation of Sequence-level Knowledge Distillation Methods for {CTC} Acoustic Models},
   author = {Takashima, Ryoichi and Li, Sheng and Kawai, Hisashi},

@@ -13,6 +13,11 @@ SECONDS = 900
 """What a program may take on a busy machine."""
 
 
+def own_lines(errors: str) -> list[str]:
+    """What stands on the standard error of a process, but for what torchao says of itself where it is installed."""
+    return [line for line in errors.splitlines() if "torchao" not in line and "_pytree.py" not in line]
+
+
 def launched(
     script: Path, *words: object, processes: int = 2, environment: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:

@@ -205,8 +205,8 @@ class TinyRecipes:
         teacher["model"] = self._model(named)
         if "fine_tune" in teacher:
             teacher["fine_tune"]["arguments"] |= ARGUMENTS
-        if "generate" in teacher:
-            teacher["generate"] |= {"max_new_tokens": 16}
+        if "max_new_tokens" in teacher.get("generate", {}):
+            teacher["generate"]["max_new_tokens"] = 16
         return named
 
     def _with_student(self, student: dict[str, Any], width: int) -> None:

@@ -41,8 +41,8 @@ class Shape:
 
     `stacks` has one entry `""`, or `"encoder"` and `"decoder"`; it is empty for a family without a row. `num_logits`
     is the width of the logits, 0 without a head (question answering: 2). `max_length` is the longest input that the
-    position table takes, None where there is no such table. `sentence` says how
-    vectors of texts are made, None for a model that gives none.
+    position table takes, or of a model with rotary positions the context that it was made for; None where positions
+    are relative and have no end. `sentence` says how vectors of texts are made, None for a model that gives none.
     """
 
     family: str

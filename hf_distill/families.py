@@ -230,8 +230,20 @@ _DECODER_HEADS: Mapping[str, Head] = {
 }
 
 
-def _no_table(config: Any) -> int | None:
+def _unbounded(config: Any) -> int | None:
     return None
+
+
+STRETCHING = {"linear", "dynamic", "yarn"}
+"""The kinds of rotary positions whose `factor` multiplies the context that the model was made for."""
+
+
+def _rotary_context(config: Any) -> int:
+    """There is no table: words farther on are read without an error, and without sense."""
+    told, rope = int(config.max_position_embeddings), getattr(config, "rope_parameters", None) or {}
+    if rope.get("rope_type") not in STRETCHING:
+        return told
+    return max(told, int(rope.get("factor", 1.0) * rope.get("original_max_position_embeddings", told)))
 
 
 def _reads_first(config: Any) -> Literal["first"]:
@@ -267,7 +279,7 @@ def _bert(name: str, **changes: Any) -> Family:
 def _llama(attention_queries: str, attention_keys: str, **changes: Any) -> Family:
     """A row laid out as Llama's."""
     row: dict[str, Any] = {
-        "heads": _DECODER_HEADS, "max_length": _no_table, "scores": "rotary", "per_layer": ("layer_types",),
+        "heads": _DECODER_HEADS, "max_length": _rotary_context, "scores": "rotary", "per_layer": ("layer_types",),
         "attention_norm": "input_layernorm", "final_norm": "norm", "position": _reads_last,
         "leave": _through("o_proj"), "widening": "mlp.gate_proj", **changes,
     }  # fmt: skip
@@ -349,7 +361,7 @@ FAMILIES: dict[str, Family] = {
             "ForTokenClassification": _chain("head", "drop", "classifier"),
             "ForQuestionAnswering": _chain("head", "drop", "classifier"),
         },
-        max_length=_no_table, scores="rotary", per_layer=("layer_types",),
+        max_length=_rotary_context, scores="rotary", per_layer=("layer_types",),
         attention_norm="attn_norm", final_norm="final_norm", leave=_through("Wo", "out_drop"),
         position=lambda config: "first" if config.classifier_pooling == "cls" else "",
         widening="mlp.Wi", gated=True,
@@ -403,7 +415,7 @@ FAMILIES: dict[str, Family] = {
             "ForTokenClassification": _TOKENS,
             "ForQuestionAnswering": _SPANS,
         },
-        max_length=_no_table, scores="returned_bias", two_stacks=True,
+        max_length=_unbounded, scores="returned_bias", two_stacks=True,
         depth={"": "num_layers", "encoder": "num_layers", "decoder": "num_decoder_layers"},
         attention_norm="layer.0.layer_norm", block_outputs=3, final_norm="final_layer_norm",
     ),

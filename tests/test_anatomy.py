@@ -8,6 +8,8 @@ from peft import LoraConfig, PromptTuningConfig, get_peft_model
 from torch import Tensor, nn
 from transformers import (
     BertForSequenceClassification,
+    LlamaConfig,
+    LlamaForCausalLM,
     PreTrainedModel,
     RoFormerConfig,
     RoFormerForMaskedLM,
@@ -320,7 +322,7 @@ def test_a_model_without_pooler_says_so(family):
 
 
 def test_shapes():
-    assert Anatomy.of(tiny("qwen3")).shape == Shape("qwen3", {"": StackShape(3, 32, 4, 2, 16, True, 48)}, 96, 96, None)
+    assert Anatomy.of(tiny("qwen3")).shape == Shape("qwen3", {"": StackShape(3, 32, 4, 2, 16, True, 48)}, 96, 96, 40)
     assert Anatomy.of(tiny("mobilebert", CLASSIFIER)).shape == Shape(
         "mobilebert", {"": StackShape(3, 32, 2, 2, 8, False, 48)}, 3, 96, 40
     )
@@ -344,6 +346,45 @@ def test_max_length_is_the_longest_that_runs(family):
     model(input_ids=torch.full((1, longest), 5))
     with pytest.raises((IndexError, RuntimeError)):
         model(input_ids=torch.full((1, longest + 1), 5))
+
+
+@pytest.mark.parametrize(
+    ("rope", "context"),
+    [
+        ({"rope_type": "default"}, 40),
+        ({"rope_type": "linear", "factor": 2.0}, 80),
+        ({"rope_type": "dynamic", "factor": 4.0}, 160),
+        ({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 40}, 160),
+        ({"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 20}, 40),
+        (
+            {
+                "rope_type": "llama3",
+                "factor": 2.0,
+                "original_max_position_embeddings": 20,
+                "low_freq_factor": 1.0,
+                "high_freq_factor": 4.0,
+            },
+            40,
+        ),
+    ],
+)
+def test_rotary_positions_end_where_the_model_was_made_for(rope, context):
+    config = LlamaConfig(
+        vocab_size=96,
+        hidden_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=8,
+        max_position_embeddings=40,
+        rope_parameters={"rope_theta": 10000.0, **rope},
+    )
+    assert Anatomy.of(LlamaForCausalLM(config)).shape.max_length == context
+
+
+@pytest.mark.parametrize("family", ["modernbert", "llama", "qwen3", "gemma2"])
+def test_a_context_is_known_for_rotary_families(family):
+    model = tiny(family)
+    assert Anatomy.of(model).shape.max_length == model.config.max_position_embeddings
 
 
 def test_encoder_of_an_encoder_decoder_is_a_single_stack():

@@ -15,6 +15,7 @@ from hf_distill.drawn_tokens import Law
 from hf_distill.teachers import Frozen
 from hf_distill.teachers.cache.scanning import same_random_numbers
 from hf_distill.training.binding import BoundTrainer
+from hf_distill.training.longest_prompt import longest_prompt
 from hf_distill.training.policy import OnPolicy, Source
 from hf_distill.training.repeated import is_hollow
 from hf_distill.training.sampling import Sampling, numbers, special_token, write
@@ -53,7 +54,7 @@ class OnPolicyTrainer(BoundTrainer):
         law = Law(settings.temperature, settings.top_k, settings.top_p, self.distillation.pair.vocabulary)
         self._sampling = Sampling(law, settings.max_new_tokens, ends, ends[0] if padding is None else padding)
         self._cost = Cost(self.args.device)
-        batch = _some_rows(self)
+        batch = _some_rows(self, self.on_policy)
         if batch is not None:
             self._prompts([batch], self.on_policy)
 
@@ -129,15 +130,16 @@ def _own(window: Sequence[Any], sizes: Sequence[int]) -> list[int]:
     return [row for row, empty in enumerate(hollow) if not empty]
 
 
-def _some_rows(trainer: OnPolicyTrainer) -> Mapping[str, Tensor] | None:
-    """Some rows from the first to the last in a batch; None for a stream."""
+def _some_rows(trainer: OnPolicyTrainer, settings: OnPolicy) -> Mapping[str, Tensor] | None:
+    """Some rows from the first to the last in a batch, and that with the longest prompt; None for a stream."""
     if trainer.train_dataset is None:
         return None
     rows, collator = compared_rows(trainer)[0]
     if not hasattr(rows, "__len__") or not hasattr(rows, "__getitem__") or not len(rows):
         return None
     last = len(rows) - 1
-    picked = sorted({i * last // (_LOOKED_AT - 1) for i in range(_LOOKED_AT)})
+    longest = longest_prompt(rows, decoder=trainer._decodes_alone, prompt_tokens=settings.prompt_tokens)
+    picked = sorted({i * last // (_LOOKED_AT - 1) for i in range(_LOOKED_AT)} | ({longest} - {None}))
     with same_random_numbers():
         batch: Mapping[str, Tensor] = collator([rows[i] for i in picked])
     return batch

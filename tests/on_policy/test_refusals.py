@@ -119,6 +119,18 @@ def test_a_prompt_that_is_too_long_for_a_model(task: str) -> None:
     trainer_of(**both, on_policy=OnPolicy(max_new_tokens=longest))
 
 
+@pytest.mark.parametrize("place", [0, 77, 148])
+def test_one_prompt_among_many_that_is_too_long(place: int) -> None:
+    both = {"model": of_family("llama", layers=1), "teacher": of_family("llama", layers=2)}
+    short, long = (
+        {"input_ids": [5] * 9, "attention_mask": [1] * 9, "labels": [-100] * n + [5] * (9 - n)} for n in (3, 8)
+    )
+    many = Dataset.from_list([short] * place + [long] + [short] * (149 - place))
+    assert trainer_of(**both, train_dataset=many, on_policy=OnPolicy(max_new_tokens=32)).on_policy is not None
+    with pytest.raises(DataError, match="a prompt has 8 tokens and max_new_tokens is 33, and the student"):
+        trainer_of(**both, train_dataset=many, on_policy=OnPolicy(max_new_tokens=33))
+
+
 def test_texts_that_nothing_ends(caplog: pytest.LogCaptureFixture) -> None:
     def silent(**tokens: Any) -> Any:
         model = small("causal_lm")

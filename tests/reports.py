@@ -82,7 +82,8 @@ def findings(classes: tuple[str, ...] = ("negative", "positive"), text: str = "a
     ]
     cka = [[1.0 / (1 + abs(2 * row - column)) for column in range(7)] for row in range(4)]
     likeness, attention = Likeness(cka=cka, tokens=1024), Attention(tokens=tokens, pairs=pairs)
-    return found.model_copy(update={"likeness": likeness, "attention": attention})
+    before = Likeness(cka=[[value / 2 for value in row] for row in cka], tokens=1024)
+    return found.model_copy(update={"likeness": likeness, "likeness_before": before, "attention": attention})
 
 
 RUN: dict[str, Any] = asdict(summary(history=[]))

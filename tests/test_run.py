@@ -120,7 +120,18 @@ def test_a_run_leaves_everything_that_a_student_is_known_by(finished: tuple[Path
     assert found.parting.alike / 10 == pytest.approx(result.run("student").agreement)
     assert found.reliability["control"].error == pytest.approx(result.run("control").calibration_error)
     assert found.likeness is not None
+    assert found.likeness_before is not None
+    assert found.likeness_before.cka != found.likeness.cka
     assert found.attention is not None
+
+
+def test_layers_before_training_are_those_of_the_start(home: Path, tmp_path: Path) -> None:
+    """The student begins with the teacher's embeddings and its first layer."""
+    run(recipe(home, student={"from_layers": {"layers": [1]}}), tmp_path / "out")
+    found = Findings.read(tmp_path / "out" / "report" / "data.json")
+    assert found is not None
+    assert found.likeness_before is not None
+    assert [found.likeness_before.cka[layer][layer] for layer in (0, 1)] == [1.0, 1.0]
 
 
 def test_the_numbers_are_the_same_wherever_they_stand(finished: tuple[Path, RunResult]) -> None:

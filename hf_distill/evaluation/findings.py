@@ -166,6 +166,8 @@ class Findings(_Strict):
     reliability: dict[Role, Reliability] = {}
     scores: Scores | None = None
     likeness: Likeness | None = None
+    likeness_before: Likeness | None = None
+    """The same of the student as training found it."""
     attention: Attention | None = None
 
     @classmethod

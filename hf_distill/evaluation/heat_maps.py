@@ -48,22 +48,26 @@ def confusion(found: Confusion) -> bytes:
         return canvas.png(figure)
 
 
-def likeness(found: Likeness) -> bytes:
-    """A PNG of the CKA of each layer of the student with each of the teacher.
+def likeness(found: Likeness, before: Likeness | None = None) -> bytes:
+    """A PNG of the CKA of each layer of the student with each of the teacher, above it that before training.
 
     Errors: DistillationError if matplotlib is missing.
     """
-    table = np.asarray(found.cka)
-    rows, columns = table.shape
+    shown = [("after training", found)] if before is None else [("before training", before), ("after training", found)]
+    height = 1.2 + 0.42 * min(len(found.cka), 32)
     make_figure, settings = figure_maker()
     with settings:
-        figure = make_figure(figsize=(WIDTH, max(2.6, 1.2 + 0.42 * min(rows, 32))), layout="constrained")
-        axes = figure.subplots()
-        texts = [[f"{value:.2f}" for value in row] for row in found.cka]
-        image = _map(axes, table, texts if columns <= MOST_NUMBERS else None)
-        _ticks(axes, _layers(rows), _layers(columns), turned=False)
-        axes.set(ylabel="student's layer", xlabel=f"teacher's layer (linear CKA at {found.tokens:,} tokens)")
-        figure.colorbar(image, ax=axes, pad=0.01)
+        figure = make_figure(figsize=(WIDTH, len(shown) * max(2.6, height)), layout="constrained")
+        places = list(figure.subplots(len(shown), 1, squeeze=False).flat)
+        for axes, (title, each) in zip(places, shown, strict=True):
+            rows, columns = len(each.cka), len(each.cka[0])
+            texts = [[f"{value:.2f}" for value in row] for row in each.cka]
+            image = _map(axes, np.asarray(each.cka), texts if columns <= MOST_NUMBERS else None)
+            _ticks(axes, _layers(rows), _layers(columns), turned=False)
+            axes.set(ylabel="student's layer", xlabel=f"teacher's layer (linear CKA at {each.tokens:,} tokens)")
+            if before is not None:
+                axes.set_title(title, loc="left")
+        figure.colorbar(image, ax=places, pad=0.01)
         return canvas.png(figure)
 
 

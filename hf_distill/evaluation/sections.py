@@ -85,7 +85,7 @@ def _inside(found: Findings) -> list[Part]:
                 "How alike the layers are",
                 "1: the one layer is the other, turned and scaled; 0: nothing in common (linear CKA).",
                 file="layers.png",
-                png=heat_maps.likeness(found.likeness),
+                png=heat_maps.likeness(found.likeness, found.likeness_before),
             )
         )
     if found.attention is not None:

@@ -12,13 +12,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from hf_distill.anatomy import Anatomy
 from hf_distill.errors import DataError, IncompatiblePair
 from hf_distill.evaluation import looking, parting
-from hf_distill.evaluation.findings import Findings, Sample
+from hf_distill.evaluation.findings import Findings, Likeness, Sample
 from hf_distill.evaluation.language_models import samples
 from hf_distill.evaluation.looking import Pairs, Texts
 from hf_distill.layer_map import LayerMap
 from hf_distill.runs.abilities import Showing
 from hf_distill.runs.measuring import Answers, Role
-from hf_distill.runs.preparation import Setup
+from hf_distill.runs.preparation import Setup, start_of
 from hf_distill.runs.workload import Workload
 
 logger = logging.getLogger(__name__)
@@ -39,7 +39,17 @@ def of_run(setup: Setup, answers: Mapping[Role, Answers], student: PreTrainedMod
         setup.recipe.max_length,
         setup.losses.layer_maps,
     )
-    return found.model_copy(update={"likeness": seen.likeness, "attention": seen.attention})
+    shown = {"likeness": seen.likeness, "likeness_before": _before(setup, seen), "attention": seen.attention}
+    return found.model_copy(update=shown)
+
+
+def _before(setup: Setup, seen: Findings) -> Likeness | None:
+    """How alike the layers were before training. The student is made once more, which is not worth it where it was cut
+    by what had to be measured."""
+    if seen.likeness is None or setup.teacher is None or setup.cuts:
+        return None
+    start, texts = setup.student(start_of(setup.jobs.student)), setup.workload.texts()
+    return looking.likeness(start, setup.teacher, setup.tokenizer, texts, setup.recipe.max_length)
 
 
 def _samples(setup: Setup, student: PreTrainedModel) -> list[Sample]:

@@ -431,6 +431,13 @@ def test_layers_are_numbered_from_the_embeddings(drawn):
     assert [text.get_text() for text in axes.texts][:2] == ["1.00", "0.50"]
 
 
+def test_layers_before_training_stand_above_those_after_it(drawn):
+    heat_maps.likeness(findings().likeness, findings().likeness_before)
+    panels = [axes for axes in drawn[0].axes if axes.texts]
+    assert [axes.get_title(loc="left") for axes in panels] == ["before training", "after training"]
+    assert [axes.texts[0].get_text() for axes in panels] == ["0.50", "1.00"]
+
+
 def test_attention_of_a_pair_is_on_one_scale(drawn):
     found = findings().attention
     heat_maps.attention(found)

@@ -25,7 +25,10 @@ def claimed(folder: Path, error: type[DistillationError], at_work: str, not_made
     except Timeout as reason:
         raise error(at_work) from reason
     except OSError as reason:
-        raise error(f"{not_made} cannot be made: {reason.strerror or reason}.") from reason
+        raise error(
+            f"{not_made} cannot be made: {reason.strerror or reason}. Choose a folder that this process may write "
+            "into, on a disk with room."
+        ) from reason
     try:
         yield
     finally:

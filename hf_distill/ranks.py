@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
@@ -9,6 +10,8 @@ from typing import Any, TypeVar
 import torch
 
 from hf_distill.errors import DistillationError
+
+logger = logging.getLogger(__name__)
 
 Found = TypeVar("Found")
 
@@ -56,7 +59,7 @@ def agreed(find: Callable[[], Found]) -> Found:
         try:
             told = [find()]
         except Exception as error:  # raised below, when the others, which would wait for ever, have heard of it
-            failure, told = error, [_tellable(error)]
+            failure, told = error, [_tellable(error, "the first process")]
     torch.distributed.broadcast_object_list(told, src=0)
     if failure is not None:
         raise failure
@@ -66,8 +69,34 @@ def agreed(find: Callable[[], Found]) -> Found:
     return found
 
 
-def _tellable(error: Exception) -> DistillationError:
+def together(do: Callable[[], Found]) -> Found:
+    """What `do` gives in this process, once it is done in all of them.
+
+    Raises: what `do` raised in this process; where it was done, what the first of those told that failed: the same
+    `DistillationError`, or one that tells of an error of another kind.
+    """
+    rank, processes = place()
+    if processes == 1:
+        return do()
+    found: list[Found] = []
+    failure: Exception | None = None
+    try:
+        found.append(do())
+    except Exception as error:  # raised below, when the others, which would wait for ever, have heard of it
+        failure = error
+        logger.error("process %d of %d failed, and waits to tell the others: %s", rank, processes, error)
+    told: list[Any] = [None] * processes
+    own = None if failure is None else _tellable(failure, f"process {rank} of {processes}")
+    torch.distributed.all_gather_object(told, own)
+    if failure is not None:
+        raise failure
+    for heard in filter(None, told):
+        raise heard
+    return found[0]
+
+
+def _tellable(error: Exception, who: str) -> DistillationError:
     """The error as other processes can hear of it; those of other kinds need not survive the way."""
     if isinstance(error, DistillationError):
         return error
-    return DistillationError(f"the first process failed with {type(error).__name__}: {error}")
+    return DistillationError(f"{who} failed with {type(error).__name__}: {error}")

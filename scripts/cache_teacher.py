@@ -4,8 +4,9 @@
         --cache_teacher caches/sst2
     torchrun --nproc_per_node 2 scripts/cache_teacher.py mlm --recipe recipe.yaml --cache_teacher caches/corpus
 
-The first word is the kind of data (glue, qa, ner, mlm, lm, translation); the flags are those of `distill_<kind>.py`,
-which trains from the folder when it gets the same ones. Broken off, it goes on where it was. `--help` tells more.
+The first word is the kind of data (glue, qa, ner, mlm, lm, embeddings, translation); the flags are those of
+`distill_<kind>.py`, which trains from the folder when it gets the same ones. Broken off, it goes on where it was.
+`--help` tells more.
 """
 
 from __future__ import annotations

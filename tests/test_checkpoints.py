@@ -379,6 +379,22 @@ def test_one_bit_makes_another_teacher() -> None:
     assert teacher_digest(MovingAverage()) == teacher_digest(MovingAverage())
 
 
+def test_a_cache_in_another_codec_is_another_teacher(tmp_path: Path) -> None:
+    digests = []
+    for number, codec in enumerate(("float32", "float32", "int8")):
+        trainer = DistillationTrainer(
+            model=tiny.model("single_label", seed=4),
+            teacher=tiny.model("single_label", layers=3, seed=3),
+            objectives=HiddenMSE(layer_map="final"),
+            args=tiny.arguments(),
+            train_dataset=tiny.rows("single_label", 8),
+            data_collator=tiny.Pad(),
+        )
+        trainer.cache_teacher(tmp_path / str(number), codec=codec)
+        digests.append(run_of(trainer)["teacher"])
+    assert digests[0] == digests[1] != digests[2]
+
+
 def test_rows_are_told_by_some_of_them() -> None:
     rows = tiny.rows("single_label", 200)
     digest = rows_digest(rows)

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 
-from hf_distill.commands import glue, lm, mlm, ner, qa, reports_errors, served, translation
+from hf_distill.commands import embeddings, glue, lm, mlm, ner, qa, reports_errors, served, translation
 from hf_distill.commands.help import page
 from hf_distill.commands.overrides import Script, recipe_of
 from hf_distill.commands.script import begin, output_dir, parser_of
@@ -16,9 +16,9 @@ from hf_distill.ranks import is_main_process
 from hf_distill.runs import cache_teacher
 from hf_distill.suggestions import did_you_mean
 
-SCRIPTS: dict[str, Script] = {
-    script.name: script for script in (glue.SCRIPT, qa.SCRIPT, ner.SCRIPT, mlm.SCRIPT, lm.SCRIPT, translation.SCRIPT)
-}
+KINDS = (glue, qa, ner, mlm, lm, embeddings, translation)
+
+SCRIPTS: dict[str, Script] = {kind.SCRIPT.name: kind.SCRIPT for kind in KINDS}
 
 DESCRIPTION = """Writes what the objectives read of the teacher for the training rows into --cache_teacher FOLDER,
 where it is not there yet. The flags are those of the command that trains, which, run with the same ones, goes without

@@ -18,7 +18,7 @@ from hf_distill.runs.folder import RunFolder
 from hf_distill.runs.stages import Inputs, Job, cache_teacher
 from hf_distill.teachers import Cached, Frozen, MovingAverage, Teacher
 from hf_distill.teachers.cache.folder import CacheFolder, Facts
-from hf_distill.teachers.cache.plan import check_read, check_readers, stored_signals
+from hf_distill.teachers.cache.plan import check_read, check_readers, check_tokens, stored_signals
 
 if TYPE_CHECKING:
     from hf_distill.runs.preparation import Setup
@@ -48,11 +48,13 @@ def cache_facts(recipe: Recipe, folder: RunFolder) -> Facts | None:
 def check_cache(recipe: Recipe, teacher: PreTrainedModel | None, bound: Mapping[str, Distillation]) -> None:
     """Refuses, before anything runs, what cannot be written down, or not be read as the stages would.
 
-    Raises: `IncompatiblePair` for signals that no cache holds, and for objectives that do not take the largest logits
-    alone, or not at their temperature; `DistillationError` where no stage reads anything of the teacher.
+    Raises: `IncompatiblePair` for a teacher that hears, for signals that no cache holds, and for objectives that do
+    not take the largest logits alone, or not at their temperature; `DistillationError` where no stage reads anything
+    of the teacher.
     """
     if recipe.teacher is None or recipe.teacher.cache is None or teacher is None:
         return
+    check_tokens(teacher)
     codec, anatomy = recipe.teacher.cache.made_codec(), Anatomy.of(teacher)
     check_read(signal for distillation in bound.values() for signal in distillation.needs().teacher)
     for distillation in bound.values():

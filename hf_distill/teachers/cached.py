@@ -27,6 +27,7 @@ from hf_distill.teachers.cache.plan import DECODER, HEAD_STATE, LOGITS, check_ho
 from hf_distill.teachers.cache.reader import CacheReader
 from hf_distill.teachers.cache.recorded import AS_SERVED, RecordedTopK
 from hf_distill.teachers.cache.scanning import SCANNED, Collator, Source, same_random_numbers, scan
+from hf_distill.teachers.cache.shards import arrived
 from hf_distill.teachers.cache.signals import written_signals
 from hf_distill.teachers.cache.skeleton import give_head, move_head, read_axes, skeleton_of
 from hf_distill.teachers.frozen import precision
@@ -260,7 +261,7 @@ class Cached(Teacher):
 
     def _parts(self, batch: Batch) -> dict[str, Tensor]:
         parts = {
-            name: batch[f"{self.column}{name}"].view(dtype)
+            name: arrived(batch[f"{self.column}{name}"], dtype)
             for name, dtype in self.reader.dtypes.items()
             if f"{self.column}{name}" in batch
         }

@@ -154,8 +154,8 @@ def _plain(value: Any) -> Any:
 
 
 def teacher_digest(teacher: Teacher | None) -> str | None:
-    """The digest of all numbers of the models of a teacher, or of what its cache was written from. One that trains
-    along, or is made of the student, has only a kind: what it is at a step lies in the checkpoint.
+    """The digest of all numbers of the models of a teacher, or of what its cache was written from, and how. One that
+    trains along, or is made of the student, has only a kind: what it is at a step lies in the checkpoint.
     """
     if teacher is None:
         return None
@@ -163,7 +163,7 @@ def teacher_digest(teacher: Teacher | None) -> str | None:
     if isinstance(teacher, Ensemble):
         parts += [f"{name} {teacher_digest(member)}" for name, member in teacher.members.items()]
     elif isinstance(teacher, Cached):
-        parts.append(json.dumps(teacher.facts.fingerprint, sort_keys=True, default=str))
+        parts.append(teacher.facts.digest)
     elif teacher.alongside is None:
         for model in teacher.models:
             parts += _sums(model.state_dict(keep_vars=True).items())

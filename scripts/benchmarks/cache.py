@@ -41,7 +41,7 @@ from hf_distill.teachers.cache.folder import CONFIG, FORMAT, TABLES, CacheFolder
 from hf_distill.teachers.cache.keys import KEY_BYTES
 from hf_distill.teachers.cache.pieces import Pieces
 from hf_distill.teachers.cache.reader import CacheReader
-from hf_distill.teachers.cache.shards import shard_bytes
+from hf_distill.teachers.cache.shards import arrived, shard_bytes
 
 BATCH, LENGTH, BATCHES = 32, 64, 6
 STEPS = 5
@@ -201,7 +201,8 @@ def read(width: int, vocabulary: int, folder: Path) -> None:
             return sum(part.numel() * part.element_size() for part in found.values())
 
         bits = reader.read(pieces(order[0]), BATCH)
-        parts = {part.rpartition("/")[2]: each.view(reader.dtypes[part]).flatten(0, 1) for part, each in bits.items()}
+        typed = {part: arrived(each, reader.dtypes[part]).flatten(0, 1) for part, each in bits.items()}
+        parts = {part.rpartition("/")[2]: each for part, each in typed.items()}
 
         def decoding(number: int, codec: Any = codec, parts: Any = parts, axes: bool = False) -> int:
             (codec.decode_axes if axes else codec.decode)(parts)

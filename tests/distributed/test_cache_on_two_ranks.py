@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from hf_distill.runs import run
 from hf_distill.teachers import Cached
 from tests import tiny_runs
+from tests.distributed.train_dispatched import trainer
 from tests.processes import on_processes
 
 GO = "import json, sys; from hf_distill import run; run(json.loads(sys.argv[1]), sys.argv[2], evaluate=False)"
@@ -34,6 +35,34 @@ def recipe(home: Path, batch_size: int, cache: str) -> dict[str, Any]:
         "student": {"from_layers": {"layers": 1}},
         "stages": [{"name": "distil", "objectives": objectives, "arguments": arguments}],
     }
+
+
+DISPATCHED = Path(__file__).with_name("train_dispatched.py")
+BROKEN = Path(__file__).with_name("write_a_broken_share.py")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "words"), [("full", "No space left on device"), ("nan", "gives NaN or infinite")])
+def test_what_one_rank_cannot_write_ends_both_and_keeps_what_the_other_wrote(
+    kind: str, words: str, tmp_path: Path
+) -> None:
+    on_processes(BROKEN, tmp_path, kind)
+    told = [(tmp_path / f"{rank}.txt").read_text() for rank in (0, 1)]
+    assert told[0] == told[1]
+    assert words in told[0]
+    assert (tmp_path / "rows.txt").read_text() == "8"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("codec", ["float16", "bfloat16", "int8"])
+def test_one_rank_reads_for_both(codec: str, tmp_path: Path) -> None:
+    """gloo, as NCCL, sends no whole numbers of two bytes."""
+    on_processes(DISPATCHED, tmp_path, codec)
+    alone = trainer(tmp_path / "alone", codec, 4)
+    alone.train()
+    theirs = load_file(tmp_path / "student" / "model.safetensors")
+    for name, tensor in alone.model.state_dict().items():
+        torch.testing.assert_close(theirs[name], tensor, rtol=0, atol=2e-6)
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from hf_distill.commands import cache_teacher as command
-from hf_distill.commands import glue
+from hf_distill.commands import embeddings, glue
 from hf_distill.errors import CacheMismatch, IncompatiblePair, RecipeError
 from hf_distill.hub.record import Record
 from hf_distill.inspection.explanation import explain
@@ -21,7 +21,7 @@ from hf_distill.recipe import Recipe
 from hf_distill.runs import cache_teacher, caching, run
 from hf_distill.runs.stages import StageTrainer
 from hf_distill.teachers import Cached
-from tests import tiny_runs
+from tests import tiny_runs, tiny_sentences
 from tests.test_causal_text import recipe as causal
 
 
@@ -264,6 +264,25 @@ def test_caching_and_training_by_the_same_flags(
     assert (tmp_path / "own" / "stages" / "teacher-cache" / "cache.json").is_file()
 
 
+def test_vectors_of_sentences_are_cached_by_the_flags_that_train(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tiny_sentences.save_encoder(tmp_path / "teacher", layers=2)
+    tiny_sentences.write_pairs(tmp_path)
+    words = [
+        "--train_file", str(tmp_path / "train.jsonl"), "--validation_file", str(tmp_path / "validation.jsonl"),
+        "--text_columns", "text", "--pair_columns", "one,two", "--score_column", "gold", "--max_seq_length", "16",
+        "--teacher_name_or_path", str(tmp_path / "teacher"), "--student_layers", "1", "--use_cpu", "--disable_tqdm",
+        "true", "--max_steps", "2", "--do_train", "--output_dir", str(tmp_path / "out"),
+        "--cache_teacher", str(tmp_path / "cache"),
+    ]  # fmt: skip
+    assert command.main(["embeddings", *words]) == 0
+    assert f"{tmp_path / 'cache'}: 24 rows, fingerprint" in capsys.readouterr().out
+    before = (tmp_path / "cache" / "cache.json").read_bytes()
+    assert embeddings.main(words) == 0
+    assert (tmp_path / "cache" / "cache.json").read_bytes() == before
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -282,4 +301,4 @@ def test_mistakes_are_told_in_one_line(
 
 def test_usage(capsys: pytest.CaptureFixture[str]) -> None:
     assert command.main(["--help"]) == 0
-    assert "cache (glue | qa | ner | mlm | lm | translation | served) [flags]" in capsys.readouterr().out
+    assert "cache (glue | qa | ner | mlm | lm | embeddings | translation | served) [flags]" in capsys.readouterr().out

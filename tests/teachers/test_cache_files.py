@@ -7,8 +7,9 @@ import json
 import os
 import pickle
 import random
-from collections.abc import Callable
-from contextlib import nullcontext
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ import torch
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model, inject_adapter_in_model
 from safetensors.torch import load_file
-from transformers import DataCollatorForLanguageModeling
+from transformers import DataCollatorForLanguageModeling, GPT2Config, GPT2ForSequenceClassification
 
 from hf_distill import DistillationTrainer, HiddenMSE, SoftTargets
 from hf_distill.data.packing import Layout, Packer
@@ -193,6 +194,12 @@ def other_setting() -> Any:
     return teacher
 
 
+def tiny_gpt2() -> Any:
+    torch.manual_seed(0)
+    config = GPT2Config(vocab_size=40, n_embd=16, n_layer=1, n_head=2, num_labels=3)
+    return GPT2ForSequenceClassification(config).eval()
+
+
 @pytest.mark.parametrize("make", [other_weight, other_setting])
 def test_another_teacher(make: Callable[[], Any], cache: Path) -> None:
     before = read_all(cache)
@@ -202,6 +209,19 @@ def test_another_teacher(make: Callable[[], Any], cache: Path) -> None:
         Cached(cache, teacher=make())
     Cached(cache, teacher=tiny.model("single_label", layers=3, seed=3))
     assert all(torch.equal(part, before[name]) for name, part in read_all(cache).items())
+
+
+@pytest.mark.parametrize("make", [partial(tiny.model, "single_label", layers=3, seed=3), tiny_gpt2])
+def test_a_teacher_that_has_seen_labels_is_no_other(make: Callable[[], Any]) -> None:
+    """Classifiers write into their configuration what kind of labels these were."""
+    teacher = make()
+    before = teacher_digest(teacher)
+    ids = torch.tensor([[5, 6, 7]])
+    shown = teacher(input_ids=ids).logits
+    teacher(input_ids=ids, labels=torch.tensor([1]))
+    assert teacher.config.problem_type == "single_label_classification"
+    assert teacher_digest(teacher) == before
+    torch.testing.assert_close(teacher(input_ids=ids).logits, shown)
 
 
 def test_another_length_or_precision(cache: Path) -> None:
@@ -304,6 +324,77 @@ def test_no_flipped_bit_goes_unseen(cache: Path) -> None:
             read_all(cache)
         path.write_bytes(whole)
     read_all(cache)
+
+
+@contextmanager
+def few_files(number: int) -> Iterator[None]:
+    """No more than `number` files can be opened beside those that are."""
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    open_now = {int(name) for name in os.listdir("/proc/self/fd")}
+    free = [each for each in range(soft) if each not in open_now]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free[number], hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="open files are counted by /proc")
+def test_more_shards_than_a_process_may_have_files_open(tmp_path: Path) -> None:
+    rows = tiny.rows("single_label", 120)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(filling, "SHARD_BYTES", 1)
+        made = trainer(rows[:100])
+        made.args.per_device_eval_batch_size = 1
+        made.cache_teacher(tmp_path)
+        assert len(CacheFolder(tmp_path).facts().shards) > 90
+        whole = read_all(tmp_path, rows[:100])
+        with few_files(16):
+            few = read_all(tmp_path, rows[:100])
+            trainer(rows).cache_teacher(tmp_path)  # goes on
+    assert all(torch.equal(few[name], part) for name, part in whole.items())
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.EACCES, errno.EIO, errno.ESTALE])
+@pytest.mark.parametrize("name", ["cache.json", "tables.safetensors", "shard-00001.safetensors"])
+def test_a_file_that_the_system_does_not_give_is_not_to_be_removed(
+    name: str, number: int, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = Path.open
+
+    def refused(path: Path, *words: Any, **named: Any) -> Any:
+        if path.name == name:
+            raise OSError(number, os.strerror(number), str(path))
+        return opened(path, *words, **named)
+
+    monkeypatch.setattr(Path, "open", refused)
+    with pytest.raises(CacheMismatch, match=f"{re.escape(name)} cannot be read: {os.strerror(number)}") as caught:
+        Cached(cache)
+    assert "emove" not in str(caught.value)
+    assert "anew" not in str(caught.value)
+
+
+def test_a_shard_that_cannot_be_mapped_is_not_to_be_removed(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("unable to mmap 64 bytes from file: Cannot allocate memory (12)")
+
+    monkeypatch.setattr(torch, "from_file", refused)
+    with pytest.raises(CacheMismatch, match=r"shard-00000\.safetensors cannot be read: unable to mmap") as caught:
+        Cached(cache)
+    assert "emove" not in str(caught.value)
+
+
+@pytest.mark.parametrize("codec", ["float16", "bfloat16", "float32", "int8"])
+def test_bits_travel_in_types_that_every_engine_sends(codec: str, tmp_path: Path) -> None:
+    trainer().cache_teacher(tmp_path, codec=codec)
+    sent = {torch.uint8, torch.int8, torch.int32, torch.int64}
+    assert {part.dtype for part in read_all(tmp_path).values()} <= sent
+
+
+def test_a_mapped_shard_cannot_be_written_into(cache: Path) -> None:
+    shard = Cached(cache).reader.shards[0]
+    assert not any(array.flags.writeable for array in (shard.keys, shard.lengths, *shard.arrays.values()))
 
 
 def test_another_shard_in_its_place(cache: Path) -> None:

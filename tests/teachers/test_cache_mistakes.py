@@ -7,17 +7,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from transformers import PreTrainedModel
 
-from hf_distill import DistillationTrainer, HiddenMSE, Labels, SoftTargets
-from hf_distill.errors import DistillationError
+from hf_distill import DistillationTrainer, HiddenMSE, Labels, SoftTargets, objectives
+from hf_distill.errors import CacheMismatch, DataError, DistillationError, IncompatiblePair
 from hf_distill.hub.trained import record_of
 from hf_distill.recipe import Recipe
 from hf_distill.runs.caching import check_cache
 from hf_distill.teachers import Cached
 from hf_distill.teachers.cache import codecs
-from hf_distill.teachers.cache.skeleton import config_of, hub_id
-from tests import tiny
+from hf_distill.teachers.cache.keys import Inputs
+from hf_distill.teachers.cache.pieces import Pieces
+from hf_distill.teachers.cache.skeleton import config_of, hub_id, skeleton_of
+from tests import sounds, tiny
 
 ROWS = tiny.rows("single_label", 16)
 
@@ -57,6 +60,28 @@ def test_a_recipe_whose_stages_read_nothing_of_the_teacher() -> None:
     with pytest.raises(DistillationError, match="read nothing of the teacher"):
         check_cache(recipe, teacher(), {"first": labels, "second": labels})
     check_cache(recipe, teacher(), {"first": labels, "second": soft})
+
+
+def test_a_teacher_that_hears_is_refused_before_it_runs(tmp_path: Path) -> None:
+    made = DistillationTrainer(
+        model=sounds.hearing(1),
+        teacher=sounds.hearing(),
+        objectives=objectives.make("ctc_nbest_kd", {}) + Labels(),
+        args=tiny.arguments(),
+        train_dataset=sounds.rows(),
+        data_collator=sounds.collate,
+    )
+    message = r"Wav2Vec2ForCTC, reads input_values, .* Train with the teacher itself"
+    with pytest.raises(IncompatiblePair, match=message):
+        made.cache_teacher(tmp_path / "cache")
+    recipe = Recipe.model_validate(
+        {"schema": 1, "data": {"files": {"train": "a.jsonl"}, "speech": {}}, "student": {"model": "owner/student"}}
+        | {"stages": [{"name": "first", "objectives": [{"labels": {}}]}]}
+        | {"teacher": {"model": "owner/teacher", "cache": {}}}
+    )
+    with pytest.raises(IncompatiblePair, match=message):
+        check_cache(recipe, sounds.hearing(), {"first": made.distillation})
+    assert not (tmp_path / "cache").exists()
 
 
 @pytest.mark.parametrize("rows", [None, []])
@@ -172,3 +197,36 @@ def test_a_folder_is_no_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.chdir(tmp_path)
     names = ["models/mine", "models/other", "bert", "", "/models/mine", "../mine", "a/b/c", "C:\\mine"]
     assert [hub_id(name) for name in names] == [None, "models/other", "bert", None, None, None, None, None]
+
+
+# ---- remedies ----
+
+
+TOKENS = torch.tensor([[5, 6, 7]])
+PACKED = Inputs(frozenset({"input_ids", "position_ids"}), causal=True)
+PAIRS = Inputs(frozenset({"input_ids"}), targets=True)
+
+
+@pytest.mark.parametrize(
+    ("batch", "inputs", "message"),
+    [
+        ({"input_values": TOKENS.float()}, PACKED, "only input_values. Give rows of token ids"),
+        ({"input_ids": TOKENS, "document_ids": TOKENS[:, :2]}, PACKED, "give the number of its document for each"),
+        ({"input_ids": TOKENS}, PAIRS, "only input_ids. Give rows with labels"),
+        ({"input_ids": TOKENS, "labels": TOKENS.repeat(2, 1)}, PAIRS, "1 source texts have 2 .*give one for each"),
+    ],
+)
+def test_batches_by_which_nothing_is_found(batch: dict[str, Any], inputs: Inputs, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        Pieces.of(batch, inputs)
+
+
+def test_a_configuration_of_another_version_of_transformers() -> None:
+    with pytest.raises(CacheMismatch, match=r"cannot be built .* Train with the teacher itself, or with the version"):
+        skeleton_of("BertModel", {"model_type": "bert", "hidden_size": 31})
+
+
+def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(CacheMismatch, match=r"cannot be made: .* Choose a folder that this process may write into"):
+        trainer().cache_teacher(tmp_path / "file" / "cache")

@@ -94,15 +94,51 @@ def test_int8_takes_rows_that_the_sample_did_not_foresee() -> None:
     assert ((read - rows).abs() <= rows.abs().amax(1, keepdim=True) / 10).all()
 
 
+def test_int8_gives_a_channel_that_the_sample_hardly_saw_some_range() -> None:
+    generator = torch.Generator().manual_seed(2)
+    sample = torch.randn(200, 8, generator=generator)
+    sample[:, 3] = 0
+    sample[5, 3] = 1e-6
+    codec = Int8()
+    codec.fit(sample)
+    rows = torch.randn(3, 8, generator=generator)
+    rows[1, 3] = 9.0
+    read = codec.decode(codec.encode(rows))
+    others = torch.arange(8) != 3
+    assert ((read - rows)[0].abs() <= 0.1).all()
+    assert (read[1, others] != 0).sum() > 3
+    assert read[1, 3] == pytest.approx(9.0, rel=0.01)
+
+
+def test_int8_ranges_of_channels_that_are_seen_stay_those_of_the_sample() -> None:
+    sample = correlated(300)
+    sample[:, 2] *= 50
+    codec = Int8()
+    codec.fit(sample)
+    ranges = sample.abs().amax(0)
+    wide = ranges > 0.1 * ranges.median()
+    assert torch.equal(codec.state()["ranges"][wide], ranges[wide])
+
+
+def test_int8_refuses_a_row_whose_scale_float16_does_not_hold() -> None:
+    codec = Int8()
+    codec.load_state({"ranges": torch.tensor([1.0, 1e-6, 1.0])})
+    codec.encode(torch.tensor([[1.0, 1e-6, 1.0]]))
+    for number in (9.0, float("-inf")):
+        with pytest.raises(DistillationError, match=r"int8: a row of the teacher is .* bfloat16 or float32"):
+            codec.encode(torch.tensor([[1.0, 1e-6, 1.0], [1.0, number, 1.0]]))
+
+
 def test_int8_counts_its_bytes_and_keeps_its_ranges() -> None:
     codec = codecs.make("int8", {})
     codec.fit(correlated(50))
     parts = codec.encode(correlated(4, seed=3))
     assert codec.bytes_per_row(WIDTH) == WIDTH + 2 == bytes_of(parts)
-    again = Int8.from_state(codec.state())
+    again = Int8()
+    again.load_state(codec.state())
     torch.testing.assert_close(again.decode(parts), codec.decode(parts), rtol=0, atol=0)
     with pytest.raises(CacheMismatch, match="int8"):
-        Int8.from_state({"numbers": torch.ones(3)})
+        Int8().load_state({"numbers": torch.ones(3)})
 
 
 # ---- levels, bits and bytes ----
@@ -252,7 +288,8 @@ def test_rounding_for_the_head_loses_less(head: Callable[[Tensor], Tensor], part
     rows = correlated(200, seed=7)
     codec = fitted(bits, head)
     guided = divergence(head, rows, codec.decode(codec.encode(rows))).mean()
-    blind = Rotated.from_state(codec.state(), bits=bits)
+    blind = Rotated(bits=bits)
+    blind.load_state(codec.state())
     plain = divergence(head, rows, blind.decode(blind.encode(rows))).mean()
     assert guided < part * plain
 
@@ -308,7 +345,8 @@ def test_a_row_is_written_alone() -> None:
 def test_a_later_run_writes_the_same() -> None:
     codec = fitted(3.0, linear)
     rows = correlated(40, seed=7)
-    again = Rotated.from_state({name: table.clone() for name, table in codec.state().items()}, **codec.settings())
+    again = Rotated(**codec.settings())
+    again.load_state({name: table.clone() for name, table in codec.state().items()})
     again.place(torch.device("cpu"))
     again.guide(linear)
     before, after = codec.encode(rows), again.encode(rows)
@@ -368,4 +406,4 @@ def test_damaged_tables_are_refused(name: str, damage: Callable[[Tensor], Tensor
     else:
         tables[name] = damage(tables[name])
     with pytest.raises(CacheMismatch, match="rotated"):
-        Rotated.from_state(tables)
+        Rotated().load_state(tables)

@@ -110,13 +110,6 @@ class Codec(ABC):
     def place(self, device: torch.device) -> None:  # noqa: B027 - most codecs have no tables
         """Move the tables to the device that parts will come on."""
 
-    @classmethod
-    def from_state(cls, state: Mapping[str, Tensor], **settings: Any) -> Codec:
-        """The codec with its settings and its tables."""
-        made = cls(**settings)
-        made.load_state(state)
-        return made
-
 
 CodecClass = TypeVar("CodecClass", bound=type[Codec])
 

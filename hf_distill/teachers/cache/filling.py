@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from hf_distill.activations import Activations, Signal
 from hf_distill.errors import CacheMismatch, IncompatiblePair
-from hf_distill.ranks import agreed, place, wait_for_everyone
+from hf_distill.ranks import agreed, place, together
 from hf_distill.teachers.cache.codecs import Codec, Head
 from hf_distill.teachers.cache.fingerprint import check_plain, teacher_digest, tokenizer_facts
 from hf_distill.teachers.cache.folder import (
@@ -38,6 +39,7 @@ from hf_distill.teachers.cache.plan import (
     LOGITS,
     check_holds,
     check_read,
+    check_tokens,
     codec_of,
     final_of,
     signal_named,
@@ -86,9 +88,10 @@ class Order:
     ) -> Order:
         """The order for what objectives read of a teacher, which is placed as it will run.
 
-        Raises: `IncompatiblePair` for signals that no cache holds, and for a teacher with an adapter;
-        `DistillationError` where nothing is read.
+        Raises: `IncompatiblePair` for signals that no cache holds, for a teacher with an adapter, and for one that
+        hears; `DistillationError` where nothing is read.
         """
+        check_tokens(teacher.model)
         check_read(signals)
         check_plain(teacher.model)
         stored = stored_signals(teacher.anatomy, signals, codec)
@@ -125,22 +128,21 @@ def fill(folder: CacheFolder, teacher: Frozen, order: Order, sources: Sequence[S
     jobs that share a whole cache may start together.
 
     Raises: `CacheMismatch` for a cache of something else, another job in the folder, or a disk that is full;
-    `DistillationError` for numbers that are none. What the first process finds, all of them raise.
+    `DistillationError` for numbers that are none. What one process finds, all of them raise; those that write finish
+    their share before, which the next job need not write again.
     """
     held = agreed(lambda: _held(folder, order))
     inputs = Inputs.of(teacher.model, teacher.accepts if held is None else held.columns)
     scans = [scan(source, inputs) for source in sources]
-    if held is not None and not any(_missing(folder, held, found) for found in scans):
+    if held is not None and not together(lambda: any(_missing(folder, held, found) for found in scans)):
         teacher.bind(frozenset())  # takes its hooks off, here as below
         return
-    rank, processes = place()
     with ExitStack() as claim:
         facts = agreed(lambda: _claimed(claim, folder, teacher, order, sources[0]))
-        written = _placed(folder, facts, teacher, order)
+        written = together(lambda: _placed(folder, facts, teacher, order))
         for source, found in zip(sources, scans, strict=True):
-            numbers = _missing(folder, facts, found)[rank::processes]
-            _write(folder, teacher, written, source, inputs, numbers, batch_size)
-            wait_for_everyone()
+            numbers = _own_share(together(partial(_missing, folder, facts, found)))
+            together(partial(_write, folder, teacher, written, source, inputs, numbers, batch_size))
             facts = agreed(folder.facts)
         teacher.bind(frozenset())
 
@@ -184,6 +186,12 @@ def _missing(folder: CacheFolder, facts: Facts, found: Scan) -> list[int]:
         len(first),
     )
     return [int(number) for number in numbers[np.argsort(-found.lengths[numbers], kind="stable")]]
+
+
+def _own_share(numbers: list[int]) -> list[int]:
+    """The rows that fall to this process."""
+    rank, processes = place()
+    return numbers[rank::processes]
 
 
 def _begin(folder: CacheFolder, teacher: Frozen, order: Order, source: Source) -> None:

@@ -15,8 +15,10 @@ from hf_distill.teachers.cache.folder import digest_of
 
 _SAYS_NOTHING = frozenset(
     {"_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache", "architectures", "_commit_hash"}
+    | {"problem_type"}
 )
-"""Entries of a configuration that do not change what a model computes, or are told by others."""
+"""Entries of a configuration that do not change what a model shows, or are told by others. Classifiers set
+`problem_type`, which decides on their own loss alone, when they first see labels."""
 
 _OF_ADAPTERS = ("peft_config", "adapter_layer_names")
 """Attributes of models and layers that peft has put an adapter around, or into."""

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from hf_distill.errors import CacheMismatch
 from hf_distill.locks import claimed
-from hf_distill.teachers.cache.shards import Shard
+from hf_distill.teachers.cache.shards import Shard, unreadable
 
 FORMAT = 1
 FACTS, CONFIG, TABLES, HEAD = "cache.json", "config.json", "tables.safetensors", "head.safetensors"
@@ -114,7 +114,7 @@ class CacheFolder:
     def facts(self) -> Facts:
         """What the cache holds.
 
-        Raises: `CacheMismatch` where there is none, or its facts are damaged or of another format.
+        Raises: `CacheMismatch` where there is none, or its facts are damaged, of another format, or cannot be read.
         """
         path = self.path / FACTS
         try:
@@ -132,9 +132,11 @@ class CacheFolder:
                 f"{self.path} holds no teacher's cache; write one with scripts/cache_teacher.py, or give the teacher "
                 "as well."
             ) from error
+        except OSError as error:
+            raise unreadable(path, error) from error
         except CacheMismatch:
             raise
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise CacheMismatch(
                 f"{path} is damaged ({error}); remove the folder, and the cache is made anew."
             ) from error
@@ -142,15 +144,17 @@ class CacheFolder:
     def read(self, name: str, facts: Facts) -> bytes:
         """A file beside the shards.
 
-        Raises: `CacheMismatch` if it is missing, or not as it was written.
+        Raises: `CacheMismatch` if it is missing, cannot be read, or is not as it was written.
         """
         path = self.path / name
         try:
             data = path.read_bytes()
-        except OSError as error:
+        except FileNotFoundError as error:
             raise CacheMismatch(
-                f"{path} cannot be read: {error.strerror or error}; remove the folder, and the cache is made anew."
+                f"{path} cannot be read: {error.strerror}; remove the folder, and the cache is made anew."
             ) from error
+        except OSError as error:
+            raise unreadable(path, error) from error
         if digest_of(data) != facts.files.get(name):
             raise CacheMismatch(
                 f"{path} is not as it was written (its digest differs); remove the folder, and the cache is made anew."

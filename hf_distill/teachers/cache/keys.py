@@ -64,10 +64,13 @@ def row_lengths(batch: Mapping[str, Any]) -> NDArray[np.int64]:
     """`[rows]`, the tokens of each row.
 
     Raises: `CacheMismatch` where a row does not begin with its first token, or has holes: positions, and with them
-    what a teacher shows, would depend on the padding.
+    what a teacher shows, would depend on the padding; `DataError` for a batch without token ids.
     """
     if "input_ids" not in batch:
-        raise DataError(f"a teacher's cache is keyed by input_ids, and the batch has only {', '.join(batch)}.")
+        raise DataError(
+            f"a teacher's cache is keyed by input_ids, and the batch has only {', '.join(batch)}. Give rows of "
+            "token ids (input_ids), and a collator that keeps them, or train with the teacher itself."
+        )
     ids = batch["input_ids"]
     mask = batch.get(MASK)
     if mask is None:

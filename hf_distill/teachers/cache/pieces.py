@@ -116,7 +116,10 @@ def _numbers(batch: Mapping[str, Any]) -> NDArray[np.int64]:
     if DOCUMENTS in batch:
         given: NDArray[np.int64] = batch[DOCUMENTS].to(torch.int64).numpy()
         if given.shape != tuple(batch["input_ids"].shape):
-            raise DataError(f"{DOCUMENTS} are {given.shape}, and input_ids {tuple(batch['input_ids'].shape)}.")
+            raise DataError(
+                f"{DOCUMENTS} are {given.shape}, and input_ids {tuple(batch['input_ids'].shape)}; give the number of "
+                "its document for each token, and 0 for padding."
+            )
         return given
     positions: NDArray[np.int64] = batch[POSITIONS].to(torch.int64).numpy()
     follows = np.diff(positions, axis=1, prepend=positions[:, :1] - 1) == 1
@@ -141,7 +144,7 @@ def _targets(batch: Mapping[str, Any]) -> tuple[str, NDArray[np.int64], NDArray[
     if name not in batch:
         raise DataError(
             f"a teacher with a decoder beside its encoder reads the labels or {TARGET_IDS}, and the batch has only "
-            f"{', '.join(batch)}."
+            f"{', '.join(batch)}. Give rows with labels, the ids of the target text, and a collator that keeps them."
         )
     targets: NDArray[np.int64] = batch[name].to(torch.int64).numpy()
     real = targets != IGNORED
@@ -152,7 +155,10 @@ def _targets(batch: Mapping[str, Any]) -> tuple[str, NDArray[np.int64], NDArray[
         elif "labels" in batch and batch["labels"].shape == batch[name].shape:
             real = batch["labels"].numpy() != IGNORED
     if len(targets) != len(batch["input_ids"]):
-        raise DataError(f"{len(batch['input_ids'])} source texts have {len(targets)} target texts ({name}).")
+        raise DataError(
+            f"{len(batch['input_ids'])} source texts have {len(targets)} target texts ({name}); have the collator "
+            "give one for each."
+        )
     from_behind = np.where(real.any(1), real[:, ::-1].argmax(1), targets.shape[1])
     lengths: NDArray[np.int64] = targets.shape[1] - from_behind
     if real.shape != targets.shape or (TARGET_MASK in batch and (real.sum(1) != lengths).any()):

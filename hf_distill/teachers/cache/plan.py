@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from transformers import PreTrainedModel
+
 from hf_distill.activations import LAYERED, MAIN, PLAIN, Signal
 from hf_distill.anatomy import Anatomy
 from hf_distill.errors import CacheMismatch, DistillationError, IncompatiblePair
@@ -21,6 +23,8 @@ LARGE = 1024
 
 LOGITS = Signal("logits")
 
+TOKENS = "input_ids"
+
 HEAD_STATE = Signal("head_state")
 """What the head reads in the axes of its codec; it is shown, and never written."""
 
@@ -33,6 +37,18 @@ SPANS = ("start_logits", "end_logits")
 def final_of(anatomy: Anatomy) -> Signal:
     """What the head reads: the last state, in a model of two stacks the decoder's."""
     return Signal("final", None, DECODER if DECODER in anatomy.shape.stacks else "")
+
+
+def check_tokens(model: PreTrainedModel) -> None:
+    """Refuses a teacher that hears: rows are found by their tokens.
+
+    Raises: `IncompatiblePair` with the remedy.
+    """
+    if model.main_input_name != TOKENS:
+        raise IncompatiblePair(
+            f"the teacher, a {type(model).__name__}, reads {model.main_input_name}, and rows are found in a teacher's "
+            f"cache by their token ids ({TOKENS}). Train with the teacher itself (leave the cache out)."
+        )
 
 
 def stored_signals(anatomy: Anatomy, signals: Iterable[Signal], codec: Codec | None) -> frozenset[Signal]:

@@ -15,6 +15,10 @@ from hf_distill.teachers.cache.rounding import Sensitivity, round_in_turn
 
 LARGEST = 127
 
+NARROWEST = 0.1
+"""The least range of a channel, as a share of their median. What is lost in a narrower one is little beside the others
+all the same, and a row that is wider there than the sample was would take its scale, and so the bits of all."""
+
 
 @codec("int8")
 class Int8(Codec):
@@ -22,6 +26,8 @@ class Int8(Codec):
     a = max_c |x_c / r_c| / 127 of the row in float16. A row takes width + 2 bytes.
 
     The scale by channel is what the few large channels of language models need: without it they take all of the range.
+
+    Errors: `DistillationError` for a row whose scale float16 does not hold, when it is written.
     """
 
     def __init__(self) -> None:
@@ -29,12 +35,21 @@ class Int8(Codec):
 
     def fit(self, sample: Tensor, head: Head | None = None) -> None:
         ranges = sample.abs().amax(0)
+        widest = ranges.amax().clamp(min=torch.finfo(torch.float16).tiny)
+        seen = ranges[ranges > 0]
+        least = NARROWEST * (seen if len(seen) else widest).median()
         # A channel that the sample has not seen may be of any size: the widest of the others.
-        self._ranges = torch.where(ranges > 0, ranges, ranges.amax().clamp(min=torch.finfo(torch.float16).tiny))
+        self._ranges = torch.where(ranges > 0, ranges.clamp(min=least), widest)
 
     def encode(self, rows: Tensor) -> Parts:
         scaled = rows / self._ranges
         scales = (scaled.abs().amax(-1, keepdim=True) / LARGEST).half()
+        if not bool(scales.isfinite().all()):
+            raise DistillationError(
+                f"int8: a row of the teacher is {float(scaled.abs().amax()):.0e} times as wide in a channel as the "
+                "rows that the channels' ranges were taken of, and such a scale is beyond float16. Write the cache in "
+                "bfloat16 or float32, or, where this folder is of other data, into another folder."
+            )
         values = scaled / torch.where(scales > 0, scales, 1).float()
         return {"values": values.round().clamp(-LARGEST, LARGEST).to(torch.int8), "scales": scales}
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -13,17 +12,17 @@ from hf_distill.errors import CacheMismatch
 from hf_distill.teachers.cache.folder import CacheFolder, Facts
 from hf_distill.teachers.cache.keys import KEY
 from hf_distill.teachers.cache.pieces import Pieces
-from hf_distill.teachers.cache.shards import Shard
+from hf_distill.teachers.cache.shards import Shard, carried
 from hf_distill.teachers.cache.signals import layout_of
 
 
 class CacheReader:
     """Finds rows in the shards of a cache, which are mapped into memory: processes that read share the pages.
 
-    It takes 28 bytes of memory a row for the index. Worker processes that are started anew open the files themselves.
-    `dtypes` are the types that the bits of each part stand for.
+    It takes 28 bytes of memory a row for the index, and keeps no file open. Worker processes that are started anew map
+    the files themselves. `dtypes` are the types that the bits of each part stand for.
 
-    Raises: `CacheMismatch` for shards that are missing, cut off or damaged.
+    Raises: `CacheMismatch` for shards that are missing, cut off or damaged, or cannot be read.
     """
 
     def __init__(self, folder: CacheFolder, facts: Facts) -> None:
@@ -62,7 +61,7 @@ class CacheReader:
 
     def read(self, pieces: Pieces, num_rows: int) -> dict[str, Tensor]:
         """The bits of the pieces of a batch, by the names of their parts, `SIGNAL/PART`: `[num_rows, …]`, or, where
-        they go by token, `[num_rows, width, …]`, zeros where no piece is.
+        they go by token, `[num_rows, width, …]`, zeros where no piece is; as they are `carried`.
 
         Raises: `CacheMismatch` for a piece that the cache has not, or that is damaged.
         """
@@ -80,7 +79,7 @@ class CacheReader:
                     found[name][row, start : start + length] = part
                 else:
                     found[name][row] = part[0]
-        return {name: torch.from_numpy(each) for name, each in found.items()}
+        return {name: carried(each) for name, each in found.items()}
 
     def _absent(self, row: int) -> str:
         return (

@@ -16,7 +16,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import mmap
 import os
 import zlib
 from collections.abc import Mapping
@@ -49,6 +48,18 @@ BITS: dict[str, tuple[torch.dtype, Any]] = {
 }
 """Types of tensors by their names in a header, and the whole numbers of the same size that stand for their bits. Bits
 pass through numpy, which has no bfloat16, and through engines that cast what is a float."""
+
+
+def carried(bits: NDArray[Any]) -> Tensor:
+    """Bits as they travel with a batch: those of two bytes as pairs of bytes `[…, 2]`. NCCL, by which accelerate may
+    deal batches out, knows whole numbers of one, four and eight bytes."""
+    tensor = torch.from_numpy(bits)
+    return tensor.unsqueeze(-1).view(torch.uint8) if bits.dtype.itemsize == 2 else tensor
+
+
+def arrived(bits: Tensor, dtype: torch.dtype) -> Tensor:
+    """What was `carried`, in the type that its bits stand for."""
+    return bits.view(dtype).squeeze(-1) if dtype.itemsize == 2 else bits.view(dtype)
 
 
 def shard_bytes(
@@ -95,10 +106,33 @@ _TORCH = {
 }
 
 
-class Shard:
-    """A shard, mapped into memory; what is not read takes none.
+def unreadable(path: Path, error: OSError) -> CacheMismatch:
+    """The error for a file that this process is not given, which says nothing of what is in it."""
+    return CacheMismatch(
+        f"{path} cannot be read: {error.strerror or error}. It may be whole, so keep it; see to what the error names "
+        "(the limit of open files, permissions, the disk or the network), and run again."
+    )
 
-    Raises: `CacheMismatch` for a file that is missing, cut off, or no shard.
+
+def _mapped(path: Path, size: int) -> NDArray[np.uint8]:
+    """The bytes of a file, mapped into memory without a descriptor, of which a process has few: `mmap` and
+    `numpy.memmap` keep one for each file.
+
+    Raises: `OSError` for a file that cannot be mapped.
+    """
+    try:
+        tensor = torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8)
+    except RuntimeError as error:
+        raise OSError(str(error)) from error
+    memory: NDArray[np.uint8] = tensor.numpy()
+    memory.flags.writeable = False
+    return memory
+
+
+class Shard:
+    """A shard, mapped into memory; what is not read takes none, and no file stays open.
+
+    Raises: `CacheMismatch` for a file that is missing, cut off, or no shard, and for one that cannot be read.
     """
 
     def __init__(self, path: Path) -> None:
@@ -162,21 +196,23 @@ class Shard:
                 if size < 8 or length > min(size - 8, _LARGEST_HEADER):
                     raise self._broken("it is cut off, or no shard")
                 self._head = file.read(length)
-                header = json.loads(self._head)
-                if not isinstance(header, dict):
-                    raise self._broken("its header is no table")
-                memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        except (OSError, ValueError, RecursionError) as error:
-            if isinstance(error, CacheMismatch):
-                raise
+            header = json.loads(self._head)
+            if not isinstance(header, dict):
+                raise self._broken("its header is no table")
+            memory = _mapped(self.path, size)
+        except CacheMismatch:
+            raise
+        except (FileNotFoundError, ValueError, RecursionError) as error:
             raise self._broken(str(error)) from error
+        except OSError as error:
+            raise unreadable(self.path, error) from error
         self.arrays: dict[str, NDArray[Any]] = {}
         self.dtypes: dict[str, torch.dtype] = {}
         for name, told in header.items():
             if name != "__metadata__":
                 self.arrays[name] = self._array(memory, 8 + length, name, told)
 
-    def _array(self, memory: mmap.mmap, start: int, name: str, told: Any) -> NDArray[Any]:
+    def _array(self, memory: NDArray[np.uint8], start: int, name: str, told: Any) -> NDArray[Any]:
         try:
             shape, (begin, end) = told["shape"], told["data_offsets"]
             kind = np.dtype(BITS[told["dtype"]][1])

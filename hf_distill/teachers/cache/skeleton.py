@@ -52,7 +52,8 @@ def skeleton_of(class_name: str, config: Mapping[str, Any]) -> PreTrainedModel:
     except _NO_MODEL as error:
         raise CacheMismatch(
             f"a {class_name} cannot be built from the configuration of the cached teacher by transformers "
-            f"{transformers.__version__}: {type(error).__name__}: {error}"
+            f"{transformers.__version__}: {type(error).__name__}: {error}. Train with the teacher itself, or with the "
+            "version of transformers that the cache was written with."
         ) from error
     commit = config.get(_COMMIT)  # which configurations do not take from a dictionary
     model.config._commit_hash = commit if isinstance(commit, str) else None

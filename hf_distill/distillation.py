@@ -38,11 +38,13 @@ logger = logging.getLogger(__name__)
 
 class Counts(NamedTuple):
     """What each term's sum is divided by: its units in the whole window over all processes, above 0. `batches` is
-    the number of batches of the window, over which the cost of learned weights is spread.
+    the number of batches of the window, over which the cost of learned weights is spread; `labels` are those of the
+    terms that count them apart (`counts_labels`), in their order.
     """
 
     divisors: tuple[Tensor | float, ...]
     batches: Tensor | float = 1.0
+    labels: tuple[Tensor | float, ...] = ()
 
 
 class Losses(NamedTuple):
@@ -226,8 +228,10 @@ class Distillation(nn.Module):
         return [*own, *self.weights.parameter_groups(), *self._alongside.parameter_groups()]
 
     def count(self, batch: Batch) -> list[Tensor | int]:
-        """The units of one batch that each term counts."""
-        return [objective.count(batch, self.pair.task) for objective in self.terms()]
+        """The units of one batch that each term counts, and behind these the labels of each that counts them apart."""
+        task, terms = self.pair.task, self.terms()
+        labels = [objective.count_labels(batch, task) for objective in terms if objective.counts_labels]
+        return [*(objective.count(batch, task) for objective in terms), *labels]
 
     def rest(self, part: nn.Module | None) -> None:
         """Has a part of the student, of which nothing trains, run as in evaluation while the others train: without
@@ -361,7 +365,10 @@ class Distillation(nn.Module):
         """Adds the terms that have no sum yet to the `total` of those in `sums`."""
         values: list[Tensor | None] = []
         auxiliary: list[Tensor] = []
-        for name, objective, divisor in zip(self.objectives, self.terms(), counts.divisors, strict=True):
+        listed = list(zip(self.objectives, self.terms(), counts.divisors, strict=True))
+        apart = (name for name, objective, _ in listed if objective.counts_labels)
+        labels = dict(zip(apart, counts.labels, strict=True))
+        for name, objective, divisor in listed:
             if name in sums:
                 values.append(sums[name])
                 if name in self.weights.learned:
@@ -373,6 +380,8 @@ class Distillation(nn.Module):
                 continue
             if objective.reads_divisor:
                 objective.divisor = divisor
+            if objective.counts_labels:
+                objective.label_divisor = labels[name]
             value, beside = _sides(objective, self._alongside.ask(name, objective, student, teacher, batch))
             total = _plus(total, self.weights.part(name, value, divisor, counts.batches))
             if beside is not None:
@@ -382,7 +391,7 @@ class Distillation(nn.Module):
         if total is None:
             raise DistillationError("every term compares with a teacher, and nothing of a teacher is shown.")
         with torch.no_grad():
-            return Losses(total, self._columns.values(total, values, auxiliary, *counts))
+            return Losses(total, self._columns.values(total, values, auxiliary, counts.divisors, counts.batches))
 
     @property
     def columns(self) -> tuple[str, ...]:

@@ -314,22 +314,25 @@ class DistillationTrainer(Loaders, Generating, OnPolicyTrainer, Watching, Checkp
         self._frozen = []
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
-        """The units each term counts, over the accumulation window and all processes."""
+        """The units each term counts, and the labels that some count apart, over the accumulation window and all
+        processes."""
         for batch in batch_samples:
             lengths = (batch[name].shape[1] if name in batch else 0 for name in ("input_ids", f"{OWN}input_ids"))
             checks.fits_positions(self.distillation.pair, *lengths)
         counted = [self._count(batch) for batch in batch_samples]
         batches = sum(not is_hollow(batch) for batch in batch_samples)
         sums = [sum(column[1:], column[0]) for column in zip(*counted, strict=True)]
+        terms = len(self.distillation.objectives)
         if self.accelerator.num_processes == 1:
             divisors = tuple(_divisor(s) if isinstance(s, Tensor) else float(max(s, 1)) for s in sums)
-            return Counts(divisors, float(max(batches, 1)))
-        terms = len(self.distillation.objectives)
-        local = sums or [0] * terms  # this process may have no batch left
-        local += [batches] if self.distillation.weights.learned else []
+            return Counts(divisors[:terms], float(max(batches, 1)), divisors[terms:])
+        apart = sum(objective.counts_labels for objective in self.distillation.terms())
+        local = sums or [0] * (terms + apart)  # this process may have no batch left
+        learned = bool(self.distillation.weights.learned)
+        local += [batches] if learned else []
         totals = [s.to(device) if isinstance(s, Tensor) else torch.full((), s, device=device) for s in local]
         found = _divisor(self._sum_over_ranks(torch.stack(totals))).unbind()
-        return Counts(found[:terms], *found[terms:])
+        return Counts(found[:terms], found[-1] if learned else 1.0, found[terms : terms + apart])
 
     def compute_loss(
         self, model: nn.Module, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None

@@ -61,7 +61,7 @@ def table() -> str:
     lines = ["| name | kind | mode | what it is | paper | reads | counts | settings |", "| --- |" + " --- |" * 7]
     for knowledge, name, objective in rows:
         settings = ", ".join(f"`{parameter}`" for parameter in inspect.signature(objective).parameters)
-        told = (summary(objective), paper(objective), said(objective, "Reads", "."), said(objective, "Counts", ".;"))
+        told = (summary(objective), paper(objective), said(objective, "Reads"), said(objective, "Counts"))
         lines.append(f"| {' | '.join((f'`{name}`', knowledge, mode(objective), *told, settings))} |")
     return "\n".join(lines)
 
@@ -87,9 +87,9 @@ def summary(objective: type[Objective]) -> str:
     return re.sub(r" \([^()]*\b\d{4}\b[^()]*\)", "", first)
 
 
-def said(objective: type[Objective], word: str, stops: str) -> str:
-    """What its documentation says after `Reads:` or `Counts:`, up to the first stop outside of brackets."""
-    inside = rf"(?:\([^()]*\)|[^(){stops}]|[{stops}](?!\s|$))*"
+def said(objective: type[Objective], word: str) -> str:
+    """What its documentation says after `Reads:` or `Counts:`, up to the first full stop outside of brackets."""
+    inside = r"(?:\([^()]*\)|[^().]|\.(?!\s|$))*"
     found = re.search(rf"\b{word}:\s+({inside})", inspect.getdoc(objective) or "")
     return "" if found is None else cell(found[1])
 

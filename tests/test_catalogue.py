@@ -100,6 +100,12 @@ def test_an_objective_says_what_it_reads_and_counts(name: str) -> None:
     assert all(cells[3:4] + cells[5:7])
 
 
+@pytest.mark.parametrize("name", ["attention_transfer", "dmkd", "fitnets_hint", "vid"])
+def test_the_table_says_what_each_form_counts(name: str) -> None:
+    (row,) = (line for line in TABLE.splitlines() if line.startswith(f"| `{name}` |"))
+    assert '| examples that have text; tokens with `form="code"` |' in row
+
+
 @each_objective
 def test_an_objective_with_a_paper_is_among_the_references(name: str) -> None:
     if name not in NO_PAPER | NO_RECIPE:

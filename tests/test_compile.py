@@ -15,7 +15,7 @@ import torch
 from torch._dynamo.utils import counters
 from transformers import AutoModelForSequenceClassification
 
-from hf_distill import DistillationTrainer, HiddenMSE, Labels, SoftTargets
+from hf_distill import DDGSD, DistillationTrainer, HiddenMSE, Labels, SoftTargets
 from hf_distill.errors import DistillationError
 from hf_distill.training.compilation import told_of_compiler
 from tests import tiny
@@ -71,6 +71,16 @@ def test_compiled_training_is_eager_training_in_one_graph_each(tmp_path: Path) -
     compiled.save_model(str(tmp_path))
     again = AutoModelForSequenceClassification.from_pretrained(tmp_path)
     assert tiny.distance(again, compiled.model) == 0.0
+
+
+@pytest.mark.usefixtures("untraced")
+def test_labels_that_are_counted_apart_divide_as_in_eager_training() -> None:
+    rows = [{**row, "labels": row["labels"] if i % 3 else -100} for i, row in enumerate(tiny.rows("single_label", 32))]
+    eager, compiled = (
+        trained(backend, DDGSD(distortion="dropout"), teacher=None, train_dataset=rows) for backend in (None, "eager")
+    )
+    assert tiny.distance(eager.distillation, compiled.distillation) < 1e-5
+    assert losses(compiled) == pytest.approx(losses(eager), abs=1e-5)
 
 
 def test_a_machine_without_a_compiler_is_told_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,46 +2,55 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import logging
+from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
-from hf_distill import objectives
+from hf_distill import objectives, students
 from hf_distill.activations import Activations
+from hf_distill.anatomy import Anatomy
+from hf_distill.data.exemplars import exemplar_herding
 from hf_distill.errors import DistillationError, IncompatiblePair
 from hf_distill.objectives import HiddenCosine, HiddenMSE, Pair, SoftTargets
+from hf_distill.runs.chains import advise_chains
 from hf_distill.tasks import TASKS
+from tests import tiny
+from tests.refusals import TESTED
 from tests.shapes import shape
 
-GOLDEN = Path(__file__).parent / "golden"
-FILES = [json.loads((GOLDEN / f"{name}.json").read_text(encoding="utf-8")) for name in ("response", "families")]
-REFUSALS = {(refusal["method"], refusal["situation"]) for file in FILES for refusal in file["refusals"]}
+TESTS = Path(__file__).parent
 
 
-def test_every_refusal_is_tested() -> None:
-    assert {
-        ("soft_targets", "student and teacher class counts differ and neither vocab nor label_map is set"),
-        ("soft_targets", "temperature <= 0"),
-        ("soft_targets", "single-output regression head (C = 1)"),
-        ("jsd", "beta = 0 or 1"),
-        ("hidden_cosine", "widths differ and no projection"),
-        ("hidden_mse", "widths differ and no projection"),
-        ("minilm", "student heads != teacher heads"),
-        ("minilm_v2", "a q, k or v width not divisible by relation_heads"),
-        ("minilm_v2", "different tokenisation or sequence length on the two sides"),
-        ("minilm_v2", "sequence of one real token"),
-        ("attention_mse", "head counts differ"),
-        ("attention_mse", "attention probabilities passed instead of scores"),
-        ("attention_kl", "probabilities taken after dropout"),
-        ("attention_kl", "sdpa or flash attention"),
-        ("tinybert_layers", "teacher layers not a multiple of student layers"),
-        ("feature_map_transfer", "hidden widths differ"),
-        ("feature_map_transfer", "a teacher of another depth"),
-        ("pkd", "teacher or student without a [CLS]-like first token (causal models)"),
-    } == REFUSALS
+@cache
+def functions_of(path: str) -> frozenset[str]:
+    """The functions of a file of tests."""
+    tree = ast.parse((TESTS / path).read_text(encoding="utf-8"))
+    return frozenset(node.name for node in tree.body if isinstance(node, ast.FunctionDef))
+
+
+@pytest.mark.parametrize("name", TESTED)
+def test_every_refusal_is_tested(name: str) -> None:
+    """In a test that is there, or a sentence says why its situation cannot come up."""
+    stored = json.loads((TESTS / "golden" / f"{name}.json").read_text(encoding="utf-8"))["refusals"]
+    assert {(refusal["method"], refusal["situation"]) for refusal in stored} == TESTED[name].keys()
+    lost = []
+    for tests in TESTED[name].values():
+        named = () if isinstance(tests, str) else tests
+        assert named or str(tests).endswith(".")
+        lost += [each for each in named if each.partition("::")[2] not in functions_of(each.partition("::")[0])]
+    assert not lost
+
+
+def test_every_list_of_refusals_is_read() -> None:
+    files = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in (TESTS / "golden").glob("*.json")}
+    assert {name for name, file in files.items() if "refusals" in file} == set(TESTED)
 
 
 def test_refuses_other_class_counts() -> None:
@@ -156,3 +165,56 @@ def test_refuses_to_pool_a_causal_model_at_its_first_token(side: str) -> None:
     with pytest.raises(IncompatiblePair, match=rf"the {side} is causal.*pooling='last_token'"):
         objectives.make("pkd", {}).bind(pair)
     objectives.make("pkd", {"pooling": "last_token"}).bind(pair)
+
+
+@pytest.mark.parametrize("doubled", ["student", "teacher", "both"])
+def test_refuses_labels_of_one_name(doubled: str) -> None:
+    sides = []
+    for side, seed in (("student", 1), ("teacher", 2)):
+        model = tiny.model("single_label", seed=seed)
+        last = "b" if doubled in (side, "both") else "c"
+        model.config.id2label = {0: "a", 1: "b", 2: last}
+        sides.append(Anatomy.of(model))
+    with pytest.raises(IncompatiblePair, match="they must be the same names"):
+        Pair.of(*sides, TASKS["single_label"])
+
+
+@pytest.mark.parametrize(
+    ("sizes", "words"),
+    [
+        ((9, 3, 1), []),
+        ((9, 3, 4), ["stage 'last': its student has 4 parameters, and that of stage 'first', its teacher, 3"]),
+        ((9, 12, 2), ["stage 'last': its assistant has 12 parameters, the teacher 9"]),
+        ((5, 3, 2), ["stage 'last': the teacher has 5 parameters, the student 2; there is hardly a gap"]),
+    ],
+)
+def test_warns_of_an_assistant_that_is_no_size_in_between(
+    sizes: tuple[int, int, int], words: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    teacher, *made = (torch.nn.Linear(size, 1, bias=False) for size in sizes)
+    titles, settings = ("stage 'first'", "stage 'last'"), {"starts": object(), "settings": {}, "seed": 0}
+    first = SimpleNamespace(title=titles[0], learns_from=None, **settings)
+    last = SimpleNamespace(title=titles[1], learns_from=first, **settings)
+    jobs: Any = [first, last]
+    models: Any = dict(zip(titles, made, strict=True))
+    whole: Any = teacher
+    with caplog.at_level(logging.WARNING):
+        advise_chains(whole, jobs, models)
+    assert len(caplog.messages) == len(words)
+    assert all(found.startswith(word) for found, word in zip(caplog.messages, words, strict=True))
+
+
+def test_a_class_smaller_than_asked_for_is_taken_whole() -> None:
+    features = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
+    assert exemplar_herding(features, 9) == exemplar_herding(features, 5)
+
+
+def test_a_text_without_tokens_measures_nothing() -> None:
+    teacher, texts = tiny.model("single_label", layers=2, seed=2), tiny.Pad()(tiny.rows("single_label", 4))
+    del texts["labels"]
+    beside = {name: torch.cat([column, torch.zeros_like(column[:1])]) for name, column in texts.items()}
+    found = [
+        students.from_shape(teacher, intermediate_size=12, initialisation="importance", calibration=[each])
+        for each in (texts, beside)
+    ]
+    assert tiny.distance(*found) == 0.0

@@ -73,7 +73,7 @@ class Objective(Weighable):
     """Whether it relates the examples of a batch to each other, so that micro-batches do not add up to the whole."""
     smallest_batch: int = 1
     """Examples without which it has no gradient; a shorter batch counts nothing."""
-    advised_batch: ClassVar[int] = 1
+    advised_batch: int = 1
     """Examples of a batch below which it says little."""
     gather: bool = False
     """Whether it relates the examples of all processes, so that these make one batch."""
@@ -98,6 +98,10 @@ class Objective(Weighable):
     reads_divisor: ClassVar[bool] = False
     """Whether it wants to know, before each call, what its sum will be divided by (`divisor`)."""
     divisor: Tensor | float = 1.0
+    counts_labels: ClassVar[bool] = False
+    """Whether a part of its sum is to be a mean over fewer units than the rest (`count_labels`, `label_divisor`)."""
+    label_divisor: Tensor | float = 1.0
+    """The sum of `count_labels` where `divisor` is that of `count`; set before each call."""
 
     # Over the course of a training, and from stage to stage.
     progress: float = 1.0
@@ -269,6 +273,10 @@ class Objective(Weighable):
 
     def count(self, batch: Batch, task: Task) -> Tensor | int:
         """How many units of the batch the sum runs over; known before the forward pass."""
+        raise NotImplementedError
+
+    def count_labels(self, batch: Batch, task: Task) -> Tensor | int:
+        """How many labels of the batch the part runs over that `counts_labels` tells of; known when `count` is."""
         raise NotImplementedError
 
     @property

@@ -69,3 +69,13 @@ def estimated(probabilities: Tensor, share: float) -> Tensor:
 def updated(memory: Tensor, index: Tensor, vectors: Tensor, momentum: float) -> Tensor:
     """The rows of `index` as they are after a batch: unit(momentum m_i + (1 - momentum) z_i)."""
     return unit(momentum * memory[index] + (1.0 - momentum) * vectors.to(memory.dtype))
+
+
+def last_of_each(index: Tensor) -> Tensor:
+    """For each place of `index`, `[examples]`, the last place with the same row.
+
+    What is written of repeated rows is thereby the same for each of them: which one a copy keeps is not determined on
+    a GPU, and processes must not come apart.
+    """
+    places = torch.arange(len(index), device=index.device)
+    return torch.where(index[:, None] == index, places, -1).amax(1)

@@ -60,3 +60,12 @@ class WholeLogits(SoftRows):
         tokens = self.tokens_read or next(iter(task.tokens), "")
         ours, theirs = self.pair.align(task.rows(student, batch, tokens)[0], task.rows(teacher, batch, tokens)[0])
         return Answers(blank(at_least_float32(ours), mask), blank(at_least_float32(theirs.detach()), mask), mask)
+
+
+def refuse_to_gather_tokens(objective: str, pair: Pair) -> None:
+    """Raises: `IncompatiblePair` where the rows that the processes would exchange are tokens."""
+    if pair.task.tokens:
+        raise IncompatiblePair(
+            f"{objective}: gather=True relates the examples of all processes, and the rows of a {pair.task.name} task "
+            "are tokens, of which every process has another number; leave gather out."
+        )

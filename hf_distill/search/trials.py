@@ -35,6 +35,17 @@ QUIET = {"eval_strategy": "no", "save_strategy": "no", "report_to": "none", "dis
 """Arguments of every stage of a trial: it is judged at its end, and what was broken off starts anew."""
 
 
+def quietly(recipe: Recipe) -> dict[str, Any]:
+    """What is changed in a recipe by `QUIET`; a stage that would end with its best checkpoint ends with its last
+    step, as it keeps none."""
+    best = {"load_best_model_at_end"}
+    return {
+        f"stages.{i}.arguments.{name}": value
+        for i, stage in enumerate(recipe.stages)
+        for name, value in {**QUIET, **dict.fromkeys(best & stage.arguments.keys(), False)}.items()
+    }
+
+
 @dataclass(frozen=True)
 class Trial:
     """A recipe for a candidate, its learning rates times `scale`."""
@@ -146,8 +157,7 @@ class Runner:
         return found
 
     def _run(self, trial: Trial, rows: int, place: Path) -> Judged:
-        stages = range(len(trial.recipe.stages))
-        quiet = {f"stages.{i}.arguments.{name}": value for i in stages for name, value in QUIET.items()}
+        quiet = quietly(trial.recipe)
         started = time.perf_counter()
         value, message = None, ""
         try:

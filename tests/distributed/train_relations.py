@@ -26,6 +26,7 @@ NAMES = (
     "cka",
     "crd",
     "dist",
+    "ban_cwtm",
     "voted_triplets",
     "mhgd",
 )

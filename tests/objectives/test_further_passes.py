@@ -31,7 +31,7 @@ from hf_distill import (
 )
 from hf_distill.objectives import Pair
 from hf_distill.objectives.input_gradients import SENTENCES
-from hf_distill.tasks import TASKS
+from hf_distill.tasks import IGNORED, TASKS
 from tests import tiny
 from tests.shapes import shape
 
@@ -229,6 +229,36 @@ def test_distorted_and_noisy_micro_batches_count_as_one() -> None:
     assert tiny.distance(whole.model, cut.model) < 2e-6
     labels = trained("ddgsd", terms=Labels())
     assert tiny.distance(whole.model, labels.model) < 2e-6
+
+
+def labelled_in_part(**given: Any) -> DistillationTrainer:
+    """A step over 16 rows of which few have a label, and the first two none."""
+    rows = tiny.rows(TASK, 16)
+    for i in set(range(16)) - {3, 4, 9}:
+        rows[i]["labels"] = IGNORED
+    return trained("ddgsd", train_dataset=rows, **given)
+
+
+def alike(terms: Any = None, **arguments: Any) -> DistillationTrainer:
+    """The same with copies that do not differ, or other terms, over accumulated micro-batches of 4 rows."""
+    terms = DDGSD(distortion="dropout", mmd_weight=0.0) if terms is None else terms
+    settings = {"max_steps": 1, "per_device_train_batch_size": 4, "gradient_accumulation_steps": 4, **arguments}
+    return labelled_in_part(terms=terms, arguments=settings)
+
+
+def test_the_cross_entropy_of_distorted_copies_is_a_mean_over_labels() -> None:
+    labels = alike(Labels())
+    for settings in ({}, {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 8}):
+        found = alike(**settings)
+        assert tiny.distance(found.model, labels.model) < 2e-6
+        assert logged(found, "loss") == pytest.approx(logged(labels, "loss"), abs=1e-5)
+    beside = alike(Labels() + DDGSD(distortion="dropout", mmd_weight=0.0))
+    assert logged(beside, "objective/ddgsd") == pytest.approx(logged(beside, "objective/labels"), abs=1e-5)
+
+
+def test_distorted_copies_need_no_label() -> None:
+    trainer = trained("ddgsd", train_dataset=[{**row, "labels": IGNORED} for row in tiny.rows(TASK)], dropout=0.1)
+    assert all(0 < value < 1 for value in logged(trainer, "loss"))
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -13,7 +13,7 @@ from hf_distill import DataError, DistillationError, DistillationTrainer, object
 from hf_distill.activations import Activations
 from hf_distill.data.numbering import classes_of, numbered
 from hf_distill.objectives import Objective, Pair
-from hf_distill.objectives.row_memory import Draws
+from hf_distill.objectives.row_memory import Draws, last_of_each
 from hf_distill.tasks import TASKS
 from tests import tiny
 from tests.shapes import shape
@@ -91,6 +91,17 @@ def test_the_memory_moves_after_the_backward_pass_has_read_it() -> None:
     changed = (after != before).any(1)
     assert changed.nonzero().flatten().tolist() == [2, 5]
     torch.testing.assert_close(after[changed].norm(dim=1), torch.ones(2))
+
+
+def test_of_repeated_rows_the_last_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whichever of them a copy takes, as on a GPU it may be any: here in turned order, the first would win."""
+    assert last_of_each(torch.tensor([4, 1, 4, 2, 1, 4])).tolist() == [5, 4, 5, 3, 4, 5]
+    both = [made(), made()]
+    for objective in both:
+        step(objective, [5, 2, 5, 5])
+    found, copy = both[0].state_dict(), torch.Tensor.index_copy_
+    monkeypatch.setattr(torch.Tensor, "index_copy_", lambda m, dim, i, rows: copy(m, dim, i.flip(0), rows.flip(0)))
+    assert all(torch.equal(tensor, found[name]) for name, tensor in both[1].state_dict().items())
 
 
 def test_an_evaluation_changes_nothing_and_needs_no_numbers() -> None:

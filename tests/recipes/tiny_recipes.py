@@ -33,7 +33,7 @@ from tests.tokenizers_of_kinds import tokenizer as kinds
 STEPS = 2
 ARGUMENTS = {
     "max_steps": STEPS, "per_device_train_batch_size": 4, "gradient_accumulation_steps": 1, "use_cpu": True,
-    "disable_tqdm": True, "save_strategy": "no", "eval_strategy": "no", "bf16": False,
+    "disable_tqdm": True, "save_strategy": "no", "eval_strategy": "no", "load_best_model_at_end": False, "bf16": False,
 }  # fmt: skip
 BOTTLENECKS = {
     "num_hidden_layers": 2, "hidden_size": 48, "embedding_size": 8, "intra_bottleneck_size": 8,

@@ -215,3 +215,11 @@ def test_a_trial_whose_metric_is_none_counts_for_nothing(tmp_path: Path, monkeyp
     found = runner(tmp_path).judged(trials(1)[0], 64)
     assert (found.value, found.message) == (None, "the metric on the rows held out is nan")
     assert runner(tmp_path).judged(trials(1)[0], 64) == found
+
+
+def test_no_stage_of_a_trial_ends_with_its_best_checkpoint() -> None:
+    """None is kept."""
+    recipe = Recipe.load("review/annealing")
+    first, second = recipe.override(module.quietly(recipe)).stages
+    assert (first.arguments["load_best_model_at_end"], first.arguments["save_strategy"]) == (False, "no")
+    assert "load_best_model_at_end" not in second.arguments

@@ -34,6 +34,9 @@ class Delta(LayerPairs):
     with the body frozen. `form` says what becomes of the differences: their softmax, or that of a fifth of them after
     standardising (`code`).
 
+    In the paper the weights are of each text, W_ij of text i; here one W a layer serves all texts, as in the authors'
+    code: by `ablation` those of every text would take as many passes as features over the whole training data.
+
     Of the paper's companions, weight decay on the head and L2-SP, neither is part of it; set the weight decay to 0.
 
     Reads: hidden[i] of both, [batch, length, width].  Counts: examples that have text.

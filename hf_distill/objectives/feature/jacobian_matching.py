@@ -19,7 +19,8 @@ class JacobianMatching(InputGradients):
     `space="token"` compares |J_k| over the real tokens k of the example: the form for text, since embedding
     coordinates of two models rarely correspond; `space="shared"` is the paper's, over all entries of J, for a student
     that looks tokens up in its teacher's table. The paper's equation 10 in the form that three public
-    re-implementations agree on; there the scalar is the largest entry of an attention map.
+    re-implementations agree on; there the scalar is the largest entry of an attention map, for transfer between tasks
+    whose classes differ, and is left out: student and teacher have one task here, of whose classes J is.
 
     Unstable by itself: add soft targets or labels. The paper weighs the two (1 - a) and a; its a is not known here
     (unconfirmed).

@@ -15,7 +15,7 @@ from hf_distill.objectives.base import ROW_INDEX
 from hf_distill.objectives.contrast import Contrast
 from hf_distill.objectives.layer_pairs import Layers
 from hf_distill.objectives.registry import register
-from hf_distill.objectives.row_memory import Draws, estimated, updated
+from hf_distill.objectives.row_memory import Draws, estimated, last_of_each, updated
 from hf_distill.objectives.settings import check_choice, check_number
 from hf_distill.tasks import Batch, Task
 
@@ -162,8 +162,9 @@ class CRDMemory(Contrast):
         if self._seen is None:
             return
         (index, ours, theirs), self._seen = self._seen, None
+        last = last_of_each(index)
         for memory, vectors in ((self.student_memory, ours), (self.teacher_memory, theirs)):
-            memory.index_copy_(0, index, updated(memory, index, vectors, self.momentum))
+            memory.index_copy_(0, index, updated(memory, index, vectors[last], self.momentum))
 
     def _save_to_state_dict(self, *args: Any) -> None:
         self._remember()

@@ -6,14 +6,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from hf_distill.activations import Activations
-from hf_distill.errors import IncompatiblePair
 from hf_distill.losses import safe_sqrt
 from hf_distill.objectives.batch_relations import gathered, process_count
 from hf_distill.objectives.pair import Pair
 from hf_distill.objectives.registry import register
 from hf_distill.objectives.settings import check_flag, check_number
 from hf_distill.objectives.soft_rows import number_of_classes
-from hf_distill.objectives.whole_logits import WholeLogits
+from hf_distill.objectives.whole_logits import WholeLogits, refuse_to_gather_tokens
 from hf_distill.tasks import Batch
 
 EPSILON = 1e-8
@@ -76,11 +75,8 @@ class DIST(WholeLogits):
     def bind(self, pair: Pair) -> None:
         super().bind(pair)
         number_of_classes(self.name, pair, least=3, why="two numbers that add up to 1 always correlate perfectly")
-        if self.gather and pair.task.tokens:
-            raise IncompatiblePair(
-                f"{self.name}: gather=True relates the examples of all processes, and the rows of a {pair.task.name} "
-                "task are tokens, of which every process has another number; leave gather out."
-            )
+        if self.gather:
+            refuse_to_gather_tokens(self.name, pair)
 
     def forward(self, student: Activations, teacher: Activations | None, batch: Batch) -> Tensor:
         ours, theirs, mask = self.answers(student, teacher, batch)

@@ -54,6 +54,9 @@ class SoftTargets(SoftRows):
     2021, arXiv:2010.13105); these three know no temperature. `scale="tau2"` multiplies by T^2, so that gradients keep
     their size over temperatures; `none` leaves it out.
 
+    Logits are compared as they are. To standardise them first (Sun et al., 2024, arXiv:2403.01427) is left out for all
+    kinds, `jsd` too: `standardized_kl` does it with the divergence that it is published for.
+
     By task: multi-label compares a Bernoulli law a label (`forward_kl`, `cross_entropy`, `logit_mse`), averaged over
     known labels or, with `label_reduction="sum"`, summed in each example; regression is the squared difference of
     scores; a question-answering loss is the mean of start and end; `tokens` picks the positions that count

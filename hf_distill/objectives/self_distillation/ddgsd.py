@@ -37,13 +37,16 @@ class DDGSD(Objective):
     5e-4 are those of community code: the authors' was not found, and the paper's own values are unconfirmed.
 
     Reads: logits [batch, classes] and final [batch, length, width] of the student in two distorted passes.  Counts:
-    examples; the discrepancy of a batch counts once for each of its examples.
+    examples, and for the cross-entropy those of them that have a label; the discrepancy of a batch counts once for
+    each of its examples.
     Errors: `DistillationError` for settings out of range, and for a share that nothing reads; `IncompatiblePair` for
     another task than single-label classification.
     """
 
     needs_teacher = False
     relates_batch = True
+    reads_divisor = True
+    counts_labels = True
     citation = """@inproceedings{xu2019data,
   title = {Data-Distortion Guided Self-Distillation for Deep Neural Networks},
   author = {Xu, Ting-Bing and Liu, Cheng-Lin},
@@ -118,12 +121,16 @@ class DDGSD(Objective):
     def count(self, batch: Batch, task: Task) -> Tensor | int:
         return task.num_examples(batch)
 
+    def count_labels(self, batch: Batch, task: Task) -> Tensor | int:
+        return task.label_mask(batch).sum() if "labels" in batch else 0
+
     def forward(self, student: Activations, teacher: Activations | None, batch: Batch) -> Tensor:
         copies = [student.in_pass(source) for source in self.sources]
         first, second = (at_least_float32(copy.logits) for copy in copies)
         total = self.kl_weight * self._divergence(first, second).sum()
         if "labels" in batch:
-            total = total + 0.5 * (self._cross_entropy(first, batch) + self._cross_entropy(second, batch))
+            both = self._cross_entropy(first, batch) + self._cross_entropy(second, batch)
+            total = total + 0.5 * both * (self.divisor / self.label_divisor)
         if self.mmd_weight:
             means = [self._features(copy).mean(0) for copy in copies]
             total = total + self.mmd_weight * len(first) * (means[0] - means[1]).square().sum()

@@ -10,6 +10,7 @@ from hf_distill.checks.launch import loaded_in_shards
 from hf_distill.errors import CacheMismatch, DataError, DistillationError, IncompatiblePair
 from hf_distill.objectives.hypotheses import SCORES
 from hf_distill.objectives.row_wise import RowWise
+from hf_distill.suggestions import did_you_mean
 from hf_distill.teachers import Cached, Ensemble, Frozen, Teacher
 from hf_distill.teachers.generation import WRITING
 
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from hf_distill.training.policy import OnPolicy
 
 logger = logging.getLogger(__name__)
+
+_SHOWN = 20
+"""Special tokens that a message names at most."""
 
 
 def fits_on_policy(trainer: BoundTrainer, settings: OnPolicy) -> None:
@@ -115,9 +119,12 @@ def tokens_of(processing_class: Any, texts: Sequence[str]) -> list[int]:
     vocabulary = tokenizer.get_vocab()
     unknown = [text for text in texts if text not in vocabulary]
     if unknown:
+        special = list(getattr(tokenizer, "all_special_tokens", ()))[:_SHOWN]
         raise DistillationError(
             f"on_policy: end_tokens has {unknown[0]!r}, which is no token of the tokenizer "
-            f"({type(tokenizer).__name__}, {len(vocabulary)} tokens)."
+            f"({type(tokenizer).__name__}, {len(vocabulary)} tokens{did_you_mean(unknown[0], vocabulary, '; ')}). All "
+            "are in tokenizer.get_vocab(), and in the file tokenizer.json; the special ones among them are "
+            f"{', '.join(map(repr, special)) or 'none'}."
         )
     return [int(vocabulary[text]) for text in texts]
 

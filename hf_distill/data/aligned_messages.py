@@ -3,7 +3,7 @@ message."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from itertools import chain, islice
 from typing import Any, NamedTuple
 
@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from hf_distill.data.aligned_rows import Aligned, AlignmentCounts, Row, count_row, gathered
 from hf_distill.data.alignment import Reader, Segment, Span, Tokens, spans_of
 from hf_distill.data.chat_day import DATE, on_day, template_of
+from hf_distill.data.chat_template import reason_of
 from hf_distill.errors import DataError
 from hf_distill.tasks import IGNORED
 
@@ -86,7 +87,11 @@ class Side:
         try:
             return str(self.tokenizer.apply_chat_template(list(messages), chat_template=self._on_day, tokenize=False))
         except Exception as error:  # a template is a program, and raises what it likes
-            raise DataError(f"{place}: the {self.role}'s chat template does not take it: {error}") from error
+            raise DataError(
+                f"{place}: the {self.role}'s chat template does not take it: {reason_of(error)}. Change the messages "
+                "to what the template takes, leave the conversation out, or give another template "
+                "(tokenizer.chat_template; in a recipe data.chat.template, for the student)."
+            ) from error
 
 
 def align_messages(
@@ -104,10 +109,10 @@ def align_messages(
 
     Each model reads a conversation in its own chat template. What the assistant says counts, with `last` in the last
     message alone, and is aligned by the characters of each message; so does the special token that ends its turn,
-    which is aligned by its role where both templates have one. A conversation that is too long for either model is cut
-    behind the last span that both have room for; one of which nothing is left is left out. Both are counted and
-    logged. `place` says where a conversation stands, of its number from 1 on, for messages; `date` is the day that a
-    template is told which asks for it.
+    which is aligned by its role where both templates have one, and white space in front of that, which is not aligned.
+    A conversation that is too long for either model is cut behind the last span that both have room for; one of which
+    nothing is left is left out. Both are counted and logged. `place` says where a conversation stands, of its number
+    from 1 on, for messages; `date` is the day that a template is told which asks for it.
 
     Raises: `DataError` for a tokenizer without a chat template, a conversation that a template does not take or
     changes, one without a message of the assistant, and where no row is left; `IncompatiblePair` for a slow tokenizer.
@@ -153,16 +158,17 @@ class _Row:
         self.sides = (ours, theirs)
         written: tuple[Rendered, Rendered] = (sides[0], sides[1])
         self.tokens: tuple[Tokens, Tokens] = (sides[2], sides[3])
-        segments = []
+        self.segments = []
         for i, message in enumerate(messages):
             lengths = {len(each.contents[i]) for each in written}
             if i >= first and message["role"] == LEARNED and 0 not in lengths:
-                segments.append(_segment(written, i))
-        self.turns = spans_of(*self.tokens, segments)
+                self.segments.append(_segment(written, i))
+        self.turns = spans_of(*self.tokens, self.segments)
 
     def made(self, counts: AlignmentCounts) -> Row | None:
         """The row, cut to what both have room for; None where no span is left."""
-        spans = list(chain.from_iterable([*turn, *self._end(turn)] for turn in self.turns if turn))
+        turns = zip(self.turns, self.segments, strict=True)
+        spans = list(chain.from_iterable([*turn, *self._end(turn[-1], segment)] for turn, segment in turns if turn))
         kept = []
         for span in spans:
             if not (self._fits(0, span.student_end) and self._fits(1, span.teacher_end)):
@@ -178,15 +184,19 @@ class _Row:
     def _fits(self, side: int, tokens: int) -> bool:
         return tokens <= self.sides[side].max_length
 
-    def _end(self, turn: list[Span]) -> list[Span]:
-        """The token that ends a turn: a special one right behind it."""
-        places = (turn[-1].student_end, turn[-1].teacher_end)
-        given = zip(self.sides, self.tokens, places, strict=True)
-        found = [place < len(read.ids) and read.ids[place] in side.special for side, read, place in given]
-        if not any(found):
-            return []
-        lasts = [place + is_end for place, is_end in zip(places, found, strict=True)]
-        return [Span(turn[-1].end, turn[-1].end, places[0], lasts[0], places[1], lasts[1], all(found))]
+    def _end(self, last: Span, segment: Segment) -> list[Span]:
+        """The special token that ends a turn, and in a span of their own the tokens between it and what is said, where
+        nothing stands but white space."""
+        places = (last.student_end, last.teacher_end)
+        behind = (segment.student + segment.length, segment.teacher + segment.length)
+        given = zip(self.sides, self.tokens, places, behind, strict=True)
+        found = [_ending(side.special, read, place, end) for side, read, place, end in given]
+        firsts = [place if end is None else end for place, end in zip(places, found, strict=True)]
+        lasts = [first + (end is not None) for first, end in zip(firsts, found, strict=True)]
+        between = Span(last.end, last.end, places[0], firsts[0], places[1], firsts[1], False)
+        closing = Span(last.end, last.end, firsts[0], lasts[0], firsts[1], lasts[1], None not in found)
+        both = (between, closing)
+        return [span for span in both if span.student_end > span.student or span.teacher_end > span.teacher]
 
     def _columns(self, spans: list[Span], ends: list[int]) -> Row:
         columns: Row = {}
@@ -212,3 +222,15 @@ def _segment(written: tuple[Rendered, Rendered], message: int) -> Segment:
     shorter = min(ours, theirs, key=len)
     starts = [each.starts[message] + each.contents[message].index(shorter) for each in written]
     return Segment(starts[0], starts[1], len(shorter))
+
+
+def _ending(special: Container[int], read: Tokens, first: int, behind: int) -> int | None:
+    """The number of the special token that ends a turn, from `first` on: but for white space nothing stands between it
+    and the character `behind`. None where there is none, or no token of the turn."""
+    for number in range(first or len(read.ids), len(read.ids)):
+        start, end = read.offsets[number]
+        if read.text[behind:start].strip():
+            break
+        if end > behind and read.ids[number] in special:
+            return number
+    return None

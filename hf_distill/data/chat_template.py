@@ -144,10 +144,15 @@ class ChatTemplate:
         try:
             return ask()
         except Exception as error:  # a template is a program, and raises what it likes
-            reason = str(error).strip().split("\n")[0] or type(error).__name__
             raise DataError(
-                f"{place}: the chat template of {self.name!r} refuses the conversation: {reason}"
+                f"{place}: the chat template of {self.name!r} refuses the conversation: {reason_of(error)}. Change "
+                "its messages to what the template takes, leave it out, or give another template (data.chat.template)."
             ) from error
+
+
+def reason_of(error: Exception) -> str:
+    """What a chat template says of what it does not take, without a full stop."""
+    return str(error).strip().split("\n")[0].removesuffix(".") or type(error).__name__
 
 
 def _source(tokenizer: PreTrainedTokenizerBase, name: str) -> str:

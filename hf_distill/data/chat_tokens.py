@@ -59,7 +59,8 @@ def _answered(row: dict[str, Any], template: ChatTemplate, place: str, last: boo
     if not any(said[1:]):
         raise DataError(
             f"{place}: no token that the chat template of {template.name!r} writes is the assistant's, so there "
-            "is nothing to learn; its answers are empty, or the template leaves them out."
+            "is nothing to learn; its answers are empty, or the template leaves them out. Leave the row out, or give "
+            "it an answer that the template writes."
         )
     labels = [token if by_it else IGNORED for token, by_it in zip(ids, said, strict=True)]
     labels[0] = IGNORED  # nothing stands before it

@@ -121,7 +121,10 @@ def _survey(records: Records) -> tuple[str, np.ndarray[Any, np.dtype[np.int64]]]
     numbers = np.zeros(MOST + 1, np.int64)
     for told in records:
         if told.model is not None and model not in (None, told.model):
-            raise DataError(f"{told.place}: is of the model {told.model!r}, and those before of {model!r}.")
+            raise DataError(
+                f"{told.place}: is of the model {told.model!r}, and those before of {model!r}. A cache holds one "
+                "teacher: make one of the records of each model, in a folder of its own."
+            )
         model = told.model or model
         for law in told.laws[1:]:
             if law is not None:

@@ -15,6 +15,8 @@ from tests.tokenizers_of_kinds import tokenizer
 CHATML = "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|end|>\n{% endfor %}"
 PLAIN = "[CLS] {% for m in messages %}{{ m['role'] }} : {{ m['content'] | trim }} [SEP] {% endfor %}"
 OPEN = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
+TRIMMED = CHATML.replace("m['content']", "m['content'] | trim")
+SPACED = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }} <|end|>{% endfor %}"
 
 TALK = [
     {"role": "user", "content": "assistant"},
@@ -31,6 +33,7 @@ def with_template(kind: str, template: str | None) -> Any:
 
 
 OURS, THEIRS = with_template("wordpiece", PLAIN), with_template("bpe", CHATML)
+END = THEIRS.convert_tokens_to_ids("<|end|>")
 
 
 def said(row: dict[str, Any], side: str, tokens: Any) -> list[str]:
@@ -53,10 +56,7 @@ def test_what_the_assistant_says_counts_and_is_aligned_with_the_ends_of_its_turn
     )
     assert THEIRS.decode(row["teacher_input_ids"]) == THEIRS.apply_chat_template(TALK, tokenize=False)
     assert said(row, "student", OURS) == ["the quick dog. [SEP]", "the lazy fox [SEP]"]
-    assert said(row, "teacher", THEIRS) == [
-        "The quick dog.",
-        "the lazy fox<|end|>",
-    ]  # a space parts the first from its end
+    assert said(row, "teacher", THEIRS) == ["The quick dog. <|end|>", "the lazy fox<|end|>"]
     spans: dict[int, list[str]] = {}
     for side, ids, tokens in (("student", "input_ids", OURS), ("teacher", "teacher_input_ids", THEIRS)):
         for span, token in zip(row[f"{side}_spans"], row[ids], strict=True):
@@ -65,6 +65,46 @@ def test_what_the_assistant_says_counts_and_is_aligned_with_the_ends_of_its_turn
     assert sorted(spans) == list(range(len(spans)))
     assert spans[max(spans)] == ["[SEP]", "<|end|>"]
     assert counts.spans == len(spans)
+    assert counts.student_unaligned == 0
+    assert counts.teacher_unaligned == 1  # the space in front of the first end
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "answer", "text", "alone"),
+    [
+        (SPACED, CHATML, "the lazy fox", " the lazy fox <|end|>", (1, 0)),
+        (SPACED, SPACED, "the lazy fox", " the lazy fox <|end|>", (1, 1)),
+        (CHATML, TRIMMED, "the lazy fox\n", "the lazy fox\n<|end|>", (1, 0)),
+        (TRIMMED, CHATML, "the lazy fox\n \n", "the lazy fox<|end|>", (0, 3)),
+        (SPACED, OPEN, "the lazy fox", " the lazy fox <|end|>", (2, 0)),
+    ],
+)
+def test_the_end_of_a_turn_behind_white_space_counts(
+    ours: str, theirs: str, answer: str, text: str, alone: tuple[int, int]
+) -> None:
+    student = with_template("bpe", ours)
+    talk = [TALK[0], {"role": "assistant", "content": answer}]
+    (row,), counts = align_messages([talk], student, with_template("bpe", theirs), 200)
+    assert said(row, "student", student) == [text]
+    assert (counts.student_unaligned, counts.teacher_unaligned) == alone
+    is_shared = theirs != OPEN
+    assert (row["student_spans"][row["labels"].index(END)] >= 0) == is_shared
+
+
+def test_white_space_in_one_token_with_the_end_of_an_answer_counts() -> None:
+    student = with_template("bpe", CHATML)
+    student.add_tokens(["fox\n"])
+    (row,), counts = align_messages(
+        [[TALK[0], {"role": "assistant", "content": "the lazy fox\n"}]], student, with_template("bpe", TRIMMED), 200
+    )
+    assert said(row, "student", student) == ["the lazy fox\n<|end|>"]
+    assert counts.student_unaligned == 1
+
+
+def test_only_white_space_parts_an_answer_from_the_end_of_its_turn() -> None:
+    student = with_template("bpe", CHATML.replace("<|end|>", " ! <|end|>"))
+    (row,), _ = align_messages([TALK[2:]], student, THEIRS, 200)
+    assert said(row, "student", student) == ["the lazy fox"]
 
 
 def test_a_template_without_ends_of_turns_leaves_those_of_the_other_side_over() -> None:
@@ -97,7 +137,11 @@ def test_long_conversations_are_cut_or_left_out_and_counted() -> None:
         (TALK, None, "teacher's tokenizer has no chat template"),
         (TALK[:1], CHATML, "conversation 1: the assistant says nothing"),
         ([{"role": "assistant"}], CHATML, "conversation 1: a message is"),
-        (TALK, "{{ raise_exception('no system') }}", "the teacher's chat template does not take it: no system"),
+        (
+            TALK,
+            "{{ raise_exception('no system.') }}",
+            r"the teacher's chat template does not take it: no system\. Change .* \(tokenizer\.chat_template; in a",
+        ),
         (TALK, "{{ messages[0]['content'] }}", "the teacher's chat template leaves messages out"),
         (TALK, "{% for m in messages %}{{ m['content'] | upper }}{% endfor %}", "changes what they say"),
     ],

@@ -451,6 +451,12 @@ def test_the_number_of_tokens_is_that_of_nearly_all_places(tmp_path: Path) -> No
         imported(tmp_path, [{"input_ids": ids, "top_logprobs": [None] * 40}], "none")
 
 
+def test_records_of_two_models_are_two_caches(tmp_path: Path) -> None:
+    lines = [{**SERVER.prompt_logprobs(text), "model": name} for text, name in zip(TEXTS, "ab", strict=False)]
+    with pytest.raises(DataError, match=r"line 2.*is of the model 'b', and those before of 'a'\. .*a folder of"):
+        imported(tmp_path, lines)
+
+
 def test_records_are_no_member_of_an_ensemble(tmp_path: Path) -> None:
     imported(tmp_path, [SERVER.prompt_logprobs(text) for text in TEXTS])
     with pytest.raises(DistillationError, match="made of a served teacher's records"):

@@ -158,7 +158,9 @@ def test_tokens_that_end_texts_are_named() -> None:
     told.eos_token = "[SEP]"  # the end of a turn, where the model knows that of a text alone
     assert trainer_of(processing_class=told)._sampling.ends == (2, own["[SEP]"])
     assert found._sampling.ends == (2, own["[SEP]"], own["film"])
-    with pytest.raises(DistillationError, match="end_tokens has '<end>', which is no token of the tokenizer"):
-        trainer_of(processing_class=tokenizer(), on_policy=OnPolicy(max_new_tokens=6, end_tokens=("<end>",)))
+    wanted = r"end_tokens has '\[SEPP\]', which is no token of the tokenizer .*; did you mean '\[SEP\]'\?\)\. All are"
+    with pytest.raises(DistillationError, match=wanted) as refused:
+        trainer_of(processing_class=tokenizer(), on_policy=OnPolicy(max_new_tokens=6, end_tokens=("[SEPP]",)))
+    assert "'[PAD]'" in str(refused.value)
     with pytest.raises(DistillationError, match="no tokenizer is given"):
         trainer_of(on_policy=OnPolicy(max_new_tokens=6, end_tokens=("<end>",)))

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from hf_distill.data.aligned_messages import align_messages
+from hf_distill.data.packing import around
 from hf_distill.errors import DataError
 from hf_distill.evaluation import language_models
 from hf_distill.evaluation.language_models import Prompt, samples
@@ -21,7 +22,7 @@ from hf_distill.tasks import IGNORED
 from tests import tiny_runs
 from tests.chats import TODAY
 from tests.test_across_tokenizers import OURS, THEIRS, model
-from tests.tokenizers_of_kinds import CORPUS
+from tests.tokenizers_of_kinds import CORPUS, tokenizer
 
 PLAIN = "{% for m in messages %}{{ m['role'] }} : {{ m['content'] }} [SEP] {% endfor %}"
 CHATML = (
@@ -117,6 +118,22 @@ def test_a_conversation_that_cannot_be_placed_is_told_with_its_line(tmp_path: Pa
         loaded(tmp_path).read(shouting, LIMITS)
     with pytest.raises(DataError, match="max_length is 128, and of the tokenizer and the models one takes 64 tokens"):
         loaded(tmp_path).read(with_template(OURS, PLAIN), LIMITS._replace(positions=[64, 256]))
+
+
+@pytest.mark.parametrize("kinds", [("bpe", "wordpiece"), ("unigram", "bpe"), ("wordpiece", "unigram")])
+def test_both_models_go_on_from_what_rows_begin_with(tmp_path: Path, kinds: tuple[str, str]) -> None:
+    ours, theirs = map(tokenizer, kinds)
+    model(theirs, 2).save_pretrained(tmp_path / "teacher")
+    theirs.save_pretrained(tmp_path / "teacher")
+    (tmp_path / "a.txt").write_text(f"{CORPUS[0]}\n", encoding="utf-8")
+    text = [{"files": [str(tmp_path / "a.txt")]}]
+    data = {"text": {"train": text, "validation": text, "task": "causal_lm", "packing": "none"}}
+    found = load_workload(Recipe.from_dict({**recipe(tmp_path), "data": data}))
+    (prompt,), row = found.prompts(ours, LIMITS), found.read(ours, LIMITS)["train"][0]
+    assert row["input_ids"][: len(prompt.ids)] == prompt.ids
+    begin = len(around(theirs)[0])
+    assert row["teacher_input_ids"][:begin] == prompt.teachers_ids[:begin]
+    assert prompt.teachers_ids[begin:] == theirs(prompt.text, add_special_tokens=False)["input_ids"]
 
 
 def greedy(writer: Any, ids: list[int], tokens: Any) -> str:

@@ -15,15 +15,17 @@ from datasets import Dataset
 from transformers import EvalPrediction
 
 from hf_distill.data import streams
+from hf_distill.data.packing import Layout
 from hf_distill.errors import DistillationError, NonFiniteLoss
 from hf_distill.hub.record import Record
 from hf_distill.recipe import Recipe
 from hf_distill.runs.folder import RunFolder
 from hf_distill.runs.running import run
+from hf_distill.runs.workload import Limits
 from hf_distill.runs.workloads import load_workload
-from hf_distill.runs.workloads.pretraining import PredictedWords
+from hf_distill.runs.workloads.pretraining import BEGINNING, PredictedWords
 from hf_distill.tasks import IGNORED
-from tests import tiny_runs
+from tests import tiny_runs, tokenizers_of_kinds
 
 LABELS = torch.tensor([[IGNORED, 2, IGNORED, 0], [1, IGNORED, IGNORED, IGNORED]])
 LOGITS = torch.tensor([0.0, 1.0, 3.0]).repeat(2, 4, 1)
@@ -57,6 +59,16 @@ def test_words_are_scored_where_they_are_predicted(tmp_path: Path, task: str, wa
     losses = [normalizer - (0.0, 1.0, 3.0)[word] for word in wanted]
     assert score["accuracy"] == pytest.approx(wanted.count(2) / len(wanted))
     assert score["perplexity"] == pytest.approx(math.exp(sum(losses) / len(losses)))
+
+
+@pytest.mark.parametrize("kind", tokenizers_of_kinds.KINDS)
+def test_the_models_go_on_from_what_rows_begin_with(tmp_path: Path, kind: str) -> None:
+    found, tokenizer = workload(tmp_path, "causal_lm"), tokenizers_of_kinds.tokenizer(kind)
+    prompt = found.prompts(tokenizer, Limits(64, [None], frozenset()))[0]
+    bare = tokenizer(found.texts()[0], add_special_tokens=False)["input_ids"]
+    begun = bare[: min(BEGINNING, len(bare) // 2)]
+    assert prompt.ids == [*Layout.of(tokenizer, 64).prefix, *begun]
+    assert prompt.text == tokenizer.decode(begun)
 
 
 def test_nan_is_told_and_not_scored(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from hf_distill.data.aligned_messages import align_messages
 from hf_distill.data.aligned_rows import AlignedPadding, AlignmentCounts, align_texts, nothing_aligned
 from hf_distill.data.chat import ANSWER, LINE, PROMPT, messages_of
 from hf_distill.data.masking import Padding
+from hf_distill.data.packing import around
 from hf_distill.evaluation.language_models import Prompt
 from hf_distill.hub.record import DataFacts
 from hf_distill.recipe import Data, Recipe, UnlabelledText
@@ -97,10 +98,11 @@ class AlignedWords(AcrossTokenizers, NextWords):
 
     def prompts(self, tokenizer: PreTrainedTokenizerBase, limits: Limits) -> list[Prompt]:
         own, found = self.teachers_tokenizer, []
+        prefix, _ = around(own)
         for prompt in super().prompts(tokenizer, limits):
             ids = own(prompt.text, add_special_tokens=False, verbose=False)["input_ids"]
             if ids:
-                found.append(prompt._replace(teachers_ids=ids))
+                found.append(prompt._replace(teachers_ids=[*prefix, *ids]))
         return found
 
 

@@ -24,7 +24,7 @@ from hf_distill.data.masking import (
     size_of,
     unmasked,
 )
-from hf_distill.data.packing import Layout, chunks, token_ids
+from hf_distill.data.packing import Layout, around, chunks, token_ids
 from hf_distill.data.pretraining import PackedRows, PackedStream
 from hf_distill.data.streams import First, HubText, Source, TextFiles, interleaved
 from hf_distill.data.token_store import stored
@@ -227,14 +227,15 @@ class NextWords(PredictedWords):
         return labels[:, 1:]
 
     def prompts(self, tokenizer: PreTrainedTokenizerBase, limits: Limits) -> list[Prompt]:
-        """The beginnings of some validation documents, to go on from."""
+        """The beginnings of some validation documents, to go on from, behind what a row begins with."""
+        prefix, _ = around(tokenizer)
         found = []
         for text in self.texts()[:WRITTEN]:
             ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"][: limits.max_length]
             start = min(BEGINNING, len(ids) // 2)
             if start:
                 begun, rest = tokenizer.decode(ids[:start]), tokenizer.decode(ids[start : start + NEW_TOKENS])
-                found.append(Prompt(ids[:start], begun, rest))
+                found.append(Prompt([*prefix, *ids[:start]], begun, rest))
         return found
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -157,8 +157,20 @@ def made_student(
     set_seed((recipe.seed + number) % 2**32)
     section = recipe.student if section is None else section
     if teacher is not None and (section.from_layers is not None or section.from_shape is not None):
-        return Cutter(recipe, workload, teacher, tokenizer, limits).cut(section)
-    return Made(_student(recipe, workload, teacher, section), None)
+        made = Cutter(recipe, workload, teacher, tokenizer, limits).cut(section)
+    else:
+        made = Made(_student(recipe, workload, teacher, section), None)
+    ends_with(made.student, workload.ends(tokenizer))
+    return made
+
+
+def ends_with(model: PreTrainedModel, tokens: Sequence[int]) -> None:
+    """Has these tokens end what the model writes, beside those that do; it is saved so."""
+    config: Any = model.generation_config if tokens else None
+    if config is not None:
+        own = config.eos_token_id
+        known = [token for token in (own if isinstance(own, list) else [own]) if token is not None]
+        config.eos_token_id = list(dict.fromkeys([*known, *tokens]))
 
 
 def _student(
@@ -219,9 +231,15 @@ def load_tokenizer_of(recipe: Recipe, workload: Workload) -> PreTrainedTokenizer
     named += [(each.model, "student", each) for each in (*students, recipe.student) if each.model is not None]
     found = [_tokenizer(path, role, section, workload) for path, role, section in named]
     for (path, _, _), other in zip(named[:-1], found[:-1], strict=True):
-        checks.equal_tokenizers(found[-1], other, path)
+        checks.equal_tokenizers(found[-1], other, path, remedy_of_two(recipe))
         _check_same_ids(found[-1], other, workload)
     return found[-1]
+
+
+def remedy_of_two(recipe: Recipe) -> str:
+    """What else there is to do about two tokenizers; the end of a message."""
+    encodes = recipe.data is not None and recipe.data.embeddings is not None
+    return checks.OF_ENCODERS if encodes else checks.OWN_TOKENIZER
 
 
 def reads_its_own(recipe: Recipe) -> bool:
@@ -248,12 +266,14 @@ def plain_tokenizer(folder: str | Path, role: str, trust_remote_code: bool = Fal
 
 
 def limits(recipe: Recipe, *models: PreTrainedModel | None) -> Limits:
-    """What the models of a run can read."""
+    """What the models of a run can read; sentence encoders as far as their texts were cut before."""
     anatomies = [Anatomy.of(model) for model in models if model is not None]
     names = frozenset[str]().union(*(anatomy.accepts for anatomy in anatomies))
     tasks = [task_of(model) for model in models if model is not None]
     shortest = max([1, *(task.shortest for task in tasks if isinstance(task, CTC))])
-    return Limits(recipe.max_length, [anatomy.shape.max_length for anatomy in anatomies], names, shortest)
+    shapes = [anatomy.shape for anatomy in anatomies]
+    cuts = [shape.sentence.max_length for shape in shapes if shape.sentence is not None]
+    return Limits(recipe.max_length, [*(shape.max_length for shape in shapes), *cuts], names, shortest)
 
 
 def size_on_disk(folder: str | Path, model: PreTrainedModel) -> int:

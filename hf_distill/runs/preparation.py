@@ -248,6 +248,8 @@ def prepare(recipe: Recipe, folder: RunFolder, workload: Workload, jobs: Jobs) -
     teacher = _teacher(recipe, workload, jobs)
     if teacher is not None:
         workload.fit(teacher, "teacher")
+    if teacher is not None and jobs.teacher is not None:
+        models.ends_with(teacher, workload.ends(tokenizer))
     members = models.load_members(recipe, workload)
     made = {
         job.title: models.made_student(recipe, workload, teacher, tokenizer, job.starts)

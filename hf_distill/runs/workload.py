@@ -131,6 +131,10 @@ class Workload(ABC):
         """
         return None
 
+    def ends(self, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+        """Tokens that end what a model writes here, beside those of its generation config and of its tokenizer."""
+        return ()
+
     # ---- reading ----
 
     def tokenizer_settings(self, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import torch
 import transformers
@@ -96,6 +97,9 @@ class Head:
     """What the making of a student asks of a workload."""
 
     auto_class: str
+
+    def ends(self, tokenizer: Any) -> tuple[int, ...]:
+        return ()
 
 
 def auto_class_of(recipe: Recipe) -> str:

@@ -19,9 +19,12 @@ from hf_distill.evaluation.language_models import NEW_TOKENS, samples
 from hf_distill.recipe import Recipe
 from hf_distill.runs import run
 from hf_distill.runs.measuring import answer
+from hf_distill.runs.models import limits
 from hf_distill.runs.workload import Limits
 from hf_distill.runs.workloads import load_workload
-from hf_distill.runs.workloads.chat import Chat
+from hf_distill.runs.workloads.chat import LARGEST_TEMPLATE, Chat
+from hf_distill.training import on_policy
+from hf_distill.training.sampling import Sampling
 from tests import chats, tiny, tiny_runs
 
 LIMITS = Limits(64, [256, 256], frozenset({"input_ids", "attention_mask", "position_ids"}))
@@ -152,6 +155,9 @@ def test_a_template_of_ones_own_takes_the_place_of_the_tokenizers(home: Path, tm
     path.write_text(chats.PLAIN, encoding="utf-8")
     again = workload(home, chat={"template": str(path)})
     assert {name for name in found.sources if found.sources[name] != again.sources[name]} == {"chat template"}
+    path.write_bytes(b" " * (LARGEST_TEMPLATE + 1))
+    with pytest.raises(DataError, match=r"own\.jinja: has 1,048,577 bytes.* at most; name a file that holds the text"):
+        workload(home, chat={"template": str(path)})
     path.write_bytes(b"\xff")
     with pytest.raises(DataError, match=r"own\.jinja: the chat template \(data\.chat\.template\) cannot be read"):
         workload(home, chat={"template": str(path)})
@@ -178,6 +184,9 @@ def test_bad_input_is_refused_before_training(home: Path, tmp_path: Path) -> Non
         found.read(chats.tokenizer(None), LIMITS)
     with pytest.raises(DataError, match="max_length is 64, and of the tokenizer and the models one takes 32 tokens"):
         found.read(chats.tokenizer(), LIMITS._replace(positions=[256, 32]))
+    recipe = Recipe.from_dict(chats.recipe(home, max_length=300))
+    with pytest.raises(DataError, match="max_length is 300, and of the tokenizer and the models one takes 256 tokens"):
+        found.read(chats.tokenizer(), limits(recipe, chats.model(), None))
     packing = workload(home, chat={"packing": True})
     with pytest.raises(IncompatiblePair, match="the models take no position_ids"):
         packing.read(chats.tokenizer(), LIMITS._replace(input_names=frozenset({"input_ids"})))
@@ -244,3 +253,30 @@ def test_a_teacher_held_in_a_way_of_its_own_teaches_and_is_judged(
     assert found[1]["eval_kl"] == pytest.approx(found[0]["eval_kl"], rel=0.05)
     assert found[1]["teacher_eval_loss"] == pytest.approx(found[0]["teacher_eval_loss"], rel=0.02)
     assert (found[1]["eval_kl"] == found[0]["eval_kl"]) is ("quantization" not in held)
+
+
+def test_texts_end_where_the_template_ends_an_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tokenizer's own end of a text is another token than the template's end of a turn, as in many base models."""
+    chats.save(tmp_path / "teacher")
+    saved = chats.tokenizer()
+    saved.eos_token = chats.START
+    saved.save_pretrained(tmp_path / "teacher")
+    changed = GenerationConfig.from_pretrained(tmp_path / "teacher")
+    changed.eos_token_id = 1
+    changed.save_pretrained(tmp_path / "teacher")
+    ends: list[tuple[int, ...]] = []
+
+    def sampling(law: Any, max_new_tokens: int, found: tuple[int, ...], padding: int) -> Sampling:
+        ends.append(found)
+        return Sampling(law, max_new_tokens, found, padding)
+
+    monkeypatch.setattr(on_policy, "Sampling", sampling)
+    recipe = chats.recipe(
+        chats.write(tmp_path),
+        stage={"on_policy": {"student_share": 1.0, "max_new_tokens": 4}},
+        chat={"samples": 1},
+    )
+    run(recipe, tmp_path / "out")
+    assert ends
+    assert all(set(found) == {1, 2} for found in ends)
+    assert set(GenerationConfig.from_pretrained(tmp_path / "out").eos_token_id) == {1, 2}

@@ -19,6 +19,7 @@ from hf_distill.data.chat import (
     PROMPT,
     ROLE,
     TRAIN,
+    Conversation,
     Conversations,
     before_answers,
     conversations,
@@ -116,20 +117,31 @@ class Chat(WordAnswers, LabelledRows, Retargetable):
     def prompts(self, tokenizer: PreTrainedTokenizerBase, limits: Limits) -> list[Prompt]:
         """The first validation conversations up to the assistant's first answer, those that leave room for one."""
         found: list[Prompt] = []
-        split, templates = self.evaluated_splits[0], [self._template_of(each) for each in self.readers(tokenizer)]
-        for row in self.splits[split]:
-            messages, place = messages_of(row), self.data.place(split, row[LINE])
-            answer = next(i for i, message in enumerate(messages) if message[ROLE] == ASSISTANT)
+        templates = [self._template_of(each) for each in self.readers(tokenizer)]
+        for messages, answer, place in self._answered():
             if len(found) == self.settings.samples:
                 break
-            if answer == 0:
-                continue
             read = [template.beginning(messages[:answer], place) for template in templates]
             known = [min(known_lengths(template.tokenizer, limits)) for template in templates]
             if all(len(ids) + NEW_TOKENS <= most for ids, most in zip(read, known, strict=True)):
                 said = " ".join(message.get(CONTENT, "") for message in messages[:answer])
                 found.append(Prompt(read[0], said, messages[answer].get(CONTENT, ""), *read[1:]))
         return found
+
+    def ends(self, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+        """What the chat template puts behind an answer. A tokenizer's own end of a text is often another token."""
+        messages, answer, place = next(self._answered(), ([], 0, ""))
+        end = self._template_of(tokenizer).end(messages[:answer], place) if answer else None
+        return () if end is None else (end,)
+
+    def _answered(self) -> Iterator[tuple[Conversation, int, str]]:
+        """The validation conversations, the number of the assistant's first answer to something, and their place."""
+        split = self.evaluated_splits[0]
+        for row in self.splits[split]:
+            messages = messages_of(row)
+            answer = next(i for i, message in enumerate(messages) if message[ROLE] == ASSISTANT)
+            if answer:
+                yield messages, answer, self.data.place(split, row[LINE])
 
     def readers(self, tokenizer: PreTrainedTokenizerBase) -> Sequence[PreTrainedTokenizerBase]:
         """What models read a conversation by: the student's tokenizer, and a teacher's where that is another."""
@@ -236,7 +248,10 @@ def _template(settings: Settings) -> str | None:
     path = Path(settings.template).expanduser()
     try:
         if path.stat().st_size > LARGEST_TEMPLATE:
-            raise DataError(f"{path}: has {path.stat().st_size:,} bytes, and a chat template {LARGEST_TEMPLATE:,}.")
+            raise DataError(
+                f"{path}: has {path.stat().st_size:,} bytes, and a chat template {LARGEST_TEMPLATE:,} at most; name a "
+                "file that holds the text of the template alone, as chat_template.jinja does (data.chat.template)."
+            )
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: the chat template (data.chat.template) cannot be read: {error}.") from error

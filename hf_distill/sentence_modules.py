@@ -24,7 +24,7 @@ from transformers.utils import cached_file
 
 from hf_distill.errors import IncompatiblePair
 from hf_distill.loading import load_model
-from hf_distill.sentences import KEY, NO_POOLING, POOLINGS, SentenceEmbedding, give
+from hf_distill.sentences import COSINE, KEY, NO_POOLING, POOLINGS, SIMILARITIES, SentenceEmbedding, give
 
 logger = logging.getLogger(__name__)
 
@@ -98,7 +98,9 @@ def read_modules(name_or_path: str, role: str, revision: str | None = None) -> S
         )
     pooling = _pooling(source, kinds[1][1])
     dense = [layer for kind, path in kinds if kind == "Dense" for layer in _dense(source, path)]
-    embedding = SentenceEmbedding(pooling, names[-1] == "Normalize", max_length=_max_length(source))
+    embedding = SentenceEmbedding(
+        pooling, names[-1] == "Normalize", max_length=_max_length(source), similarity=_similarity(source)
+    )
     return SentenceModules(embedding, nn.Sequential(*dense).requires_grad_(False) if dense else None)
 
 
@@ -234,7 +236,7 @@ def _size(source: _Source, name: str, settings: Mapping[str, Any], key: str) -> 
 
 
 def _max_length(source: _Source) -> int | None:
-    """What sentence_bert_config.json says, and a word about what is left out of what else is there."""
+    """What sentence_bert_config.json says, and a word about what it asks for and is left out."""
     settings = source.json("sentence_bert_config.json")
     settings = settings if isinstance(settings, dict) else {}
     if settings.get("do_lower_case"):
@@ -244,8 +246,15 @@ def _max_length(source: _Source) -> int | None:
             source.role,
             source.name,
         )
-    others = source.json("config_sentence_transformers.json")
-    prompt = others.get("default_prompt_name") if isinstance(others, dict) else None
+    length = settings.get("max_seq_length")
+    return length if isinstance(length, int) and not isinstance(length, bool) and length > 0 else None
+
+
+def _similarity(source: _Source) -> str:
+    """What config_sentence_transformers.json says, else the cosine; and a word about a prompt, which is left out."""
+    settings = source.json("config_sentence_transformers.json")
+    settings = settings if isinstance(settings, dict) else {}
+    prompt, told = settings.get("default_prompt_name"), settings.get("similarity_fn_name")
     if prompt:
         logger.warning(
             "the %s %r puts its prompt %.40r before texts; here texts are read as they are: write it into them",
@@ -253,5 +262,13 @@ def _max_length(source: _Source) -> int | None:
             source.name,
             prompt,
         )
-    length = settings.get("max_seq_length")
-    return length if isinstance(length, int) and not isinstance(length, bool) and length > 0 else None
+    if told in SIMILARITIES:
+        return str(told)
+    if told is not None:
+        logger.warning(
+            "the %s %r compares its vectors by %.40r, which is not known here; they are compared by their cosines",
+            source.role,
+            source.name,
+            told,
+        )
+    return COSINE

@@ -37,20 +37,26 @@ POOLINGS = {
 }
 """The ways of pooling by the names of sentence-transformers, and what they are called in `hf_distill.pooling`."""
 
+COSINE, DOT = "cosine", "dot"
+SIMILARITIES = (COSINE, DOT)
+"""How two vectors are compared, by the names of sentence-transformers: by their angle, or by their product."""
+
 
 @dataclass(frozen=True)
 class SentenceEmbedding:
     """How the vector of a text is made of the last hidden states: `pooling` is one of `POOLINGS`, `normalize` says
     whether it is scaled to the length 1. `width` is that of the dense layers between the two, None without any;
-    `max_length` the tokens that texts are cut to, None where nothing says so.
+    `max_length` the tokens that texts are cut to, None where nothing says so; `similarity` one of `SIMILARITIES`, by
+    which vectors are to be compared.
 
-    Raises: `IncompatiblePair` for a pooling that is not known, or values of another kind.
+    Raises: `IncompatiblePair` for a pooling or a similarity that is not known, or values of another kind.
     """
 
     pooling: str
     normalize: bool
     width: int | None = None
     max_length: int | None = None
+    similarity: str = COSINE
 
     def __post_init__(self) -> None:
         if not isinstance(self.pooling, str) or self.pooling not in POOLINGS:
@@ -59,6 +65,11 @@ class SentenceEmbedding:
             )
         if not isinstance(self.normalize, bool):
             raise IncompatiblePair(f"sentence embedding: normalize is {self.normalize!r}; it may be true or false.")
+        if self.similarity not in SIMILARITIES:
+            raise IncompatiblePair(
+                f"sentence embedding: similarity is {str(self.similarity)[:60]!r}; it may be "
+                f"{' or '.join(SIMILARITIES)}."
+            )
         for name in ("width", "max_length"):
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):

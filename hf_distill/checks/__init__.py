@@ -3,6 +3,8 @@
 from hf_distill.checks.documents import keeps_documents_apart
 from hf_distill.checks.launch import before_training, engine_is_active, engine_of, loaded_in_shards
 from hf_distill.checks.models import (
+    OF_ENCODERS,
+    OWN_TOKENIZER,
     apart,
     equal_tokenizers,
     fits_grids,
@@ -26,6 +28,8 @@ from hf_distill.checks.rows import (
 from hf_distill.checks.terms import fits_arguments, fits_passes, fits_steps, has_peers
 
 __all__ = [
+    "OF_ENCODERS",
+    "OWN_TOKENIZER",
     "apart",
     "before_training",
     "engine_is_active",

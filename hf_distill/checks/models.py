@@ -100,8 +100,23 @@ def same_tokenizer(processing_class: Any, teacher: str) -> None:
     equal_tokenizers(processing_class, theirs, teacher)
 
 
-def equal_tokenizers(student: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBase, name: str) -> None:
-    """Compares vocabularies entry by entry.
+OWN_TOKENIZER = (
+    "Or have a causal teacher read by its own: teachers.Frozen(model, tokenizer=…), in a recipe `teacher: {tokenizer: "
+    "own}`."
+)
+"""What else there is to do about two tokenizers where next words are compared."""
+
+OF_ENCODERS = (
+    "A sentence encoder does not learn from one of another tokenizer: for a student of several languages take a "
+    "teacher that reads them all."
+)
+"""What there is to do about them where vectors of texts are."""
+
+
+def equal_tokenizers(
+    student: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBase, name: str, remedy: str = OWN_TOKENIZER
+) -> None:
+    """Compares vocabularies entry by entry; `remedy` is the end of the message.
 
     Raises: `IncompatiblePair` with the first entry that differs.
     """
@@ -113,8 +128,7 @@ def equal_tokenizers(student: PreTrainedTokenizerBase, teacher: PreTrainedTokeni
     raise IncompatiblePair(
         f"the tokenizers differ: {token!r} is {ours.get(token)} for the student and {theirs.get(token)} for the "
         f"teacher {name!r} ({len(differing)} such entries, {len(ours)} and {len(theirs)} in all). Both must read the "
-        "same ids: take the teacher's tokenizer and a student built on its vocabulary. Or have a causal teacher read "
-        "by its own: teachers.Frozen(model, tokenizer=…), in a recipe `teacher: {tokenizer: own}`."
+        f"same ids: take the teacher's tokenizer and a student built on its vocabulary. {remedy}"
     )
 
 

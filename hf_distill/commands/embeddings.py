@@ -10,13 +10,13 @@ from hf_distill.commands.overrides import Changes, Script, name_of_rows, on_rows
 from hf_distill.commands.script import entry_points
 from hf_distill.data.sentences import BESIDE
 from hf_distill.recipe import Recipe
-from hf_distill.sentences import POOLINGS
+from hf_distill.sentences import POOLINGS, SIMILARITIES
 
 DESCRIPTION = """Distil a sentence encoder into a smaller one, which sentence-transformers loads.
 
 Training rows are sentences, triplets (a query, a passage that answers it, one that does not) or parallel texts.
-Validation is of pairs of texts: with gold scores (--score_column) cosines are compared with them, without, the second
-text is searched by the first. Pooling and normalisation are the teacher's, unless they are given.
+Validation is of pairs of texts: with gold scores (--score_column) similarities are compared with them, without, the
+second text is searched by the first. Pooling, normalisation and similarity are the teacher's, unless they are given.
 
   hf-distill embeddings --train_file train.jsonl --validation_file validation.jsonl \\
       --text_columns sentence1,sentence2 --score_column label \\
@@ -40,6 +40,7 @@ SETTINGS = {
         "help": "Whether the student's vectors have the length 1 (default: as the teacher's).",
         "choices": ["true", "false"],
     },
+    "similarity": {"help": "How two vectors are compared (default: as the teacher's).", "choices": [*SIMILARITIES]},
 }
 
 KEYS = {name: name for name in SETTINGS}

@@ -112,7 +112,8 @@ def _tokenized(
             "measure_latency: the tokenizer has no padding token, so there is no batch of 32; set tokenizer.pad_token."
         )
     anatomy = Anatomy.of(model)
-    limits = [max_length, tokenizer.model_max_length, anatomy.shape.max_length]
+    vectors = anatomy.shape.sentence
+    limits = [max_length, tokenizer.model_max_length, anatomy.shape.max_length, vectors and vectors.max_length]
     limit = min(length for length in limits if length is not None)
     encoded = tokenizer(*columns, truncation=True, max_length=limit)
     names = [name for name in encoded if name in anatomy.accepts]

@@ -48,7 +48,8 @@ def write_modules(folder: Path, config: Any, dense: nn.Sequential | None = None)
     _write(folder / MODULES, modules)
     _write(folder / POOLING / "config.json", {**width, **chosen})
     _write(folder / "sentence_bert_config.json", {**length, "do_lower_case": False})
-    _write(folder / "config_sentence_transformers.json", {"__version__": versions, "similarity_fn_name": "cosine"})
+    compared = {"similarity_fn_name": embedding.similarity}
+    _write(folder / "config_sentence_transformers.json", {"__version__": versions, **compared})
     for number, (settings, weights) in enumerate(layers, start=kinds.index("Pooling") + 1):
         place = folder / f"{number}_Dense"
         place.mkdir(exist_ok=True)

@@ -117,8 +117,13 @@ class Blueprint:
 
     def _as_encoder(self, model: PreTrainedModel, role: str) -> None:
         """Says how the vectors of a sentence encoder are made, as a run does."""
-        if self.recipe.data is not None and self.recipe.data.embeddings is not None:
-            Encoders.of(self.recipe, self.recipe.data.embeddings).fit(model, role)
+        if self._encoders is not None:
+            self._encoders.fit(model, role)
+
+    @cached_property
+    def _encoders(self) -> Encoders | None:
+        settings = None if self.recipe.data is None else self.recipe.data.embeddings
+        return None if settings is None else Encoders.of(self.recipe, settings)
 
     def _labels_of_teacher(self) -> dict[str, Any]:
         config = None if self.teacher is None else self.teacher.config

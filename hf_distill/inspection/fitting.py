@@ -20,7 +20,7 @@ from hf_distill.recipe import Member, Recipe
 from hf_distill.recipe import Student as StudentSection
 from hf_distill.recipe import Teacher as TeacherSection
 from hf_distill.runs.labels import align_labels
-from hf_distill.runs.models import leading, reads_its_own, teacher_path
+from hf_distill.runs.models import leading, reads_its_own, remedy_of_two, teacher_path
 from hf_distill.tasks import CausalLM
 
 TRAINED_HEADS = ("ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering", "ForCTC")
@@ -155,7 +155,8 @@ class Tokenizers:
                 problems.append(str(error))
         own = reads_its_own(recipe)
         for role, path, _ in sections[:1] if len(found) == len(sections) and not own else ():
-            problems += [text for other in list(found)[1:] for text in _differences(other, found, role, path)]
+            remedy = remedy_of_two(recipe)
+            problems += [text for other in list(found)[1:] for text in _differences(other, found, role, path, remedy)]
         said = f"{', '.join(f'{role} {len(tokenizer)}' for role, tokenizer in found.items())} entries"
         said += ", the teacher's for both" if list(found) == ["teacher"] and len(sections) == 1 else ""
         said += ", each its own" if own else ""
@@ -188,10 +189,12 @@ def _readable(path: str, role: str, section: Any, ends_pad: bool) -> PreTrainedT
     return tokenizer
 
 
-def _differences(role: str, found: Mapping[str, PreTrainedTokenizerBase], first: str, path: str) -> list[str]:
+def _differences(
+    role: str, found: Mapping[str, PreTrainedTokenizerBase], first: str, path: str, remedy: str
+) -> list[str]:
     """What tells the tokenizer of a role from the first one, that of the model at `path`."""
     try:
-        checks.equal_tokenizers(found[role], found[first], path)
+        checks.equal_tokenizers(found[role], found[first], path, remedy)
     except IncompatiblePair as error:
         return [str(error) if role == "student" else f"{role}, against {first}: {error}"]
     return []

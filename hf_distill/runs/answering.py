@@ -97,11 +97,12 @@ class _Student:
         self.tokenizer: PreTrainedTokenizerBase = models.plain_tokenizer(
             source, "student", recipe.student.trust_remote_code
         )
+        self.limits = models.limits(recipe, self.model)  # before it is fitted: a finished one is read as it was saved
 
     def answers(self, workload: Workload, splits: tuple[str, ...]) -> Answers:
         columns = workload.fit(self.model, "student")
         workload.check_reading(self.model, self.tokenizer, "student")
-        read = workload.read(copy.deepcopy(self.tokenizer), models.limits(self.recipe, self.model), splits)
+        read = workload.read(copy.deepcopy(self.tokenizer), self.limits, splits)
         arguments = evaluation_arguments(
             self.recipe.stages[-1].arguments, self.folder.path, self.recipe.seed, "evaluation"
         )

@@ -112,8 +112,9 @@ def _rows(
 ) -> list[dict[str, Any]]:
     """Rows of the reported split in batches, padded to the longest, with the labels as the model counts them."""
     split = workload.reported_split
+    readable = limits(recipe, model)  # before it is fitted: a finished one is read as it was saved
     columns = workload.fit(model, "student")
-    rows = workload.read(copy.deepcopy(tokenizer), limits(recipe, model), [split])[split]
+    rows = workload.read(copy.deepcopy(tokenizer), readable, [split])[split]
     rows = workload.in_model_order(rows.select(range(min(len(rows), ROWS))), columns)
     names = (Anatomy.of(model).accepts - {*task_of(model).label_names}) | {"labels"}
     collate = workload.collator(tokenizer)

@@ -16,21 +16,24 @@ from hf_distill.sentence_modules import read_modules
 from hf_distill.sentences import DENSE, NO_POOLING, SentenceEmbedding, fixed, give
 
 
-@dataclass(frozen=True)
+@dataclass
 class Encoders:
     """`pooling` and `normalize` are what the recipe says of the student, and of models that say nothing themselves;
-    `teacher` is the recipe's, if there is one to be loaded, `max_length` the tokens of a text at most.
+    `teacher` is the recipe's, if there is one to be loaded, `max_length` the tokens of a text at most: the recipe's,
+    and those that texts were cut to once they are read. `similarity` is how vectors are compared, of all models of a
+    run: by the recipe, else as the first model that is fitted has it, which is the teacher wherever there is one.
     """
 
     pooling: str | None
     normalize: bool | None
     teacher: Teacher | Member | None
     max_length: int
+    similarity: str | None = None
 
     @classmethod
     def of(cls, recipe: Recipe, settings: Settings) -> Encoders:
         """Those of a recipe."""
-        return cls(settings.pooling, settings.normalize, leading(recipe), recipe.max_length)
+        return cls(settings.pooling, settings.normalize, leading(recipe), recipe.max_length, settings.similarity)
 
     def fit(self, model: PreTrainedModel, role: str) -> None:
         """Puts it into the model's configuration, with its dense layers; what a student of an earlier run, or one that
@@ -41,18 +44,28 @@ class Encoders:
         teaches = role.startswith("teacher")
         found, dense = SentenceEmbedding.of(model.config), model._modules.get(DENSE)
         whole = found is not None and (found.width is None or dense is not None)
-        if teaches and whole:
+        if teaches and found is not None and whole:
+            self._compare_as(found)
             return
         if not whole:
             name, revision = model.name_or_path, getattr(model.config, "_commit_hash", None)
             modules = read_modules(name, role, revision) if name else None
             found, dense = (None, None) if modules is None else modules
         if teaches:
-            give(model, self._stated(found, model), dense)
+            stated = self._stated(found, model)
+            self._compare_as(stated)
+            give(model, stated, dense)
             return
         chosen = self._for_student(found, model)
+        similarity = self._compare_as(chosen)
         longest = min(self.max_length, Anatomy.of(model).shape.max_length or self.max_length)
-        give(model, replace(chosen, max_length=longest), None if dense is None else fixed(dense))
+        made = replace(chosen, max_length=longest, similarity=similarity)
+        give(model, made, None if dense is None else fixed(dense))
+
+    def _compare_as(self, embedding: SentenceEmbedding) -> str:
+        """How vectors are compared; as this model has it, where nothing said so before."""
+        self.similarity = embedding.similarity if self.similarity is None else self.similarity
+        return self.similarity
 
     def _stated(self, found: SentenceEmbedding | None, model: PreTrainedModel) -> SentenceEmbedding:
         """What a model's files say, or else the recipe."""
@@ -71,6 +84,7 @@ class Encoders:
         return SentenceEmbedding(
             stated.pooling if self.pooling is None else self.pooling,
             stated.normalize if self.normalize is None else self.normalize,
+            similarity=stated.similarity,
         )
 
 

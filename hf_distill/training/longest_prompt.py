@@ -43,7 +43,8 @@ def _lengths(column: Any, name: str) -> NDArray[np.int64]:
     offsets = np.asarray(column.offsets, dtype=np.int64)
     starts, ends = offsets[:-1], offsets[1:]
     if name == "input_ids":
-        return ends - starts
+        return np.asarray(ends - starts)
     labelled = np.flatnonzero(np.asarray(column.values) != IGNORED)
     first = np.append(labelled, ends[-1])[np.searchsorted(labelled, starts)]
-    return np.minimum(first, ends) - starts
+    found: NDArray[np.int64] = np.minimum(first, ends) - starts
+    return found

@@ -139,7 +139,8 @@ def _some_rows(trainer: OnPolicyTrainer, settings: OnPolicy) -> Mapping[str, Ten
         return None
     last = len(rows) - 1
     longest = longest_prompt(rows, decoder=trainer._decodes_alone, prompt_tokens=settings.prompt_tokens)
-    picked = sorted({i * last // (_LOOKED_AT - 1) for i in range(_LOOKED_AT)} | ({longest} - {None}))
+    known = [] if longest is None else [longest]
+    picked = sorted({i * last // (_LOOKED_AT - 1) for i in range(_LOOKED_AT)}.union(known))
     with same_random_numbers():
         batch: Mapping[str, Tensor] = collator([rows[i] for i in picked])
     return batch

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 from torch import Tensor
 
 from hf_distill.activations import MAIN, Activations, Needs
@@ -14,6 +16,8 @@ from hf_distill.objectives.sentence_vectors import VECTOR, check_vectors
 from hf_distill.objectives.settings import check_choice
 from hf_distill.passes import Beside
 from hf_distill.tasks import Batch, Task
+
+logger = logging.getLogger(__name__)
 
 POSITIVE, NEGATIVE = Beside(column="positive"), Beside(column="negative")
 TEXTS = (MAIN, POSITIVE, NEGATIVE)
@@ -29,6 +33,12 @@ FAR = (
     "similarity='dot' with a student that does not normalise its vectors."
 )
 
+OTHERWISE = (
+    "margin_mse trains the %s of vectors, and the student's are to be compared by their %s: it is judged by another "
+    "score than it learns. Let both be the same: similarity in the objective, and under data.embeddings of a recipe "
+    "(in Python SentenceEmbedding(similarity=…))."
+)
+
 
 @register("margin_mse")
 class MarginMSE(Objective):
@@ -40,7 +50,8 @@ class MarginMSE(Objective):
     and t the same similarity of its vectors; with `column` the difference t(q, p) - t(q, n) is the batch's column
     `margin`, as a cross-encoder gave it, and no teacher is read. A cross-encoder's scores are of any size, and those
     of unit vectors at most 1: take `dot` with a student that does not normalise, or scale the margins; margins that
-    cosines cannot reach are remarked on.
+    cosines cannot reach are remarked on. A student whose vectors are to be compared otherwise, and are not all of one
+    length, is warned of.
 
     The passages are texts beside each row: columns `positive_input_ids`, `negative_input_ids` and so on. Each is read
     in a pass of its own.
@@ -80,8 +91,11 @@ class MarginMSE(Objective):
     def bind(self, pair: Pair) -> None:
         super().bind(pair)
         check_vectors(self.name, pair)
-        scaled = pair.student.sentence is not None and pair.student.sentence.normalize
+        vectors = pair.student.sentence
+        scaled = vectors is not None and vectors.normalize
         self._of_cosines = scaled or self.similarity == "cosine"
+        if vectors is not None and not scaled and vectors.similarity != self.similarity:
+            logger.warning(OTHERWISE, self.similarity, vectors.similarity)
 
     def needs(self) -> Needs:
         signals = [VECTOR._replace(source=source) for source in TEXTS]

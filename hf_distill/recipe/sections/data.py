@@ -137,6 +137,8 @@ class Embeddings(Section):
     """How the student's token states become a vector; by default as the teacher's."""
     normalize: bool | None = None
     """Whether the student's vectors are scaled to the length 1; by default as the teacher's."""
+    similarity: Literal["cosine", "dot"] | None = None
+    """How two vectors are compared, in the evaluation and by who uses the student; by default as the teacher's are."""
 
     @property
     def judged_columns(self) -> list[str]:

@@ -27,7 +27,7 @@ from hf_distill.evaluation import fidelity
 from hf_distill.evaluation.evidence import Evidence
 from hf_distill.evaluation.metrics import METRICS
 from hf_distill.evaluation.parting import Answered, Asked
-from hf_distill.evaluation.retrieval import NAMES, rank_correlation, retrieval, top_one, unit_rows
+from hf_distill.evaluation.retrieval import NAMES, comparable, rank_correlation, retrieval, top_one
 from hf_distill.recipe import Data, Recipe
 from hf_distill.recipe.sections.data import Embeddings as Settings
 from hf_distill.runs.labels import Columns
@@ -35,6 +35,7 @@ from hf_distill.runs.sentence_encoders import Encoders
 from hf_distill.runs.workload import Collator, Interval, Limits
 from hf_distill.runs.workloads.labelled_rows import LabelledRows
 from hf_distill.runs.workloads.splits import at_most, cut_splits, data_name, tables_with, with_cuts
+from hf_distill.sentences import COSINE
 from hf_distill.tasks import Embeddings as Task
 
 SAMPLE = 50
@@ -44,11 +45,12 @@ OF_SCORES = ("spearmanr", "pearson")
 
 @dataclass(frozen=True)
 class SentenceVectors(LabelledRows):
-    """The answers of a split are the vectors `[texts, width]` of the texts of its pairs, each once.
+    """The answers of a split are the vectors `[texts, width]` of the texts of its pairs, each once, so that the
+    product of two is their similarity; see `Encoders` for which that is.
 
-    With gold scores the cosines of the pairs are compared with them; without, the second text of each pair is searched
-    by the first among the second texts of all pairs. The control is the student at its start, not trained: there are
-    no labels to train one on.
+    With gold scores the similarities of the pairs are compared with them; without, the second text of each pair is
+    searched by the first among the second texts of all pairs. The control is the student at its start, not trained:
+    there are no labels to train one on.
     """
 
     auto_class = Task.auto_class
@@ -77,6 +79,11 @@ class SentenceVectors(LabelledRows):
         self.encoders.fit(model, role)
         return ()
 
+    @property
+    def similarity(self) -> str:
+        """How vectors are compared."""
+        return self.encoders.similarity or COSINE
+
     # ---- reading ----
 
     def read(
@@ -84,7 +91,7 @@ class SentenceVectors(LabelledRows):
     ) -> dict[str, Any]:
         """Training rows as their kind has them, with the texts beside them that an objective reads; of the other
         splits every text once. See `hf_distill.data.sentences.tokenize_texts`."""
-        longest = limits.longest(tokenizer)
+        longest = self.encoders.max_length = limits.longest(tokenizer)
         return {
             split: tokenize_texts(
                 self._read_texts(split, limits),
@@ -133,7 +140,7 @@ class SentenceVectors(LabelledRows):
         outputs = found.predictions[0] if isinstance(found.predictions, tuple) else found.predictions
         vectors = np.empty_like(outputs)
         vectors[order] = outputs
-        return unit_rows(vectors)
+        return comparable(vectors, self.similarity)
 
     def score(self, split: str, answers: np.ndarray) -> dict[str, float]:
         values = self._values(split, answers)
@@ -142,22 +149,23 @@ class SentenceVectors(LabelledRows):
         return {name: METRICS[name](values[:, 0], values[:, 1]) for name in OF_SCORES}
 
     def _values(self, split: str, answers: np.ndarray) -> np.ndarray:
-        """The cosine and the gold score of each pair, or what `retrieval` says of each query."""
+        """The similarity and the gold score of each pair, or what `retrieval` says of each query."""
         pairs = self.pairs(split)
         if pairs.scores is not None:
-            cosines = (answers[pairs.first] * answers[pairs.second]).sum(axis=1)
-            return np.stack([cosines.astype(np.float64), pairs.scores], axis=1)
+            found = (answers[pairs.first] * answers[pairs.second]).sum(axis=1)
+            return np.stack([found.astype(np.float64), pairs.scores], axis=1)
         queries, corpus, relevant = _searched(pairs)
-        return retrieval(answers[queries], answers[corpus], relevant)
+        return retrieval(answers[queries], answers[corpus], relevant, similarity=self.similarity)
 
     def agreement(self, split: str, ours: np.ndarray, teachers: np.ndarray) -> float:
-        """Of scores the correlation of both models' cosines; of searches the share with the same first text."""
+        """Of scores the correlation of both models' similarities; of searches the share with the same first text."""
         pairs = self.pairs(split)
         if pairs.scores is not None:
             mine, theirs = (self._values(split, each)[:, 0] for each in (ours, teachers))
             return METRICS["spearmanr"](mine, theirs)
         queries, corpus, _ = _searched(pairs)
-        return float((top_one(ours[queries], ours[corpus]) == top_one(teachers[queries], teachers[corpus])).mean())
+        mine, theirs = (top_one(v[queries], v[corpus], similarity=self.similarity) for v in (ours, teachers))
+        return float((mine == theirs).mean())
 
     def evidence(self, split: str, answers: np.ndarray) -> Evidence:
         values = self._values(split, answers)
@@ -199,9 +207,9 @@ class SentenceVectors(LabelledRows):
         return Asked("pairs", "scores", scores, text=text, truth_in_words=lambda pair: f"{scores[pair]:.2f}")
 
     def answered(self, split: str, answers: np.ndarray) -> Answered:
-        """The cosines."""
-        cosines = self._values(split, answers)[:, 0]
-        return Answered(cosines, in_words=lambda pair: f"{cosines[pair]:.3f}")
+        """The similarities."""
+        found = self._values(split, answers)[:, 0]
+        return Answered(found, in_words=lambda pair: f"{found[pair]:.3f}")
 
     def texts(self) -> list[str]:
         """The texts of the reported split."""

@@ -22,7 +22,7 @@ from hf_distill.errors import IncompatiblePair
 from hf_distill.hub.folder import is_published
 from hf_distill.hub.sentence_transformers import FILES, write_modules
 from hf_distill.sentence_modules import load_encoder, read_modules
-from hf_distill.sentences import DENSE, POOLINGS, SentenceEmbedding, SentenceVectors, give
+from hf_distill.sentences import DENSE, POOLINGS, SIMILARITIES, SentenceEmbedding, SentenceVectors, give
 from hf_distill.tasks import task_of
 from hf_distill.teachers import Frozen
 from tests import tiny_runs
@@ -87,6 +87,7 @@ def test_a_model_says_itself_that_it_is_a_sentence_encoder(tmp_path: Path) -> No
         ({"pooling": "mean", "normalize": True, "code": "x"}, r"it holds pooling and normalize"),
         ({"pooling": ["mean"], "normalize": True}, r"pooling is \"\['mean'\]\"; it may be cls, mean, max"),
         ({"pooling": "mean", "normalize": 1}, r"normalize is 1; it may be true or false"),
+        ({"pooling": "mean", "normalize": True, "similarity": "euclidean"}, r"similarity is 'euclidean'; it may be"),
         ({"pooling": "mean", "normalize": True, "width": -3}, r"width is -3; it must be a whole number above 0"),
     ],
 )
@@ -358,11 +359,38 @@ def test_a_link_that_leaves_the_folder_is_not_followed(tmp_path: Path) -> None:
         read_modules(str(folder), "teacher")
 
 
+@pytest.mark.parametrize(
+    ("told", "expected", "remark"),
+    [
+        ({"similarity_fn_name": "dot"}, "dot", ""),
+        ({"similarity_fn_name": "cosine"}, "cosine", ""),
+        ({"similarity_fn_name": None}, "cosine", ""),
+        ({}, "cosine", ""),
+        (
+            {"similarity_fn_name": "manhattan"},
+            "cosine",
+            "compares its vectors by 'manhattan', which is not known here",
+        ),
+        ({"similarity_fn_name": ["dot"]}, "cosine", "which is not known here"),
+        ([], "cosine", ""),
+    ],
+)
+def test_how_a_teachers_vectors_are_compared_is_read(
+    tmp_path: Path, told: Any, expected: str, remark: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = write(tmp_path / "encoder", *PLAIN[:2], **{"config_sentence_transformers.json": told})
+    found = read_modules(str(folder), "teacher")
+    assert found is not None
+    assert found.embedding == SentenceEmbedding("mean", False, similarity=expected)
+    assert remark in caplog.text
+    assert bool(remark) == bool(caplog.records)
+
+
 def test_what_is_written_is_what_is_read(tmp_path: Path) -> None:
     for number, pooling in enumerate(POOLINGS):
         folder, normalize = tmp_path / pooling, bool(number % 2)
         folder.mkdir()
-        told = SentenceEmbedding(pooling, normalize, max_length=9)
+        told = SentenceEmbedding(pooling, normalize, max_length=9, similarity=SIMILARITIES[number % 2])
         write_modules(folder, SimpleNamespace(hidden_size=16, sentence_embedding=told.to_dict()))
         assert sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()) == sorted(FILES)
         found = read_modules(str(folder), "student")

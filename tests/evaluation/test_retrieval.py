@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -10,6 +11,8 @@ import pytest
 from hf_distill.errors import NonFiniteLoss
 from hf_distill.evaluation.metrics import METRICS
 from hf_distill.evaluation.retrieval import rank_correlation, retrieval, top_one, unit_rows
+
+Similarity = Callable[[np.ndarray, np.ndarray], float]
 
 GENERATOR = np.random.default_rng(3)
 QUERIES, CORPUS = GENERATOR.normal(size=(23, 5)), GENERATOR.normal(size=(31, 5))
@@ -20,9 +23,13 @@ def cosine(one: np.ndarray, other: np.ndarray) -> float:
     return float(one @ other / math.sqrt((one @ one) * (other @ other)))
 
 
-def slowly(query: np.ndarray, wanted: list[int]) -> tuple[float, float, float, float]:
+def dot(one: np.ndarray, other: np.ndarray) -> float:
+    return float(sum(a * b for a, b in zip(one, other, strict=True)))
+
+
+def slowly(query: np.ndarray, wanted: list[int], similarity: Similarity) -> tuple[float, float, float, float]:
     """nDCG@10, MRR@10, recall@1 and recall@10 of one query, as their definitions say."""
-    order = sorted(range(len(CORPUS)), key=lambda text: (-cosine(query, CORPUS[text]), text))[:10]
+    order = sorted(range(len(CORPUS)), key=lambda text: (-similarity(query, CORPUS[text]), text))[:10]
     gained = sum(1 / math.log2(place + 1) for place, text in enumerate(order, 1) if text in wanted)
     ideal = sum(1 / math.log2(place + 1) for place in range(1, min(len(wanted), 10) + 1))
     first = next((place for place, text in enumerate(order, 1) if text in wanted), None)
@@ -31,11 +38,20 @@ def slowly(query: np.ndarray, wanted: list[int]) -> tuple[float, float, float, f
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 256])
-def test_searches_are_judged_as_defined(chunk: int) -> None:
-    expected = [slowly(query, wanted) for query, wanted in zip(QUERIES, RELEVANT, strict=True)]
-    np.testing.assert_allclose(retrieval(QUERIES, CORPUS, RELEVANT, chunk=chunk), expected, atol=1e-12)
-    nearest = [max(range(len(CORPUS)), key=lambda text: cosine(query, CORPUS[text])) for query in QUERIES]
-    assert top_one(QUERIES, CORPUS, chunk=chunk).tolist() == nearest
+@pytest.mark.parametrize("similarity", [cosine, dot])
+def test_searches_are_judged_as_defined(chunk: int, similarity: Similarity) -> None:
+    expected = [slowly(query, wanted, similarity) for query, wanted in zip(QUERIES, RELEVANT, strict=True)]
+    name = similarity.__name__
+    found = retrieval(QUERIES, CORPUS, RELEVANT, similarity=name, chunk=chunk)
+    np.testing.assert_allclose(found, expected, atol=1e-12)
+    nearest = [max(range(len(CORPUS)), key=lambda text: similarity(query, CORPUS[text])) for query in QUERIES]
+    assert top_one(QUERIES, CORPUS, similarity=name, chunk=chunk).tolist() == nearest
+
+
+def test_the_two_similarities_find_other_texts() -> None:
+    found = [top_one(QUERIES, CORPUS, similarity=name).tolist() for name in ("cosine", "dot")]
+    assert found[0] != found[1]
+    assert top_one(QUERIES, CORPUS).tolist() == found[0]
 
 
 def test_a_corpus_of_fewer_than_ten_texts_and_equal_ones() -> None:

@@ -281,3 +281,11 @@ def test_a_text_beside_each_row_is_another_pass() -> None:
     with pytest.raises(DataError, match=r"no text 'translation' beside each row \(columns translation_input_ids"):
         TRANSLATION.batch(batch, {})
     assert MAIN not in (POSITIVE, NEGATIVE)
+
+
+def test_a_margin_that_is_not_what_the_student_is_judged_by_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    bound("margin_mse", pair(normalize=False), similarity="cosine", margins="column")
+    bound("margin_mse", pair(normalize=True), similarity="cosine", margins="column")
+    assert "judged by another" not in caplog.text
+    bound("margin_mse", pair(normalize=False), similarity="dot", margins="column")
+    assert "margin_mse trains the dot of vectors, and the student's are to be compared by their cosine" in caplog.text

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from datasets import Dataset
+from scipy.stats import spearmanr
 
 from hf_distill.errors import DataError, DistillationError, IncompatiblePair
 from hf_distill.evaluation.latency import Latency
@@ -136,3 +139,53 @@ def test_the_recipe_may_pool_the_student_otherwise(home: Path) -> None:
     teacher = tiny_runs.BertModel.from_pretrained(home / "teacher")
     workload.fit(teacher, "teacher")
     assert SentenceEmbedding.of(teacher.config) == SentenceEmbedding("max", True)
+
+
+def published(folder: Path, name: str) -> Any:
+    return json.loads((folder / name).read_text(encoding="utf-8"))
+
+
+def test_vectors_are_judged_and_published_by_the_product_that_they_were_made_for(tmp_path: Path) -> None:
+    tiny_sentences.save_encoder(tmp_path / "teacher", normalize=False)
+    told = tmp_path / "teacher" / "config_sentence_transformers.json"
+    told.write_text(json.dumps({"similarity_fn_name": "dot"}), encoding="utf-8")
+    result = run(tiny_sentences.recipe(tiny_sentences.write_pairs(tmp_path)), tmp_path / "out")
+    assert published(tmp_path / "out", "config_sentence_transformers.json")["similarity_fn_name"] == "dot"
+
+    rows = [json.loads(line) for line in (tmp_path / "validation.jsonl").read_text(encoding="utf-8").splitlines()]
+    tokenizer = tiny_runs.tokenizer()
+    for role, folder in (("teacher", "teacher"), ("student", "out")):
+        model = tiny_runs.BertModel.from_pretrained(tmp_path / folder).eval()
+
+        def vector(text: str, model: Any = model) -> torch.Tensor:
+            inputs = tokenizer(text, return_tensors="pt", truncation=True, max_length=16)
+            with torch.no_grad():
+                return model(**inputs).last_hidden_state[0].mean(0)
+
+        products = [float(vector(row["one"]) @ vector(row["two"])) for row in rows]
+        expected = spearmanr(products, [row["gold"] for row in rows]).statistic
+        assert result.run(role).metrics["spearmanr"] == pytest.approx(expected, abs=1e-6)
+
+
+def test_the_recipe_may_compare_vectors_otherwise(home: Path) -> None:
+    assert loaded(home).similarity == "cosine"
+    workload = loaded(home, similarity="dot", normalize=False)
+    for role in ("teacher", "student"):
+        model = tiny_runs.BertModel.from_pretrained(home / "teacher")
+        workload.fit(model, role)
+    assert workload.similarity == "dot"
+    assert SentenceEmbedding.of(model.config) == SentenceEmbedding("max", False, max_length=16, similarity="dot")
+
+
+@pytest.mark.parametrize("limited", ["tokenizer", "teacher"])
+def test_texts_are_cut_where_the_shortest_reader_ends_and_the_student_says_so(tmp_path: Path, limited: str) -> None:
+    tiny_sentences.save_encoder(tmp_path / "teacher")
+    if limited == "tokenizer":
+        tokenizer = tiny_runs.tokenizer()
+        tokenizer.model_max_length = 5
+        tokenizer.save_pretrained(tmp_path / "teacher")
+    else:
+        told = tmp_path / "teacher" / "sentence_bert_config.json"
+        told.write_text(json.dumps({"max_seq_length": 5}), encoding="utf-8")
+    run(tiny_sentences.recipe(tiny_sentences.write_pairs(tmp_path), control=False), tmp_path / "out")
+    assert published(tmp_path / "out", "sentence_bert_config.json")["max_seq_length"] == 5

@@ -113,7 +113,8 @@ def _tokenized(
         )
     anatomy = Anatomy.of(model)
     vectors = anatomy.shape.sentence
-    limits = [max_length, tokenizer.model_max_length, anatomy.shape.max_length, vectors and vectors.max_length]
+    cut = None if vectors is None else vectors.max_length
+    limits = [max_length, tokenizer.model_max_length, anatomy.shape.max_length, cut]
     limit = min(length for length in limits if length is not None)
     encoded = tokenizer(*columns, truncation=True, max_length=limit)
     names = [name for name in encoded if name in anatomy.accepts]

@@ -288,4 +288,6 @@ def test_a_margin_that_is_not_what_the_student_is_judged_by_is_warned_of(caplog:
     bound("margin_mse", pair(normalize=True), similarity="cosine", margins="column")
     assert "judged by another" not in caplog.text
     bound("margin_mse", pair(normalize=False), similarity="dot", margins="column")
-    assert "margin_mse trains the dot of vectors, and the student's are to be compared by their cosine" in caplog.text
+    assert (
+        "margin_mse has the similarity 'dot', and the student's vectors are to be compared by 'cosine'" in caplog.text
+    )

@@ -14,6 +14,7 @@ from scipy.stats import spearmanr
 
 from hf_distill.errors import DataError, DistillationError, IncompatiblePair
 from hf_distill.evaluation.latency import Latency
+from hf_distill.objectives import MarginMSE
 from hf_distill.recipe import Recipe
 from hf_distill.runs import measuring, results, run
 from hf_distill.runs.workload import Limits
@@ -127,7 +128,9 @@ def test_teacher_and_student_must_read_the_same_tokens(home: Path, tmp_path: Pat
     words[-1], words[-2] = words[-2], words[-1]
     tiny_runs.tokenizer(words).save_pretrained(tmp_path / "other")
     recipe = tiny_sentences.recipe(home, student={"model": str(tmp_path / "other")}, control=False)
-    with pytest.raises(DistillationError, match=r"tokenizer"):
+    with pytest.raises(
+        DistillationError, match=r"tokenizers differ.*A sentence encoder does not learn from one of another"
+    ):
         run(recipe, tmp_path / "out")
 
 
@@ -189,3 +192,27 @@ def test_texts_are_cut_where_the_shortest_reader_ends_and_the_student_says_so(tm
         told.write_text(json.dumps({"max_seq_length": 5}), encoding="utf-8")
     run(tiny_sentences.recipe(tiny_sentences.write_pairs(tmp_path), control=False), tmp_path / "out")
     assert published(tmp_path / "out", "sentence_bert_config.json")["max_seq_length"] == 5
+
+
+def test_a_student_alone_is_evaluated_as_it_was_published(tmp_path: Path) -> None:
+    """Cut and compared as its teacher is, without the teacher."""
+    tiny_sentences.save_encoder(tmp_path / "teacher", normalize=False)
+    for name, told in (
+        ("sentence_bert_config.json", {"max_seq_length": 5}),
+        ("config_sentence_transformers.json", {"similarity_fn_name": "dot"}),
+    ):
+        (tmp_path / "teacher" / name).write_text(json.dumps(told), encoding="utf-8")
+    recipe = tiny_sentences.recipe(tiny_sentences.write_pairs(tmp_path), control=False)
+    result = run(recipe, tmp_path / "out")
+    again = run(recipe, tmp_path / "out", train=False)
+    for name in ("spearmanr", "pearson"):
+        assert again.metrics[f"eval_{name}"] == pytest.approx(result.run("student").metrics[name], abs=1e-6)
+
+
+def test_the_recipe_of_margins_learns_what_it_is_judged_by() -> None:
+    recipe = Recipe.load("embeddings/margin_mse")
+    assert recipe.data is not None
+    assert recipe.data.embeddings is not None
+    (learned,) = (term.objective for term in recipe.stages[0].terms())
+    assert isinstance(learned, MarginMSE)
+    assert (recipe.data.embeddings.similarity, recipe.data.embeddings.normalize) == (learned.similarity, False)

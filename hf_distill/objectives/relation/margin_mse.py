@@ -34,7 +34,7 @@ FAR = (
 )
 
 OTHERWISE = (
-    "margin_mse trains the %s of vectors, and the student's are to be compared by their %s: it is judged by another "
+    "margin_mse has the similarity %r, and the student's vectors are to be compared by %r: it is judged by another "
     "score than it learns. Let both be the same: similarity in the objective, and under data.embeddings of a recipe "
     "(in Python SentenceEmbedding(similarity=…))."
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath
 from typing import Any
@@ -16,7 +16,6 @@ from hf_distill.errors import DistillationError, RecipeError
 from hf_distill.evaluation.compare import REFUSED, Run
 from hf_distill.hub.record import sha256_of, sha256_of_files
 from hf_distill.recipe import Recipe
-from hf_distill.recipe.sections.stage import Stage
 from hf_distill.runs.commits import at_kept_commit
 from hf_distill.runs.origins import MODEL_FILES, Place, places
 from hf_distill.version import __version__
@@ -35,14 +34,11 @@ OF_SPLITS = ("train*.*", "validation*.*", "test*.*")
 Sums = Mapping[str, str]
 """SHA-256 of files by their names."""
 
-QUIET = {"save_strategy": "no", "eval_strategy": "no", "report_to": "none", "disable_tqdm": True}
+QUIET = {
+    "save_strategy": "no", "eval_strategy": "no", "load_best_model_at_end": False, "report_to": "none",
+    "disable_tqdm": True,
+}  # fmt: skip
 """Arguments of every stage that flags do not say otherwise: only steps are timed, and only the end is scored."""
-
-
-def quiet(stages: Iterable[Stage]) -> dict[str, Any]:
-    """`QUIET`, and that no stage ends with its best checkpoint, as none is kept."""
-    best = any("load_best_model_at_end" in stage.arguments for stage in stages)
-    return {**QUIET, "load_best_model_at_end": False} if best else QUIET
 
 
 @dataclass(frozen=True)
@@ -175,7 +171,7 @@ def _on_data(script: Script, flags: Flags, recipe: Recipe) -> Recipe:
     """The recipe on the data, and with the training arguments, that the flags name."""
     own = {name: value for name, value in flags.own.items() if name not in ("teacher_name_or_path", "student_layers")}
     own.pop("student_pick", None)
-    return recipe_of(Flags(own, {**quiet(recipe.stages), **flags.arguments}), script, recipe)[0]
+    return recipe_of(Flags(own, {**QUIET, **flags.arguments}), script, recipe)[0]
 
 
 def _teachers(recipe: Recipe, own: Mapping[str, Any]) -> dict[str, Any]:

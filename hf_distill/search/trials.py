@@ -31,19 +31,11 @@ MOST_ROWS = 2**40
 PILOT_ROWS = 512
 """Rows that are trained on to see how long a row takes."""
 
-QUIET = {"eval_strategy": "no", "save_strategy": "no", "report_to": "none", "disable_tqdm": True}
+QUIET = {
+    "eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False, "report_to": "none",
+    "disable_tqdm": True,
+}  # fmt: skip
 """Arguments of every stage of a trial: it is judged at its end, and what was broken off starts anew."""
-
-
-def quietly(recipe: Recipe) -> dict[str, Any]:
-    """What is changed in a recipe by `QUIET`; a stage that would end with its best checkpoint ends with its last
-    step, as it keeps none."""
-    best = {"load_best_model_at_end"}
-    return {
-        f"stages.{i}.arguments.{name}": value
-        for i, stage in enumerate(recipe.stages)
-        for name, value in {**QUIET, **dict.fromkeys(best & stage.arguments.keys(), False)}.items()
-    }
 
 
 @dataclass(frozen=True)
@@ -157,7 +149,8 @@ class Runner:
         return found
 
     def _run(self, trial: Trial, rows: int, place: Path) -> Judged:
-        quiet = quietly(trial.recipe)
+        stages = range(len(trial.recipe.stages))
+        quiet = {f"stages.{i}.arguments.{name}": value for i in stages for name, value in QUIET.items()}
         started = time.perf_counter()
         value, message = None, ""
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -217,9 +218,14 @@ def test_a_trial_whose_metric_is_none_counts_for_nothing(tmp_path: Path, monkeyp
     assert runner(tmp_path).judged(trials(1)[0], 64) == found
 
 
-def test_no_stage_of_a_trial_ends_with_its_best_checkpoint() -> None:
+def test_no_stage_of_a_trial_ends_with_its_best_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """None is kept."""
+    given: list[Recipe] = []
+    monkeypatch.setattr(module, "on_held_out", lambda recipe, held_out, rows: recipe)
+    monkeypatch.setattr(module, "run", lambda recipe, place, evaluate: given.append(recipe))
+    monkeypatch.setattr(module, "evidence_of", lambda recipe, place: ("accuracy", SimpleNamespace(value=lambda: 0.5)))
     recipe = Recipe.load("review/annealing")
-    first, second = recipe.override(module.quietly(recipe)).stages
-    assert (first.arguments["load_best_model_at_end"], first.arguments["save_strategy"]) == (False, "no")
-    assert "load_best_model_at_end" not in second.arguments
+    assert recipe.stages[0].arguments["load_best_model_at_end"] is True
+    runner(tmp_path).judged(replace(trials(1)[0], recipe=recipe), 64)
+    told = [(stage.arguments["load_best_model_at_end"], stage.arguments["save_strategy"]) for stage in given[0].stages]
+    assert told == [(False, "no")] * 2

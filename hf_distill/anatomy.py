@@ -19,6 +19,9 @@ from hf_distill.errors import IncompatiblePair
 from hf_distill.families import FAMILIES, Batch, Family
 from hf_distill.sentences import SentenceEmbedding
 
+WIDE_LOGITS = 1024
+"""Logits of more columns are a vocabulary's: they are too many to copy, and worth a codec in a cache."""
+
 
 @dataclass(frozen=True)
 class StackShape:

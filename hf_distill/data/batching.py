@@ -95,7 +95,8 @@ class TokenBudgetSampler(Sampler[list[int]]):
     The number of batches follows from the lengths alone, so that `len()` holds in every epoch; the order follows from
     `(seed, epoch)`, without global random state. The epoch must be set by `set_epoch`, and every process gives the
     same batches, of which number i is for process i modulo `processes`. If there are too few rows left for all of them
-    in the end, rows before them are repeated; with `drop_last` the rest is left out.
+    in the end, the step before gives up some of its own; where it has none to spare, as each of its rows fills a
+    budget, rows are repeated. With `drop_last` the rest is left out.
 
     Errors: DataError for no lengths, a length below 0, a row of more than `tokens`, processes below 1, a seed below 0.
     """
@@ -146,10 +147,13 @@ class TokenBudgetSampler(Sampler[list[int]]):
             end = start + self.processes * (self.tokens // int(widths[start]))
             found.append((start, min(end, number)))
             start = end
-        if found[-1][1] - found[-1][0] < self.processes:
-            found[-1] = (max(number - self.processes, 0), number)
+        if number - found[-1][0] < self.processes:
             if drop_last and len(found) > 1:
-                found.pop()
+                return found[:-1]
+            begin = max(number - self.processes, 0)
+            found[-1] = (begin, number)
+            if len(found) > 1 and begin - found[-2][0] >= self.processes:
+                found[-2] = (found[-2][0], begin)
         return found
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_distill.activations import MAIN, Activations, Signal
-from hf_distill.anatomy import Anatomy
+from hf_distill.anatomy import WIDE_LOGITS, Anatomy
 from hf_distill.capture import Capture
 from hf_distill.depth import Run, runs_whole, shallow
 from hf_distill.errors import DataError, DistillationError
@@ -26,9 +26,6 @@ logger = logging.getLogger(__name__)
 
 OWN = "teacher_"
 """How the columns begin that hold what a teacher with a tokenizer of its own reads."""
-
-LARGE = 1024
-"""Logits of more columns are a vocabulary's."""
 
 
 def precision(
@@ -165,7 +162,7 @@ class Frozen(Teacher):
         self._runs_main = bool(in_main) or not self._passes
         # Inference mode saves dispatch, and a copy of what is shown; a copy of [tokens, vocabulary] costs more than
         # that.
-        self._large_logits = self.anatomy.shape.num_logits > LARGE and Signal("logits") in signals
+        self._large_logits = self.anatomy.shape.num_logits > WIDE_LOGITS and Signal("logits") in signals
 
     def place(self, device: torch.device, autocast: Callable[[], AbstractContextManager[None]]) -> None:
         if not (self._stays or self._sharded):  # an engine has placed one in shards

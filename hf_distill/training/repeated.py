@@ -26,7 +26,8 @@ class Repeated(BoundTrainer):
 
     Batches are left as they are where an objective exchanges the examples of all processes, as each must then have as
     many; where accelerate does not know how many rows there are (a stream that every process reads for itself,
-    `dispatch_batches=False`); and with `tokens_per_batch`, whose sampler repeats fewer rows than there are processes.
+    `dispatch_batches=False`); and with `tokens_per_batch`, whose sampler repeats rows, fewer than there are processes,
+    only where each fills a batch by itself.
     """
 
     _rest = 0

@@ -236,6 +236,27 @@ def test_too_few_rows_in_the_end_are_filled_up_or_left_out(rows: int, processes:
     assert len(left) == max(rows // processes, 1) * processes
 
 
+@pytest.mark.parametrize(
+    ("lengths", "tokens", "processes"),
+    [
+        ([10] * 5, 20, 2),
+        ([10] * 9, 20, 4),
+        ([10] * 13, 30, 4),
+        ([10] * 2 + [5] * 5, 10, 2),
+        ([20] * 3 + [9] * 8, 20, 3),
+    ],
+)
+def test_too_few_rows_in_the_end_are_made_up_from_the_step_before(
+    lengths: list[int], tokens: int, processes: int
+) -> None:
+    drawn = budgeted(lengths, tokens, processes=processes)
+    assert len(drawn) % processes == 0
+    assert sorted(row for batch in drawn for row in batch) == list(range(len(lengths)))
+    assert all(batch and cells(batch, lengths) <= tokens for batch in drawn)
+    left = budgeted(lengths, tokens, processes=processes, drop_last=True)
+    assert len(left) == len(drawn) - processes
+
+
 def test_every_epoch_has_as_many_batches_and_other_neighbours() -> None:
     lengths = np.random.default_rng(3).integers(3, 120, 4001).tolist()
     epochs = [budgeted(lengths, 1024, epoch=epoch) for epoch in range(4)]

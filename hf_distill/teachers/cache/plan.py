@@ -8,7 +8,7 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from hf_distill.activations import LAYERED, MAIN, PLAIN, Signal
-from hf_distill.anatomy import Anatomy
+from hf_distill.anatomy import WIDE_LOGITS, Anatomy
 from hf_distill.errors import CacheMismatch, DistillationError, IncompatiblePair
 from hf_distill.objectives.base import Objective
 from hf_distill.objectives.pair import Pair
@@ -17,9 +17,6 @@ from hf_distill.tasks import Seq2SeqLM, task_of
 from hf_distill.teachers.cache import codecs
 from hf_distill.teachers.cache.codecs import Codec, TopK
 from hf_distill.teachers.cache.keys import TARGET_IDS
-
-LARGE = 1024
-"""Logits of no more columns are kept in float32, whatever the codec of the rest."""
 
 LOGITS = Signal("logits")
 
@@ -84,7 +81,7 @@ def by_head(anatomy: Anatomy, codec: Codec | None) -> bool:
     """Whether logits are made out of the last hidden state: at equal bytes that loses a hundredth of what the largest
     logits lose, and nothing in float32. Those of a vocabulary are; many labels are none, and a head that picks or
     averages tokens cannot be asked for them later."""
-    wide = anatomy.shape.num_logits > LARGE and anatomy.knows_head and not isinstance(codec, TopK)
+    wide = anatomy.shape.num_logits > WIDE_LOGITS and anatomy.knows_head and not isinstance(codec, TopK)
     return wide and task_of(anatomy.base).vocabulary_sized
 
 
@@ -102,7 +99,7 @@ def check_readers(codec: Codec | None, pair: Pair, objectives: Iterable[Objectiv
 
     Raises: `IncompatiblePair` for one that does not take the largest logits alone, or not at its temperature.
     """
-    if isinstance(codec, TopK) and pair.teacher is not None and pair.teacher.num_logits > LARGE:
+    if isinstance(codec, TopK) and pair.teacher is not None and pair.teacher.num_logits > WIDE_LOGITS:
         if pair.members is not None:
             raise IncompatiblePair(
                 "the largest logits alone (codec top_k) of several teachers cannot be averaged, as each has others. "
@@ -121,7 +118,7 @@ def codec_of(signal: str, width: int, codec: Codec | None) -> Codec:
     Raises: `DistillationError` for a width that it cannot write down.
     """
     logits = signal.endswith("logits")
-    if logits and width <= LARGE:
+    if logits and width <= WIDE_LOGITS:
         return codecs.make("float32", {})
     if codec is None or (isinstance(codec, TopK) and not logits):
         return codecs.make("float16", {})

@@ -174,17 +174,20 @@ class _Pass:
         """The sum of each loss."""
         linears = _Linears(self.to_head)
         for start in range(0, self.counted, self.rows.sizes.chunk):
-            some = slice(start, min(start + self.rows.sizes.chunk, self.counted))
-            positions = self.rows.positions[some]
-            leaf = self.states[positions].requires_grad_(self.with_gradient)
-            with torch.set_grad_enabled(self.with_gradient), linears:
-                logits = self.losses.head(leaf.unsqueeze(0)).squeeze(0)
-            against = self.losses.teacher(positions)
-            with torch.autocast(leaf.device.type, enabled=False):
-                to_logits = self._compare(logits.detach(), against, some)
-                if self.with_gradient:
-                    (self.to_states[some],) = self.to_head.add(logits, [leaf], to_logits)
+            self._add(slice(start, min(start + self.rows.sizes.chunk, self.counted)), linears)
         return self.sums
+
+    def _add(self, some: slice, linears: _Linears) -> None:
+        """Adds the sums and the gradients of a chunk, whose logits are gone before those of another are made."""
+        positions = self.rows.positions[some]
+        leaf = self.states[positions].requires_grad_(self.with_gradient)
+        with torch.set_grad_enabled(self.with_gradient), linears:
+            logits = self.losses.head(leaf.unsqueeze(0)).squeeze(0)
+        against = self.losses.teacher(positions)
+        with torch.autocast(leaf.device.type, enabled=False):
+            to_logits = self._compare(logits.detach(), against, some)
+            if self.with_gradient:
+                (self.to_states[some],) = self.to_head.add(logits, [leaf], to_logits)
 
     def _compare(self, logits: Tensor, against: Any, some: slice) -> Tensor:
         """Adds the sums of a chunk, block by block, and gives their gradient in the logits."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from transformers import Trainer
 from hf_distill import DistillationError, DistillationTrainer, HiddenCosine, vocabulary
 from hf_distill.activations import Needs, Signal
 from hf_distill.anatomy import Anatomy
-from hf_distill.chunks import Rows, Sizes, ThroughHead
+from hf_distill.chunks import RowLoss, Rows, Sizes, ThroughHead
 from hf_distill.distillation import Counts, Distillation, Losses
 from hf_distill.objectives import (
     DKD,
@@ -390,6 +391,29 @@ def test_no_tensor_is_larger_than_a_chunk_of_logits_or_the_head(task: str, numbe
     states = batch["labels"].numel() * 128  # of the widest layer
     assert parts.numel <= max(96 * 32, SMALL.chunk * 96, states)
     assert whole.numel >= (batch["labels"].numel() - number) * 96
+
+
+def test_the_logits_of_a_chunk_are_gone_when_those_of_the_next_are_made() -> None:
+    """Of both models."""
+    weight, made = nn.Parameter(torch.randn(7, 3)), list[Any]()
+
+    def logits(states: Tensor) -> Tensor:
+        assert [of for of in made if of() is not None] == []
+        found = nn.functional.linear(states, weight)
+        made.append(weakref.ref(found))
+        return found
+
+    def teacher(positions: Tensor) -> Tensor:
+        found = torch.randn(len(positions), 7)
+        made.append(weakref.ref(found))
+        return found
+
+    losses: list[RowLoss] = [lambda z, against, _: (z - against).square().sum(-1)]
+    total = ThroughHead(logits, teacher, losses, [1.0], [weight], [])(
+        torch.randn(2, 9, 3, requires_grad=True), Rows(torch.ones(1, 18), SMALL)
+    ).total
+    total.backward()
+    assert len(made) == 2 * 3
 
 
 @pytest.mark.usefixtures("small_is_large")

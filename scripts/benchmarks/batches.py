@@ -6,6 +6,9 @@ Cells for a real token are counted exactly over all training rows of SST-2. Then
 6-layer teacher (384 wide, random weights, 0.5 CE + 0.5 T^2 KL at T = 2) from the first batches of an epoch of each
 kind, whose order is random but for the first one, which is not counted. The mean of their CPU seconds, times the steps
 of an epoch, is what the epoch costs; rounds take other epochs and rotate the order.
+
+`--profile` shows instead of the epochs' costs how long torch's operators take in a step padded to 128 and in one of
+length groups; give it one thread (OMP_NUM_THREADS=1), whose time is all there is.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ import numpy as np
 import torch
 import transformers
 from datasets import Dataset
+from torch.profiler import ProfilerActivity, profile
 from transformers import (
     AutoTokenizer,
     BertConfig,
@@ -39,6 +43,8 @@ from hf_distill.data.batching import LengthGroupedSampler, TokenBudgetSampler
 from hf_distill.data.tokenization import tokenize
 
 FIXED = 128
+SHOWN = 14
+"""Operators in the table of a profile."""
 KINDS = ("padded to 128", "longest of a random batch", "length groups", "token budget")
 
 
@@ -50,12 +56,35 @@ class Steps(TrainerCallback):
         self.seconds: list[float] = []
         self._since = 0.0
 
+    @property
+    def mean(self) -> float:
+        return statistics.mean(self.seconds)
+
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         now = time.process_time()
         if state.global_step > 1:
             self.seconds.append(now - self._since)
         self._since = now
         control.should_training_stop = len(self.seconds) >= self.wanted
+
+
+class Operators(TrainerCallback):
+    """Milliseconds of each of torch's operators in a step on average, without what it calls; of all steps but the
+    first."""
+
+    def __init__(self, wanted: int) -> None:
+        self.wanted = wanted
+        self.found: dict[str, float] = {}
+        self._profile = profile(activities=[ProfilerActivity.CPU])
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == 1:
+            self._profile.start()
+        elif state.global_step == self.wanted + 1:
+            self._profile.stop()
+            events = self._profile.key_averages()
+            self.found = {event.key: event.self_cpu_time_total / 1000 / self.wanted for event in events}
+            control.should_training_stop = True
 
 
 def model(layers: int, tokenizer: PreTrainedTokenizerBase) -> BertForSequenceClassification:
@@ -74,11 +103,16 @@ def model(layers: int, tokenizer: PreTrainedTokenizerBase) -> BertForSequenceCla
     )
 
 
-def seconds_per_step(
-    kind: str, seed: int, given: argparse.Namespace, rows: Dataset, tokenizer: PreTrainedTokenizerBase
-) -> float:
+def train(
+    kind: str,
+    seed: int,
+    given: argparse.Namespace,
+    rows: Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    watch: TrainerCallback,
+) -> None:
+    """Trains on batches of a kind until the callback ends it."""
     fixed = {"padding": "max_length", "max_length": FIXED} if kind == KINDS[0] else {}
-    steps = Steps(given.steps)
     with tempfile.TemporaryDirectory() as folder:
         trainer = DistillationTrainer(
             model=model(3, tokenizer),
@@ -101,10 +135,9 @@ def seconds_per_step(
             train_dataset=rows,
             data_collator=DataCollatorWithPadding(tokenizer, **fixed),
             tokens_per_batch=given.tokens if kind == KINDS[3] else None,
-            callbacks=[steps],
+            callbacks=[watch],
         )
         trainer.train()
-    return statistics.mean(steps.seconds)
 
 
 def cut(order: Iterable[int], size: int) -> Iterator[list[int]]:
@@ -146,6 +179,22 @@ def table(epoch: dict[str, dict[str, float]], runs: list[dict[str, Any]]) -> str
     return "\n".join(lines)
 
 
+def profiled(given: argparse.Namespace, rows: Dataset, tokenizer: PreTrainedTokenizerBase) -> str:
+    """The table of operators, the dearest of a step in length groups first."""
+    found = {}
+    for kind in (KINDS[0], KINDS[2]):
+        watch = Operators(given.steps)
+        train(kind, 0, given, rows, tokenizer, watch)
+        found[kind] = watch.found
+    padded, grouped = found.values()
+    shown = sorted(grouped, key=lambda name: -grouped[name])[:SHOWN]
+    lines = [f"| operator | {KINDS[0]}: ms / step | {KINDS[2]}: ms / step | ratio |", "| --- | --- | --- | --- |"]
+    for name in [*shown, "all"]:
+        one, other = (sum(each.values()) if name == "all" else each.get(name, 0.0) for each in (padded, grouped))
+        lines.append(f"| {name} | {one:.1f} | {other:.1f} | {other / one if one else float('inf'):.3f} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--tokenizer", required=True, help="a folder or an id on the Hub")
@@ -155,19 +204,24 @@ def main() -> None:
     parser.add_argument("--batch_size", type=int, default=32)
     parser.add_argument("--tokens", type=int, default=1024, help="the budget of a batch")
     parser.add_argument("--output", type=Path)
+    parser.add_argument("--profile", action="store_true", help="show the operators of --steps steps, and end")
     given = parser.parse_args()
     transformers.logging.set_verbosity_error()
     tokenizer = AutoTokenizer.from_pretrained(given.tokenizer)
     splits = glue.task("sst2").load(given.dataset_dir, needed=("train",)).splits
     rows = tokenize(splits["train"], tokenizer, ["sentence"], max_length=FIXED)
+    if given.profile:
+        print(profiled(given, rows, tokenizer))
+        return
     epoch = counted(np.asarray(rows["length"][:]), given)
     runs: list[dict[str, Any]] = []
     for number in range(given.rounds if given.steps else 0):
         for kind in (*KINDS[number % len(KINDS) :], *KINDS[: number % len(KINDS)]):
-            step = seconds_per_step(kind, number, given, rows, tokenizer)
-            seconds = 1000 * step * epoch[kind]["steps"] / len(rows)
+            steps = Steps(given.steps)
+            train(kind, number, given, rows, tokenizer, steps)
+            seconds = 1000 * steps.mean * epoch[kind]["steps"] / len(rows)
             runs.append({"kind": kind, "round": number, "seconds": seconds})
-            print(f"{kind}: {step:.3f} CPU-s / step, {seconds:.2f} CPU-s / 1,000 sentences", flush=True)
+            print(f"{kind}: {steps.mean:.3f} CPU-s / step, {seconds:.2f} CPU-s / 1,000 sentences", flush=True)
     print(table(epoch, runs))
     if given.output is not None:
         settings = {name: getattr(given, name) for name in ("steps", "batch_size", "tokens")}

@@ -20,7 +20,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from hf_distill.errors import DataError
 from hf_distill.evaluation import figures
-from hf_distill.evaluation.evidence import Evidence
+from hf_distill.evaluation.evidence import Evidence, difference
 from hf_distill.evaluation.fidelity import Interval
 from hf_distill.evaluation.metrics import less_is_better
 from hf_distill.evaluation.report import write_whole
@@ -172,33 +172,6 @@ def compared(runs: Sequence[Run], *, control: str, reference: str) -> list[Row]:
         else Row(name=name, message=next(run.message for run in runs if run.name == name))
         for name in names
     ]
-
-
-def difference(
-    pairs: Sequence[tuple[Evidence, Evidence]], *, level: float = 0.95, resamples: int = 2000, seed: int = 0
-) -> Interval:
-    """(1/S) Σ_s [metric(method, seed s) - metric(control, seed s)] with its percentile interval over seeds and rows.
-
-    Each sample draws as many rows as there are, the same ones for all models, and as many seeds (Efron and Tibshirani,
-    1993, chapter 13). Few seeds tell little of their spread: the interval of one is over rows alone.
-
-    Raises: `DataError` where the models did not answer the same rows.
-    """
-    shapes = {evidence.rows.shape for pair in pairs for evidence in pair}
-    if len(shapes) != 1 or len({evidence.kind for pair in pairs for evidence in pair}) != 1:
-        found = ", ".join(f"{evidence.kind} {list(evidence.rows.shape)}" for pair in pairs for evidence in pair)
-        raise DataError(f"a difference of models that answered other rows: {found or 'none'}.")
-    number, random = len(pairs[0][0].rows), np.random.default_rng(seed)
-
-    def mean(chosen: np.ndarray, rows: np.ndarray | None) -> float:
-        return float(np.mean([pairs[i][0].value(rows) - pairs[i][1].value(rows) for i in chosen]))
-
-    sample = [
-        mean(random.integers(0, len(pairs), size=len(pairs)), random.integers(0, number, size=number))
-        for _ in range(resamples)
-    ]
-    low, high = np.quantile(sample, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(mean(np.arange(len(pairs)), None), float(low), float(high))
 
 
 def markdown(rows: Sequence[Row], metric: str, *, control: str, reference: str) -> str:

@@ -6,7 +6,7 @@ Functions of numpy arrays: logits `[rows, classes]`, labels `[rows]`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -94,16 +94,6 @@ def calibration_bins(confidence: Floats, correct: NDArray[np.bool_], bins: int =
     return Bins(counts, sure / filled, right / filled, float(np.abs(right - sure).sum() / len(confidence)))
 
 
-def brier(logits: ArrayLike, labels: ArrayLike) -> float:
-    """Mean over rows of Σ_c (p_c - [c = label])², between 0 and 2 (Brier, 1950, Monthly Weather Review 78(1)).
-
-    Errors: as `expected_calibration_error`.
-    """
-    probabilities, classes = _probabilities(logits, labels)
-    truth = np.eye(probabilities.shape[1])[classes]
-    return float(np.square(probabilities - truth).sum(axis=1).mean())
-
-
 def wilson_interval(successes: int, n: int, level: float = 0.95) -> Interval:
     """A proportion and its score interval (Wilson, 1927, JASA 22(158)); it stays inside [0, 1].
 
@@ -132,36 +122,8 @@ def mcnemar_p_value(student_correct: ArrayLike, control_correct: ArrayLike) -> f
     return float(stats.binomtest(only_student, differing).pvalue) if differing else 1.0
 
 
-def paired_bootstrap(
-    metric: Callable[[NDArray[np.generic], NDArray[np.generic]], float],
-    student: ArrayLike,
-    control: ArrayLike,
-    labels: ArrayLike,
-    *,
-    level: float = 0.95,
-    resamples: int = 2000,
-    seed: int = 0,
-) -> Interval:
-    """metric(student, labels) - metric(control, labels), with its percentile interval over resampled rows; both models
-    see the same rows each time (Efron and Tibshirani, 1993, chapter 13).
-
-    For metrics that are no mean over rows, such as F1 or a correlation. Predictions and labels are `[rows]`.
-
-    Errors: DataError for different lengths, no rows, a level outside (0, 1), or fewer than 100 resamples.
-    """
-    arrays = [np.asarray(values) for values in (student, control, labels)]
-    if len({array.shape for array in arrays}) != 1 or arrays[0].ndim != 1 or not len(arrays[0]):
-        raise DataError(f"paired_bootstrap: {', '.join(map(_shape, arrays))}; expected three lists, equally long.")
-
-    def difference(rows: NDArray[np.int64]) -> float:
-        a, b, truth = (array[rows] for array in arrays)
-        return metric(a, truth) - metric(b, truth)
-
-    return _resampled(difference, len(arrays[0]), level, resamples, seed)
-
-
 def bootstrap(
-    metric: Callable[[NDArray[np.generic]], float],
+    metric: Callable[[NDArray[Any]], float],
     rows: ArrayLike,
     *,
     level: float = 0.95,
@@ -176,20 +138,13 @@ def bootstrap(
     found = np.asarray(rows)
     if found.ndim < 1 or not len(found):
         raise DataError(f"bootstrap: {_shape(found)}; expected a list of at least one row.")
-    return _resampled(lambda chosen: metric(found[chosen]), len(found), level, resamples, seed)
-
-
-def _resampled(
-    value: Callable[[NDArray[np.int64]], float], n: int, level: float, resamples: int, seed: int
-) -> Interval:
-    """The value of all rows, and its percentiles over rows drawn with replacement."""
     _check_level(level)
     if resamples < 100:
         raise DataError(f"bootstrap: {resamples} resamples are too few for an interval; take 100 or more.")
-    random = np.random.default_rng(seed)
-    sample = [value(random.integers(0, n, size=n)) for _ in range(resamples)]
+    random, number = np.random.default_rng(seed), len(found)
+    sample = [metric(found[random.integers(0, number, size=number)]) for _ in range(resamples)]
     low, high = np.quantile(sample, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(float(value(np.arange(n))), float(low), float(high))
+    return Interval(float(metric(found)), float(low), float(high))
 
 
 def _logits(values: ArrayLike) -> Floats:

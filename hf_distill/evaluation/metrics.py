@@ -81,7 +81,8 @@ def compute_metrics_for(
     0. Labels of -100 are not known and do not count.
 
     Errors: DataError for an unknown task. When called: DataError for labels that are no ids of the logits' classes, or
-    no 0 and 1 for each class, no labels at all, or logits of another shape; NonFiniteLoss where predictions are NaN.
+    no 0 and 1 for each class, no labels at all, or logits of another shape; NonFiniteLoss where predictions are NaN or
+    infinite.
     """
     if task_name is None and kind == "multi_label":
         return lambda prediction: multi_label_metrics(*_flags(prediction))
@@ -143,9 +144,10 @@ def _logits(prediction: EvalPrediction) -> np.ndarray:
 
 
 def _check_numbers(logits: np.ndarray) -> None:
-    broken = int(np.isnan(logits).any(axis=1).sum())
+    """A class that a model does not have may be at -inf, beside others."""
+    broken = int((~np.isfinite(logits.max(axis=1))).sum())
     if broken:
-        raise NonFiniteLoss(f"metrics: the predictions of {broken} of {len(logits)} rows are NaN.")
+        raise NonFiniteLoss(f"metrics: the predictions of {broken} of {len(logits)} rows are NaN or infinite.")
 
 
 def _flags(prediction: EvalPrediction) -> tuple[np.ndarray, np.ndarray]:

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 from hf_distill.errors import NonFiniteLoss
 from hf_distill.sentences import COSINE, DOT
@@ -91,11 +90,6 @@ def top_one(queries: Vectors, corpus: Vectors, *, similarity: str = COSINE, chun
     ours, theirs = (comparable(vectors, similarity) for vectors in (queries, corpus))
     parts = [_best(ours[start : start + chunk] @ theirs.T, 1)[:, 0] for start in range(0, len(ours), chunk)]
     return np.concatenate(parts)
-
-
-def rank_correlation(pairs: NDArray[np.float64]) -> float:
-    """Spearman's correlation of two columns, `[rows, 2]`; 0.0 where one of them is constant."""
-    return correlation(stats.rankdata(pairs, axis=0))
 
 
 def correlation(pairs: NDArray[np.float64]) -> float:

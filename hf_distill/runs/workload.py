@@ -12,8 +12,9 @@ from datasets import Dataset, IterableDataset
 from torch import Tensor
 from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase
 
-from hf_distill.evaluation.evidence import Evidence
+from hf_distill.evaluation.evidence import Evidence, difference
 from hf_distill.evaluation.language_models import Prompt
+from hf_distill.evaluation.metrics import less_is_better
 from hf_distill.hub.record import DataFacts
 from hf_distill.recipe import Recipe
 from hf_distill.runs.labels import Columns, in_model_order
@@ -67,6 +68,8 @@ class Workload(ABC):
     auto_class: ClassVar[str]
     name: str
     metrics: tuple[str, ...]
+    rows_are: ClassVar[str] = "rows"
+    """What is drawn anew for an interval."""
     judged_by_objectives: ClassVar[bool] = False
     """Whether models have nothing to answer with, so that only the value of a training's objectives tells of it."""
     control_trains: ClassVar[bool] = True
@@ -200,12 +203,24 @@ class Workload(ABC):
         return None
 
     def interval(self, split: str, answers: Any) -> Interval | None:
-        """The 95 % interval of the reported metric."""
-        return None
+        """The 95 % interval of the reported metric, where it is made of rows (`evidence`)."""
+        evidence = self.evidence(split, answers)
+        if evidence is None:
+            return None
+        found = evidence.interval()
+        return found.low, found.high
 
     def lead(self, split: str, student: Any, control: Any) -> str:
         """A sentence on whether the student's lead over the control is more than chance; empty for none."""
-        return ""
+        ours, theirs = self.evidence(split, student), self.evidence(split, control)
+        if ours is None or theirs is None:
+            return ""
+        metric, found = self.metrics[0], difference([(ours, theirs)])
+        told = f"{metric} {found.value:+.3f}{' (less is better)' if less_is_better(metric) else ''}"
+        return (
+            f"Student against control: {told}, 95 % [{found.low:+.3f}, {found.high:+.3f}] (bootstrap over "
+            f"{self.rows_are})."
+        )
 
     def evidence(self, split: str, answers: Any) -> Evidence | None:
         """What the reported metric is made of, row by row."""

@@ -13,10 +13,8 @@ from hf_distill.evaluation.fidelity import (
     agreement,
     agreement_of_sets,
     bootstrap,
-    brier,
     expected_calibration_error,
     mcnemar_p_value,
-    paired_bootstrap,
     wilson_interval,
 )
 
@@ -81,7 +79,6 @@ def test_certain_predictions_fall_into_the_last_bin() -> None:
     logits = np.array([[1000.0, 0.0], [0.0, 1000.0]])
     assert expected_calibration_error(logits, [0, 1]) == 0.0
     assert expected_calibration_error(logits, [1, 0]) == 1.0
-    assert brier(logits, [1, 0]) == 2.0
 
 
 def test_expected_calibration_error_against_a_loop() -> None:
@@ -96,13 +93,6 @@ def test_expected_calibration_error_against_a_loop() -> None:
         inside = [(p, hit) for p, hit in rows if b / 15 < p <= (b + 1) / 15]
         expected += abs(sum(hit - p for p, hit in inside)) / len(rows)
     assert expected_calibration_error(logits, labels) == pytest.approx(expected, abs=1e-12)
-
-
-def test_brier_by_hand() -> None:
-    # (.2² + .2²) for .8 on the right class, (.7² + .7²) for .3 on it.
-    assert brier(logits_of(0.8, 0.7), [1, 0]) == pytest.approx((0.08 + 0.98) / 2, abs=1e-12)
-    # Uniform over three: (2/3)² + 2 (1/3)².
-    assert brier(np.zeros((5, 3)), [0, 1, 2, 0, 1]) == pytest.approx(2 / 3, abs=1e-12)
 
 
 @pytest.mark.parametrize(("successes", "n"), [(0, 10), (10, 10), (780, 872), (1, 2)])
@@ -130,33 +120,6 @@ def test_mcnemar_counts_coin_throws(only_student: int, only_control: int, expect
     student = np.array([True] * only_student + [False] * only_control + [True] * 20 + [False] * 7)
     control = np.array([False] * only_student + [True] * only_control + [True] * 20 + [False] * 7)
     assert mcnemar_p_value(student, control) == pytest.approx(expected, abs=1e-12)
-
-
-def accuracy(predictions: Any, labels: Any) -> float:
-    return float((predictions == labels).mean())
-
-
-def test_paired_bootstrap_of_an_accuracy_is_as_wide_as_theory_says() -> None:
-    # 400 rows: 60 right for the student alone, 20 for the control alone. Difference .1, variance (.2 - .1²) / 400.
-    labels = np.ones(400, dtype=int)
-    student = np.array([1] * 60 + [0] * 20 + [1] * 320)
-    control = np.array([0] * 60 + [1] * 20 + [1] * 320)
-    found = paired_bootstrap(accuracy, student, control, labels, resamples=4000, seed=1)
-    error = math.sqrt((0.2 - 0.01) / 400)
-    assert found.value == pytest.approx(0.1, abs=1e-12)
-    assert found.low == pytest.approx(0.1 - 1.96 * error, abs=0.004)
-    assert found.high == pytest.approx(0.1 + 1.96 * error, abs=0.004)
-    narrow = paired_bootstrap(accuracy, student, control, labels, resamples=4000, seed=1, level=0.5)
-    assert found.low < narrow.low < found.value < narrow.high < found.high
-
-
-def test_paired_bootstrap_sees_the_same_rows_and_follows_the_seed() -> None:
-    labels = np.array([0, 1] * 50)
-    same = paired_bootstrap(accuracy, labels, labels, labels)
-    assert same == (0.0, 0.0, 0.0)
-    wrong = np.where(np.arange(100) % 3, labels, 1 - labels)
-    first, again, other = (paired_bootstrap(accuracy, labels, wrong, labels, seed=seed) for seed in (1, 1, 2))
-    assert first == again != other
 
 
 def test_the_bootstrap_of_a_mean_is_as_wide_as_theory_says() -> None:
@@ -190,18 +153,14 @@ FINE = [[0.0, 1.0], [1.0, 0.0]]
         (lambda: expected_calibration_error(FINE, LABELS, bins=0), "bins is 0"),
         (lambda: expected_calibration_error(FINE, [0]), r"labels int64 \[1\]"),
         (lambda: expected_calibration_error(FINE, [0, 2]), "labels from 0 to 2, but the logits have 2 classes"),
-        (lambda: brier(FINE, [-1, 0]), "labels from -1"),
-        (lambda: brier(FINE, [0.0, 1.0]), r"labels float64 \[2\]"),
-        (lambda: brier([[1.0], [2.0]], LABELS), r"logits \[2, 1\]"),
+        (lambda: expected_calibration_error(FINE, [-1, 0]), "labels from -1"),
+        (lambda: expected_calibration_error(FINE, [0.0, 1.0]), r"labels float64 \[2\]"),
+        (lambda: expected_calibration_error([[1.0], [2.0]], LABELS), r"logits \[2, 1\]"),
         (lambda: wilson_interval(3, 2), "3 successes of 2"),
         (lambda: wilson_interval(0, 0), "0 successes of 0"),
         (lambda: wilson_interval(1, 2, 95), "confidence level 95"),
         (lambda: mcnemar_p_value([1, 0], [True, False]), r"int64 \[2\] and bool \[2\]"),
         (lambda: mcnemar_p_value([True], [True, False]), r"bool \[1\] and bool \[2\]"),
-        (lambda: paired_bootstrap(accuracy, [0], [0, 1], [0, 1]), r"int64 \[1\], int64 \[2\]"),
-        (lambda: paired_bootstrap(accuracy, [], [], []), "equally long"),
-        (lambda: paired_bootstrap(accuracy, [0], [0], [0], resamples=10), "10 resamples"),
-        (lambda: paired_bootstrap(accuracy, [0], [0], [0], level=1.0), "confidence level 1.0"),
         (lambda: bootstrap(np.mean, []), "at least one row"),
         (lambda: bootstrap(np.mean, 3.0), "at least one row"),
         (lambda: bootstrap(np.mean, [1.0], resamples=10), "10 resamples"),

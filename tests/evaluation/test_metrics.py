@@ -246,8 +246,15 @@ def test_other_shapes_and_kinds_are_refused(logits: Any, labels: Any, kind: Labe
 def test_nan_is_no_prediction() -> None:
     logits = LOGITS.copy()
     logits[1, 0] = np.nan
-    with pytest.raises(NonFiniteLoss, match="predictions of 1 of 4 rows are NaN"):
+    with pytest.raises(NonFiniteLoss, match="predictions of 1 of 4 rows are NaN or infinite"):
         compute_metrics_for("sst2")(EvalPrediction(logits, LABELS))
+    logits[1, 0] = np.inf  # as of a model in float16
+    with pytest.raises(NonFiniteLoss, match="predictions of 1 of 4 rows are NaN or infinite"):
+        compute_metrics_for("sst2")(EvalPrediction(logits, LABELS))
+    logits[1] = -np.inf
+    with pytest.raises(NonFiniteLoss, match="predictions of 1 of 4 rows are NaN or infinite"):
+        compute_metrics_for("stsb")(EvalPrediction(logits[:, :1], LABELS.astype(np.float32)))
+    logits[1] = LOGITS[1]
     logits[1, 0] = -np.inf
     assert compute_metrics_for("sst2")(EvalPrediction(logits, LABELS)) == {"accuracy": 0.75}
 

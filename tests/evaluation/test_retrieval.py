@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from hf_distill.errors import NonFiniteLoss
-from hf_distill.evaluation.metrics import METRICS
-from hf_distill.evaluation.retrieval import rank_correlation, retrieval, top_one, unit_rows
+from hf_distill.evaluation.retrieval import retrieval, top_one, unit_rows
 
 Similarity = Callable[[np.ndarray, np.ndarray], float]
 
@@ -60,12 +59,6 @@ def test_a_corpus_of_fewer_than_ten_texts_and_equal_ones() -> None:
     found = retrieval(np.asarray([[1.0, 0.0]]), corpus, [[2]])
     np.testing.assert_allclose(found, [[1 / math.log2(3), 0.5, 0.0, 1.0]])
     assert top_one(np.asarray([[1.0, 0.0]]), corpus).tolist() == [1]
-
-
-def test_the_quick_correlation_of_ranks_is_that_of_the_metric() -> None:
-    pairs = np.stack([GENERATOR.normal(size=40).round(1), GENERATOR.integers(0, 6, 40).astype(float)], axis=1)
-    assert rank_correlation(pairs) == pytest.approx(METRICS["spearmanr"](pairs[:, 0], pairs[:, 1]))
-    assert rank_correlation(np.stack([pairs[:, 0], np.ones(40)], axis=1)) == 0.0
 
 
 def test_vectors_that_are_no_numbers_are_refused_and_zeros_stay() -> None:

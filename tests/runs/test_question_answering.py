@@ -102,9 +102,9 @@ def test_the_interval_and_the_lead_go_over_questions(loaded: QuestionAnswering) 
     assert loaded.interval("validation", right) == (100.0, 100.0)
     low, high = loaded.interval("validation", half)
     assert 0.0 < low < 100 * 4 / 9 < high < 100.0
-    assert loaded.lead("validation", right, wrong).startswith("Student against control: f1 +100.00, 95 % [+100.00, ")
-    assert "f1 -100.00" in loaded.lead("validation", wrong, right)
-    assert "f1 +0.00, 95 % [+0.00, +0.00]" in loaded.lead("validation", half, half)
+    assert loaded.lead("validation", right, wrong).startswith("Student against control: f1 +100.000, 95 % [+100.000, ")
+    assert "f1 -100.000" in loaded.lead("validation", wrong, right)
+    assert "f1 +0.000, 95 % [+0.000, +0.000]" in loaded.lead("validation", half, half)
 
 
 def test_the_f1_of_a_question_is_that_of_the_metric(folder: Path, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
@@ -69,6 +70,36 @@ def test_classes_of_the_hub_keep_their_names_and_their_order(hub_of: list[Any]) 
     facts = found.facts(made)
     assert (facts.id, facts.config, facts.revision, facts.name) == ("me/moods", "all", "v1", "me/moods")
     assert set(facts.sources) == {"train", "validation", "test"}
+
+
+WORDS = Dataset.from_dict({"body": [f"text {i}" for i in range(6)], "mood": [0.0, 1.0, 2.5, 2.0, 4.0, 3.5]})
+
+
+def test_a_correlation_has_an_interval_and_a_lead(hub_of: list[Any]) -> None:
+    """Of Pearson's, for which no formula is asked."""
+    hub_of.append({"train": WORDS, "validation": WORDS})
+    found = loaded(recipe())
+    truth = np.asarray(WORDS["mood"][:], dtype=np.float32)[:, None]
+    near = truth + np.asarray([0.3, -0.2, 0.4, -0.1, 0.2, -0.3], dtype=np.float32)[:, None]
+    low, high = found.interval("validation", near) or (2.0, -2.0)
+    value = np.corrcoef(near[:, 0], truth[:, 0])[0, 1]
+    assert found.metrics[0] == "pearson"
+    assert low < value < high <= 1.0
+    assert found.lead("validation", truth, -truth).startswith("Student against control: pearson +2.000, 95 % [")
+    assert found.lead("validation", near, near).endswith(
+        "pearson +0.000, 95 % [+0.000, +0.000] (bootstrap over rows)."
+    )
+
+
+def test_an_accuracy_has_a_paired_difference_beside_its_test(hub_of: list[Any]) -> None:
+    """Of ten rows the student is right in nine, the control in five of these; 2 * 0.5^4 of four that differ."""
+    hub_of.append({"train": split([0, 1, 2] * 4), "validation": split([0] * 10)})
+    found = loaded(recipe())
+    right, wrong = np.asarray([1.0, 0.0, 0.0]), np.asarray([0.0, 1.0, 0.0])
+    student, control = (np.stack([right] * n + [wrong] * (10 - n)) for n in (9, 5))
+    told = found.lead("validation", student, control)
+    assert told.startswith("Student against control: accuracy +0.400, 95 % [+0.100, +0.700] (bootstrap over rows).")
+    assert told.endswith("Row by row, p = 0.12 (McNemar).")
 
 
 def test_a_validation_split_is_cut_where_there_is_none(hub_of: list[Any]) -> None:

@@ -23,16 +23,15 @@ from hf_distill.data.sentences import (
     tokenize_texts,
 )
 from hf_distill.errors import DataError
-from hf_distill.evaluation import fidelity
 from hf_distill.evaluation.evidence import Evidence
 from hf_distill.evaluation.metrics import METRICS
 from hf_distill.evaluation.parting import Answered, Asked
-from hf_distill.evaluation.retrieval import NAMES, comparable, rank_correlation, retrieval, top_one
+from hf_distill.evaluation.retrieval import NAMES, comparable, retrieval, top_one
 from hf_distill.recipe import Data, Recipe
 from hf_distill.recipe.sections.data import Embeddings as Settings
 from hf_distill.runs.labels import Columns
 from hf_distill.runs.sentence_encoders import Encoders
-from hf_distill.runs.workload import Collator, Interval, Limits
+from hf_distill.runs.workload import Collator, Limits
 from hf_distill.runs.workloads.labelled_rows import LabelledRows
 from hf_distill.runs.workloads.splits import at_most, cut_splits, data_name, tables_with, with_cuts
 from hf_distill.sentences import COSINE
@@ -172,27 +171,6 @@ class SentenceVectors(LabelledRows):
         if self.settings.score_column is None:
             return Evidence("mean", values[:, :1])
         return Evidence(self.metrics[0], values)
-
-    def interval(self, split: str, answers: np.ndarray) -> Interval:
-        """Of the reported metric, over resampled pairs or queries."""
-        found = fidelity.bootstrap(self._reported, self._values(split, answers), resamples=1000)
-        return found.low, found.high
-
-    def _reported(self, values: np.ndarray) -> float:
-        """The reported metric, quick enough to be taken over a thousand resamples."""
-        if self.settings.score_column is None:
-            return float(values[:, 0].mean())
-        return rank_correlation(values)
-
-    def lead(self, split: str, student: np.ndarray, control: np.ndarray) -> str:
-        both = np.stack([self._values(split, student), self._values(split, control)], axis=1)
-        found = fidelity.bootstrap(
-            lambda rows: self._reported(rows[:, 0]) - self._reported(rows[:, 1]), both, resamples=1000
-        )
-        return (
-            f"Student against control: {self.metrics[0]} {found.value:+.3f}, 95 % [{found.low:+.3f}, "
-            f"{found.high:+.3f}] (bootstrap over rows)."
-        )
 
     def asked(self, split: str) -> Asked | None:
         """The pairs with their gold scores; searches are not shown."""

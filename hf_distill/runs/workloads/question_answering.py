@@ -14,7 +14,6 @@ from transformers import DataCollatorWithPadding, EvalPrediction, PreTrainedMode
 from hf_distill.data.question_answering import ANSWERS, COLUMNS, Questions, questions_of, split_by_context
 from hf_distill.data.windows import windows
 from hf_distill.errors import IncompatiblePair
-from hf_distill.evaluation import fidelity
 from hf_distill.evaluation.evidence import Evidence
 from hf_distill.evaluation.parting import Answered, Asked
 from hf_distill.evaluation.spans import Answer, Search, best_answers
@@ -22,7 +21,7 @@ from hf_distill.evaluation.squad import SquadMetric, SquadV2Metric, essence, pla
 from hf_distill.recipe import Data, Recipe
 from hf_distill.recipe.sections.data import QuestionAnswering as Settings
 from hf_distill.runs.labels import Columns
-from hf_distill.runs.workload import Collator, Interval, Limits
+from hf_distill.runs.workload import Collator, Limits
 from hf_distill.runs.workloads.labelled_rows import PredictedRows, padding_on_the_right
 from hf_distill.runs.workloads.splits import at_most, data_name, need_test, tables_of, with_cuts
 from hf_distill.tasks import QuestionAnswering as Task
@@ -42,6 +41,7 @@ class QuestionAnswering(PredictedRows):
     """
 
     auto_class = Task.auto_class
+    rows_are = "questions"
     label_column = ANSWERS
 
     name: str
@@ -132,19 +132,6 @@ class QuestionAnswering(PredictedRows):
     def agreement(self, split: str, ours: list[Answer], teachers: list[Answer]) -> float:
         """The share of questions with the same answer, but for case, punctuation and articles."""
         return float(np.mean([essence(a.text) == essence(b.text) for a, b in zip(ours, teachers, strict=True)]))
-
-    def interval(self, split: str, answers: list[Answer]) -> Interval:
-        """Of F1, over resampled questions."""
-        found = fidelity.bootstrap(lambda rows: float(rows.mean()), self._f1(split, answers))
-        return found.low, found.high
-
-    def lead(self, split: str, student: list[Answer], control: list[Answer]) -> str:
-        lead = self._f1(split, student) - self._f1(split, control)
-        found = fidelity.bootstrap(lambda rows: float(rows.mean()), lead)
-        return (
-            f"Student against control: f1 {found.value:+.2f}, 95 % [{found.low:+.2f}, {found.high:+.2f}] "
-            "(bootstrap over questions)."
-        )
 
     def evidence(self, split: str, answers: list[Answer]) -> Evidence:
         """The F1 of each question."""

@@ -16,7 +16,6 @@ from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBas
 
 from hf_distill.data.speech import BLANK, SAID, SOUND, SPACE, SpeechCollator, SpokenTexts, hear, spoken_texts
 from hf_distill.errors import DataError, IncompatiblePair, NonFiniteLoss
-from hf_distill.evaluation import fidelity
 from hf_distill.evaluation.edits import edits, split_at
 from hf_distill.evaluation.evidence import Evidence, error_rate
 from hf_distill.evaluation.parting import Answered, Asked
@@ -25,7 +24,7 @@ from hf_distill.loading import load_feature_extractor
 from hf_distill.recipe import Data, Recipe, Student
 from hf_distill.recipe.sections.data import Speech as Settings
 from hf_distill.runs.labels import Columns
-from hf_distill.runs.workload import Collator, Interval, Limits
+from hf_distill.runs.workload import Collator, Limits
 from hf_distill.runs.workloads.labelled_rows import LabelledRows
 from hf_distill.runs.workloads.splits import at_most, data_facts, data_name, tables_of, with_cuts
 from hf_distill.tasks import CTC, IGNORED, task_of
@@ -57,6 +56,7 @@ class Speech(LabelledRows):
 
     auto_class = CTC.auto_class
     metrics = ("wer", "cer")
+    rows_are = "sounds"
 
     name: str
     data: SpokenTexts
@@ -153,19 +153,6 @@ class Speech(LabelledRows):
     def agreement(self, split: str, ours: Heard, teachers: Heard) -> float:
         """The share of sounds that both take for the same."""
         return float(np.mean([a == b for a, b in zip(ours.found, teachers.found, strict=True)]))
-
-    def interval(self, split: str, answers: Heard) -> Interval:
-        """Of the word error rate, over resampled sounds."""
-        found = fidelity.bootstrap(error_rate, _words(answers))
-        return found.low, found.high
-
-    def lead(self, split: str, student: Heard, control: Heard) -> str:
-        both = np.stack([_words(student), _words(control)], axis=1)
-        found = fidelity.bootstrap(lambda rows: error_rate(rows[:, 0]) - error_rate(rows[:, 1]), both)
-        return (
-            f"Student against control: wer {found.value:+.3f} (less is better), 95 % [{found.low:+.3f}, "
-            f"{found.high:+.3f}] (bootstrap over sounds)."
-        )
 
     def asked(self, split: str) -> Asked:
         return Asked("sounds", "texts")

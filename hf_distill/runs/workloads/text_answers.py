@@ -18,8 +18,6 @@ from hf_distill.evaluation import fidelity
 from hf_distill.evaluation.evidence import Evidence
 from hf_distill.evaluation.parting import Answered, Asked
 from hf_distill.runs.labels import SEVERAL, Columns, align_labels, check_problem_type, in_model_order, label_settings
-from hf_distill.runs.workload import Interval
-from hf_distill.runs.workloads import counted
 
 NONE = "none"
 """A text without a class, in words."""
@@ -74,11 +72,9 @@ class TextAnswers(ABC):
     def calibration_error(self, answers: np.ndarray, labels: np.ndarray) -> float | None:
         return None
 
-    def interval(self, answers: np.ndarray, labels: np.ndarray) -> Interval | None:
+    def right(self, answers: np.ndarray, labels: np.ndarray) -> NDArray[np.bool_] | None:
+        """Which rows were answered right, `[rows]`, where the metric is the share of these."""
         return None
-
-    def lead(self, student: np.ndarray, control: np.ndarray, labels: np.ndarray) -> str:
-        return ""
 
     @abstractmethod
     def evidence(self, answers: np.ndarray, labels: np.ndarray) -> Evidence: ...
@@ -109,9 +105,11 @@ class OneClass(TextAnswers):
     def written(self, label: Any) -> Any:
         return self.names[label]
 
-    def _right(self, answers: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        """Which rows were answered right, boolean `[rows]`."""
-        right: np.ndarray = answers.argmax(axis=1) == labels
+    def right(self, answers: np.ndarray, labels: np.ndarray) -> NDArray[np.bool_] | None:
+        return self._right(answers, labels) if self.metric == "accuracy" else None
+
+    def _right(self, answers: np.ndarray, labels: np.ndarray) -> NDArray[np.bool_]:
+        right: NDArray[np.bool_] = answers.argmax(axis=1) == labels
         return right
 
     def agreement(self, ours: np.ndarray, teachers: np.ndarray) -> float:
@@ -126,20 +124,6 @@ class OneClass(TextAnswers):
 
     def calibration_error(self, answers: np.ndarray, labels: np.ndarray) -> float | None:
         return fidelity.expected_calibration_error(answers, labels)
-
-    def interval(self, answers: np.ndarray, labels: np.ndarray) -> Interval | None:
-        """Of the accuracy, if that is what is reported."""
-        if self.metric != "accuracy":
-            return None
-        right = self._right(answers, labels)
-        interval = fidelity.wilson_interval(int(right.sum()), len(right))
-        return interval.low, interval.high
-
-    def lead(self, student: np.ndarray, control: np.ndarray, labels: np.ndarray) -> str:
-        if self.metric != "accuracy":
-            return ""
-        p_value = fidelity.mcnemar_p_value(self._right(student, labels), self._right(control, labels))
-        return f"Student against control, row by row: p = {p_value:.2g} (McNemar)."
 
     def evidence(self, answers: np.ndarray, labels: np.ndarray) -> Evidence:
         """Which rows were answered right, or classes and labels where the metric is another."""
@@ -191,15 +175,8 @@ class SomeClasses(TextAnswers):
     def agreement(self, ours: np.ndarray, teachers: np.ndarray) -> float:
         return fidelity.agreement_of_sets(ours, teachers)
 
-    def interval(self, answers: np.ndarray, labels: np.ndarray) -> Interval:
-        """Of F1 over all classes."""
-        return counted.interval(self._counts(answers, labels))
-
-    def lead(self, student: np.ndarray, control: np.ndarray, labels: np.ndarray) -> str:
-        return counted.lead(self._counts(student, labels), self._counts(control, labels), self.metric, "rows")
-
     def evidence(self, answers: np.ndarray, labels: np.ndarray) -> Evidence:
-        return counted.evidence(self._counts(answers, labels))
+        return Evidence("entities", self._counts(answers, labels).astype(np.float64))
 
     def asked(self, labels: np.ndarray, text: Callable[[int], str]) -> Asked:
         return Asked("rows", "texts", text=text, truth_in_words=lambda row: self._in_words(labels[row]))

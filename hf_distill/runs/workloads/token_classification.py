@@ -24,8 +24,7 @@ from hf_distill.evaluation.parting import Answered, Asked
 from hf_distill.recipe import Data, Recipe
 from hf_distill.recipe.sections.data import TokenClassification as Settings
 from hf_distill.runs.labels import Columns, align_labels, ids_in, in_task_order, label_settings
-from hf_distill.runs.workload import Collator, Interval, Limits
-from hf_distill.runs.workloads import counted
+from hf_distill.runs.workload import Collator, Limits
 from hf_distill.runs.workloads.labelled_rows import PredictedRows, padding_on_the_right
 from hf_distill.runs.workloads.splits import at_most, data_name, need_test, tables_of, with_cuts
 from hf_distill.tasks import IGNORED
@@ -60,6 +59,7 @@ class TokenClassification(PredictedRows):
     data: TaggedTokens
     settings: Settings
     metrics: tuple[str, ...] = METRICS
+    rows_are = "sentences"
 
     # ---- the models ----
 
@@ -164,16 +164,9 @@ class TokenClassification(PredictedRows):
         pairs = zip(self._tags(split, answers), self._golden(split), strict=True)
         return np.asarray([summed(list(counts(ours, theirs).values())) for ours, theirs in pairs])
 
-    def interval(self, split: str, answers: Tagged) -> Interval:
-        """Of F1."""
-        return counted.interval(self._counts(split, answers))
-
-    def lead(self, split: str, student: Tagged, control: Tagged) -> str:
-        return counted.lead(self._counts(split, student), self._counts(split, control), "f1", "sentences")
-
     def evidence(self, split: str, answers: Tagged) -> Evidence:
         """The entities of each sentence that are right, were found, and are there."""
-        return counted.evidence(self._counts(split, answers))
+        return Evidence("entities", self._counts(split, answers).astype(np.float64))
 
     def asked(self, split: str) -> Asked | None:
         """The tokens, each in its sentence and between brackets."""

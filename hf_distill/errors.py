@@ -33,6 +33,15 @@ class HubError(DistillationError):
     """The Hub refused or lost a request, or what would be published is not fit to be."""
 
 
+class UnreadableModel(DistillationError):
+    """A model, or what reads its inputs, cannot be loaded: it is not there, it is damaged, or the Hub did not give
+    it."""
+
+
+OF_THE_PLACE = (HubError, UnreadableModel, BrokenCheckpoint, CacheMismatch)
+"""What tells of files and networks, and nothing of whether a recipe suits its models and data."""
+
+
 class Preempted(SystemExit):
     """The process was asked to stop (SIGTERM), has written a checkpoint, and exits with `STATUS`.
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_distill.access_tokens import TOKEN
-from hf_distill.errors import DistillationError, IncompatiblePair
+from hf_distill.errors import DistillationError, IncompatiblePair, UnreadableModel
 
 _READ = (".safetensors", ".bin", ".json", ".model", ".jinja", ".py", "vocab.txt", "merges.txt")
 """What the library reads of a model's folder."""
@@ -103,7 +103,7 @@ def load_model(
             **config,
         )
     except Exception as error:  # what the library raises on a damaged or hostile folder is of every kind
-        raise DistillationError(
+        raise UnreadableModel(
             f"the {role} {name_or_path!r} cannot be loaded as {auto_class}: {_reason(error)}"
         ) from error
     _holds_no_token(model.config.to_dict(), "config.json", name_or_path, role)
@@ -129,7 +129,7 @@ def load_feature_extractor(name_or_path: str, *, role: str, revision: str | None
     try:
         return transformers.AutoFeatureExtractor.from_pretrained(name_or_path, revision=revision)
     except Exception as error:  # as above
-        raise DistillationError(
+        raise UnreadableModel(
             f"the {role} {name_or_path!r} has no feature extractor, which reads sounds ({_reason(error)}); save the "
             "one that it was trained with beside it."
         ) from error
@@ -149,7 +149,7 @@ def load_tokenizer(
             name_or_path, revision=revision, trust_remote_code=trust_remote_code, **settings
         )
     except Exception as error:  # as above
-        raise DistillationError(
+        raise UnreadableModel(
             f"the tokenizer of the {role} {name_or_path!r} cannot be loaded: {_reason(error)}"
         ) from error
     _holds_no_token(tokenizer.init_kwargs, "tokenizer_config.json", name_or_path, role)

@@ -16,6 +16,7 @@ from hf_distill.errors import DistillationError, RecipeError
 from hf_distill.evaluation.compare import REFUSED, Run
 from hf_distill.hub.record import sha256_of, sha256_of_files
 from hf_distill.recipe import Recipe
+from hf_distill.runs.arguments import QUIET
 from hf_distill.runs.commits import at_kept_commit
 from hf_distill.runs.origins import MODEL_FILES, Place, places
 from hf_distill.version import __version__
@@ -33,12 +34,6 @@ OF_SPLITS = ("train*.*", "validation*.*", "test*.*")
 
 Sums = Mapping[str, str]
 """SHA-256 of files by their names."""
-
-QUIET = {
-    "save_strategy": "no", "eval_strategy": "no", "load_best_model_at_end": False, "report_to": "none",
-    "disable_tqdm": True,
-}  # fmt: skip
-"""Arguments of every stage that flags do not say otherwise: only steps are timed, and only the end is scored."""
 
 
 @dataclass(frozen=True)

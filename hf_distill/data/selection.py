@@ -44,7 +44,10 @@ def split(
     chosen = {name: random.permutation(np.concatenate(rows)) for name, rows in parts.items() if fractions.get(name, 1)}
     for name, rows in chosen.items():
         if not len(rows):
-            raise DataError(f"split: {fractions.get(name, 'the rest')} of {len(dataset)} rows leaves {name!r} empty.")
+            raise DataError(
+                f"split: {fractions.get(name, 'the rest')} of {len(dataset)} rows leaves {name!r} empty: shares are "
+                f"rounded class by class, of {len(np.unique(classes))}. Take a larger share, or give more rows."
+            )
     return DatasetDict({name: dataset.select(rows) for name, rows in chosen.items()})
 
 

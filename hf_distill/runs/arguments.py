@@ -24,6 +24,13 @@ DEFAULTS: dict[str, Any] = {
 }
 """What a recipe need not say. Fifty logs a stage make a curve, whatever its length."""
 
+QUIET: dict[str, Any] = {
+    "eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False, "report_to": "none",
+    "disable_tqdm": True,
+}  # fmt: skip
+"""Arguments of every stage of a run that is one of many to be compared: only its steps are timed, it is judged by its
+end, and nothing is kept of what lies between."""
+
 RENAMED = {
     "gradient_checkpointing": "activation_checkpointing",
     "gradient_checkpointing_kwargs": "activation_checkpointing_kwargs",

@@ -13,7 +13,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from hf_distill.errors import DistillationError, NonFiniteLoss
+from hf_distill.errors import OF_THE_PLACE, DistillationError, NonFiniteLoss
 from hf_distill.evaluation.compare import FAILED, REFUSED, SCORED
 from hf_distill.recipe import Recipe
 from hf_distill.runs.answering import evidence_of
@@ -56,7 +56,7 @@ def told(asked: Mapping[str, Any], output_dir: Path) -> dict[str, Any]:
         was_trained = bool(before) and _marks(folder) == before  # by an earlier process, whose peak it was
         costs = {**_steps(folder), "peak_bytes": None if was_trained else most_held()}
         metric, evidence = evidence_of(recipe, output_dir)
-    except NonFiniteLoss as error:
+    except (NonFiniteLoss, *OF_THE_PLACE) as error:
         return {"outcome": FAILED, "message": str(error)}
     except DistillationError as error:
         return {"outcome": REFUSED, "message": str(error)}

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from hf_distill.errors import DistillationError, RecipeError
+from hf_distill.hub.record import environment
 from hf_distill.recipe import Recipe
 from hf_distill.runs import commits
 from hf_distill.runs.folder import differences, read_json, write_json
@@ -89,8 +90,8 @@ def check_folder(
     folder: Path, recipes: Mapping[str, Recipe], budget: Budget, settings: Settings, sources: Mapping[str, Any]
 ) -> None:
     """Puts down what a folder was asked for, or compares it. Before the first trial only what costs depend on must be
-    the same, so that a budget that nothing meets can be raised; after it the time as well, as trials are of so many
-    rows as it affords. `sources` are sums of the files that were read.
+    the same, so that a budget that nothing meets can be raised, the machine and its threads among it; after it the
+    time as well, as trials are of so many rows as it affords. `sources` are sums of the files that were read.
 
     Raises: `DistillationError` for a folder of another search, that lists what differs, or with other things in it.
     """
@@ -98,7 +99,14 @@ def check_folder(
     how["learning_rate_scales"] = list(settings.learning_rate_scales)
     plain = {name: recipe.to_dict() for name, recipe in recipes.items()}
     measured = {"of": {key: next(iter(plain.values())).get(key) for key in SHARED}, "sources": dict(sources)}
-    asked = {**measured, "device": how.pop("device"), "tried": {"recipes": plain, "budget": budget.limits(), **how}}
+    hardware = environment().hardware
+    machine = {name: getattr(hardware, name) for name in ("processor", "threads", "accelerators")}
+    asked = {
+        **measured,
+        "device": how.pop("device"),
+        "machine": machine,
+        "tried": {"recipes": plain, "budget": budget.limits(), **how},
+    }
     before = read_json(folder / FILE_NAME)
     if before is None:
         _refuse_foreign(folder)

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from hf_distill.errors import DistillationError
 from hf_distill.evaluation.latency import Latency, measure_latency
 from hf_distill.search.budget import Cost
 from hf_distill.search.forms import COMPILED, Form, Ready
@@ -40,13 +41,21 @@ class Clock:
         """
         if form.runtime == COMPILED:
             torch.compiler.reset()  # or the code of models before this one counts against its own
-            self._latency(made.model, made.call, 1e-3)
+            self._compile(made)
         before = self._latency(self.teacher, self.teacher, SECONDS / 2)
         latency = self._latency(made.model, made.call, SECONDS)
         after = self._latency(self.teacher, self.teacher, SECONDS / 2)
         params = sum(parameter.numel() for parameter in made.model.parameters())
         teacher_ms = (before.milliseconds_per_sentence + after.milliseconds_per_sentence) / 2
         return Cost(latency=latency, teacher_ms=teacher_ms, size_bytes=made.size_bytes, params=params)
+
+    def _compile(self, made: Ready) -> None:
+        """Raises: `DistillationError` for a model that torch's compiler cannot take."""
+        try:
+            self._latency(made.model, made.call, 1e-3)
+        except RuntimeError as error:  # of which torch's compilers' errors are
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise DistillationError(f"torch.compile cannot run {type(made.model).__name__}: {reason}") from error
 
     def _latency(self, model: PreTrainedModel, call: Any, seconds: float) -> Latency:
         settings: dict[str, Any] = {"max_length": self.max_length, "budget_seconds": seconds}

@@ -9,11 +9,12 @@ from pathlib import Path
 
 from transformers import PreTrainedModel
 
+from hf_distill.model_sizes import num_parameters
 from hf_distill.recipe import Recipe
 from hf_distill.runs import models
 from hf_distill.runs.workload import Workload
 from hf_distill.search.clock import Clock
-from hf_distill.search.forms import PLAIN, Form
+from hf_distill.search.forms import PLAIN, Form, holds
 from hf_distill.search.judging import Judge
 from hf_distill.search.points import Point, Points
 from hf_distill.search.trials import Course
@@ -39,7 +40,9 @@ class Comparison:
         every other candidate its best trial, as far as that went."""
         chosen, point = winner.trial.candidate.form, self.points.point
         shown = dict.fromkeys((PLAIN, *forms))
-        teachers = [point(form.name, "teacher", form, lambda: self.clock.teacher) for form in shown]
+        size = num_parameters(self.clock.teacher)
+        of_teacher = [form for form in shown if holds(form, size)]
+        teachers = [point(form.name, "teacher", form, lambda: self.clock.teacher) for form in of_teacher]
         students = {form: point(form.name, "student", form, self.student) for form in shown}
         controls = [point(form.name, "control", form, self._control) for form in dict.fromkeys((PLAIN, chosen))]
         return Compared([*teachers, *students.values(), *controls, *self._others(courses, winner)], students[chosen])

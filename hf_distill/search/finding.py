@@ -30,7 +30,7 @@ from hf_distill.search.clock import Clock
 from hf_distill.search.comparing import Compared, Comparison
 from hf_distill.search.exporting import export
 from hf_distill.search.forms import forms_here
-from hf_distill.search.held_out import hold_out
+from hf_distill.search.held_out import HeldOut, hold_out
 from hf_distill.search.points import Point
 from hf_distill.search.shapes import shapes_of
 from hf_distill.search.survey import Candidate, survey
@@ -123,10 +123,11 @@ class _Search:
 
     def result(self) -> Found:
         """Step by step; each finds what is there already."""
+        held_out = hold_out(self.workload, self.folder / "data")
         with self._timed("measuring"):
             candidates = self._candidates()
         with self._timed("trials"):
-            courses = self._courses(candidates)
+            courses = self._courses(candidates, held_out)
         winner = max(courses, key=lambda course: course.standing)
         if winner.standing[0] == 0:
             said = "; ".join(dict.fromkeys(each.message for course in courses for each in course.runs))
@@ -154,8 +155,7 @@ class _Search:
             logger.info("kept: %s: %s", each.name, told(each.cost.amounts()))
         return found
 
-    def _courses(self, candidates: Sequence[Candidate]) -> list[Course]:
-        held_out = hold_out(self.workload, self.folder / "data")
+    def _courses(self, candidates: Sequence[Candidate], held_out: HeldOut) -> list[Course]:
         trials = trials_of(candidates, self.recipes, self.settings.learning_rate_scales)
         runner = Runner(held_out, self.folder / TRIALS)
         courses = tried(trials, held_out.rows, self.settings.time_budget, runner.judged)

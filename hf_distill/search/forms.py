@@ -12,7 +12,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_distill.errors import DistillationError
-from hf_distill.hub.onnx import OnnxModel, require_onnx, write_onnx
+from hf_distill.hub.onnx import MAX_BYTES, OnnxModel, require_onnx, write_onnx
 
 EAGER, ONNX, COMPILED = RUNTIMES = ("eager", "onnx", "compiled")
 FLOAT32, BFLOAT16, INT8 = "float32", "bfloat16", "int8"
@@ -43,6 +43,11 @@ FORMS = (
     Form(INT8, ONNX),
 )
 """From the most exact and simplest on: of several that fit, the first is taken."""
+
+
+def holds(form: Form, params: int) -> bool:
+    """Whether a model of so many parameters can be had in a form: what is written for ONNX Runtime has a limit."""
+    return form.runtime != ONNX or 4 * params < MAX_BYTES
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ was never looked at."""
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,8 +46,9 @@ class HeldOut:
 
 
 def hold_out(workload: TextClassification, folder: Path) -> HeldOut:
-    """Cuts a tenth of the training rows, of each class the same share where a row has one, and writes both parts into
-    `folder`, where they are not there yet; of a task with several validations, every one is these rows.
+    """Cuts a tenth of the training rows, of each class the same share where a row has one and some class has enough of
+    them, and writes both parts into `folder`, where they are not there yet; of a task with several validations, every
+    one is these rows.
 
     Raises: `DataError` for too few rows.
     """
@@ -55,7 +57,9 @@ def hold_out(workload: TextClassification, folder: Path) -> HeldOut:
         raise DataError(
             f"{workload.name}: {len(rows)} training rows are too few to hold a tenth out; give 20 or more."
         )
-    parts = selection.split(rows, validation=min(SHARE, MOST / len(rows)), test=0.0, seed=SEED)
+    share = min(SHARE, MOST / len(rows))
+    largest = max(Counter(map(str, rows[TextClassification.label_column][:])).values())
+    parts = selection.split(rows, validation=share, test=0.0, seed=SEED, stratify=round(share * largest) > 0)
     names = workload.task.validation_splits if workload.task is not None else ("validation",)
     folder.mkdir(parents=True, exist_ok=True)
     for name, part in {"train": "train", **dict.fromkeys(names, "validation")}.items():

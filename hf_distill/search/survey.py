@@ -11,7 +11,7 @@ import numpy as np
 from hf_distill.errors import DistillationError
 from hf_distill.search.bench import Bench
 from hf_distill.search.budget import HEADROOM, TIMES, Budget, Cost, told
-from hf_distill.search.forms import FORMS, Form
+from hf_distill.search.forms import FORMS, Form, holds
 from hf_distill.search.shapes import Shape, by_width
 
 logger = logging.getLogger(__name__)
@@ -43,15 +43,16 @@ def survey(shapes: Sequence[Shape], forms: Sequence[Form], bench: Bench, budget:
     Of each width, the shallowest and the deepest shape are measured in each form, and further ones until there are
     eight; the time and size of the others are taken to grow evenly with depth in between. What is predicted near the
     budget, and all that might be kept, is measured; only measured students are kept. The largest is the one with the
-    most parameters; of its forms that fit, the first of `FORMS` is taken.
+    most parameters; of its forms that fit, the first of `FORMS` is taken. Shapes too large for a form are left out in
+    it.
 
     Raises: `DistillationError` where nothing fits, which says what comes nearest.
     """
-    fitted = _not_refused([form for form in forms if _measure_some(shapes, form, bench)], bench)
+    fitted = _not_refused([form for form in forms if _measure_some(_held(shapes, form), form, bench)], bench)
     chosen_by = budget.with_headroom()
     for form in fitted:
-        predicted = predictions(shapes, form, bench)
-        for shape in shapes:
+        predicted = predictions(_held(shapes, form), form, bench)
+        for shape in predicted:
             if abs(chosen_by.overrun(predicted[shape]) - 1) <= NEAR:
                 bench.cost(shape, form)
     while True:
@@ -66,11 +67,16 @@ def survey(shapes: Sequence[Shape], forms: Sequence[Form], bench: Bench, budget:
             bench.cost(shape, form)
 
 
+def _held(shapes: Sequence[Shape], form: Form) -> list[Shape]:
+    return [shape for shape in shapes if holds(form, shape.params)]
+
+
 def _not_refused(forms: Sequence[Form], bench: Bench) -> list[Form]:
     """Those in which every student that was tried can be had. Raises: `DistillationError` where there are none."""
     found = [form for form in forms if form.name not in bench.refused]
     if not found:
-        raise DistillationError(f"no model can be had in any form: {'; '.join(bench.refused.values())}")
+        why = "; ".join(bench.refused.values()) or "all are too large for ONNX Runtime"
+        raise DistillationError(f"no model can be had in any form: {why}")
     return found
 
 
@@ -91,23 +97,25 @@ def predictions(shapes: Sequence[Shape], form: Form, bench: Bench) -> dict[Shape
 
 
 def _measure_some(shapes: Sequence[Shape], form: Form, bench: Bench) -> bool:
-    """The ends of each width, and more up to eight, spread over all; whether the form can be had."""
+    """The ends of each width, and more up to eight, spread over all; whether the form can be had of any of them."""
     groups = by_width(list(shapes)).values()
     first = list(dict.fromkeys(shape for same in groups for shape in (same[0], same[-1])))
     others = [shape for shape in shapes if shape not in first]
     number = min(len(others), max(0, FEWEST - len(first)))
     places = np.linspace(0, len(others) - 1, number).round().astype(int)
-    return all(bench.cost(shape, form) is not None for shape in [*first, *(others[place] for place in places)])
+    chosen = [*first, *(others[place] for place in places)]
+    return bool(chosen) and all(bench.cost(shape, form) is not None for shape in chosen)
 
 
 def _kept(
     shapes: Sequence[Shape], forms: Sequence[Form], bench: Bench, budget: Budget, keep: int
 ) -> list[tuple[Shape, Form]]:
     """By what is known so far."""
-    predicted = {form: predictions(shapes, form, bench) for form in forms}
+    predicted = {form: predictions(_held(shapes, form), form, bench) for form in forms}
     found = []
     for same in by_width(list(shapes)).values():
-        fitting = [(shape, form) for shape in same for form in forms if budget.overrun(predicted[form][shape]) <= 1]
+        had = [(shape, form) for shape in same for form in forms if shape in predicted[form]]
+        fitting = [(shape, form) for shape, form in had if budget.overrun(predicted[form][shape]) <= 1]
         if fitting:
             found.append(max(fitting, key=lambda each: (each[0].params, -FORMS.index(each[1]))))
     return sorted(found, key=lambda each: -each[0].params)[:keep]

@@ -8,14 +8,16 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from shutil import rmtree
 from typing import Annotated, Any
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from hf_distill.errors import DataError, DistillationError, IncompatiblePair, NonFiniteLoss, RecipeError
+from hf_distill.errors import OF_THE_PLACE, DataError, DistillationError
 from hf_distill.recipe import Recipe
 from hf_distill.runs import run
 from hf_distill.runs.answering import evidence_of
+from hf_distill.runs.arguments import QUIET
 from hf_distill.runs.folder import read_json, write_json
 from hf_distill.search.held_out import HeldOut, on_held_out
 from hf_distill.search.survey import Candidate
@@ -30,12 +32,6 @@ FEWEST_ROWS = 64
 MOST_ROWS = 2**40
 PILOT_ROWS = 512
 """Rows that are trained on to see how long a row takes."""
-
-QUIET = {
-    "eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False, "report_to": "none",
-    "disable_tqdm": True,
-}  # fmt: skip
-"""Arguments of every stage of a trial: it is judged at its end, and what was broken off starts anew."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +126,8 @@ def told_of_untried(courses: Sequence[Course], seconds: float) -> str:
 
 
 class Runner:
-    """Trials as runs below `folder`; what came of each run is put down beside it, and not run again."""
+    """Trials as runs below `folder`; what came of each run is put down beside it, and not run again. What was broken
+    off starts anew, as the seconds of its rest are not those of a run."""
 
     def __init__(self, held_out: HeldOut, folder: Path) -> None:
         self.held_out, self.folder = held_out, folder
@@ -143,6 +140,8 @@ class Runner:
         known = read_json(told)
         if known is not None:
             return _judged(known, told)
+        if place.exists():
+            rmtree(place)
         found = self._run(trial, rows, place)
         place.parent.mkdir(parents=True, exist_ok=True)
         write_json(told, asdict(found))
@@ -159,7 +158,9 @@ class Runner:
             value = evidence_of(recipe, place)[1].value()
             if not math.isfinite(value):
                 value, message = None, f"the metric on the rows held out is {value}"
-        except (IncompatiblePair, NonFiniteLoss, RecipeError) as error:
+        except OF_THE_PLACE:
+            raise
+        except DistillationError as error:
             message = str(error)
         seconds = time.perf_counter() - started
         found = f"{value:.4f}" if value is not None else message

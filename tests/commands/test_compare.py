@@ -18,6 +18,7 @@ from hf_distill.commands.compare import main
 from hf_distill.commands.comparing import Files, Trial, planned, start_of
 from hf_distill.commands.flags import Flags
 from hf_distill.evaluation.compare import Log, Run
+from hf_distill.recipe import Recipe
 from hf_distill.runs import trial
 from tests import tiny_runs
 
@@ -485,6 +486,17 @@ def test_other_tasks_bring_their_evidence(home: Path, tmp_path: Path) -> None:
     assert [row[1] for row in told["rows"]] == [float(i % 5) for i in range(8)]
     assert told["steps"] == 0
     assert told["cpu_seconds"] is None
+
+
+def test_a_model_that_cannot_be_read_is_no_refusal(tmp_path: Path) -> None:
+    """It may be there the next time, and other seeds are tried."""
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "config.json").write_text("{")
+    recipe = Recipe.load("comparisons/labels").override({"teacher.model": str(tmp_path / "broken")}).to_dict()
+    tiny_runs.write_sst2(tmp_path / "sst2")
+    told = trial.told({"recipe": {**recipe, "dataset_dir": str(tmp_path / "sst2")}, "train": True}, tmp_path / "run")
+    assert told["outcome"] == "failed"
+    assert "cannot be loaded" in told["message"]
 
 
 def test_a_refusal_is_told(tmp_path: Path) -> None:

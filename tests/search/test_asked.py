@@ -10,10 +10,11 @@ from datasets import DatasetDict
 
 from hf_distill.data.text import TextData
 from hf_distill.errors import DistillationError, RecipeError
+from hf_distill.hub.record import environment
 from hf_distill.recipe import Recipe
 from hf_distill.runs import commits
 from hf_distill.runs.workloads.text_classification import TextClassification
-from hf_distill.search import Budget, Settings, find, finding
+from hf_distill.search import Budget, Settings, asked, find, finding
 from hf_distill.search.asked import check_folder, common
 
 RECIPES = {name: Recipe.load(f"comparisons/{name}") for name in ("soft_targets", "minilm_v2")}
@@ -81,6 +82,15 @@ def test_other_data_or_another_device_are_another_search(tmp_path: Path) -> None
         check(tmp_path, sources="b")
     with pytest.raises(DistillationError, match=r'device: "meta", was "cpu"'):
         check(tmp_path, device="meta")
+
+
+def test_times_of_another_machine_are_another_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = environment()
+    check(tmp_path)
+    hardware = here.hardware.model_copy(update={"threads": here.hardware.threads + 7})
+    monkeypatch.setattr(asked, "environment", lambda: here._replace(hardware=hardware))
+    with pytest.raises(DistillationError, match=r"another search: machine.threads: \d+, was \d+"):
+        check(tmp_path)
 
 
 def test_a_folder_with_other_things_is_left_alone(tmp_path: Path) -> None:

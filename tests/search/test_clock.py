@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 import torch
 
+from hf_distill.errors import DistillationError
 from hf_distill.evaluation.latency import Latency
 from hf_distill.search import clock
 from hf_distill.search.clock import Clock, sample
-from hf_distill.search.forms import BFLOAT16, COMPILED, EAGER, PLAIN, Form, Ready, in_bfloat16, ready
+from hf_distill.search.forms import BFLOAT16, COMPILED, EAGER, FLOAT32, PLAIN, Form, Ready, in_bfloat16, ready
 from tests import tiny_models
 
 TEXTS = [f"text {i}" for i in range(200)]
@@ -48,6 +49,18 @@ def test_the_teacher_is_timed_before_and_after(timed: list[dict[str, Any]]) -> N
     assert cost.teacher_ms == 2.0  # 1 and 3
     assert cost.params == sum(parameter.numel() for parameter in student.model.parameters())
     assert cost.size_bytes == 4 * cost.params
+
+
+def test_a_model_that_no_compiler_takes_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def measure(*given: Any, **settings: Any) -> Latency:
+        raise RuntimeError("backend='inductor' raised:\nCppCompileError")
+
+    watch, student = clock_and_student(PLAIN)
+    monkeypatch.setattr(clock, "measure_latency", measure)
+    with pytest.raises(DistillationError, match=r"torch.compile cannot run BertFor.*: backend='inductor' raised:$"):
+        watch.cost(student, Form(FLOAT32, COMPILED))
+    with pytest.raises(RuntimeError, match="CppCompileError"):
+        watch.cost(student, PLAIN)
 
 
 def test_what_is_compiled_runs_once_before_the_clock_does(timed: list[dict[str, Any]]) -> None:

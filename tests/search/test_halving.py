@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from hf_distill.errors import DataError
+from hf_distill.errors import DataError, DistillationError, HubError, NonFiniteLoss, UnreadableModel
 from hf_distill.recipe import Recipe
 from hf_distill.search import trials as module
 from hf_distill.search.forms import PLAIN
@@ -216,6 +216,37 @@ def test_a_trial_whose_metric_is_none_counts_for_nothing(tmp_path: Path, monkeyp
     found = runner(tmp_path).judged(trials(1)[0], 64)
     assert (found.value, found.message) == (None, "the metric on the rows held out is nan")
     assert runner(tmp_path).judged(trials(1)[0], 64) == found
+
+
+def test_a_trial_that_was_broken_off_starts_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is left of it would take a part of the time alone, of which the rows of all others follow."""
+    trial, there = trials(1)[0], []
+    left = tmp_path / trial.name / "64-rows" / "stages" / "01-distil" / "checkpoint-345"
+    left.mkdir(parents=True)
+    monkeypatch.setattr(module, "on_held_out", lambda recipe, held_out, rows: recipe)
+    monkeypatch.setattr(module, "run", lambda recipe, place, evaluate: there.extend(place.glob("**/*")))
+    monkeypatch.setattr(module, "evidence_of", lambda recipe, place: ("accuracy", SimpleNamespace(value=lambda: 0.5)))
+    runner(tmp_path).judged(trial, 64)
+    assert there == []
+
+
+@pytest.mark.parametrize(("error", "ends"), [(DistillationError, False), (DataError, False), (NonFiniteLoss, False),
+                                             (UnreadableModel, True), (HubError, True)])  # fmt: skip
+def test_a_recipe_that_does_not_fit_is_passed_over_and_a_broken_disk_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[Exception], ends: bool
+) -> None:
+    def run(recipe: Recipe, place: Path, evaluate: bool) -> None:
+        raise error("so it is")
+
+    monkeypatch.setattr(module, "on_held_out", lambda recipe, held_out, rows: recipe)
+    monkeypatch.setattr(module, "run", run)
+    if ends:
+        with pytest.raises(error, match="so it is"):
+            runner(tmp_path).judged(trials(1)[0], 64)
+        assert list(tmp_path.glob("*/*.json")) == []
+    else:
+        found = runner(tmp_path).judged(trials(1)[0], 64)
+        assert (found.value, found.message) == (None, "so it is")
 
 
 def test_no_stage_of_a_trial_ends_with_its_best_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -57,6 +57,21 @@ def test_a_trial_reads_these_rows_under_the_task(tmp_path: Path) -> None:
     assert found.sizes["validation_matched"] == found.sizes["validation_mismatched"] == 3
 
 
+@pytest.mark.parametrize(("classes", "each"), [(40, 5), (25, 4)])
+def test_classes_of_few_rows_are_cut_as_one(tmp_path: Path, classes: int, each: int) -> None:
+    """A tenth of four or five rows rounds to none."""
+    names = [f"class {i}" for i in range(classes)]
+    rows = [{"text": f"{name}, {i}", "label": name} for name in names for i in range(each)]
+    path = str(tiny_runs.write_jsonl(tmp_path / "rows.jsonl", rows))
+    files = {"train": path, "validation": path}
+    data = {"files": files, "text_columns": ["text"], "label_column": "label", "label_names": names}
+    recipe = Recipe.load("comparisons/soft_targets").override({"task": None, "data": data})
+    held_out = hold_out(workload_of(recipe), tmp_path / "data")
+    train, judged = rows_of(tmp_path / "data/train.jsonl"), rows_of(tmp_path / "data/validation.jsonl")
+    assert (held_out.rows, len(judged)) == (len(rows) * 9 // 10, len(rows) // 10)
+    assert key([*train, *judged], "text", "label") == key(rows, "text", "label")
+
+
 @pytest.mark.parametrize("scored", [False, True])
 def test_own_files_keep_their_labels(tmp_path: Path, scored: bool) -> None:
     rows = [

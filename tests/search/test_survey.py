@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from hf_distill.errors import DistillationError
-from hf_distill.search import Budget
+from hf_distill.search import Budget, forms
 from hf_distill.search.budget import Cost
 from hf_distill.search.forms import BFLOAT16, EAGER, INT8, ONNX, PLAIN, Form
 from hf_distill.search.shapes import Shape, Width
@@ -56,6 +56,18 @@ def test_the_largest_of_each_width_that_fits_with_time_to_spare() -> None:
     assert names(found) == ["2x64 float32 eager", "5x32-128 float32 eager"]
     assert found[0].cost.latency.milliseconds_per_sentence == pytest.approx(2.28)
     assert names(survey(SHAPES, [PLAIN], bench, Budget(latency_ms=3.0), keep=1)) == ["2x64 float32 eager"]
+
+
+def test_shapes_that_are_too_large_for_a_form_do_not_rule_it_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As those of a teacher of more than two gigabytes, of which ONNX Runtime takes no file."""
+    monkeypatch.setattr(forms, "MAX_BYTES", 4 * (64_000 + 4 * 640))
+    bench = MadeUp()
+    found = survey(SHAPES, [INT8_ONNX], bench, Budget(latency_ms=30.0), keep=2)
+    assert names(found) == ["3x64 int8 onnx", "6x32-128 int8 onnx"]
+    assert not {"4x64", "5x64", "6x64"} & {name for name, _ in bench.asked}
+    monkeypatch.setattr(forms, "MAX_BYTES", 8)
+    with pytest.raises(DistillationError, match="no model can be had in any form: all are too large for ONNX"):
+        survey(SHAPES, [INT8_ONNX], MadeUp(), Budget(latency_ms=30.0), keep=1)
 
 
 def test_a_form_that_allows_more_layers_is_taken_for_these() -> None:

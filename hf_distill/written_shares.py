@@ -10,6 +10,10 @@ STUDENT_SHARE, TEACHER_SHARE = 0.5, 0.0
 
 
 def writes_all(settings: Mapping[str, Any]) -> bool:
-    """Whether these settings, as plain values, have every text written, so that no step is on those of the data."""
+    """Whether these settings, as plain values of anybody, have every text written, so that no step is on those of the
+    data."""
     shares = [settings.get("student_share", STUDENT_SHARE), settings.get("teacher_share", TEACHER_SHARE)]
-    return all(isinstance(share, int | float) for share in shares) and sum(shares) >= 1
+    if not all(isinstance(share, int | float) for share in shares):
+        return False
+    written: float = sum(min(max(share, 0), 1) for share in shares)
+    return written >= 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import PurePath
 from typing import Any
 
@@ -56,13 +57,20 @@ def emissions(record: Record) -> str:
 
 def _again(record: Record, source: str) -> str:
     flags = ["--reproduce", source, "--output_dir", AGAIN]
-    script, *rest = record.command or [""]
-    if _SCRIPT.fullmatch(PurePath(script).name):
-        return f"The record runs again with\n\n{shell([script, *flags])}"
-    if PurePath(script).name == "hf-distill" and rest and _COMMAND.fullmatch(rest[0]):
-        return f"The record runs again with\n\n{shell(['hf-distill', rest[0], *flags])}"
+    start = _start(record.command)
+    if start:
+        return f"The record runs again with\n\n{shell([*start, *flags])}"
     program = f"from hf_distill import from_record\n\nfrom_record({source!r}, {AGAIN!r})"
     return f"The record runs again with\n\n{block(program, 'python')}"
+
+
+def _start(command: Sequence[str]) -> list[str]:
+    """What stands before the flags of a command: `hf-distill` and a name, or a script with its launcher; empty for
+    programs of another kind."""
+    if len(command) > 1 and PurePath(command[0]).name == "hf-distill" and _COMMAND.fullmatch(command[1]):
+        return ["hf-distill", command[1]]
+    scripts = (end for end, word in enumerate(command, 1) if _SCRIPT.fullmatch(PurePath(word).name))
+    return list(command[: next(scripts, 0)])
 
 
 def _files(record: Record) -> list[tuple[str, str, str]]:

@@ -29,10 +29,16 @@ def _stages(record: Record) -> Iterator[tuple[str, Mapping[str, Any]]]:
             yield (str(stage.get("name", "")) if len(stages) > 1 else ""), settings
 
 
+def _shown(value: Any) -> str:
+    try:
+        return f"{value:g}" if isinstance(value, int | float) else escaped(str(value))
+    except OverflowError:  # a whole number that no float holds
+        return escaped(str(value))
+
+
 def _paragraph(stage: str, settings: Mapping[str, Any]) -> str:
     def told(name: str, default: float) -> str:
-        value = settings.get(name, default)
-        return f"{value:g}" if isinstance(value, int | float) else escaped(str(value))
+        return _shown(settings.get(name, default))
 
     where = f" in stage {code(stage)}" if stage else ""
     teacher = told("teacher_share", TEACHER_SHARE)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import re
 import reprlib
+import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -20,6 +20,9 @@ MAX_BRACKETS = 500
 
 RELATIONS = ("adapter", "merge", "quantized", "finetune")
 """What the Hub's tree of models knows."""
+
+_NOT_MADE = (ValueError, ArithmeticError, LookupError, AttributeError, TypeError)
+"""What PyYAML lets through of values that are not what they are written as: a 30th of February, `!!int abc`."""
 
 _FRONT_MATTER = re.compile(r"\A---\r?\n(.*?)\r?\n---[ \t]*(?:\r?\n|\Z)", re.DOTALL)
 _LANGUAGE = re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]+)*|code|multilingual")
@@ -58,6 +61,11 @@ def metadata_of(text: str) -> dict[str, Any]:
         found = yaml.safe_load(match.group(1))
     except (yaml.YAMLError, RecursionError) as error:
         raise HubError(f"The metadata of {FILE_NAME} is not YAML: {line(str(error))}.") from error
+    except _NOT_MADE as error:
+        raise HubError(
+            f"The metadata of {FILE_NAME} cannot be read: a value is not what it is written as "
+            f"({type(error).__name__}: {line(str(error))}); correct it, or put it in quotes."
+        ) from error
     if not isinstance(found, dict):
         raise HubError(f"The metadata of {FILE_NAME} is a {type(found).__name__}; it must be keys with values.")
     return found
@@ -82,7 +90,7 @@ def _wrong_identifiers(found: Mapping[str, Any]) -> Iterable[str]:
         values = value if may_be_list and isinstance(value, list) else [] if value is None else [value]
         for item in values:
             if not isinstance(item, str) or not is_right(item):
-                yield f"{key}: {line(reprlib.repr(item))} is not {what}"
+                yield f"{key}: {_shown(item)} is not {what}"
 
 
 def _wrong_results(index: Any) -> Iterable[str]:
@@ -95,19 +103,27 @@ def _wrong_results(index: Any) -> Iterable[str]:
             for result in results
             for metric in result["metrics"]
         ]
-    except (TypeError, KeyError) as error:
+    except (TypeError, KeyError, ValueError) as error:
         yield f"model-index: does not have the form of evaluation results ({line(repr(error))})"
         return
     for place, value in values:
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            yield f"model-index: the value of ({line(place)}) is {line(reprlib.repr(value))}, not a finite number"
+        if not _is_finite(value):
+            yield f"model-index: the value of ({line(place)}) is {_shown(value)}, not a finite number"
 
 
 def _wrong_emissions(found: Any) -> Iterable[str]:
     value = found.get("emissions") if isinstance(found, dict) else found
-    if value is not None and not _is_amount(value):
-        yield f"co2_eq_emissions: {line(reprlib.repr(value))} is not a number of grams"
+    if value is not None and not (_is_finite(value) and value >= 0):
+        yield f"co2_eq_emissions: {_shown(value)} is not a number of grams"
 
 
-def _is_amount(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
+def _is_finite(value: Any) -> bool:
+    """Whether it is a number that a float holds; whole numbers of YAML have any length."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+
+
+def _shown(value: Any) -> str:
+    try:
+        return line(reprlib.repr(value))
+    except ValueError:  # Python writes no whole number of thousands of digits
+        return f"{type(value).__name__} of too many digits"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import logging
@@ -29,7 +30,7 @@ from pydantic import (
 
 from hf_distill import writing
 from hf_distill.errors import HubError
-from hf_distill.hub.redaction import redacted, redacted_command, redacted_text
+from hf_distill.hub.redaction import redacted, redacted_command, redacted_name, redacted_recipe, redacted_text
 from hf_distill.model_sizes import num_bytes, num_parameters
 from hf_distill.version import __version__
 
@@ -51,6 +52,12 @@ WEIGHT_FILES = (
     "pytorch_model*.bin",
 )
 _HUB_ID = re.compile(r"(?=.{1,96}\Z)(?!.*(?:--|\.\.|\.git\Z))(?:\w[\w.-]*/)?\w(?:[\w.-]*\w)?", re.ASCII)
+LICENSE = r"[a-z0-9][a-z0-9.+-]{0,63}"
+"""The form of the identifier of a licence, as the Hub spells it."""
+
+ADDRESS = r"https?://[A-Za-z0-9./_~%+#?=&:@-]{1,200}"
+"""The form of an address that a card may lead to."""
+
 PACKAGES = ("torch", "transformers", "datasets", "accelerate", "peft", "huggingface_hub")
 
 
@@ -66,11 +73,17 @@ def _hub_id(name: str) -> str:
 
 
 Text = Annotated[str, AfterValidator(redacted_text)]
+Name = Annotated[str, AfterValidator(redacted_name)]
+"""A key, a split or a file, which are found again by it; the host's name is left in it."""
+
 HubId = Annotated[str, AfterValidator(_hub_id)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Count = Annotated[int, Field(ge=0, lt=2**63)]
 Facts = Annotated[dict[str, JsonValue], BeforeValidator(redacted)]
+PlainRecipe = Annotated[dict[str, JsonValue], BeforeValidator(redacted_recipe)]
 Command = Annotated[list[str], AfterValidator(redacted_command)]
+LicenseName = Annotated[str, Field(pattern=rf"^{LICENSE}$")]
+Address = Annotated[str, Field(pattern=rf"^{ADDRESS}$")]
 Metrics = dict[str, FiniteFloat]
 Interval = tuple[FiniteFloat, FiniteFloat]
 Side = Literal["student", "teacher", "control"]
@@ -83,11 +96,11 @@ class _Strict(BaseModel):
 class ModelFacts(_Strict):
     """Which model it was. A model from the Hub has `id` and `revision`, one from a folder the sums of its `files`; the
     student of a record those of what lies beside the record. `adapter_of` is the model of the Hub that a student is an
-    adapter of, `license` what the model's card says."""
+    adapter of, `license` what the model's card says, with a name and a link where that is `other`."""
 
     id: HubId | None = None
     revision: Text | None = None
-    files: dict[Text, Sha256] = {}
+    files: dict[Name, Sha256] = {}
     class_name: Text
     model_type: Text
     num_parameters: Count
@@ -95,6 +108,8 @@ class ModelFacts(_Strict):
     num_hidden_layers: Count | None = None
     adapter_of: HubId | None = None
     license: Text | None = None
+    license_name: LicenseName | None = None
+    license_link: Address | None = None
 
     @classmethod
     def of(cls, model: PreTrainedModel, name_or_path: str | Path | None = None) -> ModelFacts:
@@ -149,11 +164,20 @@ class ObjectiveFacts(_Strict):
 
 
 class Origin(_Strict):
-    """What a recipe named: a repository of the Hub at a commit, or a local file or folder by the sums of its files."""
+    """What a recipe named: a repository of the Hub at a commit, or a local file or folder by the sums of its files; of
+    a model that a student starts from also the licence, as in `ModelFacts`."""
 
     id: HubId | None = None
     revision: Text | None = None
-    files: dict[Text, Sha256] = {}
+    files: dict[Name, Sha256] = {}
+    license: LicenseName | None = None
+    license_name: LicenseName | None = None
+    license_link: Address | None = None
+
+
+def is_start(key: str) -> bool:
+    """Whether a key of a recipe names a model that a student starts from."""
+    return re.fullmatch(r"(?:stages\.\d+\.)?student\.model", key) is not None
 
 
 class SourceFacts(_Strict):
@@ -172,10 +196,10 @@ class DataFacts(_Strict):
     id: HubId | None = None
     config: Text | None = None
     revision: Text | None = None
-    sources: dict[Text, SourceFacts] = {}
-    sizes: dict[Text, Count] = {}
-    alignment: dict[Text, dict[Text, Count]] = {}
-    commits: dict[Text, Text] = {}
+    sources: dict[Name, SourceFacts] = {}
+    sizes: dict[Name, Count] = {}
+    alignment: dict[Name, dict[Text, Count]] = {}
+    commits: dict[Name, Text] = {}
     fingerprint: Text | None = None
 
 
@@ -235,12 +259,14 @@ class Record(_Strict):
     """Everything the card tells and a repetition needs, without anything private.
 
     Paths outside the working tree are cut to their names, and tokens and host names removed, whenever a record is made
-    or read; see `hf_distill.hub.redaction`. Metrics must be finite: `finite_metrics` leaves the others out.
+    or read; in `recipe`, whose texts a repetition trains on, tokens and the paths of models, files and folders alone;
+    see `hf_distill.hub.redaction`. Metrics must be finite: `finite_metrics` leaves the others out.
 
     `recipe` is the one that was run, with the defaults filled in; None for what a trainer did without one. `origins`
-    are the models and files that it names, by their keys in it (`teacher.model`). `texts` are the numbers of texts
-    that the teacher wrote, of those that were kept, and of those that fell to each filter. `exports` go by their
-    files (`onnx/model.onnx`), `cuts` by the names of the stages that start with a student cut by importance.
+    are the models and files that it names, by their keys in it (`teacher.model`); of a trainer the model that its
+    student was loaded from, as `student.model`. `texts` are the numbers of texts that the teacher wrote, of those that
+    were kept, and of those that fell to each filter. `exports` go by their files (`onnx/model.onnx`), `cuts` by the
+    names of the stages that start with a student cut by importance.
     """
 
     file_name: ClassVar[str] = FILE_NAME
@@ -255,8 +281,8 @@ class Record(_Strict):
     task: Text
     objectives: list[ObjectiveFacts] = []
     layer_maps: dict[Text, list[tuple[Count, Count]]] = {}
-    recipe: Facts | None = None
-    origins: dict[Text, Origin] = {}
+    recipe: PlainRecipe | None = None
+    origins: dict[Name, Origin] = {}
     training_arguments: Facts = {}
     texts: dict[Text, Count] = {}
     data: DataFacts
@@ -272,6 +298,11 @@ class Record(_Strict):
     speeds: dict[Side, Speed] = {}
     exports: dict[Text, Export] = {}
     emissions: Emissions | None = None
+
+    @property
+    def starts(self) -> list[Origin]:
+        """The models that the student started from, stage by stage."""
+        return [origin for key, origin in self.origins.items() if is_start(key)]
 
     @property
     def toolkit_version(self) -> str:
@@ -351,8 +382,14 @@ def write_whole(path: Path, text: str) -> Path:
     try:
         writing.write_whole(path, text.encode("utf-8"))
     except OSError as error:
-        raise HubError(f"Cannot write {path}: {error.strerror}.") from error
+        raise HubError(f"Cannot write {path}: {error.strerror}. {_remedy(error)}, and do it again.") from error
     return path
+
+
+def _remedy(error: OSError) -> str:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "Free space on that disk"
+    return "Make its folder writable, or work in a copy that is"
 
 
 def sha256_of(path: Path) -> str:
@@ -362,9 +399,10 @@ def sha256_of(path: Path) -> str:
 
 
 def sha256_of_files(folder: Path, patterns: Iterable[str]) -> dict[str, str]:
-    """Sums of the files directly in `folder` whose names match one of `patterns`, by name."""
+    """Sums of the files in `folder` that match one of `patterns` (`config.json`, `?_Dense/*.json`), by their names
+    from there on."""
     paths = {path for pattern in patterns for path in folder.glob(pattern) if path.is_file()}
-    return {path.name: sha256_of(path) for path in sorted(paths)}
+    return {path.relative_to(folder).as_posix(): sha256_of(path) for path in sorted(paths)}
 
 
 def finite_metrics(metrics: Mapping[str, Any]) -> dict[str, float]:

@@ -22,6 +22,31 @@ Plain: TypeAlias = JsonValue
 
 _SECRET_KEY = re.compile(r"(?:token|password|secret|api_?key)$", re.IGNORECASE)
 _HOST_KEYS = frozenset({"logging_dir"})
+_TRAININGS = ("teacher.fine_tune", "stages.*")
+_PATH_ARGUMENTS = ("accelerator_config", "deepspeed", "fsdp_config", "run_name")
+_PATHS_OF_A_RECIPE = tuple(
+    key.split(".")
+    for key in (
+        "dataset_dir",
+        "data.files.*",
+        "data.exemplars",
+        "data.chat.template",
+        "data.text.*.*.files.*",
+        "data.text.masking.counts",
+        "data.text.cache_dir",
+        "augmentation.masked_lm",
+        "augmentation.word_vectors",
+        "teacher.model",
+        "teacher.ensemble.members.*.model",
+        "teacher.cached.folder",
+        "teacher.cache.folder",
+        "teacher.generate.folder",
+        "student.model",
+        "stages.*.student.model",
+        *(f"{training}.arguments.{name}" for training in _TRAININGS for name in _PATH_ARGUMENTS),
+    )
+)
+"""What may be a path in a recipe, there or below; `*` is any key, or the number of an entry."""
 _WINDOWS = re.compile(r"[A-Za-z]:[\\/]|\\\\")
 _PATH = re.compile(
     r"""
@@ -51,14 +76,23 @@ def _inside_name(path: str) -> str:
     return PurePath(path).name or "path"
 
 
-def redacted_text(text: str) -> str:
-    """`text` with tokens removed, paths outside the working tree cut to their names, and the host name replaced.
+def _without_tokens(text: str) -> str:
+    """`text` with tokens removed. Lone surrogates, which no file can hold, become question marks."""
+    return TOKEN.sub("[token removed]", text.encode("utf-8", "replace").decode())
 
-    A text that is one path as a whole may hold blanks; paths inside a longer text end at a blank or a quote. Lone
-    surrogates, which no file can hold, become question marks.
+
+def redacted_name(text: str) -> str:
+    """`text` with tokens removed, and paths outside the working tree cut to their names.
+
+    A text that is one path as a whole may hold blanks; paths inside a longer text end at a blank or a quote.
     """
-    text = TOKEN.sub("[token removed]", text.encode("utf-8", "replace").decode())
-    text = _inside_name(text) if _is_outside(text) else _PATH.sub(lambda match: _inside_name(match.group()), text)
+    text = _without_tokens(text)
+    return _inside_name(text) if _is_outside(text) else _PATH.sub(lambda match: _inside_name(match.group()), text)
+
+
+def redacted_text(text: str) -> str:
+    """As `redacted_name`, and the host name replaced."""
+    text = redacted_name(text)
     host = re.escape(socket.gethostname())
     return re.sub(rf"^{host}$|(?<=[_@]){host}(?![A-Za-z0-9-])", "host", text) if host else text
 
@@ -89,6 +123,32 @@ def redacted(value: object) -> Plain:
     if type(value).__str__ is object.__str__ and type(value).__repr__ is object.__repr__:
         return type(value).__name__
     return redacted_text(str(value))
+
+
+def redacted_recipe(value: object) -> Plain:
+    """The recipe of a record, as it is but for tokens, and absolute paths where it names models, files and folders.
+
+    Its other texts are trained on, or choose what is: prompts, labels, the values of cells. `</s>` is no path there,
+    and a column `password` no secret.
+    """
+    return _of_recipe(value, ())
+
+
+def _of_recipe(value: object, key: tuple[str, ...]) -> Plain:
+    if isinstance(value, Mapping):
+        return {_without_tokens(str(name)): _of_recipe(item, (*key, str(name))) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_of_recipe(item, (*key, str(number))) for number, item in enumerate(value)]
+    if isinstance(value, str):
+        return redacted_name(value) if _may_be_path(key) else _without_tokens(value)
+    return redacted(value)
+
+
+def _may_be_path(key: tuple[str, ...]) -> bool:
+    return any(
+        len(key) >= len(path) and all(part in ("*", found) for part, found in zip(path, key, strict=False))
+        for path in _PATHS_OF_A_RECIPE
+    )
 
 
 def redacted_command(argv: list[str]) -> list[str]:

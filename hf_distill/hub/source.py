@@ -18,9 +18,14 @@ from hf_distill.hub.record import FILE_NAME, Record, is_hub_id
 def record_from(source: str | os.PathLike[str], *, sleep: Callable[[float], None] = time.sleep) -> Record:
     """The record in a folder, in a file of that name, or in a repository: `owner/name`, or `owner/name@revision`.
 
-    Raises: `HubError` where there is none, the Hub fails, or the record is not valid.
+    Raises: `HubError` where there is none, a file has another name, the Hub fails, or the record is not valid.
     """
     path = Path(source).expanduser()
+    if path.is_file() and path.name != FILE_NAME:
+        raise HubError(
+            f"{path} is a file, and a record is one named {FILE_NAME}; give that file or the folder of the run, or "
+            "rename this one if it is a record."
+        )
     if path.is_dir() or path.is_file():
         return Record.read(path if path.is_dir() else path.parent)
     repo_id, _, revision = str(source).partition("@")

@@ -8,18 +8,12 @@ from typing import Any, Literal, NamedTuple
 
 from huggingface_hub import try_to_load_from_cache
 
-from hf_distill.hub.folder import VOCABULARIES
+from hf_distill.hub.folder import OF_A_PROCESSOR, OF_A_TOKENIZER, OF_SENTENCES
 from hf_distill.hub.record import WEIGHT_FILES, Origin, is_hub_id, sha256_of, sha256_of_files
 from hf_distill.recipe import Recipe
 
-MODEL_FILES = (
-    *WEIGHT_FILES,
-    *VOCABULARIES,
-    "tokenizer_config.json",
-    "chat_template.jinja",
-    "preprocessor_config.json",
-)
-"""What a model in a folder is known by: its weights, and how it reads."""
+MODEL_FILES = (*WEIGHT_FILES, "generation_config.json", *OF_A_TOKENIZER, *OF_A_PROCESSOR, *OF_SENTENCES)
+"""What a model in a folder is known by: its weights, how it reads and writes, and how its vectors are made."""
 
 SCRATCH = ("teacher.cache.folder", "teacher.generate.folder", "data.text.cache_dir")
 """Keys of folders that a run fills itself."""

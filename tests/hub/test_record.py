@@ -25,7 +25,19 @@ from transformers import BertForMaskedLM, BertForSequenceClassification, BertMod
 from hf_distill import model_sizes, students
 from hf_distill.errors import HubError
 from hf_distill.hub import record as module
-from hf_distill.hub.record import FILE_NAME, ModelFacts, Record, environment, finite_metrics, is_hub_id
+from hf_distill.hub import redaction
+from hf_distill.hub.record import (
+    FILE_NAME,
+    DataFacts,
+    ModelFacts,
+    Origin,
+    Record,
+    SourceFacts,
+    environment,
+    finite_metrics,
+    is_hub_id,
+    sha256_of_files,
+)
 from hf_distill.sentences import SentenceEmbedding, give
 
 from .conftest import make_record, tiny_student
@@ -61,7 +73,12 @@ def test_nothing_private_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyP
     token = "hf_" + "q" * 34
     record = make_record(
         command=["/usr/bin/hf-distill", "--teacher", "/home/ada/teacher", "--hub_token", token],
-        recipe={"teacher": {"model": "/home/ada/teacher"}, "hub_token": token},
+        recipe={
+            "teacher": {"model": "/home/ada/teacher", "generate": {"folder": str(tmp_path / "texts")}},
+            "data": {"files": {"train": "see file:///home/ada/a.csv"}, "chat": {"system": f"Say {token}."}},
+            "stages": [{"arguments": {"deepspeed": {"nvme_path": "/home/ada/nvme"}}}],
+            token: token,
+        },
         training_arguments={"output_dir": tmp_path / "out", "hub_token": token, "max_grad_norm": math.inf},
     )
     text = record.write(tmp_path).read_text()
@@ -69,8 +86,45 @@ def test_nothing_private_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert "/home" not in text
     assert str(tmp_path) not in text
     assert record.command == ["hf-distill", "--teacher", "teacher", "--hub_token", "[token removed]"]
-    assert record.recipe == {"teacher": {"model": "teacher"}}
+    assert record.recipe == {
+        "teacher": {"model": "teacher", "generate": {"folder": "texts"}},
+        "data": {"files": {"train": "see a.csv"}, "chat": {"system": "Say [token removed]."}},
+        "stages": [{"arguments": {"deepspeed": {"nvme_path": "nvme"}}}],
+        "[token removed]": "[token removed]",
+    }
     assert record.training_arguments == {"output_dir": "out", "max_grad_norm": "inf"}
+
+
+def test_what_a_recipe_says_of_texts_is_recorded_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever this host is called, and though it looks like a path or a secret: another text is another training."""
+    monkeypatch.setattr(redaction.socket, "gethostname", lambda: "train")
+    recipe = {
+        "data": {
+            "files": {"train": "rows_train.jsonl", "test": "train"},
+            "where": {"password": "/", "api_key": "~/x", "source": "/m/09x0r"},
+            "text_columns": ["train", "/text"],
+            "label_names": ["/", "/m/09x0r", "a /b", "..", "C:/x", "train"],
+            "chat": {"system": "Reason in <think></think>, then <answer></answer>. [/INST]"},
+            "translation": {"prefix": "</s> "},
+        },
+        "teacher": {"model": "someone/small_train", "cache": {"settings": {"secret": "/a"}}},
+        "stages": [
+            {
+                "name": "train",
+                "on_policy": {"end_tokens": ["</s>", "[/INST]", "<|/x|>"]},
+                "train": [{"parameters": r"^/?layer\\.(?!/)"}],
+                "arguments": {"optim_target_modules": ["/attn", "train"], "metric_for_best_model": "train"},
+            }
+        ],
+    }
+    train = SourceFacts(name="rows.jsonl", sha256="a" * 64)
+    data = DataFacts(name="rows", sources={"train": train}, sizes={"train": 3}, commits={"train": "c"})
+    origins = {"data.files.train": Origin(files={"rows_train.jsonl": "a" * 64}), "train": Origin()}
+    make_record(recipe=recipe, data=data, origins=origins).write(tmp_path)
+    found = Record.read(tmp_path)
+    assert found.recipe == recipe
+    assert (found.data, found.origins) == (data, origins)
+    assert [*found.data.sources, *found.data.sizes, *found.data.commits] == ["train"] * 3
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, "0.9", None, True])
@@ -180,6 +234,15 @@ def test_facts_of_a_model_from_a_folder(tmp_path: Path) -> None:
     assert facts.num_bytes == 4 * facts.num_parameters
     assert facts.class_name == "BertForSequenceClassification"
     assert facts.num_hidden_layers == 1
+
+
+def test_files_in_folders_are_told_apart(tmp_path: Path) -> None:
+    for name in ("config.json", "1_Pooling/config.json", "2_Dense/config.json"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(name)
+    found = sha256_of_files(tmp_path, ("?_Pooling/*.json", "config.json"))
+    names = ("1_Pooling/config.json", "config.json")
+    assert found == {name: hashlib.sha256(name.encode()).hexdigest() for name in names}
 
 
 def test_facts_of_a_model_from_the_hub() -> None:

@@ -7,7 +7,8 @@ import json
 import logging
 import shutil
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
 
 import pytest
 import torch
@@ -17,9 +18,11 @@ from hf_distill.commands import glue
 from hf_distill.errors import DataError, HubError, RecipeError
 from hf_distill.evaluation.latency import Latency
 from hf_distill.hub.record import Origin, Record
+from hf_distill.hub.source import record_from
 from hf_distill.recipe import Recipe
+from hf_distill.recipe.sections.base import Section
 from hf_distill.runs import measuring, results, run
-from hf_distill.runs.origins import origins_of, places, value_at
+from hf_distill.runs.origins import SCRATCH, origins_of, places, value_at
 from hf_distill.runs.reproducing import recipe_again
 from tests import chats, tiny_runs
 from tests.hub.conftest import make_record
@@ -302,6 +305,109 @@ def test_every_name_of_a_recipe_is_found() -> None:
         ("data.text.validation.0.files.0", "file", "c.txt"),
         ("data.text.masking.counts", "file", "counts.json"),
     ]
+
+
+TEXT = "/home/ada/</s> [/INST] of train"
+PATHS_BESIDE = {"teacher.cached.folder"}
+"""What may be a path beside what `places` finds and what a run fills."""
+
+
+def filled(kind: Any) -> Any:
+    """A plain value of a kind of a recipe with every key, whose texts are all `TEXT`."""
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        return filled(inner[0])
+    if origin in (Union, UnionType):
+        values = [filled(one) for one in inner]
+        return next((value for form in (dict, list, str) for value in values if isinstance(value, form)), values[0])
+    if origin is list:
+        return [filled(inner[0])]
+    if origin is dict:
+        return {TEXT: filled(inner[1])}
+    if isinstance(kind, type) and issubclass(kind, Section):
+        return {info.alias or name: filled(info.annotation) for name, info in kind.model_fields.items()}
+    return TEXT if kind in (str, Any) else None
+
+
+def texts(value: Any, key: str = "") -> dict[str, str]:
+    """The texts of plain values, by their dotted keys."""
+    if isinstance(value, str):
+        return {key: value}
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return {place: text for name, item in items for place, text in texts(item, f"{key}.{name}".strip(".")).items()}
+
+
+def test_all_that_may_be_a_path_is_cut_in_a_record_and_no_other_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("socket.gethostname", lambda: TEXT)
+    recipe = filled(Recipe)
+    some = {"data.chat.system", "data.translation.prefix", f"data.where.{TEXT}", "data.label_names.0"}
+    assert some < texts(recipe).keys()
+    make_record(recipe=recipe).write(tmp_path)
+    recorded = texts(Record.read(tmp_path).recipe)
+    assert recorded.keys() == texts(recipe).keys()
+    assert {text for text in recorded.values() if text.startswith("/home")} == {TEXT}
+    changed = {key for key, text in recorded.items() if text != TEXT}
+    assert changed == {place.key for place in places(recipe)} | set(SCRATCH) | PATHS_BESIDE
+
+
+def test_a_system_prompt_with_markup_is_trained_on_again(tmp_path: Path) -> None:
+    """It was recorded as another one, on which another student was trained without a word."""
+    told = "Reason in <think></think>, then <answer></answer>."
+    chats.save(chats.write(tmp_path) / "teacher")
+    recipe = chats.recipe(tmp_path, chat={"system": told})
+    make_record(recipe=Recipe.from_dict(recipe).to_dict()).write(tmp_path)
+    again = recipe_again(Record.read(tmp_path), "it", {}, tmp_path, False)
+    assert again.data is not None
+    assert again.data.chat is not None
+    assert again.data.chat.system == told
+
+
+@pytest.mark.parametrize("name", ["other.json", "distillation.json.bak"])
+def test_a_file_of_another_name_is_not_its_neighbour(first: Path, tmp_path: Path, name: str) -> None:
+    source = changed_record(first, tmp_path / "source")
+    (source / name).write_text((source / "distillation.json").read_text())
+    with pytest.raises(HubError, match=rf"{name} is a file, and a record is one named distillation\.json; give"):
+        record_from(source / name)
+    assert record_from(source / "distillation.json") == record_from(source) == Record.read(first)
+
+
+READ_WITH_A_MODEL = (
+    "1_Pooling/config.json",
+    "2_Dense/config.json",
+    "2_Dense/model.safetensors",
+    "additional_chat_templates/tool.jinja",
+    "config_sentence_transformers.json",
+    "generation_config.json",
+    "modules.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "sentence_bert_config.json",
+    "special_tokens_map.json",
+)
+
+
+@pytest.mark.parametrize("name", READ_WITH_A_MODEL)
+def test_a_teacher_that_reads_in_another_way_is_refused(home: Path, tmp_path: Path, name: str) -> None:
+    folder = shutil.copytree(home / "teacher", tmp_path / "teacher")
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_text("{}")
+    recipe = Recipe.from_dict(
+        {
+            "schema": 1,
+            "task": "sst2",
+            "teacher": {"model": str(folder)},
+            "student": {"from_layers": {"layers": 1}},
+            "stages": [{"name": "distil", "objectives": SOFT}],
+        }
+    )
+    make_record(recipe=recipe.to_dict(), origins=origins_of(recipe)).write(tmp_path)
+    record = Record.read(tmp_path)
+    assert recipe_again(record, "it", {}, tmp_path, False).teacher.model == str(folder)
+    (folder / name).write_text("{} ")
+    with pytest.raises(DataError, match=rf"teacher\.model: .*{name} has changed"):
+        recipe_again(record, "it", {}, tmp_path, False)
 
 
 def test_a_chat_template_is_known_by_its_sum(tmp_path: Path) -> None:

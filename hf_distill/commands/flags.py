@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 from transformers import HfArgumentParser, TrainingArguments
 
+from hf_distill.access_tokens import redacted
 from hf_distill.commands.help import TRAINING, USUAL, Layout, ShowHelp, program
 from hf_distill.data.hypotheses import CHOICES
 from hf_distill.errors import RecipeError
@@ -56,8 +57,10 @@ def parse(argv: Sequence[str], parser: HfArgumentParser) -> Flags:
     refuse_tokens(argv)
     namespace, unknown = parser.parse_known_args(list(argv))
     if unknown:
-        near = nearest(unknown[0].partition("=")[0], parser._option_string_actions)
-        parser.error(f"unknown argument {unknown[0]!r}" + ("" if near is None else f", did you mean {near}"))
+        name = unknown[0].partition("=")[0]  # without its value, which may be a secret
+        flags = [flag for flag, action in parser._option_string_actions.items() if action.dest not in TOKENS]
+        near = nearest(name, flags)
+        parser.error(f"unknown argument {redacted(name)!r}" + ("" if near is None else f", did you mean {near}"))
     given = vars(namespace)
     names = {field.name for field in dataclasses.fields(TrainingArguments)}
     arguments = {name: value for name, value in given.items() if name in names}
@@ -70,7 +73,7 @@ def refuse_tokens(argv: Sequence[str]) -> None:
     """
     for word in argv:
         name = word.partition("=")[0].lstrip("-").replace("-", "_")
-        if word.startswith("--") and name in TOKENS:
+        if word.startswith("--") and (name in TOKENS or name.endswith("_token")):
             raise RecipeError(
                 f"command line: --{name} is not taken, as others can read a command line: use `hf auth login`, or the "
                 "environment variable HF_TOKEN."
@@ -93,7 +96,8 @@ def make_parser(
     )
     parser.add_argument("-h", "--help", action=ShowHelp, help="Show the usual flags, or all of them.")
     usual = {"distillation": DISTILLATION, "reproduction": REPRODUCTION}
-    groups = {**(distillation or usual), "data": {**data, **ROWS}}
+    card = {} if distillation else {"card, with --push_to_hub": CARD}
+    groups = {**(distillation or usual), "data": {**data, **ROWS}, **card}
     for title, flags in groups.items():
         group = parser.add_argument_group(title)
         for name, settings in flags.items():
@@ -203,6 +207,16 @@ REPRODUCTION: Group = {
     "data_dir": flag("Where the files and folders are that the record has by name; goes with --reproduce."),
 }
 """Flags that say that a record is run, and where its files are now."""
+
+CARD: Group = {
+    "language": flag("Language of the data, or several: de or de,en. Without it the card states none.", names_in),
+    "license": flag(
+        "The student's licence as the Hub spells it, mit for example. Without it that of the teacher and of the model "
+        "that the student starts from, where it is one."
+    ),
+    "tags": flag("Further tags of the repository: reviews,films.", names_in),
+}
+"""What is stated in the card of a student that is published."""
 
 FILES: Group = {
     "train_file": flag("Rows of your own to train on (.jsonl, .json, .csv, .tsv, .parquet, also .gz)."),

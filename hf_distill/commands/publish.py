@@ -10,11 +10,12 @@ from pathlib import Path
 from hf_distill.commands import reports_errors
 from hf_distill.commands.console import configure_logging
 from hf_distill.commands.export import told
-from hf_distill.commands.flags import refuse_tokens
+from hf_distill.commands.flags import CARD, refuse_tokens
 from hf_distill.commands.help import Parser
 from hf_distill.errors import RecipeError
-from hf_distill.runs import publish_run
+from hf_distill.runs import Publication, publish_run
 from hf_distill.runs.exporting import export_run
+from hf_distill.runs.publishing import finished_record
 
 DESCRIPTION = """Publishes the student of a finished run: weights, tokenizer, generation config, card and record.
 
@@ -31,9 +32,13 @@ def parser() -> argparse.ArgumentParser:
     seen.add_argument("--private", action="store_true", default=True, help="for you and your organisation (default)")
     seen.add_argument("--public", dest="private", action="store_false", help="for everybody")
     where = made.add_argument_group("where, and as what")
-    where.add_argument("--revision", metavar="BRANCH", help="a branch, made if it is missing (default: main)")
-    where.add_argument("--create_pr", action="store_true", help="open a pull request in place of a commit on main")
+    branch = where.add_mutually_exclusive_group()
+    branch.add_argument("--revision", metavar="BRANCH", help="a branch, made if it is missing (default: main)")
+    branch.add_argument("--create_pr", action="store_true", help="open a pull request in place of a commit on main")
     where.add_argument("--commit_message", default="Publish a distilled student", help="default: %(default)r")
+    card = made.add_argument_group("what its card states, beside the record; without these, what it states already")
+    for name, settings in CARD.items():
+        card.add_argument(f"--{name}", **settings)
     what = made.add_argument_group("what else")
     what.add_argument(
         "--include_objective_state",
@@ -56,7 +61,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         name = unknown[0].partition("=")[0] if unknown[0].startswith("-") else "a second folder"
         raise RecipeError(f"command line: unknown argument {name}; --help lists the flags.")
     configure_logging()
-    for name, found in export_run(given.folder, _forms(given)).items():
+    card = {name: getattr(given, name) for name in CARD}
+    forms = _forms(given)
+    if forms:  # they take minutes
+        finished_record(given.folder.expanduser())
+        Publication(given.repo_id, given.private, given.revision, **card).check()
+    for name, found in export_run(given.folder, forms).items():
         sys.stdout.write(f"{name}: {told(found)}\n")
     done = publish_run(
         given.folder,
@@ -66,6 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         commit_message=given.commit_message,
         create_pr=given.create_pr,
         include_objective_state=given.include_objective_state,
+        **card,
     )
     said = "Published" if done.changed else "Nothing to send; everything is there already"
     sys.stdout.write(f"{said}: {done.url} (commit {done.commit}, {len(done.files)} files)\n")

@@ -13,7 +13,7 @@ from transformers.trainer_utils import HubStrategy
 
 from hf_distill.commands import Command, reports_errors
 from hf_distill.commands.console import command_line, configure_logging, show
-from hf_distill.commands.flags import REPRODUCTION, Flags, make_parser, parse
+from hf_distill.commands.flags import CARD, REPRODUCTION, Flags, make_parser, parse
 from hf_distill.commands.overrides import Script, recipe_of
 from hf_distill.errors import RecipeError
 from hf_distill.recipe import Recipe
@@ -21,7 +21,7 @@ from hf_distill.runs import Publication, RunResult, from_record, run
 from hf_distill.runs.folder import RunFolder
 from hf_distill.suggestions import did_you_mean
 
-FOR_A_RECORD = frozenset({*REPRODUCTION, "teacher_name_or_path", "student_name_or_path", "trust_remote_code"})
+FOR_A_RECORD = frozenset({*REPRODUCTION, *CARD, "teacher_name_or_path", "student_name_or_path", "trust_remote_code"})
 """Flags that say where things are, and change no record."""
 
 OF_THE_RUN = frozenset({"output_dir", "push_to_hub"})
@@ -90,6 +90,12 @@ def _check(flags: Flags) -> None:
             "command line: --resume_from_checkpoint is not taken: a run goes on by itself from the last whole "
             "checkpoint in its output_dir."
         )
+    stated = [name for name in CARD if name in own]
+    if stated and not arguments.get("push_to_hub", False):
+        raise RecipeError(
+            f"command line: --{stated[0]} is for the card of a student that is published: give it with --push_to_hub, "
+            "or to `hf-distill publish` when the run is finished."
+        )
     if "reproduce" in own:
         _check_reproduction(flags)
 
@@ -150,6 +156,7 @@ def _publication(flags: Flags) -> Publication | None:
         private=True if private is None else private,
         revision=arguments.get("hub_revision"),
         strategy=_strategy(arguments.get("hub_strategy", HubStrategy.END)),
+        **{name: flags.own[name] for name in CARD if name in flags.own},
     )
 
 

@@ -11,8 +11,9 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from hf_distill.hub.card_results import quality
 from hf_distill.hub.card_text import text_of
-from hf_distill.hub.card_use import inherited_license, is_adapter, teachers_of
+from hf_distill.hub.card_use import is_adapter, starts_of, stated_license, teachers_of
 from hf_distill.hub.front_matter import FILE_NAME, check
+from hf_distill.hub.license import License
 from hf_distill.hub.markdown import line
 from hf_distill.hub.record import Record, write_whole
 from hf_distill.tasks import TASKS, Embeddings
@@ -57,7 +58,7 @@ class Card:
         record: Record,
         *,
         repo_id: str | None = None,
-        language: str | list[str] = "en",
+        language: str | list[str] | None = None,
         license: str | None = None,
         tags: str | list[str] | None = None,
     ) -> Card:
@@ -66,15 +67,15 @@ class Card:
         Args:
             repo_id: where the student will be published; the usage example names it. None: the example says `.`, the
                 folder of the card.
-            language: language tag or tags of the data.
-            license: identifier of the student's licence as the Hub spells it. None: the teachers', if they have one in
-                common; else left out.
+            language: language tag or tags of the data. None: left out.
+            license: identifier of the student's licence as the Hub spells it. None: that of its teachers and of the
+                models that it starts from, if they have one in common; else left out.
             tags: further tags of the repository.
         """
         name = line(
             repo_id.rpartition("/")[2] if repo_id else f"{record.student.class_name} distilled on {record.data.name}"
         )
-        stated = license or inherited_license(record)
+        stated = stated_license(record, license)
         further = [tags] if isinstance(tags, str) else tags or []
         return cls(_metadata(record, name, language, stated, further), text_of(record, name, repo_id, stated))
 
@@ -92,7 +93,7 @@ class Card:
 
 
 def _metadata(
-    record: Record, name: str, language: str | list[str], license: str | None, tags: list[str]
+    record: Record, name: str, language: str | list[str] | None, license: License, tags: list[str]
 ) -> ModelCardData:
     task = TASKS.get(record.task)
     tag = task.pipeline_tag if task else None
@@ -100,7 +101,7 @@ def _metadata(
     bases = _bases(record)
     return ModelCardData(
         language=language,
-        license=license,
+        **license._asdict(),
         library_name=_library(record),
         tags=list(dict.fromkeys([*TAGS, *(OF_SENTENCES if record.task == Embeddings.name else ()), *tags])),
         base_model=bases[0] if len(bases) == 1 else bases or None,
@@ -122,9 +123,11 @@ def _library(record: Record) -> str:
 
 
 def _bases(record: Record) -> list[str]:
-    """The models of the Hub that the student comes from: the one that an adapter is of, or else its teachers."""
-    found = [record.student.adapter_of] if is_adapter(record.student) else [each.id for each in teachers_of(record)]
-    return [name for name in found if name]
+    """The models of the Hub that the student comes from: the one that an adapter is of, or else its teachers and the
+    models that it starts from."""
+    sources = [*(each.id for each in teachers_of(record)), *(each.id for each in starts_of(record))]
+    found = [record.student.adapter_of] if is_adapter(record.student) else sources
+    return list(dict.fromkeys(name for name in found if name))
 
 
 def _relation(record: Record) -> str:

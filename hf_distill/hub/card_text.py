@@ -9,9 +9,10 @@ from hf_distill.hub.card_again import emissions, reproduction
 from hf_distill.hub.card_on_policy import on_policy
 from hf_distill.hub.card_results import exports, fidelity, results, size
 from hf_distill.hub.card_targets import targets
-from hf_distill.hub.card_use import intended_use, is_adapter, limits, teachers_of, usage
+from hf_distill.hub.card_use import intended_use, is_adapter, limits, linked_id, starts_of, teachers_of, usage
+from hf_distill.hub.license import License
 from hf_distill.hub.markdown import block, code, escaped, table
-from hf_distill.hub.record import CutFacts, ModelFacts, ObjectiveFacts, Record
+from hf_distill.hub.record import CutFacts, ModelFacts, ObjectiveFacts, Origin, Record
 
 ARGUMENTS = (
     "learning_rate",
@@ -31,7 +32,7 @@ ARGUMENTS = (
 OTHER_FORMS, USE = "Other forms", "How to use it"
 
 
-def text_of(record: Record, name: str, repo_id: str | None, license: str | None) -> str:
+def text_of(record: Record, name: str, repo_id: str | None, license: License) -> str:
     """The Markdown below the metadata: what the student is, how good, how it was made, and how to make it again."""
     sections = [
         f"# {escaped(name)}\n\n{_introduction(record)}",
@@ -71,9 +72,11 @@ def _section(title: str, text: str) -> str:
 def _introduction(record: Record) -> str:
     student = record.student
     what = f"{code(student.class_name)}{_depth(student)}, {student.num_parameters:,} parameters{_base(student)}"
-    teachers = [_model(each) for each in teachers_of(record)]
+    starts = [_source(each, "model") for each in starts_of(record)]
+    begun = f", begun from {' and '.join(dict.fromkeys(starts))}" if starts else ""
+    teachers = [_source(each, code(each.class_name)) for each in teachers_of(record)]
     source = f", distilled from {' and '.join(teachers)}" if teachers else ""
-    return f"{what}{source} on {escaped(record.data.name)} with hf_distill {escaped(record.toolkit_version)}."
+    return f"{what}{begun}{source} on {escaped(record.data.name)} with hf_distill {escaped(record.toolkit_version)}."
 
 
 def _base(student: ModelFacts) -> str:
@@ -81,7 +84,7 @@ def _base(student: ModelFacts) -> str:
     if not is_adapter(student):
         return ""
     name = student.adapter_of
-    return f", an adapter of {f'[{escaped(name)}](https://huggingface.co/{name})' if name else 'another model'}"
+    return f", an adapter of {linked_id(name) if name else 'another model'}"
 
 
 def _depth(model: ModelFacts) -> str:
@@ -89,11 +92,12 @@ def _depth(model: ModelFacts) -> str:
     return "" if layers is None else f" with {layers} layer{'' if layers == 1 else 's'}"
 
 
-def _model(model: ModelFacts) -> str:
+def _source(model: ModelFacts | Origin, kind: str) -> str:
+    """A model that the student comes from."""
     if not model.id:
-        return f"a {code(model.class_name)} that is not on the Hub"
+        return f"a {kind} that is not on the Hub"
     revision = f" (revision {code(model.revision)})" if model.revision else ""
-    return f"[{escaped(model.id)}](https://huggingface.co/{model.id}){revision}"
+    return f"{linked_id(model.id)}{revision}"
 
 
 def _method(record: Record) -> str:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from hf_distill.hub.card_example import example
+from hf_distill.hub.license import OTHER, License
 from hf_distill.hub.markdown import block, code, escaped
-from hf_distill.hub.record import ModelFacts, Record
+from hf_distill.hub.record import ModelFacts, Origin, Record
 
 PURPOSES = {
     "single_label": "to sort texts into the classes that it was trained on",
@@ -39,7 +40,7 @@ def intended_use(record: Record) -> str:
     )
 
 
-def limits(record: Record, license: str | None) -> str:
+def limits(record: Record, license: License) -> str:
     """What is not known, what was handed down, and on what terms it may be used."""
     lines = []
     if record.metrics:
@@ -50,9 +51,11 @@ def limits(record: Record, license: str | None) -> str:
         lines.append(
             "It learned from its teacher's outputs: expect the teacher's mistakes and biases, and some of its own."
         )
-        linked = [f"[{escaped(each.id)}](https://huggingface.co/{each.id})" for each in teachers if each.id]
-        if linked:
-            lines.append(f"What the card of {' and '.join(linked)} says of limits and intended use holds here, too.")
+    named = [*(each.id for each in teachers), *(each.id for each in starts_of(record))]
+    linked = [linked_id(name) for name in named if name]
+    if linked:
+        lines.append(f"What the card of {' and '.join(linked)} says of limits and intended use holds here, too.")
+    if teachers:
         if not record.teacher_metrics:
             lines.append("The teacher was not measured on the same data.")
         if not record.control_metrics:
@@ -71,24 +74,83 @@ def is_adapter(student: ModelFacts) -> bool:
     return student.adapter_of is not None or any(name.startswith("adapter_") for name in student.files)
 
 
-def inherited_license(record: Record) -> str | None:
-    """The licence that all of the teachers have."""
-    found = {each.license for each in teachers_of(record)}
-    return found.pop() if len(found) == 1 else None
+def starts_of(record: Record) -> list[Origin]:
+    """The models that the student started from, and that are not told as a teacher, or as what an adapter is of."""
+    told = {record.student.adapter_of, *(each.id for each in teachers_of(record))} - {None}
+    return [each for each in record.starts if each.id not in told]
 
 
-def _terms(record: Record, license: str | None) -> str:
-    """The licence, and where it comes from; that of a teacher from elsewhere is said, too."""
-    stated = {each.license for each in teachers_of(record)} - {None, license}
-    if license is None and len(stated) > 1:
-        return f"The teachers have different licences ({_listed(stated)}); the student's must satisfy all of them."
-    if license is None:
-        return "No licence is stated: ask whoever published it, and look at the terms of its teacher and of its data."
-    if license == inherited_license(record):
-        return f"Licence: {code(license)}, the teacher's. The data may have terms of their own."
-    added = f" That of a teacher is {_listed(stated)}." if stated else ""
-    return f"Licence: {code(license)}.{added} The data may have terms of their own."
+def linked_id(repo_id: str) -> str:
+    """A repository of the Hub, with a link to it."""
+    return f"[{escaped(repo_id)}](https://huggingface.co/{repo_id})"
 
 
-def _listed(names: set[str | None]) -> str:
-    return ", ".join(code(name) for name in sorted(filter(None, names)))
+def stated_license(record: Record, asked: str | None) -> License:
+    """The licence that is asked for, or the one that all models have that the student comes from."""
+    inherited = _inherited(record)
+    return inherited if asked is None or asked == inherited.license else License(asked)
+
+
+def _sources(record: Record) -> list[ModelFacts | Origin]:
+    """The models whose licences hold for the student."""
+    return [*teachers_of(record), *record.starts]
+
+
+def _inherited(record: Record) -> License:
+    sources = _sources(record)
+    if len({_terms_of(each) for each in sources}) != 1:
+        return License()
+    return License(sources[0].license, sources[0].license_name, sources[0].license_link)
+
+
+def _terms_of(model: ModelFacts | Origin) -> tuple[str | None, str | None]:
+    """What is the same for models of the same licence: two that the Hub does not know go by their names."""
+    own = model.license_name or model.license_link or model.id
+    return (model.license, own if model.license == OTHER else None)
+
+
+def _terms(record: Record, license: License) -> str:
+    """The licence, and where it comes from; that of a model from elsewhere is said, too."""
+    stated = {_named(each) for each in _sources(record) if each.license}
+    if license.license is None and len(stated) > 1:
+        differ = f"{_all_of(record)} have different licences ({_listed(stated)})"
+        return f"{differ}; the student's must satisfy all of them."
+    if license.license is None:
+        start = f", of {_begun(record)}" if record.starts else ""
+        return (
+            f"No licence is stated: ask whoever published it, and look at the terms of its teacher{start} and of its "
+            "data."
+        )
+    shown = f"[{_named(license)}]({license.license_link})" if license.license_link else _named(license)
+    if license == _inherited(record):
+        return f"Licence: {shown}, {_whose(record)}. The data may have terms of their own."
+    others = stated - {_named(license)}
+    model = "model that it comes from" if record.starts else "teacher"
+    added = f" That of a {model} is {_listed(others)}." if others else ""
+    return f"Licence: {shown}.{added} The data may have terms of their own."
+
+
+def _named(model: License | ModelFacts | Origin) -> str:
+    return code(model.license_name or model.license or "")
+
+
+def _all_of(record: Record) -> str:
+    """Whose licences there are."""
+    if not record.starts:
+        return "The teachers"
+    return f"Its teacher and {_begun(record)}" if record.teacher is not None else f"T{_begun(record)[1:]}"
+
+
+def _whose(record: Record) -> str:
+    """Whose licence it is."""
+    if not record.starts:
+        return "the teacher's"
+    return f"that of {'the teacher and of ' if record.teacher is not None else ''}{_begun(record)}"
+
+
+def _begun(record: Record) -> str:
+    return f"the model{'' if len(record.starts) == 1 else 's'} that it starts from"
+
+
+def _listed(names: set[str]) -> str:
+    return ", ".join(sorted(names))

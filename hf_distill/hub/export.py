@@ -22,7 +22,7 @@ from transformers import PreTrainedModel
 
 from hf_distill.errors import DistillationError
 from hf_distill.hub.comparing import Exported, answers, check_rows, compare
-from hf_distill.hub.folder import TEMPLATES, VOCABULARIES
+from hf_distill.hub.folder import OF_A_TOKENIZER
 from hf_distill.loading import load_model
 from hf_distill.tasks import task_of
 
@@ -30,7 +30,6 @@ FACTS = "export.json"
 """What was found when the exported model was compared with the original."""
 
 SCHEMES = ("int8_dynamic", "int8_weight", "int4_weight")
-TOKENIZER = (*VOCABULARIES, "tokenizer_config.json", "special_tokens_map.json", *TEMPLATES)
 
 
 def export_quantized(
@@ -119,7 +118,7 @@ def _write(source: Path, part: Path, auto_class: str, scheme: str, keep: list[st
 
 def copy_tokenizer(source: Path, target: Path) -> None:
     """Copies what a tokenizer is loaded from."""
-    for path in [path for pattern in TOKENIZER for path in source.glob(pattern) if path.is_file()]:
+    for path in [path for pattern in OF_A_TOKENIZER for path in source.glob(pattern) if path.is_file()]:
         copy = target / path.relative_to(source)
         copy.parent.mkdir(exist_ok=True)
         shutil.copyfile(path, copy)

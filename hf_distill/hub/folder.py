@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -12,7 +14,7 @@ from pathlib import Path
 from hf_distill.errors import HubError
 from hf_distill.hub.front_matter import check
 from hf_distill.hub.record import FILE_NAME as RECORD
-from hf_distill.hub.record import Record
+from hf_distill.hub.record import Record, is_hub_id
 from hf_distill.hub.redaction import secrets_in
 
 WEIGHTS = (
@@ -95,6 +97,12 @@ PUBLISHED = (
 """What is published of a run's folder: files in it and in its `FOLDERS` whose names match. None of these is
 ever a pickle."""
 
+SOURCES = {
+    "adapter_config.json": ("base_model_name_or_path", "Publish the merged student (merge_and_unload)"),
+    "config.json": ("_name_or_path", "Take the key out"),
+}
+"""Keys that name the model that a student comes from, and what to do where that is on this machine alone."""
+
 OBJECTIVE_STATE = "distillation.safetensors"
 """Projections and banks of the objectives; published only when asked for."""
 
@@ -131,18 +139,37 @@ def select(folder: Path, *, include_objective_state: bool = False) -> dict[str, 
     """The files of `folder` that are published, by name, checked.
 
     Raises:
-        HubError: no such folder; no model in it, or shards missing; a link on the list that leaves the folder; a token
-            or a path of this machine inside a file; a card or a record that is not valid, or of other weights.
+        HubError: no such folder; no model in it, or shards missing; a file that cannot be read; a link on the list
+            that leaves the folder; a token or a path of this machine inside a file; a card or a record that is not
+            valid, or of other weights.
     """
     if not folder.is_dir():
         raise HubError(f"{folder} is not a folder; publish wants the folder that a model was saved in.")
     patterns = (*PUBLISHED, OBJECTIVE_STATE) if include_objective_state else PUBLISHED
+    with reading(folder):
+        return _checked(folder, patterns)
+
+
+@contextmanager
+def reading(place: Path) -> Iterator[None]:
+    """Raises: `HubError` where the disk does not give what is at `place`, or below it."""
+    try:
+        yield
+    except OSError as error:
+        raise HubError(
+            f"Cannot read {error.filename or place}: {error.strerror}. Make it readable, or remove it if it is not "
+            "needed, and publish again."
+        ) from error
+
+
+def _checked(folder: Path, patterns: tuple[str, ...]) -> dict[str, LocalFile]:
     inside = [path for name in FOLDERS for path in folder.glob(f"{name}/*")]
     paths = {path.relative_to(folder).as_posix(): path for path in sorted([*folder.iterdir(), *inside])}
     listed = {name: path for name, path in paths.items() if is_published(name, patterns)}
     files = {name: LocalFile.of(_plain(path, folder)) for name, path in listed.items()}
     _check_model(folder, files)
     _check_secrets(folder, files)
+    _check_sources(files)
     if "README.md" in files:
         check(files["README.md"].path.read_text(encoding="utf-8", errors="replace"))
     if RECORD in files:
@@ -207,6 +234,27 @@ def _check_secrets(folder: Path, files: dict[str, LocalFile]) -> None:
         problems += [f"{name} holds {what}" for what in found]
     if problems:
         raise HubError(f"Nothing was published from {folder}: {'; '.join(problems)}. Remove it and publish again.")
+
+
+def _check_sources(files: dict[str, LocalFile]) -> None:
+    """Nobody else has what the files say that the student comes from, where that is a path."""
+    for name, (key, remedy) in SOURCES.items():
+        value = _value(files[name].path, key) if name in files else None
+        if not isinstance(value, str) or not value or (is_hub_id(value) and not Path(value).exists()):
+            continue
+        both = " If it is that id, publish from another working directory, where no such path is."
+        raise HubError(
+            f"{files[name].path}: {key} is {value!r}, a path of this machine, which nobody else can load. {remedy}, "
+            f"or write the model's id on the Hub there.{both if is_hub_id(value) else ''}"
+        )
+
+
+def _value(path: Path, key: str) -> object:
+    try:
+        found = json.loads(path.read_bytes())
+    except (ValueError, RecursionError):
+        return None
+    return found.get(key) if isinstance(found, dict) else None
 
 
 def _text_of(path: Path) -> bytes:

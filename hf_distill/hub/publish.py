@@ -87,11 +87,9 @@ def publish(
         HubError: the folder is not fit to be published (see `hf_distill.hub.folder.select`); not logged in; a public
             repository where private was asked for; the Hub failed. It names the repository, status and remedy.
     """
-    _check_name(repo_id)
+    check_target(repo_id, revision)
     if create_pr and revision is not None:
         raise HubError(f"A pull request goes against the main branch; leave out revision={revision!r} or create_pr.")
-    if revision is not None and REGEX_COMMIT_HASH.fullmatch(revision):
-        raise HubError(f"revision={revision!r} is a commit, which cannot be added to; give a branch.")
     files = select(Path(folder), include_objective_state=include_objective_state)
     push = _Push(files, repo_id, private, revision, commit_message, create_pr, path_in_repo)
     return until_it_holds(push.attempt, sleep, waits)
@@ -102,16 +100,22 @@ def full_name(repo_id: str) -> str:
 
     Raises: `HubError` for what is no name, and as `publish` where the Hub must be asked who the token belongs to.
     """
-    _check_name(repo_id)
+    check_target(repo_id)
     push = _Push({}, repo_id, private=True, revision=None, message="", create_pr=False)
     if "/" not in repo_id:
         until_it_holds(push.own)
     return push.repo_id
 
 
-def _check_name(repo_id: str) -> None:
+def check_target(repo_id: str, revision: str | None = None) -> None:
+    """Look, without the Hub, whether something could be sent there.
+
+    Raises: `HubError` for what is no name of a repository, and for a commit in place of a branch.
+    """
     if not is_hub_id(repo_id):
         raise HubError(f"{repo_id!r} is not the name of a repository; give 'owner/name'.")
+    if revision is not None and REGEX_COMMIT_HASH.fullmatch(revision):
+        raise HubError(f"revision={revision!r} is a commit, which cannot be added to; give a branch.")
 
 
 def prepare_repository(repo_id: str, *, private: bool = True, revision: str | None = None) -> str:
@@ -119,6 +123,7 @@ def prepare_repository(repo_id: str, *, private: bool = True, revision: str | No
 
     Returns the full name of the repository. Raises `HubError` as `publish` does.
     """
+    check_target(repo_id, revision)
     push = _Push({}, repo_id, private, revision, "", create_pr=False)
     until_it_holds(push.look)
     return push.repo_id
@@ -164,7 +169,8 @@ class _Push:
         if self.private and not info.private:
             raise HubError(
                 f"{self.repo_id} exists and is public, but a private repository was asked for. Nothing was sent: make "
-                "it private in its settings, choose another name, or publish with private=False."
+                "it private in its settings, choose another name, or publish with private=False (`hf-distill publish "
+                "--public`; while training `--hub_private_repo false`)."
             )
         if self.revision is not None:
             self.url = f"{self.url}/tree/{self.revision}"

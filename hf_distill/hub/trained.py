@@ -13,6 +13,7 @@ from hf_distill.hub.record import (
     CacheFacts,
     DataFacts,
     ModelFacts,
+    Origin,
     Record,
     batch_size_facts,
     environment,
@@ -24,6 +25,8 @@ from hf_distill.teachers import Cached, Ensemble, Frozen, Teacher
 from hf_distill.teachers.cache.skeleton import hub_id
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from hf_distill.training.binding import BoundTrainer
 
 
@@ -42,6 +45,7 @@ def record_of(trainer: BoundTrainer) -> Record:
         task=trainer.distillation.pair.task.name,
         objectives=objective_facts(trainer.distillation),
         layer_maps=layer_maps(trainer.distillation),
+        origins=_start(trainer.model),
         training_arguments={
             **args.to_sanitized_dict(),
             **batch_size_facts(trainer.tokens_per_batch),
@@ -67,11 +71,24 @@ def _teacher(teacher: Teacher | None) -> ModelFacts | None:
     if isinstance(teacher, Frozen):
         name = teacher.model.name_or_path
         facts = ModelFacts.of(teacher.model, name or None)
-        return facts.model_copy(update={"license": license_of(name, facts.revision) if name else None})
+        return facts.model_copy(update=license_of(name, facts.revision)._asdict() if name else {})
     if isinstance(teacher, Cached):
         skeleton = teacher.anatomy.base
         return ModelFacts.of(skeleton, hub_id(skeleton.name_or_path))
     return None
+
+
+def _start(student: PreTrainedModel) -> dict[str, Origin]:
+    """What the student was loaded from, with its licence, if it was loaded.
+
+    A model that is made from a loaded configuration has its name, too; transformers marks loaded weights alone.
+    """
+    name = getattr(student, "name_or_path", "")
+    if not name or not any(getattr(each, "_is_hf_initialized", False) for each in student.parameters()):
+        return {}
+    repo_id = hub_id(name)
+    revision = getattr(student.config, "_commit_hash", None) if repo_id else None
+    return {"student.model": Origin(id=repo_id, revision=revision, **license_of(name, revision)._asdict())}
 
 
 def _cache(teacher: Teacher | None) -> CacheFacts | None:

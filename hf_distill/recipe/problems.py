@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from pydantic_core import PydanticCustomError
 
-from hf_distill.access_tokens import TOKEN
+from hf_distill.access_tokens import redacted
 from hf_distill.errors import RecipeError
 from hf_distill.suggestions import did_you_mean
 
@@ -62,11 +62,6 @@ class Origin:
 def _order(place: str) -> tuple[int, str]:
     line = re.fullmatch(r"line (\d+)", place)
     return (int(line.group(1)) if line else 0, place)
-
-
-def redacted(text: str) -> str:
-    """The text without anything that looks like an access token."""
-    return TOKEN.sub("hf_...", text)
 
 
 def nearest(word: object, known: Iterable[str]) -> str:

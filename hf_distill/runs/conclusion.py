@@ -14,10 +14,11 @@ from hf_distill.runs.caching import cache_facts
 from hf_distill.runs.chains import finished_student
 from hf_distill.runs.comparison import Comparison
 from hf_distill.runs.preparation import Setup
+from hf_distill.runs.publishing import Publication
 from hf_distill.runs.results import RunResult
 
 
-def conclude(setup: Setup, *, evaluate: bool, command: Sequence[str], repo_id: str | None) -> RunResult:
+def conclude(setup: Setup, *, evaluate: bool, command: Sequence[str], publication: Publication | None) -> RunResult:
     """Evaluates, and writes the student, its results, record, card and report; the main process alone writes."""
     student = finished_student(setup, setup.jobs.student[-1])
     compared = Comparison(setup)
@@ -33,7 +34,7 @@ def conclude(setup: Setup, *, evaluate: bool, command: Sequence[str], repo_id: s
         trained = {name: value for name, value in measured.items() if not name.startswith("eval_")}
         trained |= setup.workload.counted()
         results.write_results(folder, train=trained, **({"eval": compared.flat()} if evaluate else {}))
-        record.write_record(folder, _story(setup, compared, command), student, repo_id)
+        record.write_record(folder, _story(setup, compared, command), student, publication)
         if result.runs:
             results.write_pictures(folder, result, findings.of_run(setup, compared.answers, student))
         folder.keep_results(result.to_dict())
@@ -69,7 +70,7 @@ def _other_teachers(setup: Setup) -> list[ModelFacts]:
 def _facts(model: PreTrainedModel, name_or_path: str) -> ModelFacts:
     """With the licence that its card states."""
     facts = ModelFacts.of(model, name_or_path)
-    return facts.model_copy(update={"license": license_of(name_or_path, facts.revision)})
+    return facts.model_copy(update=license_of(name_or_path, facts.revision)._asdict())
 
 
 def _cache_facts(setup: Setup) -> CacheFacts | None:

@@ -14,10 +14,12 @@ from transformers.trainer_utils import HubStrategy
 
 from hf_distill.errors import HubError
 from hf_distill.hub.card import Card
+from hf_distill.hub.card_stated import Stated, check_stated, lacking, stated, stated_in
+from hf_distill.hub.folder import reading
 from hf_distill.hub.front_matter import FILE_NAME as CARD
-from hf_distill.hub.publish import Published, full_name, prepare_repository, publish
+from hf_distill.hub.publish import Published, check_target, full_name, prepare_repository, publish
 from hf_distill.hub.record import FILE_NAME as RECORD
-from hf_distill.hub.record import Record, is_hub_id
+from hf_distill.hub.record import Record
 from hf_distill.hub.saves import publish_save, say_what_is_left_out
 from hf_distill.ranks import is_main_process, wait_for_everyone
 from hf_distill.runs.folder import RunFolder
@@ -31,35 +33,47 @@ _NAMED = re.compile(r"(?:model=|from_pretrained\(|SentenceTransformer\()'([^'\n]
 @dataclass(frozen=True)
 class Publication:
     """Where a student is published, and what of it while it trains: `strategy` is one of those of
-    `TrainingArguments.hub_strategy`. The token is the one of `hf auth login` or HF_TOKEN.
+    `TrainingArguments.hub_strategy`. Its card states `language`, `license` and `tags`, as
+    `hf_distill.hub.card.Card.from_record` takes them. The token is the one of `hf auth login` or HF_TOKEN.
     """
 
     repo_id: str
     private: bool = True
     revision: str | None = None
     strategy: str = "end"
+    language: str | list[str] | None = None
+    license: str | None = None
+    tags: str | list[str] | None = None
 
     def check(self) -> None:
-        """What can be known before hours of training: a name, a token that may write, and a repository as asked for.
+        """What can be known before hours of training: a name, what a card may state, a token that may write, and a
+        repository as asked for.
 
         Raises: `HubError`.
         """
-        if not is_hub_id(self.repo_id):
-            raise HubError(f"{self.repo_id!r} is not the name of a repository; give 'owner/name'.")
+        check_target(self.repo_id, self.revision)
+        check_stated(stated(self.language, self.license, self.tags))
         if get_token() is None:
             raise HubError(f"{self.repo_id}: not logged in; run `hf auth login`, or set HF_TOKEN.")
         if is_main_process():
             say_what_is_left_out(HubStrategy(self.strategy))
             prepare_repository(self.repo_id, private=self.private, revision=self.revision)
 
+    def card(self, record: Record) -> Card:
+        """The card of the student that `record` tells of."""
+        return Card.from_record(record, repo_id=self.repo_id, **stated(self.language, self.license, self.tags))
+
     def send(self, folder: RunFolder) -> str | None:
         """Publishes the finished student from the main process; the address, None for the other processes."""
-        url = None
-        if is_main_process():
-            send = publish_run if (folder.path / RECORD).is_file() else publish
-            url = send(folder.path, self.repo_id, private=self.private, revision=self.revision).url
+        url = self._sent(folder.path).url if is_main_process() else None
         wait_for_everyone()
         return url
+
+    def _sent(self, folder: Path) -> Published:
+        if not (folder / RECORD).is_file():
+            return publish(folder, self.repo_id, private=self.private, revision=self.revision)
+        own = stated(self.language, self.license, self.tags)
+        return publish_run(folder, self.repo_id, private=self.private, revision=self.revision, **own)
 
     def callback(self) -> TrainerCallback | None:
         """What publishes the saves of a stage, None where only the finished student is published."""
@@ -98,18 +112,26 @@ def publish_run(
     commit_message: str = "Publish a distilled student",
     create_pr: bool = False,
     include_objective_state: bool = False,
+    language: str | list[str] | None = None,
+    license: str | None = None,
+    tags: str | list[str] | None = None,
 ) -> Published:
     """Publishes the finished student of a folder: that of a run, of a trainer, or any with a student and its record.
 
-    The card names the repository in its example: it is written anew where it is missing, or still is as the run wrote
-    it; one that was changed by hand stays as it is.
+    The card names the repository in its example, and states `language`, `license` and `tags` (None: as it does
+    already): it is written anew where it is missing, or still is as the run wrote it; one that was changed by hand
+    stays as it is.
 
-    Raises: `HubError` for a folder that is no finished run, and as `hf_distill.hub.publish.publish`.
+    Raises: `HubError` for a folder that is no finished run, for what is to be stated in a card that was changed by
+    hand, and as `hf_distill.hub.publish.publish`.
     """
     place = Path(folder).expanduser()
     record = finished_record(place)
+    check_target(repo_id, revision)
+    asked = stated(language, license, tags)
+    check_stated(asked)
     name = full_name(repo_id)
-    _name_in_card(place, record, name)
+    _complete_card(place, record, name, asked)
     return publish(
         place,
         name,
@@ -143,16 +165,32 @@ def finished_record(folder: Path) -> Record:
     )
 
 
-def _name_in_card(folder: Path, record: Record, repo_id: str) -> None:
-    """Writes the card for this repository, unless there is one that a run would not have written."""
+def _complete_card(folder: Path, record: Record, repo_id: str, asked: Stated) -> None:
+    """Writes the card for this repository and with what is asked for, unless there is one that was changed by hand."""
     path = folder / CARD
-    if path.is_file() and not _is_as_written(path.read_text(encoding="utf-8", errors="replace"), record):
-        logger.warning("%s was changed since the run wrote it; it is published as it is.", path)
+    with reading(path):
+        found = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else None
+    if found is not None and not _is_as_written(found, record):
+        _leave(path, lacking(asked, stated_in(found)))
         return
-    Card.from_record(record, repo_id=repo_id).write(folder)
+    kept = Stated() if found is None else stated_in(found)
+    card = Card.from_record(record, repo_id=repo_id, **(kept | asked))
+    if str(card) != found:
+        card.write(folder)
+
+
+def _leave(path: Path, missing: list[str]) -> None:
+    """Raises: `HubError` for what is asked for, and missing in a card that was changed by hand."""
+    if missing:
+        raise HubError(
+            f"{path} was changed by hand, so that what was asked for is not put into it: {', '.join(missing)}. "
+            "Nothing was published: write them there, into the lines between '---', or leave them out."
+        )
+    logger.warning("%s was changed since the run wrote it; it is published as it is.", path)
 
 
 def _is_as_written(card: str, record: Record) -> bool:
-    """Whether it is the card of that record, for no repository or for the one that its example names."""
-    named = _NAMED.search(card)
-    return card in {str(Card.from_record(record, repo_id=name)) for name in (None, named[1] if named else None)}
+    """Whether it is the card of that record with what it states, for no repository or for the one that its example
+    names."""
+    named, own = _NAMED.search(card), stated_in(card)
+    return card in {str(Card.from_record(record, repo_id=name, **own)) for name in (None, named[1] if named else None)}

@@ -11,16 +11,19 @@ from hf_distill.distillation import Distillation
 from hf_distill.evaluation.latency import Latency
 from hf_distill.hub.card import Card
 from hf_distill.hub.emissions import emissions_of
+from hf_distill.hub.license import license_of
 from hf_distill.hub.record import (
     CacheFacts,
     CutFacts,
     ModelFacts,
     ObjectiveFacts,
+    Origin,
     Record,
     Speed,
     batch_size_facts,
     environment,
     finite_metrics,
+    is_start,
 )
 from hf_distill.hub.student import student_facts
 from hf_distill.hub.terms import layer_maps, objective_facts
@@ -28,7 +31,8 @@ from hf_distill.recipe import Recipe
 from hf_distill.runs.folder import RunFolder
 from hf_distill.runs.generating import texts_counted
 from hf_distill.runs.measuring import Role
-from hf_distill.runs.origins import origins_of
+from hf_distill.runs.origins import origins_of, value_at
+from hf_distill.runs.publishing import Publication
 from hf_distill.runs.stages import Job
 from hf_distill.runs.workload import Workload
 from hf_distill.tasks import task_of
@@ -72,11 +76,12 @@ class Story:
     latencies: Mapping[Role, Latency]
 
 
-def write_record(folder: RunFolder, story: Story, student: PreTrainedModel, repo_id: str | None) -> None:
-    """Writes `distillation.json` and `README.md`."""
+def write_record(folder: RunFolder, story: Story, student: PreTrainedModel, publication: Publication | None) -> None:
+    """Writes `distillation.json`, and `README.md` as it will be published, if it will be."""
     record = _record(story, student, folder)
     record.write(folder.path)
-    Card.from_record(record, repo_id=repo_id).write(folder.path)
+    card = Card.from_record(record) if publication is None else publication.card(record)
+    card.write(folder.path)
 
 
 def _record(story: Story, student: PreTrainedModel, folder: RunFolder) -> Record:
@@ -95,7 +100,7 @@ def _record(story: Story, student: PreTrainedModel, folder: RunFolder) -> Record
         objectives=list(story.losses.objectives),
         layer_maps=dict(story.losses.layer_maps),
         recipe=story.recipe.to_dict(),
-        origins=origins_of(story.recipe),
+        origins=_origins(story.recipe),
         training_arguments={
             **arguments.to_dict(),
             "mixed_precision": arguments.mixed_precision,
@@ -115,6 +120,13 @@ def _record(story: Story, student: PreTrainedModel, folder: RunFolder) -> Record
         speeds={role: Speed(**asdict(latency)) for role, latency in story.latencies.items()},
         emissions=emissions_of(job.folder for job in story.jobs),
     )
+
+
+def _origins(recipe: Recipe) -> dict[str, Origin]:
+    """The models and files of a recipe; those that the student starts from with their licences, which hold for it."""
+    values, found = recipe.to_dict(), origins_of(recipe)
+    licences = {key: license_of(value_at(values, key), each.revision) for key, each in found.items() if is_start(key)}
+    return found | {key: found[key].model_copy(update=stated._asdict()) for key, stated in licences.items()}
 
 
 def _lasting(metrics: Mapping[str, float]) -> dict[str, float]:

@@ -114,7 +114,6 @@ def _train(
         wait_for_everyone()
         saves = None if publication is None else publication.callback()
         train_all(setup, () if saves is None else (saves,))
-        repo_id = None if publication is None else publication.repo_id
-        result = conclude(setup, evaluate=evaluate, command=command, repo_id=repo_id)
+        result = conclude(setup, evaluate=evaluate, command=command, publication=publication)
         wait_for_everyone()
     return result

@@ -10,9 +10,20 @@ from transformers.trainer_utils import HubStrategy
 from hf_distill.errors import HubError
 from hf_distill.hub.card import Card
 from hf_distill.hub.publish import Published, prepare_repository, publish
+from hf_distill.hub.record import is_hub_id
 from hf_distill.hub.saves import publish_save, say_what_is_left_out
 from hf_distill.hub.trained import record_of
 from hf_distill.training.binding import BoundTrainer
+
+
+def _name_of(folder: Path) -> str:
+    """A repository by the name of a folder. Raises: `HubError` for a name that no repository can have."""
+    if not is_hub_id(folder.name):
+        raise HubError(
+            f"{folder}: {folder.name!r} cannot be the name of a repository; set hub_model_id='owner/name' in the "
+            "training arguments."
+        )
+    return folder.name
 
 
 class Publishing(BoundTrainer):
@@ -32,7 +43,7 @@ class Publishing(BoundTrainer):
             raise HubError(
                 "a token is taken from `hf auth login` or HF_TOKEN alone, where it cannot be written down by accident."
             )
-        self.hub_model_id = self.args.hub_model_id or Path(self.args.output_dir).resolve().name
+        self.hub_model_id = self.args.hub_model_id or _name_of(Path(self.args.output_dir).resolve())
         if self.is_world_process_zero():
             say_what_is_left_out(HubStrategy(self.args.hub_strategy))
             self.hub_model_id = prepare_repository(
@@ -56,9 +67,7 @@ class Publishing(BoundTrainer):
         if self.is_world_process_zero():
             record = record_of(self)
             record.write(self.args.output_dir)
-            card = Card.from_record(
-                record, repo_id=self.hub_model_id, language=language or "en", license=license, tags=tags
-            )
+            card = Card.from_record(record, repo_id=self.hub_model_id, language=language, license=license, tags=tags)
             card.write(self.args.output_dir)
 
     def push_to_hub(

@@ -33,7 +33,8 @@ from hf_distill.hub.record import (
     SourceFacts,
 )
 from hf_distill.hub.student import student_facts
-from hf_distill.runs.record import _lasting
+from hf_distill.recipe import Recipe
+from hf_distill.runs.record import _lasting, _origins
 from hf_distill.tasks import TASKS
 
 from .conftest import HINTON, make_export, make_record, tiny_student
@@ -63,7 +64,6 @@ def test_metadata(tmp_path: Path) -> None:
         "base_model": "someone/bert-base-sst2",
         "base_model_relation": "finetune",
         "datasets": ["nyu-mll/glue"],
-        "language": "en",
         "library_name": "transformers",
         "license": "apache-2.0",
         "metrics": ["accuracy"],
@@ -258,6 +258,94 @@ def test_the_licence_is_the_teachers(
     assert named == ("someone/teacher0" if len(teachers) == 1 else ["someone/teacher0", "someone/teacher1"])
 
 
+BOTH = "Its teacher and the model that it starts from have different licences (`apache-2.0`, `cc-by-nc-4.0`)"
+
+
+@pytest.mark.parametrize(
+    ("teacher", "start", "given", "stated", "told"),
+    [
+        ("apache-2.0", "cc-by-nc-4.0", None, None, BOTH),
+        ("mit", "mit", None, "mit", "Licence: `mit`, that of the teacher and of the model that it starts from."),
+        ("mit", None, None, None, "the terms of its teacher, of the model that it starts from and of its data"),
+        (None, "mit", None, None, "No licence is stated"),
+        ("mit", "gpl-3.0", "mit", "mit", "Licence: `mit`. That of a model that it comes from is `gpl-3.0`."),
+    ],
+)
+@pytest.mark.parametrize("key", ["student.model", "stages.12.student.model"])
+def test_the_licence_is_also_that_of_the_model_that_the_student_starts_from(
+    teacher: str | None, start: str | None, given: str | None, stated: str | None, told: str, key: str
+) -> None:
+    origins = {
+        "teacher.model": Origin(id="someone/bert-base-sst2"),
+        key: Origin(id="nc/student", revision="b" * 40, license=start),
+    }
+    record = make_record(teacher=make_record().teacher.model_copy(update={"license": teacher}), origins=origins)
+    text = str(Card.from_record(record, license=given))
+    assert front_matter(text).get("license") == stated
+    assert told in section(text, "Limits and licence")
+    assert front_matter(text)["base_model"] == ["someone/bert-base-sst2", "nc/student"]
+    assert f"begun from [nc/student](https://huggingface.co/nc/student) (revision `{'b' * 40}`), distilled" in text
+    assert "card of [someone/bert-base-sst2](https://huggingface.co/someone/bert-base-sst2) and [nc/student]" in text
+
+
+def test_without_a_teacher_the_licence_is_that_of_the_model_that_the_student_starts_from() -> None:
+    origins = {"student.model": Origin(files={"model.safetensors": "c" * 64}, license="mit")}
+    text = str(Card.from_record(make_record(teacher=None, origins=origins)))
+    assert front_matter(text)["license"] == "mit"
+    assert "Licence: `mit`, that of the model that it starts from." in text
+    assert "begun from a model that is not on the Hub on GLUE" in text
+    assert "base_model" not in front_matter(text)
+
+
+def test_a_student_that_starts_from_its_teacher_is_not_told_to_come_from_two_models() -> None:
+    record = make_record(origins={"student.model": Origin(id="someone/bert-base-sst2", license="mit")})
+    text = str(Card.from_record(record))
+    assert front_matter(text)["base_model"] == "someone/bert-base-sst2"
+    assert "begun from" not in text
+
+
+def test_a_licence_that_the_hub_does_not_know_keeps_its_name_and_link() -> None:
+    own = {"license": "other", "license_name": "tongyi", "license_link": "https://hub/g/t/blob/main/LICENSE"}
+    teacher = make_record().teacher.model_copy(update=own)
+    text = str(Card.from_record(make_record(teacher=teacher)))
+    assert {key: front_matter(text)[key] for key in own} == own
+    assert "Licence: [`tongyi`](https://hub/g/t/blob/main/LICENSE), the teacher's." in text
+    assert text == str(Card.from_record(make_record(teacher=teacher), license="other"))
+    for further, stated in (({"license_name": "tongyi"}, "other"), ({"license_name": "gemma"}, None), ({}, None)):
+        start = Origin(id="nc/student", license="other", **further)
+        record = make_record(teacher=teacher, origins={"student.model": start})
+        assert front_matter(str(Card.from_record(record))).get("license") == stated
+
+
+def test_a_record_tells_the_licences_of_the_models_that_a_student_starts_from(tmp_path: Path) -> None:
+    for name, licence in (("first", "mit"), ("second", "cc-by-nc-4.0")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "README.md").write_text(f"---\nlicense: {licence}\n---\n")
+    soft = [{"soft_targets": {}}]
+    recipe = {
+        "schema": 1,
+        "task": "sst2",
+        "teacher": {"model": str(tmp_path / "second")},
+        "student": {"model": str(tmp_path / "first")},
+        "stages": [
+            {"name": "one", "objectives": soft},
+            {"name": "two", "objectives": soft, "student": {"model": str(tmp_path / "second")}},
+        ],
+    }
+    found = _origins(Recipe.from_dict(recipe))
+    assert {key: origin.license for key, origin in found.items()} == {
+        "teacher.model": None,
+        "student.model": "mit",
+        "stages.1.student.model": "cc-by-nc-4.0",
+    }
+
+
+def test_the_language_is_not_guessed() -> None:
+    assert "language" not in front_matter(str(Card.from_record(make_record())))
+    for language in ("de", ["de", "en"]):
+        assert front_matter(str(Card.from_record(make_record(), language=language)))["language"] == language
+
+
 def test_the_intended_use_is_that_of_the_task() -> None:
     told = section(str(Card.from_record(make_record())), "Intended use")
     assert told.startswith("It is made to sort texts into the classes that it was trained on, with fewer parameters")
@@ -297,9 +385,16 @@ def test_the_base_of_an_adapter_is_named_where_it_is_on_the_hub(
 @pytest.mark.parametrize(
     ("command", "again"),
     [
-        (["scripts/distill_glue.py", "--task_name", "sst2"], "scripts/distill_glue.py --reproduce me/student"),
-        (["hf-distill", "ner", "--x"], "hf-distill ner --reproduce me/student"),
-        (["train.py"], "from_record('me/student', 'again')"),
+        (
+            ["python", "scripts/distill_glue.py", "--task_name", "sst2"],
+            "\npython scripts/distill_glue.py --reproduce me/student --output_dir again\n",
+        ),
+        (
+            ["accelerate", "launch", "--mixed_precision", "bf16", "scripts/distill_ner.py", "--x", "distill_qa.py"],
+            "\naccelerate launch --mixed_precision bf16 scripts/distill_ner.py --reproduce me/student",
+        ),
+        (["hf-distill", "ner", "--x", "distill_qa.py"], "\nhf-distill ner --reproduce me/student"),
+        (["python", "train.py"], "from_record('me/student', 'again')"),
         ([], "from_record('me/student', 'again')"),
     ],
 )
@@ -443,14 +538,14 @@ def test_hostile_names_stay_text(tmp_path: Path) -> None:
         hardware=Hardware(machine=EVIL, processor=EVIL, cores=1, accelerators=[EVIL]),
         metrics={f"eval_{EVIL}": 0.5},
         recipe={EVIL: [EVIL, {"a": EVIL}]},
-        origins={EVIL: Origin(files={EVIL: "b" * 64})},
+        origins={EVIL: Origin(files={EVIL: "b" * 64}), "student.model": Origin(revision=EVIL, license="mit")},
         exports={EVIL: make_export(texts=EVIL)},
         emissions=Emissions(kilograms=1e-3, kilowatt_hours=0.1, seconds=60.0, country=EVIL),
     )
     card = Card.from_record(record)
     text = card.write(tmp_path).read_text(encoding="utf-8")
     data, body = front_matter(text), card.body
-    keys = {"base_model", "base_model_relation", "co2_eq_emissions", "language", "library_name", "metrics"}
+    keys = {"base_model", "base_model_relation", "co2_eq_emissions", "library_name", "metrics"}
     assert set(data) == keys | {"model-index", "pipeline_tag", "tags"}
     assert "<script" not in text.partition("\n---\n")[2]
     assert "\u202e" not in text
@@ -546,6 +641,26 @@ def test_a_fence_is_longer_than_any_inside() -> None:
         ("a: [", "is not YAML"),
         ("a: " + "[" * 5000, "more than 500 brackets"),
         ("a: !!python/object/apply:os.system [x]", "is not YAML"),
+        ("date: 2023-02-30", "cannot be read: a value is not what it is written as (ValueError: day is out of range"),
+        ("t: 2024-01-01 25:00:00", "cannot be read: a value is not what it is written as (ValueError: hour must be"),
+        ("a: !!int abc", "cannot be read"),
+        ("a: !!float x", "cannot be read"),
+        ("a: !!timestamp foo", "cannot be read"),
+        pytest.param("a: " + "9" * 5000, "cannot be read", id="thousands of digits"),
+        pytest.param("license: 0x" + "f" * 5000, "license: int of too many digits is not", id="hexadecimal digits"),
+        pytest.param(f"co2_eq_emissions: {'9' * 400}", "99 is not a number of grams", id="hundreds of grams"),
+        pytest.param(
+            "model-index: [{name: a, results: [{task: {type: t}, dataset: {type: d, name: d}, "
+            f"metrics: [{{type: accuracy, value: {'9' * 400}}}]}}]}}]",
+            "99, not a finite number",
+            id="a result of hundreds of digits",
+        ),
+        pytest.param(
+            f"model-index: [{{name: a, results: [{{task: {{type: 0x{'f' * 5000}}}, dataset: {{type: d}}, "
+            "metrics: [{type: accuracy, value: 1}]}]}]",
+            "does not have the form",
+            id="a task of thousands of digits",
+        ),
     ],
 )
 def test_the_offline_check_names_what_is_wrong(metadata: str, words: str) -> None:
@@ -607,6 +722,12 @@ def test_stages_and_the_likeliest_token_are_told_apart_and_oddities_shown() -> N
     assert "in stage `second` (GKD): in the share 0.5 of the steps" in text
     assert "in the share &lt;b&gt; of the steps" in text
     assert "the likeliest token each time, with 128 new tokens" in text
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_a_number_that_no_float_holds_is_shown(name: str) -> None:
+    record = make_record(recipe={"stages": [{"name": "distil", "on_policy": {**WRITTEN, name: 10**400}}]})
+    assert f"1{'0' * 200}" in str(Card.from_record(record))
 
 
 def test_a_card_says_what_the_teacher_wrote_before_the_training() -> None:

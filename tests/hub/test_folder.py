@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import ast
+import errno
 import hashlib
+import itertools
 import json
 import os
 import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import transformers
@@ -196,6 +199,53 @@ def test_the_header_of_the_weights_is_read_too(folder: Path) -> None:
     weights = load_file(folder / "model.safetensors")
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt", "from": "hf_" + "z" * 34})
     with pytest.raises(HubError, match=r"model\.safetensors holds a Hub token"):
+        select(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "value", "remedy"),
+    [
+        ("adapter_config.json", "base_model_name_or_path", "/mnt/secret/base", "Publish the merged student"),
+        ("adapter_config.json", "base_model_name_or_path", "C:\\models\\base", "Publish the merged student"),
+        ("adapter_config.json", "base_model_name_or_path", "./base", "Publish the merged student"),
+        ("adapter_config.json", "base_model_name_or_path", "local/base", "another working directory"),
+        ("config.json", "_name_or_path", "/mnt/secret/start", "Take the key out"),
+        ("config.json", "_name_or_path", "~/start", "Take the key out"),
+    ],
+)
+def test_a_model_of_this_machine_is_not_named_as_what_the_student_comes_from(
+    folder: Path, name: str, key: str, value: str, remedy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "local" / "base").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    path = folder / name
+    known = json.loads(path.read_text()) if path.is_file() else {}
+    for harmless in ("google/bert_uncased", "bert-base-uncased", "", None):
+        path.write_text(json.dumps({**known, key: harmless}))
+        assert name in select(folder)
+    path.write_text(json.dumps({**known, key: value}))
+    with pytest.raises(HubError, match=rf"{name}: {key} is .*, a path of this machine") as raised:
+        select(folder)
+    assert remedy in str(raised.value)
+    path.write_text("[]")
+    assert name in select(folder)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "model.safetensors.index.json", "README.md"])
+@pytest.mark.parametrize("opened", [1, 2])
+def test_a_file_that_may_not_be_read_is_told(
+    folder: Path, name: str, opened: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "model.safetensors"}}))
+    plain, times = Path.open, itertools.count(1)
+
+    def refused(path: Path, *args: Any, **settings: Any) -> Any:
+        if path.name == name and next(times) >= opened:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return plain(path, *args, **settings)
+
+    monkeypatch.setattr(Path, "open", refused)
+    with pytest.raises(HubError, match=rf"Cannot read .*/{name}: Permission denied\. Make it readable"):
         select(folder)
 
 

@@ -20,7 +20,7 @@ from hf_distill.runs.exporting import export_run
 from hf_distill.runs.folder import RunFolder
 from tests import tiny_models, tiny_runs
 
-from .conftest import make_export
+from .conftest import make_export, make_record
 
 
 def pretend(monkeypatch: pytest.MonkeyPatch, installed: bool) -> None:
@@ -135,13 +135,16 @@ def test_publish_writes_the_forms_that_are_asked_for_before_it_sends_anything(
         done.append(folder)
         return Published("https://hub/me/x", "c0ffee", {}, True)
 
+    monkeypatch.setattr(publish, "finished_record", lambda folder: make_record())
+    monkeypatch.setattr(publish.Publication, "check", lambda publication: done.append(publication.repo_id))
     monkeypatch.setattr(publish, "export_run", exported)
     monkeypatch.setattr(publish, "publish_run", published)
     words = ["publish", str(tmp_path), "--repo_id", "me/x"]
     for more, forms in (([], []), (["--int8"], ["onnx-int8"]), (["--int8", "--onnx"], ["onnx", "onnx-int8"])):
         done.clear()
         assert main([*words, *more]) == 0
-        assert done == [(tmp_path, forms), tmp_path]
+        looked_at = ["me/x"] if forms else []
+        assert done == [*looked_at, (tmp_path, forms), tmp_path]
     shown = capsys.readouterr().out
     assert "onnx/onnx-int8: 1,500,000 bytes, the same answer on 0.9931 of 872 rows, accuracy 0.9100 -> 0.9090" in shown
     assert "6.00 -> 2.00 ms per sentence on 1 thread\n" in shown

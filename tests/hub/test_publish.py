@@ -20,7 +20,8 @@ from transformers import BertForSequenceClassification
 
 from hf_distill.errors import HubError
 from hf_distill.hub.client_errors import WAITS, as_hub_error
-from hf_distill.hub.publish import publish
+from hf_distill.hub.publish import prepare_repository, publish
+from hf_distill.runs import Publication
 
 from .server import READER, WRITER, Fault, Hub
 
@@ -246,7 +247,8 @@ def test_a_published_student_loads_without_the_toolkit(world: World, tmp_path: P
 def test_a_public_repository_is_refused_when_private_was_asked_for(world: World) -> None:
     error = world.error("public")
     assert "me/open exists and is public" in error
-    assert "private=False" in error
+    for words in ("private=False", "`hf-distill publish --public`", "`--hub_private_repo false`"):
+        assert words in error
     assert world.cases["public"]["waits"] == []
 
 
@@ -398,6 +400,24 @@ def test_the_token_is_in_no_file_and_no_message(world: World) -> None:
 def test_arguments_are_checked_first(tmp_path: Path, repo_id: str, arguments: dict[str, Any], words: str) -> None:
     with pytest.raises(HubError, match=words):
         publish(tmp_path, repo_id, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("where", "words"),
+    [
+        ({"repo_id": "me/x", "revision": "0" * 40}, "is a commit, which cannot be added to; give a branch"),
+        ({"repo_id": "my run"}, "'my run' is not the name of a repository"),
+        ({"repo_id": "me/x", "language": "Deutsch"}, "language: 'Deutsch' is not a language tag"),
+        ({"repo_id": "me/x", "license": "my own"}, "license: 'my own' is not an identifier"),
+    ],
+)
+def test_what_would_fail_after_training_fails_before_it(where: dict[str, Any], words: str) -> None:
+    """Before the Hub, or even the token, is looked at."""
+    with pytest.raises(HubError, match=words):
+        Publication(**where).check()
+    if where.keys() <= {"repo_id", "revision"}:
+        with pytest.raises(HubError, match=words):
+            prepare_repository(**where)
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from hf_distill import DistillationTrainer, Labels
+from hf_distill.hub.record import Origin
 from hf_distill.hub.trained import record_of
 from tests import tiny
 
@@ -49,3 +51,24 @@ def test_all_sets_are_told_with_their_rows(tmp_path: Path) -> None:
     again = trainer.evaluate()
     for name in ("eval_near_loss", "eval_far_loss"):
         assert found.metrics[name] == pytest.approx(again[name])
+
+
+@pytest.mark.parametrize("loads", [True, False])
+def test_the_licence_of_the_model_that_the_student_was_loaded_from_is_told(loads: bool, tmp_path: Path) -> None:
+    """A model that only has its configuration from there does not start from it."""
+    student = tiny.model("single_label", layers=1, hidden=16)
+    student.save_pretrained(tmp_path / "start")
+    (tmp_path / "start" / "README.md").write_text("---\nlicense: cc-by-nc-4.0\n---\n")
+    auto_class = AutoModelForSequenceClassification
+    config = AutoConfig.from_pretrained(tmp_path / "start")
+    loaded = auto_class.from_pretrained(tmp_path / "start") if loads else auto_class.from_config(config)
+    trainer = DistillationTrainer(
+        model=loaded,
+        objectives=1.0 * Labels(),
+        args=tiny.arguments(output_dir=str(tmp_path / "out"), max_steps=1),
+        train_dataset=tiny.rows("single_label"),
+        data_collator=tiny.Pad(),
+    )
+    trainer.train()
+    expected = {"student.model": Origin(license="cc-by-nc-4.0")} if loads else {}
+    assert record_of(trainer).origins == expected

@@ -138,7 +138,7 @@ def _all_of(record: Record) -> str:
     """Whose licences there are."""
     if not record.starts:
         return "The teachers"
-    return f"Its teacher and {_begun(record)}" if record.teacher is not None else f"T{_begun(record)[1:]}"
+    return f"Its teacher and {_begun(record)}" if record.teacher is not None else _begun(record).capitalize()
 
 
 def _whose(record: Record) -> str:

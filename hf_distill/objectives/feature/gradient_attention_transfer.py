@@ -24,6 +24,8 @@ class GradientAttentionTransfer(InputGradients):
     in text. The authors released no code of it, so there is no published weight; the weight of 1000 of their
     activation maps belongs to another reduction.
 
+    A step takes three times the CPU time of one of soft targets, for the reason that `jacobian_matching` gives.
+
     Reads: input_gradient of both, [batch, length, width], in a pass without dropout and outside of mixed precision.
     Counts: examples with text and a label.
     Errors: `IncompatiblePair` for another task than single-label classification, for `shared` with other embedding

@@ -25,6 +25,10 @@ class JacobianMatching(InputGradients):
     Unstable by itself: add soft targets or labels. The paper weighs the two (1 - a) and a; its a is not known here
     (unconfirmed).
 
+    A step takes 3.7 times the CPU time of one of soft targets (SST-2, three layers from six; docs/comparisons.md):
+    both models make a pass of their own, and that of the student, with its backward pass, is differentiated once
+    more. `jacobian_matching_noise` does without that.
+
     Reads: input_gradient of both, [batch, length, width], in a pass without dropout and outside of mixed precision.
     Counts: examples with text, and with `target="label"` a label.
     Errors: `IncompatiblePair` for a task with other answers than one a text, for `label` where a text has no single

@@ -175,6 +175,8 @@ def differences(found: Sequence[Difference], title: str, cost_title: str) -> byt
             if each.cost is not None:
                 right.barh([place], [each.cost], color=COLOURS[4])
         left.set_yticks(range(len(ordered)), [short(each.name) for each in ordered])
+        left.set_ylim(-0.7, len(ordered) - 0.3)
+        right.set_axisbelow(True)
         left.axvline(0.0, color=INK, linewidth=1.0)
         right.axvline(1.0, color=INK, linewidth=1.0)
         left.set_xlabel(f"{one_line(title)} (bar: 95 % interval, |: each seed)")

@@ -1000,7 +1000,7 @@ def test_an_objective_of_ones_own_may_multiply_with_the_teacher(task: str, monke
         def forward(self, student, teacher, batch):
             return (student.logits * teacher.logits).sum() + (student.hidden[1] * teacher.hidden[1]).sum()
 
-    monkeypatch.setattr("hf_distill.teachers.frozen.LARGE", 50)
+    monkeypatch.setattr("hf_distill.teachers.frozen.WIDE_LOGITS", 50)
     trainer = trainer_for(task, objectives=Product(), args=tiny.arguments(max_steps=1, learning_rate=1e-4))
     trainer.train()
     assert np.isfinite(losses(trainer)).all()

@@ -468,7 +468,7 @@ def test_rows_that_belong_to_no_teacher() -> None:
 def test_the_largest_logits_alone_are_not_averaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from hf_distill.teachers.cache import plan
 
-    monkeypatch.setattr(plan, "LARGE", 1)
+    monkeypatch.setattr(plan, "WIDE_LOGITS", 1)
     models = {"a": tiny.model("causal_lm", seed=3), "b": tiny.model("causal_lm", seed=5)}
     trainer = trainer_of(Ensemble(models), SoftTargets(), "causal_lm")
     with pytest.raises(IncompatiblePair, match=r"largest logits alone \(codec top_k\) of several teachers"):
